@@ -1,0 +1,154 @@
+//! What a network is handed for one forward pass: the rows and their forks, the stack of processors, the kernel.
+
+use super::{AttentionProcessor, AttentionSite, Branch, Feature, FeatureSite, Pass, Qkv, Site};
+use crate::nn::sdpa::Sdpa;
+use candle_core::{Result, Tensor, bail};
+
+/// A change of rows before a layer: row `i` goes on from the state of the old row `rows[i].0`, as the branch `rows[i].1`.
+///
+/// DiTCtrl's shared and plain passes of one window are equal up to the first sharing layer; a plan says so with a fork
+/// there, and nothing in a model has to know why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fork {
+    /// The layer before which the rows change.
+    pub layer: usize,
+    pub rows: Vec<(usize, Branch)>,
+}
+
+/// The state of the seam during one forward pass.
+pub struct Hooks<'a> {
+    pass: Pass,
+    branches: Vec<Branch>,
+    forks: Vec<Fork>,
+    stack: &'a mut [Box<dyn AttentionProcessor>],
+    kernel: Sdpa,
+    micro_batch: usize,
+}
+
+impl<'a> Hooks<'a> {
+    /// `forks` in rising order of layers; `micro_batch` is the number of rows that may share a batch beyond those that
+    /// must (rows meet when one refers to the other).
+    pub fn new(
+        pass: Pass,
+        branches: Vec<Branch>,
+        forks: Vec<Fork>,
+        stack: &'a mut [Box<dyn AttentionProcessor>],
+        kernel: Sdpa,
+        micro_batch: usize,
+    ) -> Result<Self> {
+        let mut hooks = Self { pass, branches, forks, stack, kernel, micro_batch: micro_batch.max(1) };
+        hooks.forks.reverse(); // taken from the end
+        hooks.check()?;
+        for processor in hooks.stack.iter_mut() {
+            processor.begin(&hooks.pass, &hooks.branches)?;
+        }
+        Ok(hooks)
+    }
+
+    pub fn pass(&self) -> &Pass {
+        &self.pass
+    }
+
+    /// The rows as they are at this point of the pass; after the last layer, those of the network's output.
+    pub fn branches(&self) -> &[Branch] {
+        &self.branches
+    }
+
+    /// Asked before every layer: the old row that each new row continues, or `None` when the rows stay.
+    pub fn fork(&mut self, layer: usize) -> Result<Option<Vec<usize>>> {
+        let Some(fork) = self.forks.pop_if(|fork| fork.layer <= layer) else { return Ok(None) };
+        let (sources, branches): (Vec<_>, Vec<_>) = fork.rows.into_iter().unzip();
+        if let Some(row) = sources.iter().find(|&&row| row >= self.branches.len()) {
+            bail!("fork before layer {layer} continues row {row} of {}", self.branches.len())
+        }
+        self.branches = branches;
+        self.check()?;
+        Ok(Some(sources))
+    }
+
+    /// Rows that go through a layer in one batch: rows that refer to each other always together, others as far as the
+    /// micro-batch allows. Each row is in exactly one group, in rising order.
+    pub fn groups(&self) -> Vec<Vec<usize>> {
+        let count = self.branches.len();
+        let mut leader: Vec<usize> = (0..count).collect();
+        fn find(leader: &[usize], mut row: usize) -> usize {
+            while leader[row] != row {
+                row = leader[row];
+            }
+            row
+        }
+        for row in 0..count {
+            if let Some(reference) = self.branches[row].reference {
+                let (a, b) = (find(&leader, row), find(&leader, reference));
+                leader[a.max(b)] = a.min(b);
+            }
+        }
+        let mut meeting: Vec<Vec<usize>> = vec![Vec::new(); count];
+        for row in 0..count {
+            meeting[find(&leader, row)].push(row);
+        }
+        let mut groups: Vec<Vec<usize>> = Vec::new();
+        for rows in meeting.into_iter().filter(|rows| !rows.is_empty()) {
+            match groups.last_mut() {
+                Some(last) if last.len() + rows.len() <= self.micro_batch => last.extend(rows),
+                _ => groups.push(rows),
+            }
+        }
+        groups.iter_mut().for_each(|group| group.sort_unstable());
+        groups
+    }
+
+    /// Attention of one micro-batch, through the stack to the kernel: `[B, N, L, D]`.
+    pub fn attend(&mut self, qkv: Qkv, site: &Site) -> Result<Tensor> {
+        let site = AttentionSite { site, branches: &self.branches, pass: &self.pass };
+        Next { rest: self.stack, kernel: &self.kernel }.attend(qkv, &site)
+    }
+
+    /// Hidden states `[B, L, D]` of one micro-batch past the stack.
+    pub fn inject(&mut self, mut hidden: Tensor, feature: Feature, site: &Site) -> Result<Tensor> {
+        let site = FeatureSite { feature, site, branches: &self.branches, pass: &self.pass };
+        for processor in self.stack.iter_mut() {
+            hidden = processor.inject(hidden, &site)?;
+        }
+        Ok(hidden)
+    }
+
+    /// Closes the pass; gives back the rows of the output.
+    pub fn finish(self) -> Result<Vec<Branch>> {
+        if let Some(fork) = self.forks.last() {
+            bail!("a fork before layer {} was never reached", fork.layer)
+        }
+        for processor in self.stack.iter_mut() {
+            processor.end(&self.pass)?;
+        }
+        Ok(self.branches)
+    }
+
+    fn check(&self) -> Result<()> {
+        let count = self.branches.len();
+        match self.branches.iter().position(|branch| branch.reference.is_some_and(|row| row >= count)) {
+            Some(row) => bail!("row {row} refers to a row that is not among the {count} of the pass"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The rest of the stack, and at its end the kernel.
+pub struct Next<'a> {
+    rest: &'a mut [Box<dyn AttentionProcessor>],
+    kernel: &'a Sdpa,
+}
+
+impl Next<'_> {
+    pub fn attend(&mut self, qkv: Qkv, site: &AttentionSite) -> Result<Tensor> {
+        match self.rest.split_first_mut() {
+            Some((processor, rest)) => processor.attend(qkv, site, &mut Next { rest, kernel: self.kernel }),
+            None => self.kernel.attend(&qkv.q, &qkv.k, &qkv.v, qkv.scale),
+        }
+    }
+
+    /// The kernel itself, for probes and log-sum-exps.
+    pub fn kernel(&self) -> &Sdpa {
+        self.kernel
+    }
+}

@@ -1,0 +1,163 @@
+//! The seam between networks and controls.
+//!
+//! A network calls [`Hooks::attend`] where it would call the attention kernel, [`Hooks::inject`] at its feature sites and
+//! [`Hooks::fork`] between its blocks, and knows nothing else. A control is an [`AttentionProcessor`]: middleware around
+//! the kernel that sees queries, keys and values after qk-norm and RoPE, and where in the run it is. It owns neither the
+//! projections nor the softmax.
+//!
+//! **The batch axis is the branch axis.** All rows that need each other go through the network together, layer by layer,
+//! and each row is described by data, a [`Branch`]. Sharing keys and values between rows is then a gather on the batch
+//! axis, with no state between layers. Relations are decided by the planner and carried as data; processors obey.
+//!
+//! No tensor of L x L elements ever exists: masks are key subsets, reweighting is a low-rank correction, attention maps
+//! are a few probed columns.
+
+mod hooks;
+
+pub use hooks::{Fork, Hooks, Next};
+
+use candle_core::{Result, Tensor};
+use std::ops::Range;
+
+/// Which half of classifier-free guidance a row computes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Guidance {
+    Uncond,
+    Cond,
+}
+
+/// What one row of a pass is.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Branch {
+    pub guidance: Guidance,
+    /// Index of the window in the plan.
+    pub window: usize,
+    /// Index of the conditioning in the plan; rows of the unconditional half keep the prompt of their window.
+    pub prompt: usize,
+    /// Row of this pass whose keys and values a sharing control reads, if any.
+    pub reference: Option<usize>,
+}
+
+/// Where in the run a forward pass stands.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Pass {
+    /// Denoising step, from 0.
+    pub step: usize,
+    pub steps: usize,
+    /// The timestep the network gets.
+    pub timestep: f64,
+}
+
+/// The kinds of attention a network can have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum SiteKind {
+    /// Text and video tokens in one sequence (MM-DiT).
+    Joint,
+    /// Tokens of one frame among themselves.
+    SelfSpatial,
+    /// Video queries on text keys.
+    Cross,
+    /// Frames of one position among themselves.
+    Temporal,
+}
+
+/// What a network says of a place in itself, for one micro-batch of rows.
+#[derive(Debug, Clone)]
+pub struct Site<'a> {
+    /// Counts the sites of this kind from 0.
+    pub layer: usize,
+    pub layers: usize,
+    pub kind: SiteKind,
+    /// Weight prefix, for messages.
+    pub path: &'a str,
+    /// Range of the text tokens on the key axis; the rest is the latent grid in frame, row, column order.
+    pub text: Range<usize>,
+    /// Frames, height and width of the token grid.
+    pub grid: (usize, usize, usize),
+    /// Rows of the batch per branch: 1 for joint attention, frames or positions inside a UNet; order `[branch][inner]`.
+    pub rows_per_branch: usize,
+    /// The rows of the pass that this micro-batch holds, in batch order. A row's reference is always among them.
+    pub rows: &'a [usize],
+}
+
+/// One attention call as a processor sees it: the network's [`Site`] and where the run stands.
+#[derive(Debug, Clone, Copy)]
+pub struct AttentionSite<'a> {
+    pub site: &'a Site<'a>,
+    /// All rows of the pass as they are at this layer; indexed by the values of `site.rows`.
+    pub branches: &'a [Branch],
+    pub pass: &'a Pass,
+}
+
+impl<'a> std::ops::Deref for AttentionSite<'a> {
+    type Target = Site<'a>;
+    fn deref(&self) -> &Site<'a> {
+        self.site
+    }
+}
+
+impl AttentionSite<'_> {
+    /// The branch of each batch entry.
+    pub fn batch(&self) -> impl Iterator<Item = &Branch> {
+        self.rows.iter().map(|&row| &self.branches[row])
+    }
+
+    /// Position in this micro-batch of the row that `branch` refers to.
+    pub fn reference_of(&self, branch: &Branch) -> Option<usize> {
+        let reference = branch.reference?;
+        self.rows.iter().position(|&row| row == reference)
+    }
+}
+
+/// A place where a network offers its hidden states for an addition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Feature {
+    Skip(usize),
+    Mid,
+    /// After the transformer block of this index.
+    Block(usize),
+}
+
+/// One feature site of a network as a processor sees it.
+#[derive(Debug, Clone, Copy)]
+pub struct FeatureSite<'a> {
+    pub feature: Feature,
+    pub site: &'a Site<'a>,
+    pub branches: &'a [Branch],
+    pub pass: &'a Pass,
+}
+
+/// Queries, keys and values after qk-norm and RoPE, before scaling. Each is `[B, N, L, D]`, not necessarily contiguous;
+/// keys and values may have another length than queries.
+#[derive(Debug, Clone)]
+pub struct Qkv {
+    pub q: Tensor,
+    pub k: Tensor,
+    pub v: Tensor,
+    /// Factor on q·k, `1/sqrt(D)`.
+    pub scale: f64,
+}
+
+/// One control. All methods do nothing by default; a control overrides one, rarely two.
+pub trait AttentionProcessor {
+    /// Before the first layer of a pass.
+    fn begin(&mut self, _pass: &Pass, _branches: &[Branch]) -> Result<()> {
+        Ok(())
+    }
+
+    /// Around the kernel. May change `qkv` and call on, call several times and combine, or not call at all.
+    /// Returns `[B, N, L, D]` with the L of the queries.
+    fn attend(&mut self, qkv: Qkv, site: &AttentionSite, next: &mut Next) -> Result<Tensor> {
+        next.attend(qkv, site)
+    }
+
+    /// At a feature site; returns the hidden states `[B, L, D]` the network goes on with.
+    fn inject(&mut self, hidden: Tensor, _site: &FeatureSite) -> Result<Tensor> {
+        Ok(hidden)
+    }
+
+    /// After the last layer of a pass.
+    fn end(&mut self, _pass: &Pass) -> Result<()> {
+        Ok(())
+    }
+}

@@ -1,0 +1,5 @@
+//! CogVideoX (arXiv 2408.06072): the transformer and the causal autoencoder, after diffusers' `CogVideoXTransformer3DModel`
+//! and `AutoencoderKLCogVideoX`.
+
+pub mod transformer;
+pub mod vae;

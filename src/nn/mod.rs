@@ -1,0 +1,13 @@
+//! What candle lacks or does slowly. Each operation has a plain version, written with candle's own operations on every
+//! device, which is the specification of the fast ones beside it.
+//!
+//! Nothing here knows a model. Feature maps of the autoencoder are `[T, C, H, W]` (frames are the batch of the
+//! two-dimensional part), token sequences `[B, L, D]`, heads `[B, N, L, D]`.
+
+pub mod act;
+pub mod conv;
+pub mod linear;
+pub mod norm;
+pub mod resample;
+pub mod rope;
+pub mod sdpa;
