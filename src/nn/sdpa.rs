@@ -36,13 +36,7 @@ impl Sdpa {
     }
 
     /// Runs `each` on the scaled scores `[B, N, rows, Lk]` of one chunk of queries after the other; joins along axis 2.
-    fn chunked(
-        &self,
-        q: &Tensor,
-        k: &Tensor,
-        scale: f64,
-        each: impl Fn(&Tensor) -> Result<Tensor>,
-    ) -> Result<Tensor> {
+    fn chunked(&self, q: &Tensor, k: &Tensor, scale: f64, each: impl Fn(&Tensor) -> Result<Tensor>) -> Result<Tensor> {
         let (b, n, l, _) = q.dims4()?;
         let keys = k.dim(2)?;
         let per_row = b * n * keys;

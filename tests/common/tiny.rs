@@ -1,0 +1,72 @@
+//! Tiny random models whose every weight follows from its name: the Rust side of `tests/reference/tiny.py`.
+
+use candle_core::{Device, Tensor};
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+
+pub const KINDS: [&str; 3] = ["tiny-2b", "tiny-5b", "tiny-1.5"];
+
+/// Uniform values in [-1, 1) from a name, exact in f32.
+pub fn unit(name: &str, shape: &[usize]) -> Tensor {
+    let values: Vec<f32> = stream(name, shape.iter().product()).map(|value| value as f32).collect();
+    Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
+}
+
+/// Matrices have unit gain, vectors named weight lie around one, biases around zero.
+pub fn weight(name: &str, shape: &[usize]) -> Tensor {
+    let count = shape.iter().product();
+    let values: Vec<f32> = if shape.len() >= 2 {
+        let gain = (3.0 / shape[1..].iter().product::<usize>() as f64).sqrt();
+        stream(name, count).map(|value| (value * gain) as f32).collect()
+    } else {
+        let centre = if name.ends_with("weight") { 1.0 } else { 0.0 };
+        stream(name, count).map(|value| (value * 0.1 + centre) as f32).collect()
+    };
+    Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
+}
+
+fn stream(name: &str, count: usize) -> impl Iterator<Item = f64> {
+    let seed = name
+        .bytes()
+        .fold(0xCBF2_9CE4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01B3));
+    (1..=count as u64).map(move |index| {
+        let z = seed.wrapping_add(index.wrapping_mul(0x9E37_79B9_7F4A_7C15));
+        let z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        let z = z ^ (z >> 31);
+        (z >> 40) as f64 / f64::from(1 << 23) - 1.0
+    })
+}
+
+/// All tensors of one part (`transformer`, `vae`, `text_encoder`) of a kind; `prefix` chooses the weights, normally the kind.
+pub fn tensors(kind: &str, part: &str, prefix: &str) -> HashMap<String, Tensor> {
+    let path = super::golden_dir().join(kind).join(part).join("shapes.json");
+    let shapes: BTreeMap<String, Vec<usize>> = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+    shapes.into_iter().map(|(name, shape)| (name.clone(), weight(&format!("{prefix}/{part}/{name}"), &shape))).collect()
+}
+
+/// Writes a kind as a diffusers folder.
+pub fn write_folder(kind: &str, prefix: &str, folder: &Path) {
+    let golden = super::golden_dir();
+    for (part, weights) in [
+        ("transformer", Some("diffusion_pytorch_model.safetensors")),
+        ("vae", Some("diffusion_pytorch_model.safetensors")),
+        ("text_encoder", Some("model.safetensors")),
+        ("scheduler", None),
+    ] {
+        let target = folder.join(part);
+        std::fs::create_dir_all(&target).unwrap();
+        let config = if part == "scheduler" { "scheduler_config.json" } else { "config.json" };
+        std::fs::copy(golden.join(kind).join(part).join(config), target.join(config)).unwrap();
+        if let Some(file) = weights {
+            candle_core::safetensors::save(&tensors(kind, part, prefix), target.join(file)).unwrap();
+        }
+    }
+    std::fs::copy(golden.join(kind).join("model_index.json"), folder.join("model_index.json")).unwrap();
+    let tokenizer = folder.join("tokenizer");
+    std::fs::create_dir_all(&tokenizer).unwrap();
+    for entry in std::fs::read_dir(golden.join("tokenizer")).unwrap() {
+        let entry = entry.unwrap();
+        std::fs::copy(entry.path(), tokenizer.join(entry.file_name())).unwrap();
+    }
+}

@@ -1,0 +1,6 @@
+//! Equality with the reference implementations on the same random weights; goldens come from `tests/reference/`.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod tiny;
