@@ -42,7 +42,7 @@ fn sine_row(position: f64, width: usize, out: &mut Vec<f32>) {
 /// Channels are a quarter time, then three eighths each for column and row: width comes before height, as in the reference.
 fn sincos(config: &TransformerConfig, text: usize, (frames, height, width): Grid) -> Result<Tensor> {
     let dim = config.inner_dim();
-    if dim % 16 != 0 {
+    if !dim.is_multiple_of(16) {
         bail!("positions need a model width that is a multiple of 16, got {dim}")
     }
     let (time, space) = (dim / 4, dim / 4 * 3 / 2);
@@ -74,7 +74,7 @@ fn sincos(config: &TransformerConfig, text: usize, (frames, height, width): Grid
 /// A head is a quarter time, three eighths rows, three eighths columns; theta 10000.
 fn rotary(config: &TransformerConfig, text: usize, (frames, height, width): Grid) -> Result<(Tensor, Tensor)> {
     let dim = config.attention_head_dim;
-    if dim % 16 != 0 {
+    if !dim.is_multiple_of(16) {
         bail!("rotary positions need a head width that is a multiple of 16, got {dim}")
     }
     let (time, space) = (dim / 4, dim / 8 * 3);
