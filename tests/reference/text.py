@@ -1,7 +1,7 @@
 """Goldens of the text room: a small T5 tokenizer, what transformers' T5Tokenizer makes of it, and T5 embeddings.
 
     python tests/reference/text.py tokenizer        # tests/golden/tokenizer (trains spiece.model; rarely needed)
-    python tests/reference/text.py write            # tests/golden/text: token ids and embeddings
+    python tests/reference/text.py write            # tests/golden/text: token ids, embeddings
     python tests/reference/text.py cases DIR FILE   # token ids of any tokenizer folder, for a look by hand
 
 The tokenizer has T5's ids (pad 0, eos 1, unk 2), no tokenizer.json like CogVideoX's folder, and a piece of nmt_nfkc as
@@ -152,6 +152,41 @@ def dump(found: list[dict], file: pathlib.Path) -> None:
     file.write_text("[\n" + ",\n".join(json.dumps(case, separators=(",", ":")) for case in found) + "\n]\n")
 
 
+SPECIAL = ["", "a red ball", "</s> a", "a<pad>b", "<extra_id_0> <extra_id_2> <extra_id_3>", "<extra_id_4><extra_id_99>", "＜pad＞ ＜extra_id_1＞",
+           "the red ball, redball, Red Ball", "ｒｅｄ ball zebra", "zebra ZEBRA zebras", "<end> a <end>", "x <s> y", "a\u3000b\tc"]
+
+
+def variants() -> list[dict]:
+    """Folders with other accompanying files: the files, and what T5Tokenizer makes of some texts."""
+    config = json.loads((FOLDER / "tokenizer_config.json").read_text())
+    old = {name: value for name, value in config.items() if name not in ("added_tokens_decoder", "additional_special_tokens")}
+    sentinels = config["additional_special_tokens"]
+    ids = {token["content"]: int(index) for index, token in config["added_tokens_decoder"].items() if int(index) > 2}
+    token = lambda content, **options: dict(dict(content=content, lstrip=False, rstrip=False, normalized=False, single_word=False, special=False), **options)
+    found = [
+        dict(files={}),
+        dict(files={"tokenizer_config.json": old, "added_tokens.json": ids,
+                    "special_tokens_map.json": dict(eos_token="</s>", pad_token=token("<pad>"), unk_token="<unk>",
+                                                    additional_special_tokens=sentinels)}),
+        dict(files={"tokenizer_config.json": dict(old, extra_ids=3)}),
+        dict(files={"tokenizer_config.json": dict(config, eos_token="<end>", pad_token="</s>", additional_special_tokens=["<s>"],
+                    added_tokens_decoder={"0": token("<pad>", special=True), "600": token("red ball", single_word=True),
+                                          "601": token("zebra", normalized=True), "602": token("<end>", special=True, lstrip=True)})}),
+    ]
+    for variant in found:
+        with tempfile.TemporaryDirectory() as folder:
+            folder = pathlib.Path(folder)
+            (folder / "spiece.model").write_bytes((FOLDER / "spiece.model").read_bytes())
+            for name, content in variant["files"].items():
+                (folder / name).write_text(json.dumps(content))
+            variant["cases"] = cases(folder, SPECIAL)
+    with tempfile.TemporaryDirectory() as folder:
+        T5Tokenizer.from_pretrained(FOLDER).save_pretrained(folder)
+        files = {path.name: json.loads(path.read_text()) for path in pathlib.Path(folder).iterdir() if path.suffix == ".json"}
+        found.append(dict(files=files, cases=cases(folder, SPECIAL)))
+    return found
+
+
 # other shapes than the tiny kinds: no gate, few buckets, five heads; a gate with SiLU; both longer than the last bucket
 OTHERS = {
     "relu": dict(d_model=20, d_kv=6, d_ff=28, num_heads=5, feed_forward_proj="relu", relative_attention_num_buckets=12,
@@ -190,6 +225,7 @@ if __name__ == "__main__":
         case ["write"]:
             GOLDEN.mkdir(parents=True, exist_ok=True)
             dump(cases(FOLDER), GOLDEN / "tokens.json")
+            dump(variants(), GOLDEN / "variants.json")
             embeddings()
         case ["cases", folder, file]:
             dump(cases(folder), pathlib.Path(file))
