@@ -1,5 +1,6 @@
 //! Convolutions of the autoencoder, built on candle's `conv2d` (candle has no three-dimensional one).
 
+use super::resample::upsample_nearest_2x;
 use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
 
@@ -31,6 +32,12 @@ impl Conv2d {
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let y = x.conv2d(&self.weight, self.padding, self.stride, 1, 1)?;
         add_bias(y, self.bias.as_ref())
+    }
+
+    /// [`upsample_nearest_2x`], then the convolution: `[T, Cin, H, W]` to `[T, Cout, 2H, 2W]` for a 3x3 kernel with stride 1
+    /// and padding 1.
+    pub fn forward_upsampled(&self, x: &Tensor) -> Result<Tensor> {
+        self.forward(&upsample_nearest_2x(x)?)
     }
 }
 
