@@ -106,7 +106,7 @@ impl VaeConfig {
             }
         }
         for &channels in &self.block_out_channels {
-            if channels == 0 || channels % self.norm_num_groups != 0 || channels > 1 << 16 {
+            if channels == 0 || !channels.is_multiple_of(self.norm_num_groups) || channels > 1 << 16 {
                 bail!(
                     "vae config: block_out_channels has {channels}; it must be a multiple of norm_num_groups {} up to 65536",
                     self.norm_num_groups

@@ -192,10 +192,10 @@ impl Autoencoder {
         if frames == 0 || channels != self.config.in_channels {
             bail!("the autoencoder encodes frames of {} channels, got {frames} of {channels}", self.config.in_channels)
         }
-        if height == 0 || width == 0 || height % ratio != 0 || width % ratio != 0 {
+        if height == 0 || width == 0 || !height.is_multiple_of(ratio) || !width.is_multiple_of(ratio) {
             bail!("the autoencoder encodes frames whose sides are multiples of {ratio}, got {width}x{height}")
         }
-        if options.chunk == 0 || options.chunk % temporal != 0 {
+        if options.chunk == 0 || !options.chunk.is_multiple_of(temporal) {
             bail!("the autoencoder's chunk is {} frames; it must be a multiple of {temporal}", options.chunk)
         }
         let video = video.to_device(&self.device)?.to_dtype(self.dtype)?;
