@@ -4,5 +4,7 @@
 mod common;
 
 mod schedulers;
+mod text;
 mod tiny;
 mod transformer;
+mod vae;
