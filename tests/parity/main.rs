@@ -6,3 +6,4 @@ mod common;
 mod text;
 mod tiny;
 mod transformer;
+mod vae;
