@@ -71,3 +71,28 @@ pub fn group_norm(x: &Tensor, groups: usize, weight: &Tensor, bias: &Tensor, eps
     let y = grouped.broadcast_div(&(variance + eps)?.sqrt()?)?.reshape((t, c, h, w))?.to_dtype(dtype)?;
     y.broadcast_mul(&weight.reshape((1, c, 1, 1))?)?.broadcast_add(&bias.reshape((1, c, 1, 1))?)
 }
+
+/// [`group_norm`], then SiLU.
+pub fn group_norm_silu(x: &Tensor, groups: usize, weight: &Tensor, bias: &Tensor, eps: f64) -> Result<Tensor> {
+    super::act::silu(&group_norm(x, groups, weight, bias, eps)?)
+}
+
+/// `silu(group_norm(x) * scale + shift)` of `[T, C, H, W]`, where `scale` and `shift` are maps `[f, C, h, w]` on a coarser
+/// grid: frame `t` of `x` reads frame `frames[t]` of the maps, each cell enlarged to `H/h` by `W/w` (both whole numbers).
+#[allow(clippy::too_many_arguments)] // the arguments of a norm and of its condition
+pub fn spatial_norm_silu(
+    x: &Tensor,
+    groups: usize,
+    weight: &Tensor,
+    bias: &Tensor,
+    eps: f64,
+    scale: &Tensor,
+    shift: &Tensor,
+    frames: &[u32],
+) -> Result<Tensor> {
+    let (_, _, h, w) = x.dims4()?;
+    let frames = Tensor::new(frames, x.device())?;
+    let enlarged = |map: &Tensor| map.upsample_nearest2d(h, w)?.index_select(&frames, 0);
+    let y = group_norm(x, groups, weight, bias, eps)?.mul(&enlarged(scale)?)?.add(&enlarged(shift)?)?;
+    super::act::silu(&y)
+}

@@ -3,4 +3,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod text;
 mod tiny;
+mod transformer;
+mod vae;
