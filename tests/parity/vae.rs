@@ -39,7 +39,7 @@ fn decode(vae: &Autoencoder, latents: &Tensor, options: &DecodeOptions) -> Tenso
 /// The values that the reference's `thin` keeps.
 fn thin(values: &Tensor) -> Tensor {
     let count = values.elem_count();
-    let prime = |p: usize| (2..p).all(|d| p % d != 0);
+    let prime = |p: usize| (2..p).all(|d| !p.is_multiple_of(d));
     let p = std::iter::once(1).chain((11..).filter(|&p| prime(p))).find(|p| count.div_ceil(*p) <= 1500).unwrap();
     let kept: Vec<f32> = values.flatten_all().unwrap().to_vec1::<f32>().unwrap().into_iter().step_by(p).collect();
     Tensor::new(kept, &Device::Cpu).unwrap()
