@@ -207,6 +207,31 @@ fn caches_do_not_grow_and_every_length_keeps_every_frame() {
 }
 
 #[test]
+fn memory_is_known_beforehand() {
+    for kind in KINDS {
+        let vae = load(kind, DType::F32);
+        for tile in [None, Some(tile())] {
+            let options = DecodeOptions { tile, ..Default::default() };
+            let latents = tiny::unit("memory", &[3, vae.config().latent_channels, 5, 7]);
+            let mut session = vae.session(5, 7, &options).unwrap();
+            session.next(&latents).unwrap();
+            let memory = options.memory(vae.config(), 7, 5, 7).unwrap();
+            assert_eq!(session.cache_bytes(), 4 * memory.caches, "{kind}");
+            assert!(memory.map > 0);
+        }
+    }
+    // the published size: the first chunk's 12 frames (counted without the exception for the first) of 256 channels
+    let config = VaeConfig::default();
+    let memory = DecodeOptions::default().memory(&config, 13, 60, 90).unwrap();
+    assert_eq!(memory.map, 12 * 256 * 480 * 720);
+    let tile = Some(TileOptions::for_config(&config));
+    let tiled = DecodeOptions { tile, ..Default::default() }.memory(&config, 13, 60, 90).unwrap();
+    assert_eq!(tiled.map, 12 * 256 * 240 * 360);
+    assert!(tiled.caches > memory.caches);
+    println!("{memory:?} {tiled:?}");
+}
+
+#[test]
 fn half_precision_runs_and_gives_f32_frames() {
     let exact = load("tiny-2b", DType::F32);
     let latents = tiny::unit("half", &[3, 4, 2, 3]);
