@@ -20,6 +20,7 @@ mod hub;
 mod info;
 mod part;
 mod source;
+mod tensors;
 
 #[cfg(test)]
 mod hostile;
@@ -33,6 +34,7 @@ pub use embedded::EMBEDDED;
 pub use error::ModelError;
 pub use info::{FileInfo, ModelInfo, Native, PartInfo, PartState, info, native};
 pub use part::{Part, TensorInfo};
+pub use tensors::{read_tensors, write_tensors};
 
 use cache::{Hub, HubId};
 use error::{Result, refuse};
