@@ -16,6 +16,7 @@ mod files;
 mod header;
 mod part;
 mod source;
+mod tensor_cache;
 
 #[cfg(test)]
 mod hostile;
@@ -25,6 +26,7 @@ mod tests;
 pub use embedded::EMBEDDED;
 pub use error::ModelError;
 pub use part::{Part, TensorInfo};
+pub use tensor_cache::TensorCache;
 
 use error::{Result, refuse};
 use serde::de::DeserializeOwned;
