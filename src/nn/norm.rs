@@ -64,10 +64,11 @@ pub fn gate_residual(residual: &Tensor, x: &Tensor, gates: &[(usize, Tensor)]) -
 pub fn group_norm(x: &Tensor, groups: usize, weight: &Tensor, bias: &Tensor, eps: f64) -> Result<Tensor> {
     let (t, c, h, w) = x.dims4()?;
     let dtype = x.dtype();
-    let grouped = x.to_dtype(DType::F32)?.reshape((t, groups, c / groups * h * w))?;
-    let mean = grouped.mean_keepdim((0, 2))?;
-    let grouped = grouped.broadcast_sub(&mean)?;
-    let variance = grouped.sqr()?.mean_keepdim((0, 2))?;
+    let grouped = x.to_dtype(DType::F32)?.reshape((t, groups, c / groups * h, w))?;
+    // axis by axis: one f32 sum over millions of values would lose two digits
+    let mean = |x: &Tensor| x.mean_keepdim(3)?.mean_keepdim(2)?.mean_keepdim(0);
+    let grouped = grouped.broadcast_sub(&mean(&grouped)?)?;
+    let variance = mean(&grouped.sqr()?)?; // [1, groups, 1, 1]
     let y = grouped.broadcast_div(&(variance + eps)?.sqrt()?)?.reshape((t, c, h, w))?.to_dtype(dtype)?;
     y.broadcast_mul(&weight.reshape((1, c, 1, 1))?)?.broadcast_add(&bias.reshape((1, c, 1, 1))?)
 }

@@ -12,12 +12,11 @@ use crate::guidance::{self, GuidanceSchedule};
 use crate::models::{Denoiser, DenoiserRow};
 use crate::nn::sdpa::Sdpa;
 use crate::noise::{Noise, Stream};
-use crate::run::{Code, Event, Failure, Observer, Phase};
+use crate::run::{Clock, Code, Event, Failure, Observer, Phase};
 use crate::schedulers::{Scheduler, Table};
 use crate::timeline::{Blend, BlendMode, ChunkPlan};
 use anyhow::{Context, Result};
 use candle_core::{DType, Device, Tensor};
-use std::time::Instant;
 
 /// Latents of a timeline: frames (with the padding some models need in front), channels, height, width.
 pub type LatentShape = (usize, usize, usize, usize);
@@ -27,7 +26,10 @@ pub type LatentShape = (usize, usize, usize, usize);
 pub enum NoiseSource {
     Seeded(Noise),
     /// Given tensors: `initial` `[F, C, H, W]` and, for samplers that add noise, `steps` `[steps, F, C, H, W]`.
-    Given { initial: Tensor, steps: Option<Tensor> },
+    Given {
+        initial: Tensor,
+        steps: Option<Tensor>,
+    },
 }
 
 impl NoiseSource {
@@ -70,6 +72,8 @@ pub struct Denoising<'a> {
     pub kernel: Sdpa,
     /// Rows that may share a batch.
     pub micro_batch: usize,
+    /// Work that follows the loop, in steps; for the remaining time that is told.
+    pub after: f64,
 }
 
 /// Runs all steps; returns the denoised timeline `[F, C, H, W]` in f32.
@@ -78,7 +82,7 @@ pub fn denoise(run: Denoising, observer: &mut dyn Observer) -> Result<Tensor> {
     let timesteps = scheduler.timesteps().to_vec();
     let mut timeline = (run.noise.initial(run.shape, run.device)? * scheduler.init_noise_sigma())?;
     let mut blend = Blend::new(plan, run.blend);
-    let mut clock = Clock::new(timesteps.len());
+    let mut clock = Clock::new(timesteps.len(), run.after);
     observer.event(&Event::Phase { phase: Phase::Denoise, of: timesteps.len(), what: String::new() })?;
     for (step, &timestep) in timesteps.iter().enumerate() {
         let pass = Pass { step, steps: timesteps.len(), timestep };

@@ -18,6 +18,16 @@ const VARIANTS: [&str; 3] = ["", ".fp16", ".bf16"];
 /// What pickled weights are called; they are named in the error, never opened.
 const PICKLES: [&str; 6] = ["bin", "ckpt", "pt", "pth", "pkl", "pickle"];
 
+/// The parts with weights, and the classes (`_class_name` of diffusers, `model_type` of transformers) that fit.
+pub(super) const WEIGHTED: [(&str, &[&str]); 3] = [
+    ("transformer", &["CogVideoXTransformer3DModel"]),
+    ("vae", &["AutoencoderKLCogVideoX"]),
+    ("text_encoder", &["t5"]),
+];
+pub(super) const SCHEDULER: &str = "scheduler/scheduler_config.json";
+/// A tokenizer is one of these.
+pub(super) const TOKENIZERS: [&str; 2] = ["tokenizer/tokenizer.json", "tokenizer/spiece.model"];
+
 /// The weight files of a part.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Layout {
@@ -56,6 +66,29 @@ pub(super) fn locate(part: &str, has: impl Fn(&str) -> bool) -> Option<(Layout, 
     let mut found = candidates(part).into_iter().filter(|layout| has(layout.path()));
     let winner = found.next()?;
     Some((winner, found.map(|layout| layout.path().to_owned()).collect()))
+}
+
+/// What a model folder lacks to be complete; empty when nothing. Looks at names and index files only.
+pub(super) fn missing(source: &Source) -> Result<Vec<String>> {
+    let mut missing = Vec::new();
+    for (part, _) in WEIGHTED {
+        let config = format!("{part}/config.json");
+        missing.extend((!source.has(&config)).then_some(config));
+        match locate(part, |path| source.has(path)) {
+            Some((Layout::Single(_), _)) => {}
+            Some((Layout::Sharded(path), _)) => {
+                let shards = Index::read(source, &path)?;
+                let shards = shards.shards().into_iter().map(|shard| format!("{part}/{shard}"));
+                missing.extend(shards.filter(|path| !source.has(path)));
+            }
+            None => missing.push(format!("{part}/*.safetensors")),
+        }
+    }
+    if !TOKENIZERS.iter().any(|path| source.has(path)) {
+        missing.push(TOKENIZERS.join(" or "));
+    }
+    missing.extend((!source.has(SCHEDULER)).then(|| SCHEDULER.to_owned()));
+    Ok(missing)
 }
 
 /// Pickled weights among the file names of a part.

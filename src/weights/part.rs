@@ -151,15 +151,16 @@ impl Part {
     /// The dtype most of the part's bytes are stored in; `None` for a part without tensors or of a type that cannot be
     /// loaded.
     pub fn stored_dtype(&self) -> Option<DType> {
-        let main = self.dtypes().into_iter().max_by_key(|&(_, (_, bytes))| bytes)?;
-        main.1.0.try_into().ok()
+        let shares = self.dtypes().into_iter();
+        let (dtype, _) = shares.max_by_key(|&(dtype, elements)| elements * dtype.bitsize() as u64)?;
+        dtype.try_into().ok()
     }
 
-    /// Stored types with the number of bytes in each, by name.
-    pub(super) fn dtypes(&self) -> BTreeMap<String, (Dtype, u64)> {
+    /// Stored types with the number of values in each.
+    pub(super) fn dtypes(&self) -> BTreeMap<Dtype, u64> {
         let mut all = BTreeMap::new();
         for entry in self.entries() {
-            all.entry(entry.dtype.to_string()).or_insert((entry.dtype, 0)).1 += entry.range.len() as u64;
+            *all.entry(entry.dtype).or_insert(0) += entry.elements();
         }
         all
     }

@@ -44,6 +44,14 @@ impl Source {
         }
     }
 
+    /// Size of a file; none when there is no such file.
+    pub fn size(&self, path: &str) -> Option<u64> {
+        match self {
+            Self::Embedded { files, .. } => self.embedded(files, path).ok().map(|bytes| bytes.len() as u64),
+            Self::Folder(folder) => self.has(path).then(|| folder.join(path).metadata().ok())?.map(|data| data.len()),
+        }
+    }
+
     /// Names of the files of one directory of the model, sorted; none when there is no such directory.
     pub fn list(&self, directory: &str) -> Vec<String> {
         let mut names: Vec<String> = match self {

@@ -260,6 +260,8 @@ fn a_wrong_folder_says_what_is_wrong() {
     let says = |spec: &Path, parts: &[&str]| {
         assert_says(&message(ModelFolder::open(spec.to_str().unwrap(), true).map(drop)), parts);
     };
+    says(Path::new("cogvideo-2b"), &["\"cogvideo-2b\"", "no known model", "toyland", "did you mean cogvideox-2b?"]);
+    says(Path::new(""), &["\"\"", "no such folder"]);
     let empty = tempfile::tempdir().unwrap();
     says(&empty.path().join("none"), &["none", "no such folder"]);
     says(empty.path(), &["model_index.json", "no such file"]);

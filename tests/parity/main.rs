@@ -3,6 +3,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod schedulers;
 mod text;
 mod tiny;
 mod transformer;

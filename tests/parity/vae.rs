@@ -39,7 +39,7 @@ fn decode(vae: &Autoencoder, latents: &Tensor, options: &DecodeOptions) -> Tenso
 /// The values that the reference's `thin` keeps.
 fn thin(values: &Tensor) -> Tensor {
     let count = values.elem_count();
-    let prime = |p: usize| (2..p).all(|d| p % d != 0);
+    let prime = |p: usize| (2..p).all(|d| !p.is_multiple_of(d));
     let p = std::iter::once(1).chain((11..).filter(|&p| prime(p))).find(|p| count.div_ceil(*p) <= 1500).unwrap();
     let kept: Vec<f32> = values.flatten_all().unwrap().to_vec1::<f32>().unwrap().into_iter().step_by(p).collect();
     Tensor::new(kept, &Device::Cpu).unwrap()
@@ -204,6 +204,31 @@ fn caches_do_not_grow_and_every_length_keeps_every_frame() {
     assert!(held > 0);
     session.next(&latents.narrow(0, 1, 3).unwrap()).unwrap();
     assert_eq!(session.cache_bytes(), held);
+}
+
+#[test]
+fn memory_is_known_beforehand() {
+    for kind in KINDS {
+        let vae = load(kind, DType::F32);
+        for tile in [None, Some(tile())] {
+            let options = DecodeOptions { tile, ..Default::default() };
+            let latents = tiny::unit("memory", &[3, vae.config().latent_channels, 5, 7]);
+            let mut session = vae.session(5, 7, &options).unwrap();
+            session.next(&latents).unwrap();
+            let memory = options.memory(vae.config(), 7, 5, 7).unwrap();
+            assert_eq!(session.cache_bytes(), 4 * memory.caches, "{kind}");
+            assert!(memory.map > 0);
+        }
+    }
+    // the published size: the first chunk's 12 frames (counted without the exception for the first) of 256 channels
+    let config = VaeConfig::default();
+    let memory = DecodeOptions::default().memory(&config, 13, 60, 90).unwrap();
+    assert_eq!(memory.map, 12 * 256 * 480 * 720);
+    let tile = Some(TileOptions::for_config(&config));
+    let tiled = DecodeOptions { tile, ..Default::default() }.memory(&config, 13, 60, 90).unwrap();
+    assert_eq!(tiled.map, 12 * 256 * 240 * 360);
+    assert!(tiled.caches > memory.caches);
+    println!("{memory:?} {tiled:?}");
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //!
 //! After diffusers' `autoencoder_kl_cogvideox.py` (`CogVideoXCausalConv3d`, `CogVideoXSpatialNorm3D`,
 //! `CogVideoXResnetBlock3D`, `CogVideoXMidBlock3D`). Deliberately different: feature maps are `[T, C, H, W]`; the caches of
-//! all layers live in one value, [`ConvCache`]; the maps a spatial norm multiplies with and adds are computed on the
+//! all layers live in one value, `ConvCache`; the maps a spatial norm multiplies with and adds are computed on the
 //! latent's grid and enlarged afterwards (a 1x1x1 convolution commutes with nearest-neighbour enlarging).
 
 use super::config::VaeConfig;
@@ -17,7 +17,7 @@ const EPS: f64 = 1e-6;
 /// What the causal convolutions of one network remember of the frames before a chunk: for each layer, in the order in which
 /// the layers run, its last input frames. One cache belongs to one video (or one tile of it) and one network.
 #[derive(Debug, Default)]
-pub struct ConvCache {
+pub(super) struct ConvCache {
     contexts: Vec<Tensor>, // [kt - 1, C, H, W] each
     next: usize,
 }
@@ -50,7 +50,7 @@ impl ConvCache {
     }
 
     /// Bytes held.
-    pub fn bytes(&self) -> usize {
+    pub(super) fn bytes(&self) -> usize {
         self.contexts.iter().map(|context| context.elem_count() * context.dtype().size_in_bytes()).sum()
     }
 }

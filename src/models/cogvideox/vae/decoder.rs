@@ -106,3 +106,37 @@ impl Decoder3D {
         self.conv_out.forward(x, cache)
     }
 }
+
+/// What a decode holds apart from the weights, in numbers of values of the autoencoder's dtype.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DecodeMemory {
+    /// In the caches, from the first chunk to the end of the video.
+    pub caches: usize,
+    /// In the largest feature map. A residual block has about four of its size alive at once, more with plain convolutions.
+    pub map: usize,
+}
+
+impl DecodeMemory {
+    /// For latents (or one tile of them) of `height` by `width` cells, at most `latent_frames` at a time.
+    pub(super) fn new(config: &VaeConfig, latent_frames: usize, height: usize, width: usize) -> Self {
+        let channels: Vec<usize> = config.block_out_channels.iter().rev().copied().collect();
+        let (deepest, shallowest) = (channels[0], channels[channels.len() - 1]);
+        let context = 2; // frames, of each input of a 3x3x3 convolution
+        let mut cells = height.saturating_mul(width);
+        let mut caches = context * (config.latent_channels + 4 * deepest) * cells; // conv_in, mid_block
+        let mut map = 0;
+        let mut in_channels = deepest;
+        for (i, &out_channels) in channels.iter().enumerate() {
+            let frames = latent_frames.saturating_mul(1 << i.min(config.temporal_levels()));
+            map = map.max(frames.saturating_mul(in_channels.max(out_channels)).saturating_mul(cells));
+            let inputs = in_channels + (2 * config.layers_per_block + 1) * out_channels;
+            caches = caches.saturating_add((context * inputs).saturating_mul(cells));
+            in_channels = out_channels;
+            if i + 1 < channels.len() {
+                cells = cells.saturating_mul(4);
+            }
+        }
+        caches = caches.saturating_add((context * shallowest).saturating_mul(cells)); // conv_out
+        Self { caches, map }
+    }
+}

@@ -1,7 +1,7 @@
 //! The causal autoencoder of CogVideoX (arXiv 2408.06072, section 2.1), after diffusers' `AutoencoderKLCogVideoX`.
 //!
 //! Videos are worked through in chunks of time, as in the reference: causal convolutions carry their last input frames
-//! from chunk to chunk ([`ConvCache`]), so that memory does not grow with the video. The norms' statistics span one chunk:
+//! from chunk to chunk (`ConvCache`), so that memory does not grow with the video. The norms' statistics span one chunk:
 //! another chunk size gives slightly different frames, and the reference's (2 latent frames, the first chunk taking the
 //! remainder) is the default.
 //!
@@ -15,12 +15,13 @@ mod decoder;
 mod encoder;
 mod tiling;
 
-pub use blocks::ConvCache;
 pub use config::VaeConfig;
+pub use decoder::DecodeMemory;
 pub use encoder::LatentDistribution;
 pub use tiling::TileOptions;
 
 use crate::nn::conv::{Conv3d, conv3d};
+use blocks::ConvCache;
 use candle_core::{DType, Device, Result, Tensor, bail};
 use candle_nn::VarBuilder;
 use decoder::Decoder3D;
@@ -67,6 +68,33 @@ impl DecodeOptions {
         };
         let singles = self.chunks(latent_frames).iter().filter(|chunk| begins(chunk)).count();
         config.temporal_ratio() * (latent_frames - singles) + singles
+    }
+
+    /// What decoding so many latent frames of `height` by `width` cells needs besides the weights, known before they are
+    /// loaded. The configuration must be valid; errors are those of impossible tiles.
+    pub fn memory(
+        &self,
+        config: &VaeConfig,
+        latent_frames: usize,
+        height: usize,
+        width: usize,
+    ) -> Result<DecodeMemory> {
+        let frames = self.chunks(latent_frames).first().map_or(0, Range::len);
+        let Some(grid) = self.grid(config, height, width)? else {
+            return Ok(DecodeMemory::new(config, frames, height, width));
+        };
+        let tiles = grid.sizes().map(|(height, width)| DecodeMemory::new(config, frames, height, width));
+        Ok(tiles.fold(DecodeMemory { caches: 0, map: 0 }, |sum, tile| DecodeMemory {
+            caches: sum.caches.saturating_add(tile.caches),
+            map: sum.map.max(tile.map),
+        }))
+    }
+
+    fn grid(&self, config: &VaeConfig, height: usize, width: usize) -> Result<Option<Grid>> {
+        match &self.tile {
+            Some(tile) => Grid::new(tile, config.spatial_ratio(), height, width),
+            None => Ok(None),
+        }
     }
 }
 
@@ -165,11 +193,7 @@ impl Autoencoder {
         if height == 0 || width == 0 {
             bail!("latents of {height} by {width} cells cannot be decoded")
         }
-        let ratio = self.config.spatial_ratio();
-        let grid = match &options.tile {
-            Some(tile) => Grid::new(tile, ratio, height, width)?,
-            None => None,
-        };
+        let grid = options.grid(&self.config, height, width)?;
         let tiles = grid.as_ref().map_or(1, Grid::len);
         let caches = std::iter::repeat_with(ConvCache::default).take(tiles).collect();
         Ok(DecodeSession {

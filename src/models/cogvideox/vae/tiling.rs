@@ -82,6 +82,12 @@ impl Grid {
         self.rows.tiles.len() * self.columns.tiles.len()
     }
 
+    /// Height and width of each tile in cells.
+    pub(super) fn sizes(&self) -> impl Iterator<Item = (usize, usize)> {
+        let columns = &self.columns.tiles;
+        self.rows.tiles.iter().flat_map(|&(_, height)| columns.iter().map(move |&(_, width)| (height, width)))
+    }
+
     /// The tiles of `x` `[.., H, W]`, whose cells are `unit` wide.
     pub(super) fn cut(&self, x: &Tensor, unit: usize) -> Result<Vec<Tensor>> {
         let mut tiles = Vec::with_capacity(self.len());
