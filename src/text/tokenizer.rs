@@ -92,9 +92,7 @@ impl Tokenizer {
             let older = json(read, "added_tokens.json")?.unwrap_or_default();
             (from_spiece(&model, &config, older).context("tokenizer/spiece.model")?, "spiece.model")
         } else {
-            bail!(
-                "the tokenizer is missing: the folder has neither tokenizer/tokenizer.json nor tokenizer/spiece.model"
-            )
+            bail!("tokenizer: neither tokenizer.json nor spiece.model is there; download the model again")
         };
         let id = |token: &str| {
             inner.token_to_id(token).ok_or_else(|| anyhow!("tokenizer/{file}: the special token {token} is not in it"))
