@@ -3,7 +3,8 @@
 //! as the real networks do.
 
 use crate::attention::{
-    AttentionProcessor, AttentionSite, Branch, Fork, Guidance, Hooks, Next, Pass, Qkv, Queries, Site, SiteKind,
+    AttentionProcessor, AttentionSite, Branch, Fork, Guidance, Hooks, Next, Pass, Qkv, Queries, Reference, Site,
+    SiteKind,
 };
 use crate::nn::sdpa::Sdpa;
 use candle_core::{Device, Result, Tensor};
@@ -47,7 +48,7 @@ pub fn assert_same(a: &Tensor, b: &Tensor) {
 }
 
 pub fn branch(guidance: Guidance, window: usize, prompt: usize, reference: Option<usize>) -> Branch {
-    Branch { guidance, window, prompt, reference }
+    Branch { guidance, window, prompt, reference: reference.map(Reference::Row) }
 }
 
 pub fn pass(step: usize) -> Pass {
