@@ -296,6 +296,26 @@ mod tests {
     }
 
     #[test]
+    fn masks_are_made_anew_in_each_layer() {
+        let toy = Toy::default();
+        let (first, second) = (toy.qkv(14, 4), toy.qkv(15, 4));
+        let mean = |row, columns: &[u32]| {
+            let map = |qkv| dense_map(&toy, qkv, row, columns);
+            let mean: Vec<f32> = map(&first).iter().zip(map(&second)).map(|(a, b)| (a + b) / 2.0).collect();
+            threshold_frames(&mean, 6, 0.3)
+        };
+        let (own, source) = (mean(3, &[3]), mean(2, &[0, 1]));
+        assert_ne!(own, dense_mask(&toy, &first, 3, &[3], 0.3));
+        let (branches, mut stack) = (pair(), stack(0.3));
+        let mut hooks = toy.hooks(&branches, &mut stack);
+        hooks.attend(first.clone(), &toy.site(0, &[0, 1, 2, 3])).unwrap();
+        let got = hooks.attend(second.clone(), &toy.site(1, &[0, 1, 2, 3])).unwrap();
+        let of = |x: &Tensor, row| x.narrow(0, row, 1).unwrap();
+        let shared = Qkv { q: of(&second.q, 3), k: of(&second.k, 2), v: of(&second.v, 2), scale: second.scale };
+        assert_near(&of(&got, 3), &dense(&toy, &shared, &own, &source), 2e-6);
+    }
+
+    #[test]
     fn all_foreground_equals_unmasked_sharing() {
         let toy = Toy::default();
         let qkv = toy.qkv(12, 4);
