@@ -6,3 +6,6 @@
 mod decode;
 pub mod denoise;
 mod rows;
+mod text_to_video;
+
+pub use text_to_video::{Outcome, run};

@@ -20,6 +20,8 @@ mod hub;
 mod info;
 mod part;
 mod source;
+mod tensors;
+mod tensor_cache;
 
 #[cfg(test)]
 mod hostile;
@@ -33,6 +35,8 @@ pub use embedded::EMBEDDED;
 pub use error::ModelError;
 pub use info::{FileInfo, ModelInfo, Native, PartInfo, PartState, info, native};
 pub use part::{Part, TensorInfo};
+pub use tensors::{read_tensors, write_tensors};
+pub use tensor_cache::TensorCache;
 
 use cache::{Hub, HubId};
 use error::{Result, refuse};
