@@ -25,7 +25,7 @@ const WEIGHTS: &str = "transformer/diffusion_pytorch_model.safetensors";
 const INDEX: &str = "transformer/diffusion_pytorch_model.safetensors.index.json";
 
 /// A folder with these files (and a model index, unless one is given).
-fn folder(files: &[(&str, &[u8])]) -> TempDir {
+pub(super) fn folder(files: &[(&str, &[u8])]) -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     let index: (&str, &[u8]) = ("model_index.json", br#"{"_class_name":"CogVideoXPipeline"}"#);
     for (path, content) in std::iter::once(&index).chain(files) {
@@ -36,7 +36,7 @@ fn folder(files: &[(&str, &[u8])]) -> TempDir {
     folder
 }
 
-fn open(folder: &TempDir) -> anyhow::Result<ModelFolder> {
+pub(super) fn open(folder: &TempDir) -> anyhow::Result<ModelFolder> {
     ModelFolder::open(folder.path().to_str().unwrap(), true)
 }
 
