@@ -310,7 +310,7 @@ fn refusals_say_what_to_do() {
 
     // nobody there
     let dead = Hub { endpoint: "http://127.0.0.1:1".into(), ..hub.clone() };
-    assert_says(open(&dead), &["org/model", "http://127.0.0.1:1", "check the network"]);
+    assert_says(open(&dead), &["org/model", "no folder of that name", "http://127.0.0.1:1", "check the network"]);
     assert_says(open(&Hub { endpoint: "ftp://x".into(), ..hub.clone() }), &["HF_ENDPOINT", "ftp://x"]);
     // a cache that cannot be written
     let file = cache.path().join("file");

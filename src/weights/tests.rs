@@ -304,6 +304,28 @@ fn a_wrong_folder_says_what_is_wrong() {
     assert_says(&message(model.json::<Layers>("vae/config.json")), &["vae/config.json", "no such file"]);
 }
 
+#[cfg(all(unix, not(feature = "hub")))]
+#[test]
+fn without_hub_access_a_hub_name_says_so_and_the_cache_still_serves() {
+    let cache = folder(&[]);
+    let hub = |offline| Hub { cache: cache.path().into(), endpoint: String::new(), token: None, offline };
+    let open = |offline| Ok(ModelFolder::resolve("org/model", || hub(offline), &mut ())?);
+    assert_says(
+        &message(open(false).map(drop)),
+        &["org/model", "not in the cache", "feature `hub`", "give its folder"],
+    );
+    let commit = "0123456789abcdef0123456789abcdef01234567";
+    let path = cache.path().join("models--org--model");
+    fs::create_dir_all(path.join("refs")).unwrap();
+    fs::create_dir_all(path.join("snapshots")).unwrap();
+    fs::write(path.join("refs/main"), commit).unwrap();
+    let toyland = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("models/toyland");
+    std::os::unix::fs::symlink(toyland, path.join("snapshots").join(commit)).unwrap();
+    for offline in [true, false] {
+        assert_eq!(open(offline).unwrap().revision(), Some(commit));
+    }
+}
+
 #[test]
 fn reading_stays_inside_the_model() {
     let outside = tempfile::tempdir().unwrap();
