@@ -1,6 +1,7 @@
 //! Convolutions of the autoencoder, built on candle's `conv2d` (candle has no three-dimensional one).
 
-use candle_core::{Result, Tensor};
+use super::resample::upsample_nearest_2x;
+use candle_core::{DType, Result, Tensor};
 use candle_nn::VarBuilder;
 
 /// Two-dimensional convolution on `[T, C, H, W]`.
@@ -29,8 +30,14 @@ pub fn conv2d(
 
 impl Conv2d {
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let y = x.conv2d(&self.weight, self.padding, self.stride, 1, 1)?;
+        let y = convolve(x, &self.weight, self.padding, self.stride)?;
         add_bias(y, self.bias.as_ref())
+    }
+
+    /// [`upsample_nearest_2x`], then the convolution: `[T, Cin, H, W]` to `[T, Cout, 2H, 2W]` for a 3x3 kernel with stride 1
+    /// and padding 1.
+    pub fn forward_upsampled(&self, x: &Tensor) -> Result<Tensor> {
+        self.forward(&upsample_nearest_2x(x)?)
     }
 }
 
@@ -62,7 +69,7 @@ impl Conv3d {
 
     /// `[T + kt - 1, Cin, H, W]` to `[T, Cout, H, W]`.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let y = x.conv2d(&self.taps, self.padding, 1, 1, 1)?; // [T + kt - 1, kt * Cout, H, W]
+        let y = convolve(x, &self.taps, self.padding, 1)?; // [T + kt - 1, kt * Cout, H, W]
         let frames = x.dim(0)? - self.context();
         let channels = self.taps.dim(0)? / self.kt;
         let mut sum = y.narrow(0, 0, frames)?.narrow(1, 0, channels)?;
@@ -71,6 +78,15 @@ impl Conv3d {
         }
         add_bias(sum, self.bias.as_ref())
     }
+}
+
+/// candle's `conv2d`, which has no bf16 on the CPU: there it runs in f32.
+fn convolve(x: &Tensor, weight: &Tensor, padding: usize, stride: usize) -> Result<Tensor> {
+    if x.dtype() == DType::BF16 && x.device().is_cpu() {
+        let y = x.to_dtype(DType::F32)?.conv2d(&weight.to_dtype(DType::F32)?, padding, stride, 1, 1)?;
+        return y.to_dtype(DType::BF16);
+    }
+    x.conv2d(weight, padding, stride, 1, 1)
 }
 
 fn add_bias(y: Tensor, bias: Option<&Tensor>) -> Result<Tensor> {

@@ -64,10 +64,36 @@ pub fn gate_residual(residual: &Tensor, x: &Tensor, gates: &[(usize, Tensor)]) -
 pub fn group_norm(x: &Tensor, groups: usize, weight: &Tensor, bias: &Tensor, eps: f64) -> Result<Tensor> {
     let (t, c, h, w) = x.dims4()?;
     let dtype = x.dtype();
-    let grouped = x.to_dtype(DType::F32)?.reshape((t, groups, c / groups * h * w))?;
-    let mean = grouped.mean_keepdim((0, 2))?;
-    let grouped = grouped.broadcast_sub(&mean)?;
-    let variance = grouped.sqr()?.mean_keepdim((0, 2))?;
+    let grouped = x.to_dtype(DType::F32)?.reshape((t, groups, c / groups * h, w))?;
+    // axis by axis: one f32 sum over millions of values would lose two digits
+    let mean = |x: &Tensor| x.mean_keepdim(3)?.mean_keepdim(2)?.mean_keepdim(0);
+    let grouped = grouped.broadcast_sub(&mean(&grouped)?)?;
+    let variance = mean(&grouped.sqr()?)?; // [1, groups, 1, 1]
     let y = grouped.broadcast_div(&(variance + eps)?.sqrt()?)?.reshape((t, c, h, w))?.to_dtype(dtype)?;
     y.broadcast_mul(&weight.reshape((1, c, 1, 1))?)?.broadcast_add(&bias.reshape((1, c, 1, 1))?)
+}
+
+/// [`group_norm`], then SiLU.
+pub fn group_norm_silu(x: &Tensor, groups: usize, weight: &Tensor, bias: &Tensor, eps: f64) -> Result<Tensor> {
+    super::act::silu(&group_norm(x, groups, weight, bias, eps)?)
+}
+
+/// `silu(group_norm(x) * scale + shift)` of `[T, C, H, W]`, where `scale` and `shift` are maps `[f, C, h, w]` on a coarser
+/// grid: frame `t` of `x` reads frame `frames[t]` of the maps, each cell enlarged to `H/h` by `W/w` (both whole numbers).
+#[allow(clippy::too_many_arguments)] // the arguments of a norm and of its condition
+pub fn spatial_norm_silu(
+    x: &Tensor,
+    groups: usize,
+    weight: &Tensor,
+    bias: &Tensor,
+    eps: f64,
+    scale: &Tensor,
+    shift: &Tensor,
+    frames: &[u32],
+) -> Result<Tensor> {
+    let (_, _, h, w) = x.dims4()?;
+    let frames = Tensor::new(frames, x.device())?;
+    let enlarged = |map: &Tensor| map.upsample_nearest2d(h, w)?.index_select(&frames, 0);
+    let y = group_norm(x, groups, weight, bias, eps)?.mul(&enlarged(scale)?)?.add(&enlarged(shift)?)?;
+    super::act::silu(&y)
 }

@@ -10,8 +10,9 @@ use std::collections::HashSet;
 
 /// More pieces than any known model (mT5 has 250,112).
 const MOST_PIECES: usize = 1 << 20;
-/// Pieces become paths of a tree whose depth is their length.
+/// Pieces become paths of a tree, a node for each byte; its depth is the longest piece.
 const LONGEST_PIECE: usize = 512;
+const MOST_TEXT: usize = 4 << 20;
 
 /// `ModelProto.SentencePiece.Type`. Normal, unknown, unused and byte pieces are the same to T5's tokenizer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,7 +39,7 @@ pub struct SentencePiece {
 }
 
 impl SentencePiece {
-    /// Parses the bytes of a file. Errors say what is damaged; a model that is not a unigram one is refused.
+    /// Reads the bytes of a file. Errors say what is damaged; a model that is not a unigram one is refused.
     pub fn parse(bytes: &[u8]) -> Result<Self> {
         let mut pieces = Vec::new();
         let mut charsmap: &[u8] = &[];
@@ -69,6 +70,7 @@ impl SentencePiece {
         let kind = ["unigram", "bpe", "word", "char"].get((model_type as usize).wrapping_sub(1)).unwrap_or(&"unknown");
         ensure!(model_type == 1, "a {kind} model, where T5 has a unigram model");
         ensure!(pieces.len() > 2, "{} pieces, where T5 has at least <pad>, </s> and <unk>", pieces.len());
+        check_pieces(pieces.iter().map(|piece| (piece.text.as_str(), f64::from(piece.score))))?;
         let mut seen = HashSet::with_capacity(pieces.len());
         if let Some(id) = pieces.iter().position(|piece| !seen.insert(piece.text.as_str())) {
             bail!("piece {id}, {:?}, is there twice", pieces[id].text)
@@ -93,15 +95,19 @@ fn piece(bytes: &[u8], id: usize) -> Result<Piece> {
             _ => {}
         }
     }
-    check_piece(&piece.text, f64::from(piece.score), id)?;
     Ok(piece)
 }
 
-/// Refuses a piece that the tokenizer could not bear.
-pub fn check_piece(text: &str, score: f64, id: usize) -> Result<()> {
-    ensure!(!text.is_empty(), "piece {id} is empty");
-    ensure!(text.len() <= LONGEST_PIECE, "piece {id} has {} bytes, more than {LONGEST_PIECE}", text.len());
-    ensure!(score.is_finite(), "piece {id}, {text:?}, has the score {score}");
+/// Refuses pieces that the tokenizer could not bear.
+pub fn check_pieces<'a>(pieces: impl Iterator<Item = (&'a str, f64)>) -> Result<()> {
+    let mut total = 0;
+    for (id, (text, score)) in pieces.enumerate() {
+        ensure!(!text.is_empty(), "piece {id} is empty");
+        ensure!(text.len() <= LONGEST_PIECE, "piece {id} has {} bytes, more than {LONGEST_PIECE}", text.len());
+        ensure!(score.is_finite(), "piece {id}, {text:?}, has the score {score}");
+        total += text.len();
+        ensure!(total <= MOST_TEXT, "the pieces have more than {MOST_TEXT} bytes together");
+    }
     Ok(())
 }
 
@@ -117,7 +123,7 @@ pub fn check_charsmap(map: &[u8]) -> Result<()> {
     let Some((length, rest)) = map.split_first_chunk::<4>() else { bail!("{damaged}: {} bytes", map.len()) };
     let length = u32::from_le_bytes(*length) as usize;
     ensure!(
-        length <= rest.len() && length >= 4 && length % 4 == 0,
+        length <= rest.len() && length >= 4 && length.is_multiple_of(4),
         "{damaged}: a trie of {length} of {} bytes",
         map.len()
     );
@@ -228,5 +234,100 @@ impl<'a> Iterator for Fields<'a> {
             self.rest = &[];
         }
         Some(field)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOLDEN: &[u8] = include_bytes!("../../tests/golden/tokenizer/spiece.model");
+
+    fn field(number: u8, content: &[u8]) -> Vec<u8> {
+        assert!(content.len() < 0x4000);
+        let length = [content.len() as u8 | 0x80, (content.len() >> 7) as u8];
+        [&[number << 3 | 2], &length[..], content].concat()
+    }
+
+    fn piece(text: &str, score: f32, kind: u8) -> Vec<u8> {
+        let score = [&[0x15], &score.to_le_bytes()[..]].concat();
+        field(1, &[field(1, text.as_bytes()), score, vec![0x18, kind]].concat())
+    }
+
+    fn small() -> Vec<u8> {
+        [piece("<pad>", 0.0, 3), piece("</s>", 0.0, 3), piece("<unk>", 0.0, 2), piece("▁a", -1.5, 1)].concat()
+    }
+
+    fn error(bytes: &[u8]) -> String {
+        SentencePiece::parse(bytes).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn pieces_of_all_kinds() {
+        let bytes = [small(), piece("<s>", 0.0, 4), piece("<0x0A>", 0.0, 6)].concat();
+        let model = SentencePiece::parse(&bytes).unwrap();
+        let kinds: Vec<Kind> = model.pieces.iter().map(|piece| piece.kind).collect();
+        use Kind::*;
+        assert_eq!(kinds, [Control, Control, Plain, Plain, UserDefined, Plain]);
+        assert_eq!(model.pieces[3], Piece { text: "▁a".to_string(), score: -1.5, kind: Plain });
+        assert!(model.charsmap.is_empty());
+    }
+
+    #[test]
+    fn the_golden_file() {
+        let model = SentencePiece::parse(GOLDEN).unwrap();
+        assert_eq!(model.pieces.len(), 480);
+        assert_eq!(model.charsmap.len(), 3897);
+        assert_eq!((model.pieces[1].text.as_str(), model.pieces[1].kind), ("</s>", Kind::Control));
+    }
+
+    #[test]
+    fn messages_say_what_is_wrong() {
+        assert!(error(b"").contains("0 pieces"));
+        assert!(error(b"not a model").contains("not a SentencePiece model"));
+        assert!(error(&[small(), piece("a", f32::NAN, 1)].concat()).contains("piece 4, \"a\", has the score NaN"));
+        assert!(error(&[small(), piece("", 0.0, 1)].concat()).contains("piece 4 is empty"));
+        assert!(error(&[small(), piece("▁a", 0.0, 1)].concat()).contains("piece 4, \"▁a\", is there twice"));
+        assert!(error(&[small(), piece(&"a".repeat(513), 0.0, 1)].concat()).contains("513 bytes"));
+        assert!(error(&[small(), field(1, &field(1, &[0xFF]))].concat()).contains("piece 4 is not UTF-8"));
+        assert!(error(&[small(), field(2, &[0x18, 2])].concat()).contains("a bpe model"));
+        assert!(error(&[small(), field(3, &field(2, &[9, 0, 0, 0]))].concat()).contains("character map"));
+        // a field that claims to be 2^60 bytes long
+        assert!(error(&[0x0A, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0x0F]).contains("cut off"));
+        assert!(error(&[0xFF; 11]).contains("more than 64 bits"));
+    }
+
+    /// Every truncation and many changed bytes: refused, or harmless to the crate that applies the map.
+    #[test]
+    fn damaged_files_do_not_panic() {
+        let harmless = |bytes: &[u8]| {
+            if let Ok(model) = SentencePiece::parse(bytes)
+                && let Ok(map) = tokenizers::normalizers::Precompiled::from(&model.charsmap)
+            {
+                for letter in ('\0'..='\u{FFFF}').step_by(7) {
+                    map.transform(letter.encode_utf8(&mut [0; 4]));
+                }
+                map.normalize_string("ＡｂCafe\u{301} ﬁ\t\u{200B}");
+                return true;
+            }
+            false
+        };
+        assert!(harmless(GOLDEN));
+        for end in (0..GOLDEN.len()).step_by(31) {
+            harmless(&GOLDEN[..end]);
+        }
+        let map = GOLDEN.windows(4).position(|bytes| bytes == 3072_u32.to_le_bytes()).unwrap();
+        let mut state = 1_u64;
+        let (mut refused, mut kept) = (0, 0);
+        for _ in 0..600 {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            let mut bytes = GOLDEN.to_vec();
+            bytes[map + (state >> 33) as usize % 3100] ^= (state >> 20) as u8;
+            match harmless(&bytes) {
+                true => kept += 1,
+                false => refused += 1,
+            }
+        }
+        assert!(refused > 50 && kept > 50, "{refused} refused, {kept} kept");
     }
 }

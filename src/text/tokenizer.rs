@@ -11,6 +11,7 @@
 use super::special::Config;
 use super::spiece::{self, SentencePiece};
 use super::words;
+use crate::weights::{ModelError, ModelFolder};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -63,6 +64,18 @@ pub struct Tokenizer {
 }
 
 impl Tokenizer {
+    /// The tokenizer of a model, from `tokenizer/tokenizer.json` or `tokenizer/spiece.model`. Errors name the file.
+    pub fn open(model: &ModelFolder) -> Result<Self> {
+        let read = |name: &str| {
+            let path = format!("tokenizer/{name}");
+            if model.has(&path) { model.read(&path).map(Some) } else { Ok(None) }
+        };
+        Self::from_files(&read).map_err(|error| match error.downcast::<ModelError>() {
+            Ok(error) => error.into(),
+            Err(error) => ModelError::new(format!("{}/{error:#}", model.place())).into(),
+        })
+    }
+
     /// From the files of a `tokenizer/` folder: `read` gives the bytes of a file by its name, or `None` where there is
     /// none. `tokenizer.json` comes first, then `spiece.model`; the rest of the folder names special tokens.
     pub fn from_files(read: &dyn Fn(&str) -> Result<Option<Vec<u8>>>) -> Result<Self> {
@@ -79,9 +92,7 @@ impl Tokenizer {
             let older = json(read, "added_tokens.json")?.unwrap_or_default();
             (from_spiece(&model, &config, older).context("tokenizer/spiece.model")?, "spiece.model")
         } else {
-            bail!(
-                "the tokenizer is missing: the folder has neither tokenizer/tokenizer.json nor tokenizer/spiece.model"
-            )
+            bail!("tokenizer: neither tokenizer.json nor spiece.model is there; download the model again")
         };
         let id = |token: &str| {
             inner.token_to_id(token).ok_or_else(|| anyhow!("tokenizer/{file}: the special token {token} is not in it"))
@@ -147,28 +158,38 @@ fn end_of_text(eos: &str, id: u32) -> Result<TemplateProcessing> {
 
 fn from_json(bytes: &[u8]) -> Result<tokenizers::Tokenizer> {
     let file: Value = serde_json::from_slice(bytes)?;
-    for map in charsmaps(&file["normalizer"]) {
+    for map in parts(&file["normalizer"], "normalizers").filter_map(|part| part["precompiled_charsmap"].as_str()) {
         spiece::check_charsmap(&base64(map).context("the character map (precompiled_charsmap) is not base64")?)?;
     }
-    if let Value::Array(pieces) = &file["model"]["vocab"] {
-        for (id, piece) in pieces.iter().enumerate() {
-            if let (Some(text), Some(score)) = (piece[0].as_str(), piece[1].as_f64()) {
-                spiece::check_piece(text, score, id)?;
-            }
-        }
+    for template in parts(&file["post_processor"], "processors") {
+        check_template(template)?;
     }
-    drop(file);
+    if let Value::Array(pieces) = &file["model"]["vocab"] {
+        let score = |piece: &Value| piece[1].as_f64().unwrap_or_default();
+        spiece::check_pieces(pieces.iter().filter_map(|piece| Some((piece[0].as_str()?, score(piece)))))?;
+    }
     let mut inner = tokenizers::Tokenizer::from_bytes(bytes).map_err(|error| anyhow!("{error}"))?;
     inner.with_padding(None);
     inner.with_truncation(None).map_err(|error| anyhow!("{error}"))?;
     Ok(inner)
 }
 
-/// All character maps within a normalizer of a `tokenizer.json`.
-fn charsmaps(normalizer: &Value) -> Vec<&str> {
-    let own = normalizer["precompiled_charsmap"].as_str();
-    let parts = normalizer["normalizers"].as_array().into_iter().flatten();
-    own.into_iter().chain(parts.flat_map(charsmaps)).collect()
+/// A step of a `tokenizer.json`, and the steps within it.
+fn parts<'a>(step: &'a Value, list: &'a str) -> Box<dyn Iterator<Item = &'a Value> + 'a> {
+    let inner = step[list].as_array().into_iter().flatten();
+    Box::new(std::iter::once(step).chain(inner.flat_map(move |step| parts(step, list))))
+}
+
+/// Refuses a template that the crate would stumble over: it looks its tokens up without asking.
+fn check_template(template: &Value) -> Result<()> {
+    let steps = ["single", "pair"].into_iter().filter_map(|key| template[key].as_array()).flatten();
+    for name in steps.filter_map(|step| step["SpecialToken"]["id"].as_str()) {
+        let token = &template["special_tokens"][name];
+        let count = |key: &str| token[key].as_array().map(Vec::len);
+        ensure!(count("ids").is_some(), "the post_processor has no ids for {name}");
+        ensure!(count("ids") == count("tokens"), "the post_processor has other ids than tokens for {name}");
+    }
+    Ok(())
 }
 
 fn base64(text: &str) -> Option<Vec<u8>> {
@@ -211,4 +232,123 @@ fn from_spiece(model: &SentencePiece, config: &Config, older: BTreeMap<String, u
     ])));
     inner.add_tokens(config.added_tokens(older, &model.pieces)).map_err(wrong)?;
     Ok(inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn word_pieces() -> Value {
+        let words = ["<pad>", "</s>", "<unk>", "▁a", "▁red", "▁ball", "▁on", "▁the", "▁beach", ",", "▁", "s", "oon"];
+        let vocab: Vec<_> = words.iter().map(|word| json!([word, -2.0])).collect();
+        let metaspace = json!({"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": true});
+        json!({
+            "version": "1.0", "truncation": null, "padding": null, "added_tokens": [],
+            "normalizer": {"type": "Sequence", "normalizers": [{"type": "Lowercase"}]},
+            "pre_tokenizer": metaspace, "decoder": metaspace, "post_processor": null,
+            "model": {"type": "Unigram", "unk_id": 2, "vocab": vocab, "byte_fallback": false}
+        })
+    }
+
+    fn open(file: &Value, config: Value) -> Result<Tokenizer> {
+        Tokenizer::from_files(&|name| {
+            Ok(match name {
+                "tokenizer.json" => Some(file.to_string().into_bytes()),
+                "tokenizer_config.json" => Some(config.to_string().into_bytes()),
+                _ => None,
+            })
+        })
+    }
+
+    fn error(file: &Value, config: Value) -> String {
+        format!("{:#}", open(file, config).err().unwrap())
+    }
+
+    #[test]
+    fn spans_and_pieces_of_a_prompt() {
+        let prompt = "A  red ball,  on the Beach";
+        let tokens = open(&word_pieces(), json!({})).unwrap().encode(prompt, 16).unwrap();
+        assert_eq!(tokens.ids, [3, 10, 4, 5, 9, 10, 6, 7, 8, 1, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(tokens.pieces, ["▁a", "▁", "▁red", "▁ball", ",", "▁", "▁on", "▁the", "▁beach", "</s>"]);
+        let texts: Vec<&str> = tokens.spans.iter().map(|&(start, end)| &prompt[start..end]).collect();
+        assert_eq!(texts, ["A", "", "red", "ball", ",", "", "on", "the", "Beach", ""]);
+        assert_eq!(tokens.cut, None);
+    }
+
+    #[test]
+    fn pieces_of_words() {
+        let tokenizer = open(&word_pieces(), json!({})).unwrap();
+        let prompt = "a balloon, a red  Ball on the beach";
+        let tokens = tokenizer.encode(prompt, 20).unwrap();
+        let find = |words: &str| tokens.find(prompt, words).map(|range| tokens.pieces[range].join(""));
+        assert_eq!(find("red ball").unwrap(), "▁red▁▁ball");
+        assert_eq!(find("balloon").unwrap(), "▁balloon");
+        assert_eq!(tokens.find(prompt, "ball"), Some(7..8));
+        assert_eq!(find("green ball"), None);
+        assert_eq!(find(""), None);
+        // what did not fit is not found
+        let tokens = tokenizer.encode(prompt, 8).unwrap();
+        assert_eq!((tokens.cut.as_deref(), tokens.ids.last()), (Some("Ball on the beach"), Some(&1)));
+        assert_eq!(tokens.find(prompt, "red"), Some(5..6));
+        assert_eq!(tokens.find(prompt, "red ball"), None);
+        assert_eq!(tokens.find(prompt, "beach"), None);
+    }
+
+    #[test]
+    fn cut_words_are_whole() {
+        let tokenizer = open(&word_pieces(), json!({})).unwrap();
+        let tokens = tokenizer.encode("red balloon", 3).unwrap();
+        assert_eq!(tokens.ids, [4, 5, 1]);
+        assert_eq!(tokens.cut.unwrap(), "balloon");
+        let tokens = tokenizer.encode("red ball", 1).unwrap();
+        assert_eq!((tokens.ids, tokens.cut.unwrap()), (vec![1], "red ball".to_string()));
+        assert!(tokenizer.encode("red", 0).is_err());
+    }
+
+    #[test]
+    fn special_tokens_by_the_configuration() {
+        let tokenizer = open(&word_pieces(), json!({"pad_token": {"content": "<unk>"}, "eos_token": ","})).unwrap();
+        assert_eq!(tokenizer.encode("a", 4).unwrap().ids, [3, 9, 2, 2]);
+        let message = error(&word_pieces(), json!({"pad_token": "[PAD]"}));
+        assert!(message.contains("tokenizer/tokenizer.json: the special token [PAD] is not in it"), "{message}");
+        assert!(error(&word_pieces(), json!({"padding_side": "left"})).contains("padding_side"));
+        assert!(error(&word_pieces(), json!({"pad_token": 3})).contains("tokenizer/tokenizer_config.json"));
+    }
+
+    #[test]
+    fn damaged_files_are_refused() {
+        let with = |key: &str, value: Value| {
+            let mut file = word_pieces();
+            file[key] = value;
+            error(&file, json!({}))
+        };
+        let step = json!([{"SpecialToken": {"id": "[X]", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]);
+        let template = |tokens: Value| json!({"type": "TemplateProcessing", "single": step, "pair": step, "special_tokens": tokens});
+        assert!(with("post_processor", template(json!({}))).contains("no ids for [X]"));
+        let uneven = json!({"[X]": {"id": "[X]", "ids": [1, 2], "tokens": ["a"]}});
+        let nested = json!({"type": "Sequence", "processors": [template(uneven)]});
+        assert!(with("post_processor", nested).contains("other ids than tokens"));
+        let map =
+            json!({"type": "Sequence", "normalizers": [{"type": "Precompiled", "precompiled_charsmap": "AAAAAAEB"}]});
+        assert!(with("normalizer", map).contains("character map"));
+        let long = json!({"type": "Unigram", "unk_id": 0, "vocab": [["<unk>", 0.0], ["a".repeat(600), 0.0]]});
+        assert!(with("model", long).contains("600 bytes"));
+        assert!(
+            with("model", json!({"type": "Unigram", "unk_id": 9, "vocab": [["a", 0.0]]})).contains("tokenizer.json")
+        );
+        let missing = Tokenizer::from_files(&|_| Ok(None)).err().unwrap().to_string();
+        assert!(missing.contains("neither tokenizer.json nor spiece.model"), "{missing}");
+    }
+
+    #[test]
+    fn base64_as_in_rfc_4648() {
+        for (text, bytes) in
+            [("", ""), ("Zg==", "f"), ("Zm8=", "fo"), ("Zm9v", "foo"), ("Zm9vYg==", "foob"), ("Zm9vYmE=", "fooba")]
+        {
+            assert_eq!(base64(text).unwrap(), bytes.as_bytes());
+        }
+        assert_eq!(base64("Z*=="), None);
+        assert_eq!(base64("+/8=").unwrap(), [0xFB, 0xFF]);
+    }
 }

@@ -21,6 +21,7 @@ mod hub;
 mod info;
 mod part;
 mod source;
+mod tensor_cache;
 
 #[cfg(test)]
 mod hostile;
@@ -34,6 +35,7 @@ pub use embedded::EMBEDDED;
 pub use error::ModelError;
 pub use info::{FileInfo, ModelInfo, Native, PartInfo, PartState, info, native};
 pub use part::{Part, TensorInfo};
+pub use tensor_cache::TensorCache;
 
 use cache::{Hub, HubId};
 use error::{Result, refuse};
