@@ -14,6 +14,7 @@ mod convert;
 mod embedded;
 mod error;
 mod files;
+mod hash;
 mod header;
 #[cfg(feature = "hub")]
 mod hub;
