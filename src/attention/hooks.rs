@@ -1,6 +1,6 @@
 //! What a network is handed for one forward pass: the rows and their forks, the stack of processors, the kernel.
 
-use super::{AttentionProcessor, AttentionSite, Branch, Feature, FeatureSite, Pass, Qkv, Site};
+use super::{AttentionProcessor, AttentionSite, Branch, Feature, FeatureSite, Guidance, Pass, Qkv, Queries, Site};
 use crate::nn::sdpa::Sdpa;
 use candle_core::{Result, Tensor, bail};
 
@@ -63,11 +63,17 @@ impl<'a> Hooks<'a> {
         }
         self.branches = branches;
         self.check()?;
+        for processor in self.stack.iter_mut() {
+            processor.fork(&sources, &self.branches)?;
+        }
         Ok(Some(sources))
     }
 
     /// Rows that go through a layer in one batch: rows that refer to each other always together, others as far as the
-    /// micro-batch allows. Each row is in exactly one group, in rising order.
+    /// micro-batch allows. Each row is in exactly one group; rows of a group rise.
+    ///
+    /// Groups are to be run in the order given, all of them before the next layer. Those that hold rows of the conditional
+    /// half come first, so that what a control learns there at a layer is known when the other half passes the same layer.
     pub fn groups(&self) -> Vec<Vec<usize>> {
         let count = self.branches.len();
         let mut leader: Vec<usize> = (0..count).collect();
@@ -88,7 +94,9 @@ impl<'a> Hooks<'a> {
             meeting[find(&leader, row)].push(row);
         }
         let mut groups: Vec<Vec<usize>> = Vec::new();
-        for rows in meeting.into_iter().filter(|rows| !rows.is_empty()) {
+        meeting.retain(|rows| !rows.is_empty());
+        meeting.sort_by_key(|rows| !rows.iter().any(|&row| self.branches[row].guidance == Guidance::Cond)); // stable
+        for rows in meeting {
             match groups.last_mut() {
                 Some(last) if last.len() + rows.len() <= self.micro_batch => last.extend(rows),
                 _ => groups.push(rows),
@@ -100,7 +108,7 @@ impl<'a> Hooks<'a> {
 
     /// Attention of one micro-batch, through the stack to the kernel: `[B, N, L, D]`.
     pub fn attend(&mut self, qkv: Qkv, site: &Site) -> Result<Tensor> {
-        let site = AttentionSite { site, branches: &self.branches, pass: &self.pass };
+        let site = AttentionSite { site, queries: Queries::All, branches: &self.branches, pass: &self.pass };
         Next { rest: self.stack, kernel: &self.kernel }.attend(qkv, &site)
     }
 

@@ -16,7 +16,7 @@ mod hooks;
 
 pub use hooks::{Fork, Hooks, Next};
 
-use candle_core::{Result, Tensor};
+use candle_core::{Result, Tensor, bail};
 use std::ops::Range;
 
 /// Which half of classifier-free guidance a row computes.
@@ -76,14 +76,28 @@ pub struct Site<'a> {
     pub grid: (usize, usize, usize),
     /// Rows of the batch per branch: 1 for joint attention, frames or positions inside a UNet; order `[branch][inner]`.
     pub rows_per_branch: usize,
-    /// The rows of the pass that this micro-batch holds, in batch order. A row's reference is always among them.
+    /// The rows of the pass that this micro-batch holds, in batch order. A row's reference is always among them, unless a
+    /// control has taken the batch apart for the controls after it.
     pub rows: &'a [usize],
+}
+
+/// Which of the network's queries an attention call holds. The network asks for all; a control that splits them says so,
+/// that the controls after it know which tokens they see.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Queries {
+    /// As the network made them: on the key axis' own layout in self-attention, video tokens in cross-attention.
+    All,
+    /// The text tokens alone, all of them, in order.
+    Text,
+    /// Some or all of the video tokens, in order.
+    Video,
 }
 
 /// One attention call as a processor sees it: the network's [`Site`] and where the run stands.
 #[derive(Debug, Clone, Copy)]
 pub struct AttentionSite<'a> {
     pub site: &'a Site<'a>,
+    pub queries: Queries,
     /// All rows of the pass as they are at this layer; indexed by the values of `site.rows`.
     pub branches: &'a [Branch],
     pub pass: &'a Pass,
@@ -97,6 +111,31 @@ impl<'a> std::ops::Deref for AttentionSite<'a> {
 }
 
 impl AttentionSite<'_> {
+    /// Text tokens among `count` queries; empty where the queries are video only.
+    pub fn text_queries(&self, count: usize) -> Range<usize> {
+        match (self.queries, self.kind) {
+            (Queries::Text, _) => 0..count,
+            (Queries::All, SiteKind::Joint) => self.text.clone(),
+            _ => 0..0,
+        }
+    }
+
+    /// Video tokens among `count` queries: what [`Self::text_queries`] leaves.
+    ///
+    /// # Errors
+    /// When the text lies inside the video tokens, or beyond the queries.
+    pub fn video_queries(&self, count: usize) -> Result<Range<usize>> {
+        rest_of(&self.text_queries(count), count)
+    }
+
+    /// Video tokens among `count` keys: what [`Site::text`] leaves.
+    ///
+    /// # Errors
+    /// When the text lies inside the video tokens, or beyond the keys.
+    pub fn video_keys(&self, count: usize) -> Result<Range<usize>> {
+        rest_of(&self.text, count)
+    }
+
     /// The branch of each batch entry.
     pub fn batch(&self) -> impl Iterator<Item = &Branch> {
         self.rows.iter().map(|&row| &self.branches[row])
@@ -106,6 +145,16 @@ impl AttentionSite<'_> {
     pub fn reference_of(&self, branch: &Branch) -> Option<usize> {
         let reference = branch.reference?;
         self.rows.iter().position(|&row| row == reference)
+    }
+}
+
+/// `0..count` without `part`, which is at one of its ends.
+fn rest_of(part: &Range<usize>, count: usize) -> Result<Range<usize>> {
+    match (part.is_empty(), part.start, part.end) {
+        (true, ..) => Ok(0..count),
+        (_, 0, end) if end <= count => Ok(end..count),
+        (_, start, end) if end == count => Ok(0..start),
+        _ => bail!("text tokens {part:?} are at neither end of {count} tokens"),
     }
 }
 
@@ -154,6 +203,12 @@ pub trait AttentionProcessor {
     /// At a feature site; returns the hidden states `[B, L, D]` the network goes on with.
     fn inject(&mut self, hidden: Tensor, _site: &FeatureSite) -> Result<Tensor> {
         Ok(hidden)
+    }
+
+    /// The rows of the pass changed: new row `i` continues the old row `sources[i]`, as `branches[i]`. For controls that
+    /// keep something per row.
+    fn fork(&mut self, _sources: &[usize], _branches: &[Branch]) -> Result<()> {
+        Ok(())
     }
 
     /// After the last layer of a pass.

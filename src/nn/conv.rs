@@ -3,7 +3,7 @@
 
 use super::cpu::{self, View, conv::Packed};
 use super::resample::upsample_nearest_2x;
-use candle_core::{Device, Result, Tensor, bail};
+use candle_core::{DType, Device, Result, Tensor, bail};
 use candle_nn::VarBuilder;
 use std::sync::{Arc, OnceLock};
 
@@ -80,9 +80,7 @@ impl Conv2d {
     /// `[T, Cin, H, W]` to `[T, Cout, H', W']`.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         match &self.weights {
-            Weights::Plain { kernel, bias } => {
-                add_bias(x.conv2d(kernel, self.padding, self.stride, 1, 1)?, bias.as_ref())
-            }
+            Weights::Plain { kernel, bias } => add_bias(convolve(x, kernel, self.padding, self.stride)?, bias.as_ref()),
             Weights::Packed { packed, .. } => run(packed, &[x], None),
         }
     }
@@ -118,7 +116,7 @@ impl Conv3d {
             Weights::Packed { packed, .. } => return run(packed, parts, residual),
         };
         let x = if let [x] = parts { (*x).clone() } else { Tensor::cat(parts, 0)? };
-        let y = x.conv2d(kernel, self.padding, 1, 1, 1)?; // [T + kt - 1, kt * Cout, H, W]
+        let y = convolve(&x, kernel, self.padding, 1)?; // [T + kt - 1, kt * Cout, H, W]
         let frames = x.dim(0)? - self.context();
         let channels = kernel.dim(0)? / self.kt;
         let mut sum = y.narrow(0, 0, frames)?.narrow(1, 0, channels)?;
@@ -128,6 +126,15 @@ impl Conv3d {
         let sum = add_bias(sum, bias.as_ref())?;
         residual.map_or(Ok(sum.clone()), |residual| sum + residual)
     }
+}
+
+/// candle's `conv2d`, which has no bf16 on the CPU: there it runs in f32.
+fn convolve(x: &Tensor, weight: &Tensor, padding: usize, stride: usize) -> Result<Tensor> {
+    if x.dtype() == DType::BF16 && x.device().is_cpu() {
+        let y = x.to_dtype(DType::F32)?.conv2d(&weight.to_dtype(DType::F32)?, padding, stride, 1, 1)?;
+        return y.to_dtype(DType::BF16);
+    }
+    x.conv2d(weight, padding, stride, 1, 1)
 }
 
 fn add_bias(y: Tensor, bias: Option<&Tensor>) -> Result<Tensor> {

@@ -1,7 +1,21 @@
 //! Noise schedules and samplers. A scheduler knows the noise levels and how to take a step; it draws no random numbers
 //! (noise is an argument) and works on the whole timeline in f32.
+//!
+//! Two samplers, as CogVideoX uses them: DDIM ([`SchedulerKind::Ddim`]) and the SDE form of DPM-Solver++ 2M
+//! ([`SchedulerKind::Dpmpp2mSde`]). Both run on either of two tables of noise levels: diffusers' and that of SAT, the
+//! framework of the original release ([`Table`]); the levels of each step are in `levels`, the two update rules in `ddim`
+//! and `dpmpp_2m`.
 
+mod config;
+mod ddim;
+mod dpmpp_2m;
+mod levels;
+
+pub use config::{BetaSchedule, PredictionType, ScheduleConfig, TimestepSpacing};
+
+use anyhow::{Result as AnyResult, anyhow, bail};
 use candle_core::{Result, Tensor};
+use std::{fmt, str::FromStr};
 
 /// A sampler over a fixed list of timesteps.
 pub trait Scheduler {
@@ -17,7 +31,8 @@ pub trait Scheduler {
     fn needs_noise(&self, index: usize) -> bool;
 
     /// One step: `prediction` is the (guided) network output for `sample` at `timesteps()[index]`, all `[F, C, H, W]` in
-    /// f32. Steps are taken in order; `noise` is unit noise of the same shape where [`Scheduler::needs_noise`] says so.
+    /// f32. Steps are taken in order; `noise` is unit noise of the same shape where [`Scheduler::needs_noise`] says so, and
+    /// not looked at elsewhere. Fails on an index past the end, on missing noise or missing state and on unequal shapes.
     fn step(&mut self, index: usize, prediction: &Tensor, sample: &Tensor, noise: Option<&Tensor>) -> Result<Tensor>;
 
     /// The estimate of the clean sample at step `index`.
@@ -28,4 +43,134 @@ pub trait Scheduler {
 
     /// Goes on from a kept state.
     fn restore(&mut self, state: Option<Tensor>);
+}
+
+/// The samplers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum SchedulerKind {
+    /// diffusers' CogVideoXDDIMScheduler; SAT's VideoDDIMSampler.
+    Ddim,
+    /// diffusers' CogVideoXDPMScheduler; SAT's VPSDEDPMPP2MSampler.
+    Dpmpp2mSde,
+}
+
+impl SchedulerKind {
+    /// From `_class_name` of a `scheduler_config.json`.
+    pub fn from_class_name(name: &str) -> AnyResult<Self> {
+        match name {
+            "CogVideoXDDIMScheduler" => Ok(Self::Ddim),
+            "CogVideoXDPMScheduler" => Ok(Self::Dpmpp2mSde),
+            _ => bail!(
+                "scheduler_config.json: `_class_name` is \"{name}\"; known are CogVideoXDDIMScheduler and \
+                 CogVideoXDPMScheduler"
+            ),
+        }
+    }
+}
+
+impl FromStr for SchedulerKind {
+    type Err = anyhow::Error;
+
+    fn from_str(word: &str) -> AnyResult<Self> {
+        match word {
+            "ddim" => Ok(Self::Ddim),
+            "dpmpp-2m-sde" | "dpm" => Ok(Self::Dpmpp2mSde),
+            _ => Err(anyhow!("unknown scheduler \"{word}\": ddim or dpmpp-2m-sde (short: dpm)")),
+        }
+    }
+}
+
+impl fmt::Display for SchedulerKind {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.pad(match self {
+            Self::Ddim => "ddim",
+            Self::Dpmpp2mSde => "dpmpp-2m-sde",
+        })
+    }
+}
+
+/// Which timesteps are visited, and at which noise levels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Table {
+    /// One table over all training timesteps, everywhere; timesteps by the config's `timestep_spacing`.
+    Diffusers,
+    /// SAT's: its own timesteps, and the zero-SNR rescale applied to the chosen levels only (spec/ditctrl.md 1.4).
+    Sat,
+}
+
+impl FromStr for Table {
+    type Err = anyhow::Error;
+
+    fn from_str(word: &str) -> AnyResult<Self> {
+        match word {
+            "diffusers" => Ok(Self::Diffusers),
+            "sat" => Ok(Self::Sat),
+            _ => Err(anyhow!("unknown schedule \"{word}\": diffusers or sat")),
+        }
+    }
+}
+
+impl fmt::Display for Table {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.pad(match self {
+            Self::Diffusers => "diffusers",
+            Self::Sat => "sat",
+        })
+    }
+}
+
+/// A sampler for a run of `steps` steps.
+///
+/// `eta` in `0..=1` is the share of DDPM's noise that DDIM adds (0: none); the SDE sampler has no such setting, and
+/// another value than 0 is refused there rather than ignored. Fails, naming the key of `scheduler_config.json` or the
+/// flag, on values outside their range and on combinations that give no finite step.
+pub fn build(
+    config: &ScheduleConfig,
+    kind: SchedulerKind,
+    table: Table,
+    steps: usize,
+    eta: f64,
+) -> AnyResult<Box<dyn Scheduler>> {
+    if !(0.0..=1.0).contains(&eta) {
+        bail!("--eta is {eta}: it must lie between 0 and 1")
+    }
+    let levels = levels::Levels::new(config, table, steps)?;
+    match kind {
+        SchedulerKind::Ddim => Ok(Box::new(ddim::Ddim::new(levels, eta)?)),
+        SchedulerKind::Dpmpp2mSde if eta != 0.0 => {
+            bail!(
+                "--eta {eta} has no effect on {kind}, which always adds its full noise: use it with ddim, or leave it out"
+            )
+        }
+        SchedulerKind::Dpmpp2mSde => Ok(Box::new(dpmpp_2m::Dpmpp2m::new(levels)?)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_round_trip() {
+        for kind in [SchedulerKind::Ddim, SchedulerKind::Dpmpp2mSde] {
+            assert_eq!(kind.to_string().parse::<SchedulerKind>().unwrap(), kind);
+        }
+        for table in [Table::Diffusers, Table::Sat] {
+            assert_eq!(table.to_string().parse::<Table>().unwrap(), table);
+        }
+        assert_eq!("dpm".parse::<SchedulerKind>().unwrap(), SchedulerKind::Dpmpp2mSde);
+        assert!("euler".parse::<SchedulerKind>().unwrap_err().to_string().contains("dpmpp-2m-sde"));
+        assert!("SAT".parse::<Table>().is_err());
+        assert!(SchedulerKind::from_class_name("DDIMScheduler").unwrap_err().to_string().contains("_class_name"));
+    }
+
+    #[test]
+    fn bad_eta_is_refused() {
+        let config = ScheduleConfig::cogvideox(3.0);
+        let refused = |kind, eta| build(&config, kind, Table::Diffusers, 4, eta).err().unwrap().to_string();
+        assert!(refused(SchedulerKind::Ddim, -0.1).contains("--eta"));
+        assert!(refused(SchedulerKind::Ddim, 1.5).contains("--eta"));
+        assert!(refused(SchedulerKind::Ddim, f64::NAN).contains("--eta"));
+        assert!(refused(SchedulerKind::Dpmpp2mSde, 0.5).contains("ddim"));
+    }
 }

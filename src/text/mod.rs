@@ -1,1 +1,8 @@
+//! Tokenizers and text encoders.
 
+mod special;
+mod spiece;
+mod tokenizer;
+mod words;
+
+pub use tokenizer::{Tokenizer, Tokens};

@@ -1,1 +1,308 @@
+//! Where weights come from, their names and their dtype: the only room that opens weight files.
+//!
+//! A model is a folder in the diffusers layout (`model_index.json`, and one directory for each part), wherever it lives: in
+//! the binary, in a folder, in the hub's cache. All are read by the same code. Weights are safetensors; pickles are refused
+//! and never opened. Opening a model reads its configuration files, opening a part the headers of its weight files;
+//! weights are read when a network asks for them, one tensor at a time.
+//!
+//! Everything here comes from outside: sizes are checked before memory is taken, names of files stay inside the model,
+//! and what is wrong is said in one line that names the file and what to do ([`ModelError`]).
 
+mod backend;
+mod cache;
+mod convert;
+mod embedded;
+mod error;
+mod files;
+mod header;
+#[cfg(feature = "hub")]
+mod hub;
+mod info;
+mod part;
+mod source;
+
+#[cfg(test)]
+mod hostile;
+#[cfg(all(test, feature = "hub"))]
+mod hub_tests;
+#[cfg(test)]
+mod tests;
+
+pub use cache::short_names;
+pub use embedded::EMBEDDED;
+pub use error::ModelError;
+pub use info::{FileInfo, ModelInfo, Native, PartInfo, PartState, info, native};
+pub use part::{Part, TensorInfo};
+
+use cache::{Hub, HubId};
+use error::{Result, refuse};
+use serde::de::DeserializeOwned;
+use source::Source;
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Pipeline classes (`_class_name` of `model_index.json`) that this program runs.
+pub const PIPELINES: [&str; 1] = ["CogVideoXPipeline"];
+
+const MODEL_INDEX: &str = "model_index.json";
+
+/// Told of downloads. All methods do nothing by default.
+pub trait Download {
+    /// Before the first of `files` files of a model, `bytes` together (0 when the hub does not say).
+    fn begin(&mut self, _model: &str, _files: usize, _bytes: u64) {}
+
+    /// A file begins, at its first byte; again when a broken download goes on, then followed by what had arrived.
+    fn file(&mut self, _path: &str, _bytes: u64) {}
+
+    /// So many bytes of the file have arrived since the last call.
+    fn advance(&mut self, _bytes: u64) {}
+
+    /// After the last file.
+    fn end(&mut self) {}
+}
+
+impl Download for () {}
+
+/// A model in the diffusers folder layout, wherever it lives. Cheap to clone. Opening reads no weights.
+#[derive(Clone)]
+pub struct ModelFolder(Arc<Inner>);
+
+struct Inner {
+    name: String,
+    source: Source,
+    /// Commit of a hub model.
+    revision: Option<String>,
+    index: ModelIndex,
+    /// Parts opened so far: their headers are read and their files hashed once.
+    parts: Mutex<HashMap<String, Part>>,
+}
+
+/// `model_index.json`.
+#[derive(Debug, serde::Deserialize)]
+struct ModelIndex {
+    #[serde(rename = "_class_name")]
+    class: String,
+    /// Component name to library and class; other keys are options of the pipeline.
+    #[serde(flatten)]
+    entries: serde_json::Value,
+}
+
+impl ModelFolder {
+    /// Opens a model by its name: `toyland` (in the binary), a folder, a short name ([`short_names`]) or a hub id
+    /// `org/name[@revision]`. What is not in a folder is looked for in the hub's cache, then fetched into it (feature `hub`),
+    /// unless `offline` or HF_HUB_OFFLINE forbid that.
+    pub fn open(spec: &str, offline: bool) -> anyhow::Result<Self> {
+        Self::open_with(spec, offline, &mut ())
+    }
+
+    /// [`ModelFolder::open`] that reports downloads.
+    pub fn open_with(spec: &str, offline: bool, progress: &mut dyn Download) -> anyhow::Result<Self> {
+        Ok(Self::resolve(spec, || Hub::from_env(offline), progress)?)
+    }
+
+    /// The model inside the binary.
+    pub fn embedded() -> Self {
+        let source = Source::Embedded { name: EMBEDDED, files: embedded::TOYLAND };
+        // a test opens it
+        Self::from_source(EMBEDDED.to_owned(), source, None).expect("the embedded model is well formed")
+    }
+
+    /// A folder of this machine.
+    pub fn folder(path: &Path) -> anyhow::Result<Self> {
+        Ok(Self::from_folder(path)?)
+    }
+
+    fn resolve(spec: &str, hub: impl FnOnce() -> Hub, progress: &mut dyn Download) -> Result<Self> {
+        if spec == EMBEDDED {
+            return Ok(Self::embedded());
+        }
+        let path = Path::new(spec);
+        let ids = HubId::parse(spec);
+        let Some(first) = ids.first().filter(|_| !path.exists()) else {
+            if !path.exists() && Path::new(spec).components().count() <= 1 {
+                return Err(unknown(spec));
+            }
+            return Self::from_folder(path);
+        };
+        let hub = hub();
+        let mut incomplete = None;
+        for id in &ids {
+            let Some((commit, folder)) = hub.snapshot(id) else { continue };
+            let source = Source::Folder(folder);
+            let missing = match source.has(MODEL_INDEX) {
+                true => files::missing(&source)?,
+                false => vec![MODEL_INDEX.to_owned()],
+            };
+            if missing.is_empty() {
+                return Self::from_source(id.name(), source, Some(commit));
+            }
+            incomplete.get_or_insert((id, missing));
+        }
+        if hub.offline {
+            let cache = hub.cache.display();
+            match incomplete {
+                Some((id, missing)) => {
+                    let missing: Vec<&str> = missing.iter().map(String::as_str).collect();
+                    let (name, missing) = (id.name(), part::list(&missing));
+                    refuse!(
+                        "{name}: incomplete in the cache {cache} (no {missing}) and the network is off; go online once"
+                    )
+                }
+                None => {
+                    let name = first.name();
+                    refuse!("{name}: no such folder, not in the cache {cache}, and the network is off; go online once")
+                }
+            }
+        }
+        #[cfg(feature = "hub")]
+        {
+            // what an older name has begun is finished under that name
+            let id = incomplete.map_or(first, |(id, _)| id);
+            let (commit, folder) = hub::download(&hub, id, progress)?;
+            Self::from_source(id.name(), Source::Folder(folder), Some(commit))
+        }
+        #[cfg(not(feature = "hub"))]
+        {
+            let _ = progress;
+            let (name, cache) = (first.name(), hub.cache.display());
+            refuse!(
+                "{name}: no such folder and not in the cache {cache}; this build has no hub access (feature `hub`), so \
+                 download the model and give its folder"
+            )
+        }
+    }
+
+    fn from_folder(path: &Path) -> Result<Self> {
+        let shown = path.display();
+        if !path.is_dir() {
+            let file = path.file_name().unwrap_or_default().to_string_lossy();
+            match () {
+                _ if files::is_pickle(&file) => return Err(part::pickled(&shown.to_string())),
+                _ if path.exists() => {
+                    refuse!("{shown}: a file, not a model folder; give the folder with {MODEL_INDEX} in it")
+                }
+                _ => refuse!("{shown}: no such folder"),
+            }
+        }
+        Self::from_source(shown.to_string(), Source::Folder(path.to_owned()), None)
+    }
+
+    fn from_source(name: String, source: Source, revision: Option<String>) -> Result<Self> {
+        if !source.has(MODEL_INDEX) {
+            refuse!("{}: no such file; a model folder of diffusers has one", source.show(MODEL_INDEX));
+        }
+        let index: ModelIndex = json(&source, MODEL_INDEX)?;
+        if !PIPELINES.contains(&index.class.as_str()) {
+            let (place, class) = (source.show(MODEL_INDEX), &index.class);
+            refuse!("{place}: pipeline class {class:?} is not supported; supported: {}", PIPELINES.join(", "));
+        }
+        Ok(Self(Arc::new(Inner { name, source, revision, index, parts: Mutex::default() })))
+    }
+
+    /// The name the model was opened by, for messages and the manifest.
+    pub fn name(&self) -> &str {
+        &self.0.name
+    }
+
+    /// Where the model's files are, for messages.
+    pub fn place(&self) -> String {
+        self.0.source.place()
+    }
+
+    /// The commit of a model from the hub.
+    pub fn revision(&self) -> Option<&str> {
+        self.0.revision.as_deref()
+    }
+
+    /// The pipeline class, one of [`PIPELINES`].
+    pub fn class(&self) -> &str {
+        &self.0.index.class
+    }
+
+    /// Whether the model has a file of this path (`tokenizer/spiece.model`).
+    pub fn has(&self, path: &str) -> bool {
+        self.0.source.has(path)
+    }
+
+    /// A small file as a whole: a configuration, a tokenizer. At most 64 MiB.
+    pub fn read(&self, path: &str) -> anyhow::Result<Vec<u8>> {
+        Ok(self.0.source.read(path, files::SMALL_FILE)?)
+    }
+
+    /// A JSON file. Errors name the file and the key.
+    pub fn json<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<T> {
+        Ok(json(&self.0.source, path)?)
+    }
+
+    /// A part with weights: `transformer`, `vae`, `text_encoder`. Reads the headers of its weight files; errors when the part
+    /// is missing, damaged or pickled.
+    pub fn part(&self, name: &str) -> anyhow::Result<Part> {
+        let mut parts = self.0.parts.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(part) = parts.get(name) {
+            return Ok(part.clone());
+        }
+        let Some(part) = Part::open(&self.0.source, name)? else { return Err(self.missing(name).into()) };
+        check_class(&self.0.source, name)?;
+        parts.insert(name.to_owned(), part.clone());
+        Ok(part)
+    }
+
+    /// The error of a part without weights.
+    fn missing(&self, name: &str) -> ModelError {
+        let source = &self.0.source;
+        if !source::is_inside(name) {
+            return ModelError::new(format!("{name:?} is not the name of a part of {}", source.place()));
+        }
+        let looked = ["diffusion_pytorch_model.safetensors", "model.safetensors"].join(", ");
+        ModelError::new(format!(
+            "{}: part {name:?} is missing: looked for {looked}, their .fp16 and .bf16 forms and their index files",
+            source.show(name)
+        ))
+    }
+}
+
+/// The error of a name that is neither a folder nor one of ours nor of the hub's form.
+fn unknown(spec: &str) -> ModelError {
+    const ALIKE: f64 = 0.6;
+    let known: Vec<&str> = std::iter::once(EMBEDDED).chain(short_names()).collect();
+    let scored = known.iter().map(|name| (strsim::normalized_levenshtein(&spec.to_ascii_lowercase(), name), name));
+    let near = scored.max_by(|a, b| a.0.total_cmp(&b.0)).filter(|(score, _)| *score >= ALIKE);
+    let hint = near.map(|(_, name)| format!("; did you mean {name}?")).unwrap_or_default();
+    ModelError::new(format!(
+        "{spec:?}: no such folder, and no known model; known: {}; others as org/name{hint}",
+        known.join(", ")
+    ))
+}
+
+/// Refuses a part whose configuration says that it is something else than the pipeline needs.
+fn check_class(source: &Source, name: &str) -> Result<()> {
+    let path = format!("{name}/config.json");
+    let Some((_, classes)) = files::WEIGHTED.iter().find(|(part, _)| *part == name) else { return Ok(()) };
+    if !source.has(&path) {
+        return Ok(()); // the reader of the configuration says so
+    }
+    let config: serde_json::Value = json(source, &path)?;
+    let key = if name == "text_encoder" { "model_type" } else { "_class_name" };
+    match config[key].as_str() {
+        Some(class) if !classes.contains(&class) => {
+            refuse!("{}: {key} {class:?} is not supported here; supported: {}", source.show(&path), classes.join(", "))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Reads a JSON file; errors name the file and the key.
+fn json<T: DeserializeOwned>(source: &Source, path: &str) -> Result<T> {
+    let text = source.read(path, files::SMALL_FILE)?;
+    let mut reader = serde_json::Deserializer::from_slice(&text);
+    let value = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
+        let key = error.path().to_string();
+        let key = if key == "." { String::new() } else { format!("key {key:?}: ") };
+        ModelError::new(format!("{}: {key}{}", source.show(path), error.inner()))
+    })?;
+    match reader.end() {
+        Ok(()) => Ok(value),
+        Err(error) => refuse!("{}: {error}", source.show(path)),
+    }
+}

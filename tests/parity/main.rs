@@ -3,4 +3,8 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod schedulers;
+mod text;
 mod tiny;
+mod transformer;
+mod vae;

@@ -25,7 +25,7 @@ from transformers import T5Config, T5EncoderModel
 
 GOLDEN = pathlib.Path(__file__).resolve().parent.parent / "golden"
 
-_TEXT = dict(vocab_size=128, d_model=32, d_kv=12, d_ff=40, num_layers=2, num_heads=3, feed_forward_proj="gated-gelu",
+_TEXT = dict(vocab_size=600, d_model=32, d_kv=12, d_ff=40, num_layers=2, num_heads=3, feed_forward_proj="gated-gelu",
              dropout_rate=0.0, is_encoder_decoder=False, use_cache=False, tie_word_embeddings=False)
 _VAE = dict(block_out_channels=(8, 8, 16, 16), latent_channels=4, norm_num_groups=4, layers_per_block=1,
             sample_height=48, sample_width=80, scaling_factor=1.15258426)

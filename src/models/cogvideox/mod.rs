@@ -1,5 +1,6 @@
 //! CogVideoX (arXiv 2408.06072): the transformer and the causal autoencoder, after diffusers' `CogVideoXTransformer3DModel`
 //! and `AutoencoderKLCogVideoX`.
 
+pub mod positions;
 pub mod transformer;
 pub mod vae;

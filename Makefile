@@ -1,0 +1,32 @@
+# The commands of a day. `make` alone lists them.
+
+VIDGEN := target/release/vidgen
+DEMO   := out/seasons.mp4
+
+.PHONY: help deps build demo test lint bench
+
+help:
+	@echo 'make demo    install what is missing, build, render a video on the embedded model'
+	@echo 'make test    run all tests'
+	@echo 'make build   the release binary, target/release/vidgen'
+	@echo 'make lint    formatting, clippy and documentation, warnings denied'
+	@echo 'make deps    FFmpeg development files, pkg-config, clang'
+
+deps:
+	@scripts/deps.sh
+
+build: deps
+	cargo build --release --locked
+
+demo: build
+	@mkdir -p out
+	$(VIDGEN) multi-prompt prompts/seasons.txt --seed 7 -y -o $(DEMO)
+
+test: deps
+	cargo test --locked
+
+lint: deps
+	cargo fmt --check
+	cargo clippy --locked --all-targets -- -D warnings
+	cargo clippy --locked --no-default-features --all-targets -- -D warnings
+	RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps

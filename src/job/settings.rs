@@ -1,0 +1,312 @@
+//! What was asked for, from wherever: flags, environment, scripts, project and user files.
+//!
+//! One field is one setting: its flag, its environment variable and its key in files come from the same place, so that they
+//! cannot drift apart. (That is why clap's derive stands here and not in `cli`.) Nothing is resolved yet; see
+//! [`super::Job`].
+
+use super::values::{
+    DeviceSpec, Duration, ManifestMode, Parity, Precision, Seed, Size, TextCacheAt, Tiling, Uncond, text,
+};
+use crate::guidance::GuidanceSchedule;
+use crate::schedulers::{SchedulerKind, Table};
+use crate::storyboard::Transition;
+use crate::timeline::BlendMode;
+use crate::video::{Codec, PixelFormat, Rate};
+use clap::Args;
+use clap::builder::FalseyValueParser;
+use serde::Deserialize;
+use std::path::PathBuf;
+
+/// The settings of a run, each absent until someone says it.
+#[derive(Debug, Clone, Default, PartialEq, Args, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    /// Model: a folder in diffusers layout, a hub id (org/name[@revision]), a known name, or toyland, which is built in
+    #[arg(short, long, env = "VIDGEN_MODEL", value_name = "NAME|DIR", help_heading = "Model and machine")]
+    #[arg(aliases = ["model-path", "model_path", "ckpt-dir", "ckpt_dir", "checkpoint-path", "checkpoint_path"])]
+    pub model: Option<String>,
+
+    /// What not to show; replaces the unconditional text
+    #[arg(short, long, env = "VIDGEN_NEGATIVE_PROMPT", value_name = "TEXT")]
+    #[arg(aliases = ["negative_prompt", "negative", "n-prompt", "n_prompt"])]
+    pub negative_prompt: Option<String>,
+
+    /// Added to every prompt
+    #[arg(long, env = "VIDGEN_STYLE", value_name = "TEXT", aliases = ["head-prompt", "head_prompt"])]
+    pub style: Option<String>,
+
+    /// Denoising steps [default: the model's]
+    #[arg(long, env = "VIDGEN_STEPS", value_name = "N")]
+    #[arg(aliases = ["num-inference-steps", "num_inference_steps", "sample-steps", "sample_steps", "ddim-steps", "ddim_steps", "num-steps", "num_steps"])]
+    pub steps: Option<usize>,
+
+    /// Guidance scale, also as a schedule: 6, wave:6, ramp:1..6 [default: the model's]
+    #[arg(long, env = "VIDGEN_GUIDANCE_SCALE", value_name = "X")]
+    #[arg(aliases = ["guidance_scale", "cfg-scale", "cfg_scale", "cfg", "guidance", "sample-guide-scale", "sample_guide_scale"])]
+    #[serde(deserialize_with = "text")]
+    pub guidance_scale: Option<GuidanceSchedule>,
+
+    /// Seed, a number or random [default: random, printed and stored]
+    #[arg(short, long, env = "VIDGEN_SEED", value_name = "N", allow_negative_numbers = true, aliases = ["base-seed", "base_seed"])]
+    #[serde(deserialize_with = "text")]
+    pub seed: Option<Seed>,
+
+    /// Width in pixels [default: the model's]
+    #[arg(short = 'W', long, env = "VIDGEN_WIDTH", value_name = "N")]
+    pub width: Option<usize>,
+
+    /// Height in pixels [default: the model's]
+    #[arg(short = 'H', long, env = "VIDGEN_HEIGHT", value_name = "N")]
+    pub height: Option<usize>,
+
+    /// Width and height in pixels, as 144x96
+    #[arg(long, env = "VIDGEN_SIZE", value_name = "WxH", conflicts_with_all = ["width", "height"])]
+    #[serde(deserialize_with = "text")]
+    pub size: Option<Size>,
+
+    /// Frames of the video, exactly [default: the model's, or what the windows make]
+    #[arg(long, env = "VIDGEN_FRAMES", value_name = "N", conflicts_with = "duration")]
+    #[arg(aliases = ["num-frames", "num_frames", "video-frames", "video_frames", "frame-num", "frame_num", "length"])]
+    pub frames: Option<usize>,
+
+    /// Length of the video: 6, 6s, 1m30s
+    #[arg(long, env = "VIDGEN_DURATION", value_name = "SECONDS")]
+    #[serde(deserialize_with = "text")]
+    pub duration: Option<Duration>,
+
+    /// Frames per second of the file [default: the model's]
+    #[arg(long, env = "VIDGEN_FPS", value_name = "N")]
+    #[arg(aliases = ["frame-rate", "frame_rate", "sampling-fps", "sampling_fps", "out-fps", "out_fps"])]
+    #[serde(deserialize_with = "text")]
+    pub fps: Option<Rate>,
+
+    /// How scenes follow each other: blend (overlapping windows) or cut
+    #[arg(long, env = "VIDGEN_TRANSITION", value_name = "KIND", help_heading = "Windows")]
+    #[serde(deserialize_with = "text")]
+    pub transition: Option<Transition>,
+
+    /// Latent frames that neighbouring windows share [default: the model's]
+    #[arg(long, env = "VIDGEN_OVERLAP", value_name = "N", help_heading = "Windows", aliases = ["overlap-size", "overlap_size"])]
+    pub overlap: Option<usize>,
+
+    /// Windows with interpolated text between two prompts [default: the model's]
+    #[arg(long, env = "VIDGEN_TRANSITION_WINDOWS", value_name = "N", help_heading = "Windows")]
+    #[arg(aliases = ["transition_windows", "num-transition-blocks", "num_transition_blocks"])]
+    pub transition_windows: Option<usize>,
+
+    /// Windows added to each prompt that is neither first nor last
+    #[arg(long, env = "VIDGEN_HOLD", value_name = "N", help_heading = "Windows", aliases = ["longer-mid-segment", "longer_mid_segment"])]
+    pub hold: Option<usize>,
+
+    /// Sampler: ddim or dpmpp-2m-sde [default: the model's]
+    #[arg(long, env = "VIDGEN_SCHEDULER", value_name = "NAME", help_heading = "Sampling")]
+    #[arg(aliases = ["sampler", "sampling-method", "sampling_method", "sample-solver", "sample_solver"])]
+    #[serde(deserialize_with = "text")]
+    pub scheduler: Option<SchedulerKind>,
+
+    /// Shift of the noise levels (signal-to-noise ratio divided by it) [default: the model's]
+    #[arg(long, env = "VIDGEN_SHIFT", value_name = "X", help_heading = "Sampling", aliases = ["flow-shift", "flow_shift"])]
+    pub shift: Option<f64>,
+
+    /// Fresh noise per DDIM step, 0 to 1
+    #[arg(long, env = "VIDGEN_ETA", value_name = "X", help_heading = "Sampling")]
+    pub eta: Option<f64>,
+
+    /// Videos to make, with consecutive seeds
+    #[arg(long, env = "VIDGEN_NUM_VIDEOS", value_name = "N", aliases = ["num_videos", "batch-count", "batch_count", "n-samples", "n_samples"])]
+    pub num_videos: Option<usize>,
+
+    /// Initial noise from a safetensors file: noise [1, F, C, H, W], optionally step_noise [steps, 1, F, C, H, W]
+    #[arg(
+        long,
+        env = "VIDGEN_INIT_NOISE",
+        value_name = "FILE",
+        help_heading = "Reproducing another program's run",
+        alias = "init_noise"
+    )]
+    pub init_noise: Option<PathBuf>,
+
+    /// Write the denoised latents to a safetensors file: latents [1, F, C, H, W]
+    #[arg(
+        long,
+        env = "VIDGEN_SAVE_LATENTS",
+        value_name = "FILE",
+        help_heading = "Reproducing another program's run",
+        alias = "save_latents"
+    )]
+    pub save_latents: Option<PathBuf>,
+
+    /// Noise-level table and coefficients: diffusers or sat
+    #[arg(long, env = "VIDGEN_SCHEDULE", value_name = "NAME", help_heading = "Reproducing another program's run")]
+    #[serde(deserialize_with = "text")]
+    pub schedule: Option<Table>,
+
+    /// Unconditional text: zeros (an all-zero embedding) or empty (the encoding of "")
+    #[arg(long, env = "VIDGEN_UNCOND", value_name = "KIND", help_heading = "Reproducing another program's run")]
+    #[serde(deserialize_with = "text")]
+    pub uncond: Option<Uncond>,
+
+    /// Weight of inner windows in the blend: repo (twice) or paper (once)
+    #[arg(long, env = "VIDGEN_BLEND", value_name = "KIND", help_heading = "Reproducing another program's run")]
+    #[serde(deserialize_with = "text")]
+    pub blend: Option<BlendMode>,
+
+    /// Set all of these as another program has them: diffusers, sat or paper
+    #[arg(long, env = "VIDGEN_PARITY", value_name = "NAME", help_heading = "Reproducing another program's run")]
+    #[serde(deserialize_with = "text")]
+    pub parity: Option<Parity>,
+
+    /// Where to compute: auto, cpu, cuda[:N] or metal
+    #[arg(short, long, env = "VIDGEN_DEVICE", value_name = "NAME", help_heading = "Model and machine", aliases = ["backend", "gpu"])]
+    #[serde(deserialize_with = "text")]
+    pub device: Option<DeviceSpec>,
+
+    /// Numbers to compute with: auto, f32, bf16 or f16
+    #[arg(long, env = "VIDGEN_DTYPE", value_name = "NAME", help_heading = "Model and machine", aliases = ["precision", "type"])]
+    #[serde(deserialize_with = "text")]
+    pub dtype: Option<Precision>,
+
+    /// CPU threads [default: physical cores]
+    #[arg(
+        short = 'j',
+        long,
+        env = "VIDGEN_THREADS",
+        value_name = "N",
+        help_heading = "Model and machine",
+        short_alias = 't'
+    )]
+    pub threads: Option<usize>,
+
+    /// Decode large frames in tiles: auto, on or off
+    #[arg(long, env = "VIDGEN_VAE_TILING", value_name = "MODE", help_heading = "Model and machine")]
+    #[arg(aliases = ["vae_tiling", "enable-tiling", "enable_tiling"])]
+    #[serde(deserialize_with = "text")]
+    pub vae_tiling: Option<Tiling>,
+
+    /// Size of a tile in pixels, as 360x240
+    #[arg(
+        long,
+        env = "VIDGEN_VAE_TILE_SIZE",
+        value_name = "WxH",
+        help_heading = "Model and machine",
+        alias = "vae_tile_size"
+    )]
+    #[serde(deserialize_with = "text")]
+    pub vae_tile_size: Option<Size>,
+
+    /// Latent frames decoded at a time
+    #[arg(long, env = "VIDGEN_VAE_CHUNK", value_name = "N", help_heading = "Model and machine", alias = "vae_chunk")]
+    pub vae_chunk: Option<usize>,
+
+    /// Where text embeddings are kept, or off [default: the user's cache directory]
+    #[arg(
+        long,
+        env = "VIDGEN_TEXT_CACHE",
+        value_name = "DIR|off",
+        help_heading = "Model and machine",
+        alias = "text_cache"
+    )]
+    #[serde(deserialize_with = "text")]
+    pub text_cache: Option<TextCacheAt>,
+
+    /// Never use the network
+    #[arg(long, env = "VIDGEN_OFFLINE", help_heading = "Model and machine")]
+    #[arg(num_args = 0, default_missing_value = "true", value_parser = FalseyValueParser::new())]
+    pub offline: Option<bool>,
+
+    /// Output; its suffix picks the format: .mp4 .webm .gif .y4m, NAME/ for a directory of PNGs, - for y4m on standard
+    /// output. {model} {seed} {slug} {index} {date} are filled in
+    #[arg(short, long, env = "VIDGEN_OUTPUT", value_name = "PATH", help_heading = "Output")]
+    #[arg(aliases = ["output-path", "output_path", "save-file", "save_file", "save-result-path", "save_result_path"])]
+    pub output: Option<String>,
+
+    /// Quality of the encoder, lower is better [default: 17 for H.264]
+    #[arg(long, env = "VIDGEN_CRF", value_name = "N", help_heading = "Output")]
+    pub crf: Option<u32>,
+
+    /// Encoder: h264, hevc, av1, vp9, mpeg4 ...
+    #[arg(long, env = "VIDGEN_CODEC", value_name = "NAME", help_heading = "Output")]
+    #[serde(deserialize_with = "text")]
+    pub codec: Option<Codec>,
+
+    /// Pixel format: yuv420p, yuv444p ...
+    #[arg(long, env = "VIDGEN_PIX_FMT", value_name = "NAME", help_heading = "Output", alias = "pix_fmt")]
+    #[serde(deserialize_with = "text")]
+    pub pix_fmt: Option<PixelFormat>,
+
+    /// Replace an existing output
+    #[arg(short = 'y', long, env = "VIDGEN_OVERWRITE", help_heading = "Output", alias = "force")]
+    #[arg(num_args = 0, default_missing_value = "true", value_parser = FalseyValueParser::new())]
+    pub overwrite: Option<bool>,
+
+    /// Do nothing where the output exists
+    #[arg(long, env = "VIDGEN_SKIP_EXISTING", help_heading = "Output", alias = "skip_existing")]
+    #[arg(num_args = 0, default_missing_value = "true", value_parser = FalseyValueParser::new())]
+    pub skip_existing: Option<bool>,
+
+    /// Where the record of the run goes: embed (into the video), sidecar (FILE.json), both or none
+    #[arg(long, env = "VIDGEN_MANIFEST", value_name = "WHERE", help_heading = "Output")]
+    #[serde(deserialize_with = "text")]
+    pub manifest: Option<ManifestMode>,
+}
+
+impl Settings {
+    /// These settings, and where they say nothing those of `lower`.
+    pub fn or(self, lower: Self) -> Self {
+        // ways to say one thing stay together: a flag's width is not mixed with a file's size
+        let lower = Self {
+            size: lower.size.filter(|_| self.width.is_none() && self.height.is_none()),
+            width: lower.width.filter(|_| self.size.is_none()),
+            height: lower.height.filter(|_| self.size.is_none()),
+            frames: lower.frames.filter(|_| self.duration.is_none()),
+            duration: lower.duration.filter(|_| self.frames.is_none()),
+            ..lower
+        };
+        macro_rules! first {
+            ($($field:ident),* $(,)?) => { Self { $($field: self.$field.or(lower.$field)),* } };
+        }
+        first!(
+            model,
+            negative_prompt,
+            style,
+            steps,
+            guidance_scale,
+            seed,
+            width,
+            height,
+            size,
+            frames,
+            duration,
+            fps,
+            transition,
+            overlap,
+            transition_windows,
+            hold,
+            scheduler,
+            shift,
+            eta,
+            num_videos,
+            init_noise,
+            save_latents,
+            schedule,
+            uncond,
+            blend,
+            parity,
+            device,
+            dtype,
+            threads,
+            vae_tiling,
+            vae_tile_size,
+            vae_chunk,
+            text_cache,
+            offline,
+            output,
+            crf,
+            codec,
+            pix_fmt,
+            overwrite,
+            skip_existing,
+            manifest,
+        )
+    }
+}

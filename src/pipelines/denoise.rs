@@ -1,0 +1,137 @@
+//! The denoising loop, written once. Every mode is a plan of windows, the texts they are asked for and a stack of attention
+//! processors for this loop.
+//!
+//! Each step asks the network about every window, guides, blends the overlapping estimates per latent frame and takes one
+//! sampler step on the whole timeline. What is blended is the guided prediction: on one timeline that is the same as
+//! blending estimates of the clean video, which DiTCtrl does (spec section 3), because the sampler's map from one to the
+//! other is the same for all windows.
+
+use super::rows::{self, RowPlan};
+use crate::attention::{AttentionProcessor, Guidance, Hooks, Pass};
+use crate::guidance::{self, GuidanceSchedule};
+use crate::models::{Denoiser, DenoiserRow};
+use crate::nn::sdpa::Sdpa;
+use crate::noise::{Noise, Stream};
+use crate::run::{Clock, Code, Event, Failure, Observer, Phase};
+use crate::schedulers::{Scheduler, Table};
+use crate::timeline::{Blend, BlendMode, ChunkPlan};
+use anyhow::{Context, Result};
+use candle_core::{DType, Device, Tensor};
+
+/// Latents of a timeline: frames (with the padding some models need in front), channels, height, width.
+pub type LatentShape = (usize, usize, usize, usize);
+
+/// Where the noise of a run comes from.
+#[derive(Debug, Clone)]
+pub enum NoiseSource {
+    Seeded(Noise),
+    /// Given tensors: `initial` `[F, C, H, W]` and, for samplers that add noise, `steps` `[steps, F, C, H, W]`.
+    Given {
+        initial: Tensor,
+        steps: Option<Tensor>,
+    },
+}
+
+impl NoiseSource {
+    fn initial(&self, (f, c, h, w): LatentShape, device: &Device) -> Result<Tensor> {
+        Ok(match self {
+            Self::Seeded(noise) => noise.latents(Stream::Initial, 0..f, 0, (c, h, w), device)?,
+            Self::Given { initial, .. } => initial.to_device(device)?,
+        })
+    }
+
+    fn step(&self, step: usize, (f, c, h, w): LatentShape, device: &Device) -> Result<Tensor> {
+        match self {
+            Self::Seeded(noise) => Ok(noise.latents(Stream::Step, 0..f, step as u64, (c, h, w), device)?),
+            Self::Given { steps: Some(steps), .. } => Ok(steps.get(step)?.to_device(device)?),
+            // noise from two sources would be neither run
+            Self::Given { steps: None, .. } => {
+                anyhow::bail!("this sampler adds noise at step {step}, and the given noise holds no step_noise")
+            }
+        }
+    }
+}
+
+/// Everything the loop works with.
+pub struct Denoising<'a> {
+    pub denoiser: &'a dyn Denoiser,
+    pub scheduler: &'a mut dyn Scheduler,
+    pub plan: &'a ChunkPlan,
+    /// One embedding `[L, D]` for each of the plan's texts.
+    pub texts: &'a [Tensor],
+    /// The embedding `[L, D]` of the unconditional half.
+    pub uncond: &'a Tensor,
+    pub guidance: GuidanceSchedule,
+    /// The program whose schedule is followed; dynamic guidance depends on it.
+    pub table: Table,
+    pub blend: BlendMode,
+    pub noise: &'a NoiseSource,
+    pub shape: LatentShape,
+    pub device: &'a Device,
+    pub stack: &'a mut [Box<dyn AttentionProcessor>],
+    pub kernel: Sdpa,
+    /// Rows that may share a batch.
+    pub micro_batch: usize,
+    /// Work that follows the loop, in steps; for the remaining time that is told.
+    pub after: f64,
+}
+
+/// Runs all steps; returns the denoised timeline `[F, C, H, W]` in f32.
+pub fn denoise(run: Denoising, observer: &mut dyn Observer) -> Result<Tensor> {
+    let Denoising { denoiser, scheduler, plan, texts, uncond, stack, .. } = run;
+    let timesteps = scheduler.timesteps().to_vec();
+    let mut timeline = (run.noise.initial(run.shape, run.device)? * scheduler.init_noise_sigma())?;
+    let mut blend = Blend::new(plan, run.blend);
+    let mut clock = Clock::new(timesteps.len(), run.after);
+    observer.event(&Event::Phase { phase: Phase::Denoise, of: timesteps.len(), what: String::new() })?;
+    for (step, &timestep) in timesteps.iter().enumerate() {
+        let pass = Pass { step, steps: timesteps.len(), timestep };
+        let scale = run.guidance.scale_in(run.table, step, timesteps.len(), timestep);
+        let guided = run.guidance.needs_uncond(step, timesteps.len(), timestep);
+        for window in 0..plan.windows.len() {
+            let RowPlan { rows, forks, estimates } = rows::plain(plan, window, guided);
+            let inputs = rows
+                .iter()
+                .map(|row| {
+                    let window = &plan.windows[row.window];
+                    let text = match row.guidance {
+                        Guidance::Uncond => uncond,
+                        Guidance::Cond => &texts[row.prompt],
+                    };
+                    Ok(DenoiserRow { latents: timeline.narrow(0, window.start, window.len)?, text: text.clone() })
+                })
+                .collect::<Result<Vec<_>>>()?;
+            let mut hooks = Hooks::new(pass.clone(), rows, forks, stack, run.kernel.clone(), run.micro_batch)?;
+            let outputs = denoiser.forward(&inputs, &mut hooks).with_context(|| format!("step {}", step + 1))?;
+            hooks.finish()?;
+            for estimate in estimates {
+                let prediction = match estimate.uncond {
+                    Some(uncond) => guidance::guide(&outputs[uncond], &outputs[estimate.cond], scale)?,
+                    None => outputs[estimate.cond].clone(),
+                };
+                match estimate.kind {
+                    Some(kind) => blend.accumulate_estimate(estimate.window, kind, &prediction)?,
+                    None => blend.accumulate(estimate.window, &prediction)?,
+                }
+            }
+        }
+        let prediction = blend.finish()?;
+        check_finite(&prediction, step, "transformer")?;
+        let noise = scheduler.needs_noise(step).then(|| run.noise.step(step, run.shape, run.device)).transpose()?;
+        timeline = scheduler.step(step, &prediction, &timeline, noise.as_ref())?;
+        check_finite(&timeline, step, "scheduler")?;
+        observer.event(&clock.step(step))?;
+    }
+    Ok(timeline)
+}
+
+/// NaN and infinity never become a video: the run stops and names where they came from.
+fn check_finite(latents: &Tensor, step: usize, module: &str) -> Result<()> {
+    let values = latents.flatten_all()?.to_dtype(DType::F32)?.to_vec1::<f32>()?;
+    if values.iter().all(|value| value.is_finite()) {
+        return Ok(());
+    }
+    let step = step + 1;
+    let message = format!("{module}: NaN or infinity in the latents at step {step}: try --dtype f32 or another --seed");
+    Err(Failure::message(Code::Numbers, message).into())
+}

@@ -1,0 +1,400 @@
+//! Records a few columns or regions of the attention probabilities (DiTCtrl, arXiv 2412.18597; its sections on mask
+//! guidance and on what the attention of an MM-DiT shows).
+//!
+//! The map of a word is the probability of the word's tokens as keys, for every video query, normalised over all keys,
+//! summed over the tokens, meant over heads, and meant over the layers recorded so far in this pass. So at layer `l` it
+//! covers layers up to `l` of the present step only: that is what the reference implementation's mask reads. (The paper
+//! also names the text queries' columns; the reference does not use them, nor do we.) Rows of the conditional half only.
+//!
+//! Maps belong to rows: they follow the rows through forks, and are dropped at the end of the pass. A control after the
+//! recorder reads them through the shared handle [`AttentionMaps`]; what a user asked to see is copied out of the pass by
+//! [`AttentionMap::keep`]. Unlike the reference no L x L map is made, only what was asked for.
+
+use super::when::Ranges;
+use crate::attention::{AttentionProcessor, AttentionSite, Branch, Guidance, Next, Pass, Qkv, SiteKind};
+use candle_core::{D, Device, Result, Tensor, bail};
+use std::cell::RefCell;
+use std::rc::Rc;
+
+/// A word (or words) and where its tokens are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Word {
+    /// For messages.
+    pub text: String,
+    /// Token positions in the text, for each conditioning of the plan ([`Branch::prompt`]); none where the word is not.
+    pub positions: Vec<Vec<u32>>,
+}
+
+impl Word {
+    /// Token positions in the text of a row.
+    pub(super) fn of(&self, branch: &Branch) -> &[u32] {
+        self.positions.get(branch.prompt).map_or(&[], Vec::as_slice)
+    }
+}
+
+/// A part of the probabilities, meant over heads and layers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum View {
+    /// Video queries on each word: `[words, F, H, W]`.
+    Words,
+    /// Text queries on text keys: `[L, L]`.
+    Text,
+    /// Queries of one frame on keys of the same frame: `[H W, H W]`.
+    Frame(usize),
+    /// One place of the grid in all frames, on itself: `[F, F]`.
+    Place { row: usize, column: usize },
+}
+
+/// A map that outlived its pass.
+#[derive(Debug, Clone)]
+pub struct Kept {
+    pub step: usize,
+    /// The last layer of its mean.
+    pub layer: usize,
+    pub branch: Branch,
+    pub view: View,
+    /// In f32 on the host; shape by [`View`].
+    pub map: Tensor,
+}
+
+#[derive(Debug, Clone, Default)]
+struct RowMaps {
+    /// Sums over layers, one for each view of the recorder.
+    sums: Vec<Tensor>,
+    layers: usize,
+    /// The layer recorded last.
+    last: Option<usize>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    rows: Vec<RowMaps>,
+    /// Whether the first map of a row is that of words.
+    words: bool,
+    /// The layer whose sites the recorder sees at present, whether or not it found rows to record.
+    layer: Option<usize>,
+    kept: Vec<Kept>,
+}
+
+/// The maps of the present pass, shared by the recorder that writes and the controls that read. Clones share.
+#[derive(Debug, Clone, Default)]
+pub struct AttentionMaps(Rc<RefCell<State>>);
+
+impl AttentionMaps {
+    /// The maps of all words together for a row, flattened: `[F H W]`, the mean over the layers so far. `layer` is the one
+    /// that asks: if the recorder saw it, the maps must hold it.
+    ///
+    /// # Errors
+    /// When nothing was recorded for the row, or its own layer not yet (the order of groups is then wrong).
+    pub fn foreground(&self, row: usize, layer: usize) -> Result<Vec<f32>> {
+        let state = self.0.borrow();
+        let words = state.rows.get(row).filter(|_| state.words).and_then(|maps| Some((maps, maps.sums.first()?)));
+        let Some((maps, words)) = words else {
+            bail!("no attention map was recorded for row {row} before layer {layer}")
+        };
+        if state.layer == Some(layer) && maps.last != Some(layer) {
+            bail!("layer {layer} asks for the attention map of row {row} before that row passed it")
+        }
+        (words.sum(0)? / maps.layers as f64)?.to_vec1()
+    }
+
+    /// Takes out the maps kept so far.
+    pub fn take(&self) -> Vec<Kept> {
+        std::mem::take(&mut self.0.borrow_mut().kept)
+    }
+}
+
+/// The recorder.
+pub struct AttentionMap {
+    maps: AttentionMaps,
+    words: Vec<Word>,
+    views: Vec<View>,
+    keep: Option<(Ranges, Ranges)>,
+    budget: usize,
+}
+
+impl AttentionMap {
+    /// Records the maps of `words` into `maps`.
+    pub fn new(maps: &AttentionMaps, words: Vec<Word>) -> Self {
+        let views = if words.is_empty() { Vec::new() } else { vec![View::Words] };
+        Self { maps: maps.clone(), words, views, keep: None, budget: 0 }
+    }
+
+    /// Records `views` as well (joint attention only) and keeps all views, as they are after the given layers of the given
+    /// steps, until [`AttentionMaps::take`]. More than `budget` bytes of maps is an error.
+    pub fn keep(mut self, views: &[View], steps: Ranges, layers: Ranges, budget: usize) -> Self {
+        self.views.extend_from_slice(views);
+        self.keep = Some((steps, layers));
+        self.budget = budget;
+        self
+    }
+
+    /// One view of one row at one site, meant over heads; words as `[words, F H W]`.
+    fn view(&self, view: View, qkv: &Qkv, site: &AttentionSite, branch: &Branch, next: &Next) -> Result<Tensor> {
+        let (queries, keys) = (qkv.q.dim(2)?, qkv.k.dim(2)?);
+        let (frames, height, width) = site.grid;
+        let video = site.video_queries(queries)?;
+        let of_keys = |queries: &Tensor, columns: Vec<u32>| {
+            let columns = Tensor::new(columns, qkv.q.device())?;
+            next.kernel().probe(queries, &qkv.k, qkv.scale, &columns)?.mean(1) // [B, L, J]
+        };
+        if view == View::Words {
+            let video = qkv.q.narrow(2, video.start, video.len())?;
+            let tokens = video.dim(0)? * video.dim(2)?;
+            let columns = self.columns(site, branch)?;
+            if columns.is_empty() {
+                return Tensor::zeros((self.words.len(), tokens), candle_core::DType::F32, qkv.q.device());
+            }
+            let members = self.words.iter().enumerate().flat_map(|(word, of)| of.of(branch).iter().map(move |_| word));
+            let mut sums = vec![0f32; columns.len() * self.words.len()]; // [J, words]
+            members.enumerate().for_each(|(column, word)| sums[column * self.words.len() + word] = 1.0);
+            let sums = Tensor::from_vec(sums, (columns.len(), self.words.len()), qkv.q.device())?;
+            let columns = of_keys(&video, columns)?.reshape((tokens, ()))?; // [F H W, J]
+            return columns.matmul(&sums)?.t()?.contiguous();
+        }
+        if site.kind != SiteKind::Joint || queries != keys {
+            bail!("{}: {view:?} is a view of joint attention", site.path)
+        }
+        let tokens: Vec<u32> = match view {
+            View::Text => site.text.clone().map(|token| token as u32).collect(),
+            View::Frame(frame) if frame < frames => {
+                (0..height * width).map(|token| (video.start + frame * height * width + token) as u32).collect()
+            }
+            View::Place { row, column } if row < height && column < width => {
+                (0..frames).map(|frame| (video.start + (frame * height + row) * width + column) as u32).collect()
+            }
+            _ => bail!("{view:?} is not in the grid of {frames} frames of {height} x {width} tokens"),
+        };
+        let queries = qkv.q.contiguous()?.index_select(&Tensor::new(tokens.as_slice(), qkv.q.device())?, 2)?;
+        of_keys(&queries, tokens)?.squeeze(0)
+    }
+
+    /// Key positions of all words' tokens in a row, word after word.
+    fn columns(&self, site: &AttentionSite, branch: &Branch) -> Result<Vec<u32>> {
+        let mut columns = Vec::new();
+        for word in &self.words {
+            for &position in word.of(branch) {
+                if position as usize >= site.text.len() {
+                    bail!("'{}' is said to be token {position} of a text of {}", word.text, site.text.len())
+                }
+                columns.push(site.text.start as u32 + position);
+            }
+        }
+        Ok(columns)
+    }
+
+    fn record(&self, qkv: &Qkv, site: &AttentionSite, next: &Next) -> Result<()> {
+        self.maps.0.borrow_mut().layer = Some(site.layer);
+        let inner = site.rows_per_branch;
+        for (index, branch) in site.batch().enumerate().filter(|(_, branch)| branch.guidance == Guidance::Cond) {
+            let narrow = |x: &Tensor| x.narrow(0, index * inner, inner);
+            let own = Qkv { q: narrow(&qkv.q)?, k: narrow(&qkv.k)?, v: qkv.v.clone(), scale: qkv.scale };
+            let maps = self.views.iter().map(|&view| self.view(view, &own, site, branch, next));
+            let maps = maps.collect::<Result<Vec<_>>>()?;
+            let mut state = self.maps.0.borrow_mut();
+            let Some(row) = state.rows.get_mut(site.rows[index]) else {
+                bail!("{}: row {} is not a row of the pass", site.path, site.rows[index])
+            };
+            row.sums = match row.sums.is_empty() {
+                true => maps,
+                false => row.sums.iter().zip(&maps).map(|(sum, map)| add(sum, map)).collect::<Result<_>>()?,
+            };
+            (row.layers, row.last) = (row.layers + 1, Some(site.layer));
+            let row = row.clone();
+            self.copy_out(&mut state, &row, site, branch)?;
+        }
+        Ok(())
+    }
+
+    fn copy_out(&self, state: &mut State, row: &RowMaps, site: &AttentionSite, branch: &Branch) -> Result<()> {
+        let Some((steps, layers)) = &self.keep else { return Ok(()) };
+        if !steps.contains(site.pass.step) || !layers.contains(site.layer) {
+            return Ok(());
+        }
+        let bytes = |tensors: &mut dyn Iterator<Item = &Tensor>| tensors.map(|map| 4 * map.elem_count()).sum::<usize>();
+        let need = bytes(&mut state.kept.iter().map(|kept| &kept.map)) + bytes(&mut row.sums.iter());
+        if need > self.budget {
+            bail!(
+                "the attention maps need {need} bytes, more than the {} allowed: choose fewer steps or layers",
+                self.budget
+            )
+        }
+        for (&view, sum) in self.views.iter().zip(&row.sums) {
+            let map = (sum / row.layers as f64)?.to_device(&Device::Cpu)?;
+            let map = match view {
+                View::Words => {
+                    let (frames, height, width) = site.grid;
+                    map.reshape((self.words.len(), frames, height, width))?
+                }
+                _ => map,
+            };
+            state.kept.push(Kept { step: site.pass.step, layer: site.layer, branch: branch.clone(), view, map });
+        }
+        Ok(())
+    }
+}
+
+fn add(sum: &Tensor, map: &Tensor) -> Result<Tensor> {
+    if sum.dim(D::Minus1)? != map.dim(D::Minus1)? {
+        bail!("attention maps of several grids cannot be meant: record layers of one resolution")
+    }
+    sum + map
+}
+
+impl AttentionProcessor for AttentionMap {
+    fn begin(&mut self, _pass: &Pass, branches: &[Branch]) -> Result<()> {
+        let mut state = self.maps.0.borrow_mut();
+        (state.rows, state.layer) = (vec![RowMaps::default(); branches.len()], None);
+        state.words = !self.words.is_empty();
+        Ok(())
+    }
+
+    fn attend(&mut self, qkv: Qkv, site: &AttentionSite, next: &mut Next) -> Result<Tensor> {
+        if !site.text.is_empty() {
+            self.record(&qkv, site, next)?;
+        }
+        next.attend(qkv, site)
+    }
+
+    fn fork(&mut self, sources: &[usize], _branches: &[Branch]) -> Result<()> {
+        let mut state = self.maps.0.borrow_mut();
+        let rows = sources.iter().map(|&row| state.rows.get(row).cloned().unwrap_or_default()).collect();
+        state.rows = rows;
+        Ok(())
+    }
+
+    fn end(&mut self, _pass: &Pass) -> Result<()> {
+        let mut state = self.maps.0.borrow_mut();
+        (state.rows, state.layer) = (Vec::new(), None);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::*;
+    use super::*;
+    use crate::attention::Fork;
+    use crate::attention::Guidance::{Cond, Uncond};
+
+    fn word(positions: &[&[u32]]) -> Word {
+        Word { text: "knight".into(), positions: positions.iter().map(|list| list.to_vec()).collect() }
+    }
+
+    /// What the map should be, from the whole softmax of one row: mean over heads of the columns' sum, for video queries.
+    fn dense(toy: &Toy, qkv: &Qkv, row: usize, columns: &[u32]) -> Tensor {
+        let columns: Vec<u32> = columns.iter().map(|column| toy.text_range().start as u32 + column).collect();
+        let columns = Tensor::new(columns, &Device::Cpu).unwrap();
+        let p = dense_probabilities(qkv).narrow(0, row, 1).unwrap().mean(1).unwrap();
+        let p = p.narrow(1, toy.video_range().start, toy.video()).unwrap().contiguous().unwrap();
+        p.index_select(&columns, 2).unwrap().sum(2).unwrap().squeeze(0).unwrap()
+    }
+
+    #[test]
+    fn words_are_columns_of_the_dense_softmax_of_conditional_rows() {
+        for text_behind in [false, true] {
+            let toy = Toy { text_behind, ..Toy::default() };
+            let branches = [branch(Uncond, 0, 0, None), branch(Cond, 0, 0, None), branch(Cond, 1, 1, Some(1))];
+            let maps = AttentionMaps::default();
+            let words = vec![word(&[&[0, 3], &[1]]), word(&[&[2], &[4]])];
+            let recorder = AttentionMap::new(&maps, words).keep(&[], Ranges::all(), Ranges::all(), 1 << 20);
+            let qkv = toy.qkv(1, 3);
+            let mut stack = [boxed(recorder)];
+            assert_same(&toy.attend(&qkv, &branches, &mut stack).unwrap(), &toy.plain(&qkv));
+            let kept = maps.take();
+            assert_eq!(kept.iter().map(|kept| kept.branch.window).collect::<Vec<_>>(), [0, 1], "conditional rows");
+            for (kept, row, columns) in [(&kept[0], 1, [&[0, 3][..], &[2]]), (&kept[1], 2, [&[1], &[4]])] {
+                assert_eq!(kept.map.dims(), [2, 3, 2, 3]);
+                for (index, columns) in columns.into_iter().enumerate() {
+                    let map = kept.map.get(index).unwrap().flatten_all().unwrap();
+                    assert_near(&map, &dense(&toy, &qkv, row, columns), 1e-6);
+                }
+            }
+            assert!(maps.take().is_empty());
+        }
+    }
+
+    #[test]
+    fn views_are_blocks_of_the_dense_softmax() {
+        let toy = Toy::default();
+        let maps = AttentionMaps::default();
+        let views = [View::Text, View::Frame(2), View::Place { row: 1, column: 2 }];
+        let recorder = AttentionMap::new(&maps, Vec::new()).keep(&views, Ranges::all(), Ranges::all(), 1 << 20);
+        let qkv = toy.qkv(2, 1);
+        toy.attend(&qkv, &[branch(Cond, 0, 0, None)], &mut [boxed(recorder)]).unwrap();
+        let p = dense_probabilities(&qkv).mean(1).unwrap().squeeze(0).unwrap();
+        let block = |tokens: &[u32]| {
+            let tokens = Tensor::new(tokens, &Device::Cpu).unwrap();
+            p.index_select(&tokens, 0).unwrap().index_select(&tokens, 1).unwrap()
+        };
+        let kept = maps.take();
+        assert_near(&kept[0].map, &block(&[0, 1, 2, 3, 4]), 1e-6);
+        assert_near(&kept[1].map, &block(&[17, 18, 19, 20, 21, 22]), 1e-6);
+        assert_near(&kept[2].map, &block(&[10, 16, 22]), 1e-6);
+
+        let recorder = AttentionMap::new(&maps, Vec::new()).keep(&[View::Frame(3)], Ranges::all(), Ranges::all(), 1);
+        let error = toy.attend(&qkv, &[branch(Cond, 0, 0, None)], &mut [boxed(recorder)]).unwrap_err().to_string();
+        assert!(error.contains("Frame(3) is not in the grid of 3 frames"), "{error}");
+    }
+
+    #[test]
+    fn the_mean_covers_the_layers_so_far_and_follows_forks() {
+        let toy = Toy::default();
+        let rows = toy.rows(5, 2);
+        let branches = [branch(Cond, 0, 0, None), branch(Cond, 1, 0, None)];
+        let forked = [(1, branches[1].clone()), (0, branches[0].clone()), (1, branches[1].clone())];
+        let maps = AttentionMaps::default();
+        let seen = Rc::new(RefCell::new(Vec::new()));
+        let (handle, seen_there, of_toy) = (maps.clone(), seen.clone(), toy.clone());
+        let spy = Spy(move |qkv: &Qkv, site: &AttentionSite| {
+            let map = dense(&of_toy, qkv, 0, &[1, 2]);
+            let got = handle.foreground(site.rows[0], site.layer)?;
+            seen_there.borrow_mut().push((site.layer, site.rows[0], map, got));
+            Ok(())
+        });
+        let mut stack = [boxed(AttentionMap::new(&maps, vec![word(&[&[1, 2]])])), boxed(spy)];
+        let forks = vec![Fork { layer: 2, rows: forked.to_vec() }];
+        toy.forward(pass(0), &rows, &branches, forks, &mut stack).unwrap();
+
+        let seen = seen.borrow();
+        assert_eq!(seen.len(), 2 + 2 + 3 + 3);
+        let at = |layer, row| &seen.iter().find(|entry| (entry.0, entry.1) == (layer, row)).unwrap().2;
+        for (layer, row, _, got) in seen.iter() {
+            let before = if *layer < 2 { *row } else { [1, 0, 1][*row] };
+            let own: Vec<_> = (0..=*layer).map(|l| at(l, if l < 2 { before } else { *row }).clone()).collect();
+            let mean = (Tensor::stack(&own, 0).unwrap().sum(0).unwrap() / own.len() as f64).unwrap();
+            assert_near(&Tensor::new(got.as_slice(), &Device::Cpu).unwrap(), &mean, 1e-6);
+        }
+        assert!(maps.foreground(0, 3).is_err(), "the end of the pass drops the maps");
+    }
+
+    #[test]
+    fn a_layer_that_was_not_passed_yet_has_no_map() {
+        let toy = Toy::default();
+        let maps = AttentionMaps::default();
+        let mut stack = [boxed(AttentionMap::new(&maps, vec![word(&[&[1]])]))];
+        let branches = [branch(Cond, 0, 0, None), branch(Cond, 1, 0, None)];
+        let mut hooks = toy.hooks(&branches, &mut stack);
+        hooks.attend(toy.qkv(3, 1), &toy.site(0, &[1])).unwrap();
+        assert!(maps.foreground(0, 0).unwrap_err().to_string().contains("no attention map was recorded for row 0"));
+        assert_eq!(maps.foreground(1, 0).unwrap().len(), toy.video());
+        hooks.attend(toy.qkv(3, 1), &toy.site(0, &[0])).unwrap();
+        hooks.attend(toy.qkv(4, 1), &toy.site(1, &[0])).unwrap();
+        assert!(maps.foreground(1, 1).unwrap_err().to_string().contains("before that row passed it"));
+        assert!(maps.foreground(1, 9).is_ok(), "a layer that is not recorded reads what there is");
+    }
+
+    #[test]
+    fn wrong_positions_and_too_many_maps_are_refused() {
+        let toy = Toy::default();
+        let (maps, branches) = (AttentionMaps::default(), [branch(Cond, 0, 0, None)]);
+        let run = |recorder| toy.attend(&toy.qkv(1, 1), &branches, &mut [boxed(recorder)]).map_err(|e| e.to_string());
+        let error = run(AttentionMap::new(&maps, vec![word(&[&[5]])])).unwrap_err();
+        assert!(error.contains("'knight' is said to be token 5 of a text of 5"), "{error}");
+        let keep = |bytes| AttentionMap::new(&maps, vec![word(&[&[0]])]).keep(&[], Ranges::all(), Ranges::all(), bytes);
+        assert!(run(keep(72)).is_ok()); // 18 tokens of 4 bytes
+        maps.take();
+        let error = run(keep(71)).unwrap_err();
+        assert!(error.contains("need 72 bytes, more than the 71 allowed"), "{error}");
+    }
+}

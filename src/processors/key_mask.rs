@@ -1,0 +1,316 @@
+//! Mask-guided K/V sharing (DiTCtrl, arXiv 2412.18597): a row's foreground reads the source's foreground, its background
+//! the source's background.
+//!
+//! The foreground of a row is where the map of the subject's words ([`super::attention_map`]), scaled to 0..1 in each
+//! frame by `(m - min) / (max - min + 1e-6)`, reaches a threshold. Video queries in the row's foreground attend to text
+//! and the source's foreground keys, the others to text and the source's background keys; text queries attend to all.
+//! The reference implementation runs the whole attention twice under dense masks and blends by the row's mask; each query
+//! needs only one of the two, so here queries and keys are gathered: both calls together cost no more than one attention.
+//!
+//! This control comes after [`super::row_gather::RowGather::kv_sharing`] in the stack, which has put the source's keys and
+//! values in the row's place, and after the recorder. Both halves of the guidance use the masks of the conditional rows:
+//! an unconditional row asks for those of its twin, the conditional row of the same window, prompt and source. Within a
+//! layer the groups with conditional rows go first ([`crate::attention::Hooks::groups`]), so the twin's map holds the
+//! present layer; a wrong order is an error. Masks are kept, as bits, for the rest of the layer only.
+
+use super::attention_map::AttentionMaps;
+use crate::attention::{AttentionProcessor, AttentionSite, Branch, Guidance, Next, Pass, Qkv, Queries, Site, SiteKind};
+use candle_core::{Result, Tensor, bail};
+use std::collections::BTreeMap;
+
+/// See the module.
+pub struct KeyMask {
+    maps: AttentionMaps,
+    threshold: f32,
+    /// Foreground of conditional rows at the layer named.
+    bits: BTreeMap<usize, Vec<bool>>,
+    layer: Option<usize>,
+}
+
+impl KeyMask {
+    /// `maps` is the handle of a recorder earlier in the stack; a threshold of 0 makes everything foreground.
+    pub fn new(maps: &AttentionMaps, threshold: f64) -> Self {
+        Self { maps: maps.clone(), threshold: threshold as f32, bits: BTreeMap::new(), layer: None }
+    }
+
+    /// The foreground of a row, from its conditional twin.
+    fn foreground(&mut self, row: usize, site: &AttentionSite) -> Result<Vec<bool>> {
+        let Some(twin) = cond_twin(site.branches, row) else {
+            bail!("{}: row {row} has no conditional row whose mask it could use", site.path)
+        };
+        if self.layer.replace(site.layer) != Some(site.layer) {
+            self.bits.clear();
+        }
+        if let Some(bits) = self.bits.get(&twin) {
+            return Ok(bits.clone());
+        }
+        let map = self.maps.foreground(twin, site.layer)?;
+        let (frames, height, width) = site.grid;
+        if map.len() != frames * height * width {
+            bail!("{}: an attention map of {} tokens for a grid of {:?}", site.path, map.len(), site.grid)
+        }
+        let bits = threshold_frames(&map, height * width, self.threshold);
+        self.bits.insert(twin, bits.clone());
+        Ok(bits)
+    }
+}
+
+/// `(m - min) / (max - min + 1e-6) >= threshold`, frame by frame.
+fn threshold_frames(map: &[f32], frame: usize, threshold: f32) -> Vec<bool> {
+    let frames = map.chunks(frame).flat_map(|map| {
+        let min = map.iter().copied().fold(f32::INFINITY, f32::min);
+        let max = map.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        map.iter().map(move |m| (m - min) / (max - min + 1e-6) >= threshold)
+    });
+    frames.collect()
+}
+
+/// The conditional row that is to the other half what `row` is to its own: same window, same prompt, a source of the same
+/// window and prompt. A conditional row is its own twin.
+fn cond_twin(branches: &[Branch], row: usize) -> Option<usize> {
+    let role = |branch: &Branch| {
+        let place = |branch: &Branch| (branch.window, branch.prompt);
+        (place(branch), branch.reference.and_then(|row| branches.get(row)).map(place))
+    };
+    let branch = branches.get(row)?;
+    if branch.guidance == Guidance::Cond {
+        return Some(row);
+    }
+    branches.iter().position(|other| other.guidance == Guidance::Cond && role(other) == role(branch))
+}
+
+/// What one row of the batch attends with.
+enum Plan {
+    /// All its queries on all keys.
+    Whole,
+    /// Foreground of the row, foreground of its source.
+    Split(Vec<bool>, Vec<bool>),
+}
+
+impl AttentionProcessor for KeyMask {
+    fn begin(&mut self, _pass: &Pass, _branches: &[Branch]) -> Result<()> {
+        self.bits.clear();
+        self.layer = None;
+        Ok(())
+    }
+
+    fn attend(&mut self, qkv: Qkv, site: &AttentionSite, next: &mut Next) -> Result<Tensor> {
+        if site.kind != SiteKind::Joint || site.queries != Queries::All {
+            return next.attend(qkv, site);
+        }
+        let mut plans = Vec::with_capacity(site.rows.len());
+        for (&row, branch) in site.rows.iter().zip(site.batch()) {
+            plans.push(match branch.reference {
+                None => Plan::Whole,
+                Some(reference) => {
+                    let (own, source) = (self.foreground(row, site)?, self.foreground(reference, site)?);
+                    // One mask over everything: every query's side holds every key.
+                    let whole = |bit| own.iter().chain(&source).all(|&other| other == bit);
+                    if whole(true) || whole(false) { Plan::Whole } else { Plan::Split(own, source) }
+                }
+            });
+        }
+        if plans.iter().all(|plan| matches!(plan, Plan::Whole)) {
+            return next.attend(qkv, site);
+        }
+        let mut done = Vec::with_capacity(plans.len());
+        for (index, plan) in plans.iter().enumerate() {
+            let narrow = |x: &Tensor| x.narrow(0, index, 1);
+            let row = Qkv { q: narrow(&qkv.q)?, k: narrow(&qkv.k)?, v: narrow(&qkv.v)?, scale: qkv.scale };
+            let alone = Site { rows: &site.rows[index..=index], ..site.site.clone() };
+            let alone = AttentionSite { site: &alone, ..*site };
+            done.push(match plan {
+                Plan::Whole => next.attend(row, &alone)?,
+                Plan::Split(own, source) => split(row, own, source, &alone, next)?,
+            });
+        }
+        Tensor::cat(&done, 0)
+    }
+}
+
+/// One row `[1, N, L, D]`: text queries on all keys, each video query on text and its own side of the video keys.
+fn split(qkv: Qkv, own: &[bool], source: &[bool], site: &AttentionSite, next: &mut Next) -> Result<Tensor> {
+    let Qkv { q, k, v, scale } = qkv;
+    let (q, k, v) = (q.contiguous()?, k.contiguous()?, v.contiguous()?);
+    let (queries, keys) = (site.video_queries(q.dim(2)?)?, site.video_keys(k.dim(2)?)?);
+    if queries.len() != own.len() || keys.len() != source.len() {
+        bail!("{}: masks of {} and {} tokens for {queries:?} and {keys:?}", site.path, own.len(), source.len())
+    }
+    let side = |start: usize, mask: &[bool], bit: bool| -> Vec<u32> {
+        let inside = mask.iter().enumerate().filter(|&(_, &other)| other == bit);
+        inside.map(|(token, _)| (start + token) as u32).collect()
+    };
+    let select = |x: &Tensor, tokens: &[u32]| x.index_select(&Tensor::new(tokens, x.device())?, 2);
+
+    let mut done = Vec::with_capacity(3);
+    let mut order = Vec::with_capacity(q.dim(2)?); // the token of each result
+    let text = site.text_queries(q.dim(2)?);
+    if !text.is_empty() {
+        let q = q.narrow(2, text.start, text.len())?;
+        let site = AttentionSite { queries: Queries::Text, ..*site };
+        done.push(next.attend(Qkv { q, k: k.clone(), v: v.clone(), scale }, &site)?);
+        order.extend(text.map(|token| token as u32));
+    }
+    for bit in [true, false] {
+        let tokens = side(queries.start, own, bit);
+        if tokens.is_empty() {
+            continue;
+        }
+        let video = side(keys.start, source, bit);
+        let text: Vec<u32> = site.text.clone().map(|token| token as u32).collect();
+        let in_front = site.text.start < keys.start;
+        let start = if in_front { 0 } else { video.len() };
+        let here = Site { text: start..start + text.len(), ..site.site.clone() };
+        let here = AttentionSite { site: &here, queries: Queries::Video, ..*site };
+        let seen = if in_front { [text, video].concat() } else { [video, text].concat() };
+        if seen.is_empty() {
+            bail!("{}: the mask leaves some queries without keys", site.path)
+        }
+        let part = Qkv { q: select(&q, &tokens)?, k: select(&k, &seen)?, v: select(&v, &seen)?, scale };
+        done.push(next.attend(part, &here)?);
+        order.extend(tokens);
+    }
+    let mut place = vec![0u32; order.len()];
+    order.iter().enumerate().for_each(|(index, &token)| place[token as usize] = index as u32);
+    select(&Tensor::cat(&done, 2)?, &place)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::attention_map::{AttentionMap, Word};
+    use super::super::row_gather::RowGather;
+    use super::super::testing::*;
+    use super::*;
+    use crate::attention::Guidance::{Cond, Uncond};
+    use candle_core::Device;
+
+    fn pair() -> Vec<Branch> {
+        vec![
+            branch(Uncond, 0, 0, None),
+            branch(Uncond, 1, 1, Some(0)),
+            branch(Cond, 0, 0, None),
+            branch(Cond, 1, 1, Some(2)),
+        ]
+    }
+
+    /// Positions of the subject differ between the two prompts.
+    fn subject() -> Vec<Word> {
+        vec![Word { text: "knight".into(), positions: vec![vec![0, 1], vec![3]] }]
+    }
+
+    fn stack(threshold: f64) -> [Box<dyn AttentionProcessor>; 3] {
+        let maps = AttentionMaps::default();
+        let recorder = AttentionMap::new(&maps, subject());
+        [boxed(recorder), boxed(RowGather::kv_sharing()), boxed(KeyMask::new(&maps, threshold))]
+    }
+
+    /// The reference's form: both attentions under dense masks, blended by the target's mask. One row, keys of the source.
+    fn dense(toy: &Toy, qkv: &Qkv, own: &[bool], source: &[bool]) -> Tensor {
+        let allowed = |bit: bool| {
+            let video = source.iter().map(|&other| if other == bit { 0.0 } else { f32::NEG_INFINITY });
+            let mut video: Vec<f32> = video.collect();
+            let at = if toy.text_behind { video.len() } else { 0 };
+            video.splice(at..at, vec![0.0; toy.text]);
+            video
+        };
+        let attend = |bit| {
+            let scores = dense_scores(qkv);
+            let bias = Tensor::new(allowed(bit), &Device::Cpu).unwrap(); // over keys
+            let biased = scores.broadcast_add(&bias).unwrap();
+            let (text, video) = (toy.text_range(), toy.video_range());
+            let parts = |a: &Tensor, range: &std::ops::Range<usize>| a.narrow(2, range.start, range.len()).unwrap();
+            let mut parts = [(text.start, parts(&scores, &text)), (video.start, parts(&biased, &video))];
+            parts.sort_by_key(|(start, _)| *start);
+            let scores = Tensor::cat(&[&parts[0].1, &parts[1].1], 2).unwrap();
+            candle_nn::ops::softmax_last_dim(&scores).unwrap().matmul(&qkv.v.contiguous().unwrap()).unwrap()
+        };
+        let mut m: Vec<f32> = own.iter().map(|&bit| f32::from(u8::from(bit))).collect();
+        let at = if toy.text_behind { m.len() } else { 0 };
+        m.splice(at..at, vec![1.0; toy.text]);
+        let m = Tensor::from_vec(m, (toy.tokens(), 1), &Device::Cpu).unwrap();
+        let (fg, bg) = (attend(true), attend(false));
+        (fg.broadcast_mul(&m).unwrap() + bg.broadcast_mul(&(1.0 - &m).unwrap()).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn gathered_masks_equal_dense_masks() {
+        for (text_behind, threshold) in [(false, 0.3), (true, 0.3), (false, 0.7), (false, 0.05)] {
+            let toy = Toy { text_behind, ..Toy::default() };
+            let qkv = toy.qkv(11, 4);
+            let got = toy.attend(&qkv, &pair(), &mut stack(threshold)).unwrap();
+            let own = dense_mask(&toy, &qkv, 3, &[3], threshold as f32);
+            let source = dense_mask(&toy, &qkv, 2, &[0, 1], threshold as f32);
+            assert!([&own, &source].iter().all(|mask| mask.contains(&true) && mask.contains(&false)));
+            let of = |x: &Tensor, row| x.narrow(0, row, 1).unwrap();
+            for (row, from) in [(1, 0), (3, 2)] {
+                let qkv = Qkv { q: of(&qkv.q, row), k: of(&qkv.k, from), v: of(&qkv.v, from), scale: qkv.scale };
+                assert_near(&of(&got, row), &dense(&toy, &qkv, &own, &source), 2e-6);
+                assert!(distance(&of(&got, row), &toy.plain(&qkv)) > 1e-2, "the mask does something");
+            }
+            for row in [0, 2] {
+                assert_near(&of(&got, row), &of(&toy.plain(&qkv), row), 1e-6);
+            }
+        }
+    }
+
+    #[test]
+    fn all_foreground_equals_unmasked_sharing() {
+        let toy = Toy::default();
+        let qkv = toy.qkv(12, 4);
+        let unmasked = toy.attend(&qkv, &pair(), &mut [boxed(RowGather::kv_sharing())]).unwrap();
+        assert_same(&toy.attend(&qkv, &pair(), &mut stack(0.0)).unwrap(), &unmasked);
+        // Nothing reaches a threshold above one: all background, which is everything again.
+        assert_same(&toy.attend(&qkv, &pair(), &mut stack(1.5)).unwrap(), &unmasked);
+    }
+
+    #[test]
+    fn halves_in_separate_groups_equal_one_batch() {
+        let toy = Toy::default();
+        let qkv = toy.qkv(13, 4);
+        let together = toy.attend(&qkv, &pair(), &mut stack(0.3)).unwrap();
+        let (branches, mut stack) = (pair(), stack(0.3));
+        let mut hooks = toy.hooks(&branches, &mut stack);
+        let groups = hooks.groups();
+        assert_eq!(groups, [[2, 3], [0, 1]], "the conditional half goes first");
+        for group in groups {
+            let of = |x: &Tensor| x.narrow(0, group[0], 2).unwrap();
+            let part = Qkv { q: of(&qkv.q), k: of(&qkv.k), v: of(&qkv.v), scale: qkv.scale };
+            assert_near(&hooks.attend(part, &toy.site(0, &group)).unwrap(), &of(&together), 1e-6);
+        }
+        hooks.finish().unwrap();
+    }
+
+    #[test]
+    fn the_wrong_order_and_missing_twins_are_errors() {
+        let toy = Toy::default();
+        let (branches, mut stack) = (pair(), stack(0.3));
+        let mut hooks = toy.hooks(&branches, &mut stack);
+        let error = hooks.attend(toy.qkv(1, 2), &toy.site(0, &[0, 1])).unwrap_err().to_string();
+        assert!(error.contains("no attention map was recorded for row 3"), "{error}");
+        drop(hooks);
+        let error = toy.attend(&toy.qkv(1, 2), &pair()[..2], &mut stack).unwrap_err().to_string();
+        assert!(error.contains("row 1 has no conditional row"), "{error}");
+    }
+
+    #[test]
+    fn twins_have_the_same_window_prompt_and_source() {
+        let branches = [
+            branch(Cond, 0, 0, None),
+            branch(Cond, 1, 1, None),
+            branch(Cond, 1, 1, Some(0)),
+            branch(Uncond, 0, 0, None),
+            branch(Uncond, 1, 1, None),
+            branch(Uncond, 1, 1, Some(3)),
+            branch(Uncond, 1, 1, Some(4)),
+        ];
+        let twins: Vec<_> = (0..7).map(|row| cond_twin(&branches, row)).collect();
+        assert_eq!(twins, [Some(0), Some(1), Some(2), Some(0), Some(1), Some(2), None]);
+    }
+
+    #[test]
+    fn the_threshold_is_taken_frame_by_frame() {
+        let map = [0.0, 0.3, 1.0, 5.0, 5.0, 5.0, 2.0, 4.0, 3.0];
+        // A flat frame is all zeros after scaling; the 1e-6 puts the exact middle below a half.
+        assert_eq!(threshold_frames(&map, 3, 0.5), [false, false, true, false, false, false, false, true, false]);
+    }
+}

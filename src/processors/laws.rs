@@ -1,0 +1,337 @@
+//! The laws of the seam, on random tensors and a toy network. Those of one control alone are beside it.
+
+use super::attention_map::{AttentionMap, AttentionMaps, Word};
+use super::testing::*;
+use super::{KeyMask, Ranges, Reweight, RowGather, When};
+use crate::attention::Guidance::{Cond, Uncond};
+use crate::attention::{
+    AttentionProcessor, AttentionSite, Branch, Fork, Guidance, Hooks, Pass, Qkv, Queries, Site, SiteKind,
+};
+use crate::nn::sdpa::Sdpa;
+use candle_core::{Device, Tensor};
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+type Stack = Vec<Box<dyn AttentionProcessor>>;
+
+fn ranges(text: &str) -> Ranges {
+    text.parse().unwrap()
+}
+
+fn knight(prompts: usize) -> Vec<Word> {
+    vec![Word { text: "knight".into(), positions: (0..prompts as u32).map(|prompt| vec![prompt % 3, 3]).collect() }]
+}
+
+/// DiTCtrl's stack: sharing in some steps and layers, mask-guided where a threshold is given.
+fn ditctrl(steps: &str, layers: &str, threshold: Option<f64>) -> Stack {
+    let when =
+        |control: Box<dyn AttentionProcessor>| boxed(When::new_boxed(ranges(steps), ranges(layers), &[], control));
+    let share = when(boxed(RowGather::kv_sharing()));
+    let Some(threshold) = threshold else { return vec![share] };
+    let maps = AttentionMaps::default();
+    let recorder = When::new(ranges(steps), ranges(layers).filled(), &[], AttentionMap::new(&maps, knight(10)));
+    vec![boxed(recorder), share, when(boxed(KeyMask::new(&maps, threshold)))]
+}
+
+fn windows(count: usize) -> Vec<Branch> {
+    let half = |guidance| (0..count).map(move |window| branch(guidance, window, window, None));
+    half(Uncond).chain(half(Cond)).collect()
+}
+
+/// The rows of all windows, then a fork before the first sharing layer into plain rows (all windows but the last) and
+/// shared rows (all but the first).
+fn fork(count: usize, layer: usize) -> Fork {
+    let mut rows: Vec<(usize, Branch)> = Vec::new();
+    for (guidance, start) in [(Uncond, 0), (Cond, count)] {
+        let plain = rows.len();
+        rows.extend((0..count - 1).map(|window| (start + window, branch(guidance, window, window, None))));
+        rows.extend((1..count).map(|k| (start + k, branch(guidance, k, k, Some(plain + k - 1)))));
+    }
+    Fork { layer, rows }
+}
+
+/// The reference's loop: every adjacent pair of windows as one batch of four.
+fn pair_loop(toy: &Toy, at: &Pass, rows: &[Tensor], stack: &mut Stack) -> Vec<(Guidance, usize, bool, Tensor)> {
+    let count = rows.len() / 2;
+    let mut results = Vec::new();
+    for k in 0..count - 1 {
+        let branches: Vec<Branch> = [(Uncond, 0), (Cond, 2)]
+            .into_iter()
+            .flat_map(|(half, first)| [branch(half, k, k, None), branch(half, k + 1, k + 1, Some(first))])
+            .collect();
+        let of = |index: usize| rows[index].clone();
+        let batch = [of(k), of(k + 1), of(count + k), of(count + k + 1)];
+        let together = Toy { micro_batch: 4, ..toy.clone() };
+        let out = together.forward(at.clone(), &batch, &branches, Vec::new(), stack).unwrap();
+        results.extend(branches.iter().zip(out).map(|(b, x)| (b.guidance, b.window, b.reference.is_some(), x)));
+    }
+    results
+}
+
+#[test]
+fn no_op_controls_equal_an_empty_stack() {
+    let toy = Toy::default();
+    let (rows, branches) = (toy.rows(1, 6), windows(3));
+    let plain = toy.forward(pass(3), &rows, &branches, vec![fork(3, 2)], &mut []).unwrap();
+    let never = When::new(Ranges::none(), Ranges::all(), &[], Times(3.0));
+    let mut stack = [boxed(Nothing), boxed(never), boxed(Nothing)];
+    let same = toy.forward(pass(3), &rows, &branches, vec![fork(3, 2)], &mut stack).unwrap();
+    assert_eq!(plain.len(), 8);
+    plain.iter().zip(&same).for_each(|(a, b)| assert_same(a, b));
+}
+
+#[test]
+fn sharing_without_references_is_plain_and_between_equals_makes_equals() {
+    let toy = Toy::default();
+    let rows = toy.rows(2, 2);
+    let apart = [branch(Cond, 0, 0, None), branch(Cond, 1, 0, None)];
+    let plain = toy.forward(pass(0), &rows, &apart, Vec::new(), &mut []).unwrap();
+    let none = toy.forward(pass(0), &rows, &apart, Vec::new(), &mut ditctrl("all", "all", None)).unwrap();
+    plain.iter().zip(&none).for_each(|(a, b)| assert_same(a, b));
+
+    let pair = [branch(Cond, 0, 0, None), branch(Cond, 1, 0, Some(0))];
+    let equal = vec![rows[0].clone(), rows[0].clone()];
+    for threshold in [None, Some(0.0)] {
+        let shared = toy.forward(pass(0), &equal, &pair, Vec::new(), &mut ditctrl("all", "1-3", threshold)).unwrap();
+        assert_same(&shared[0], &shared[1]);
+        assert_same(&shared[0], &plain[0]);
+    }
+}
+
+/// Windows once, forked at the first sharing layer, in micro-batches of one pair, equal the reference's pair loop.
+#[test]
+fn the_de_duplicated_schedule_equals_the_pair_loop() {
+    for count in 2..=5 {
+        for (steps, layers, threshold) in [
+            ("2-4", "2-3", None),
+            ("3", "0,2", None),
+            ("all", "3", Some(0.3)),
+            ("2-9", "1,3", Some(0.5)),
+            ("3-", "0-", Some(0.3)),
+        ] {
+            let toy = Toy { text: 4, grid: (3, 2, 2), ..Toy::default() };
+            let rows = toy.rows(count as u64, 2 * count);
+            let expected = pair_loop(&toy, &pass(3), &rows, &mut ditctrl(steps, layers, threshold));
+            let layer = ranges(layers).first().unwrap();
+            let mut stack = ditctrl(steps, layers, threshold);
+            let mut hooks_rows = fork(count, layer).rows.into_iter().map(|(_, branch)| branch);
+            let got = toy.forward(pass(3), &rows, &windows(count), vec![fork(count, layer)], &mut stack).unwrap();
+            assert_eq!(got.len(), expected.len());
+            for got in got {
+                let of = hooks_rows.next().unwrap();
+                let key = (of.guidance, of.window, of.reference.is_some());
+                let (.., expected) = expected.iter().find(|(g, w, s, _)| (*g, *w, *s) == key).unwrap();
+                assert_near(&got, expected, 1e-5);
+            }
+            // Outside its steps sharing does nothing, so windows once are enough.
+            let outside =
+                toy.forward(pass(0), &rows, &windows(count), Vec::new(), &mut ditctrl("2-4", layers, threshold));
+            for (guidance, window, _, expected) in
+                pair_loop(&toy, &pass(0), &rows, &mut ditctrl("2-4", layers, threshold))
+            {
+                let row = window + if guidance == Cond { count } else { 0 };
+                assert_near(&outside.as_ref().unwrap()[row], &expected, 1e-5);
+            }
+        }
+    }
+}
+
+/// 2 halves x (l0 S + (layers - l0) 2 (S - 1)) rows pass a layer in a sharing step, spec/ditctrl.md 10.3.
+#[test]
+fn a_sharing_step_costs_what_the_closed_formula_says() {
+    for count in 2..=5 {
+        for layer in 0..4 {
+            let toy = Toy::default();
+            let calls = Rc::new(Cell::new(0));
+            let counted = calls.clone();
+            let spy = Spy(move |_: &_, site: &AttentionSite| {
+                counted.set(counted.get() + site.rows.len());
+                Ok(())
+            });
+            toy.forward(pass(0), &toy.rows(1, 2 * count), &windows(count), vec![fork(count, layer)], &mut [boxed(spy)])
+                .unwrap();
+            assert_eq!(calls.get(), 2 * (layer * count + (4 - layer) * 2 * (count - 1)));
+        }
+    }
+}
+
+#[test]
+fn probed_columns_are_those_of_the_dense_softmax() {
+    let toy = Toy::default();
+    let qkv = toy.qkv(3, 2);
+    let dense = dense_probabilities(&qkv);
+    for budget in [1, 4096, 1 << 20] {
+        let mut kernel = toy.kernel.clone();
+        kernel.budget = budget;
+        let columns = Tensor::new(&[4u32, 0, 22], &Device::Cpu).unwrap();
+        let probed = kernel.probe(&qkv.q, &qkv.k, qkv.scale, &columns).unwrap();
+        assert_near(&probed, &dense.index_select(&columns, 3).unwrap(), 1e-6);
+        let all = Tensor::arange(0u32, toy.tokens() as u32, &Device::Cpu).unwrap();
+        let sums = kernel.probe(&qkv.q, &qkv.k, qkv.scale, &all).unwrap().sum(3).unwrap();
+        assert_near(&sums, &sums.ones_like().unwrap(), 1e-6);
+    }
+}
+
+/// In any chunk size of the kernel and any micro-batch, with all of DiTCtrl and a reweighted word.
+#[test]
+fn chunks_and_micro_batches_change_nothing() {
+    let run = |budget: usize, micro_batch: usize| {
+        let mut toy = Toy { micro_batch, ..Toy::default() };
+        toy.kernel.budget = budget;
+        let mut stack = ditctrl("all", "2-3", Some(0.3));
+        let moon = Word { text: "moon".into(), positions: vec![vec![4]; 10] };
+        stack.push(boxed(Reweight::new(vec![(moon, -0.5)])));
+        toy.forward(pass(1), &toy.rows(4, 6), &windows(3), vec![fork(3, 2)], &mut stack).unwrap()
+    };
+    let whole = run(1 << 28, 100);
+    for (budget, micro_batch) in [(1 << 28, 1), (1 << 28, 3), (1, 100), (5000, 1), (20000, 2)] {
+        run(budget, micro_batch).iter().zip(&whole).for_each(|(a, b)| assert_near(a, b, 2e-5));
+    }
+}
+
+#[test]
+fn the_halves_in_two_passes_equal_one_pass() {
+    let toy = Toy::default();
+    let rows = toy.rows(5, 4);
+    let pair = |half| [branch(half, 0, 0, None), branch(half, 1, 1, Some(0))];
+    let mut both = [pair(Uncond), pair(Cond)].concat();
+    both[3].reference = Some(2);
+    let together = toy.forward(pass(0), &rows, &both, Vec::new(), &mut ditctrl("all", "1-2", None)).unwrap();
+    for (half, start) in [(Uncond, 0), (Cond, 2)] {
+        let mut stack = ditctrl("all", "1-2", None);
+        let alone = toy.forward(pass(0), &rows[start..start + 2], &pair(half), Vec::new(), &mut stack).unwrap();
+        alone.iter().zip(&together[start..]).for_each(|(a, b)| assert_near(a, b, 1e-6));
+    }
+}
+
+#[test]
+fn outside_its_places_a_control_is_as_if_not_there() {
+    let toy = Toy::default();
+    let (rows, branches) = (toy.rows(6, 1), [branch(Cond, 0, 0, None)]);
+    let run = |step, stack: &mut [Box<dyn AttentionProcessor>]| {
+        toy.forward(pass(step), &rows, &branches, Vec::new(), stack).unwrap().remove(0)
+    };
+    let when = |steps, layers, kinds: &[SiteKind]| boxed(When::new(ranges(steps), ranges(layers), kinds, Times(2.0)));
+    let plain = run(3, &mut []);
+    assert_same(&run(3, &mut [when("4-", "all", &[])]), &plain);
+    assert_same(&run(3, &mut [when("all", "4-9", &[])]), &plain);
+    assert_same(&run(3, &mut [when("all", "all", &[SiteKind::Cross, SiteKind::Temporal])]), &plain);
+    assert!(distance(&run(3, &mut [when("3", "3", &[SiteKind::Joint])]), &plain) > 1e-2);
+    // Disjoint layers: the order of two does not matter.
+    let twice = run(3, &mut [when("all", "0-1", &[]), boxed(When::new(ranges("all"), ranges("2-3"), &[], Times(0.5)))]);
+    let turned =
+        run(3, &mut [boxed(When::new(ranges("all"), ranges("2-3"), &[], Times(0.5))), when("all", "0-1", &[])]);
+    assert_same(&twice, &turned);
+}
+
+/// The parts in which the key mask calls on say what they hold.
+#[test]
+fn controls_after_the_key_mask_know_their_tokens() {
+    for text_behind in [false, true] {
+        let toy = Toy { text_behind, ..Toy::default() };
+        let qkv = toy.qkv(7, 2);
+        let seen = Rc::new(RefCell::new(Vec::new()));
+        let (calls, range, source) = (seen.clone(), toy.text_range(), qkv.k.narrow(0, 0, 1).unwrap());
+        let spy = Spy(move |qkv: &Qkv, site: &AttentionSite| {
+            let (queries, keys) = (qkv.q.dim(2)?, qkv.k.dim(2)?);
+            calls.borrow_mut().push((site.rows.to_vec(), site.queries, site.text_queries(queries).len()));
+            if site.rows == [1] {
+                let text = qkv.k.narrow(2, site.text.start, site.text.len())?;
+                assert_same(&text, &source.narrow(2, range.start, range.len())?);
+                assert_eq!(site.video_keys(keys)?.len() + site.text.len(), keys);
+            }
+            Ok(())
+        });
+        let mut stack = ditctrl("all", "all", Some(0.3));
+        stack.push(boxed(spy));
+        toy.attend(&qkv, &[branch(Cond, 0, 0, None), branch(Cond, 1, 1, Some(0))], &mut stack).unwrap();
+        let expected = [
+            (vec![0], Queries::All, 5),
+            (vec![1], Queries::Text, 5),
+            (vec![1], Queries::Video, 0),
+            (vec![1], Queries::Video, 0),
+        ];
+        assert_eq!(*seen.borrow(), expected);
+    }
+}
+
+/// Sharing, masking and reweighting together, against one dense matrix of probabilities.
+#[test]
+fn reweighting_behind_the_key_mask_scales_the_kept_probabilities() {
+    for text_behind in [false, true] {
+        let toy = Toy { text_behind, ..Toy::default() };
+        let qkv = toy.qkv(8, 2);
+        let (own, source) = (dense_mask(&toy, &qkv, 1, &[1, 3], 0.3), dense_mask(&toy, &qkv, 0, &[0, 3], 0.3));
+        let (moon, factor) = (toy.text_range().start + 4, -1.5);
+        let word = Word { text: "moon".into(), positions: vec![vec![], vec![4]] };
+        let mut stack = ditctrl("all", "all", Some(0.3));
+        stack.push(boxed(Reweight::new(vec![(word, factor)])));
+        let pair = [branch(Cond, 0, 0, None), branch(Cond, 1, 1, Some(0))];
+        let got = toy.attend(&qkv, &pair, &mut stack).unwrap().narrow(0, 1, 1).unwrap();
+
+        let of = |x: &Tensor, row| x.narrow(0, row, 1).unwrap();
+        let shared = Qkv { q: of(&qkv.q, 1), k: of(&qkv.k, 0), v: of(&qkv.v, 0), scale: qkv.scale };
+        let (tokens, video) = (toy.tokens(), toy.video_range());
+        let inside = |token: usize| video.contains(&token).then(|| token - video.start);
+        let mut p = values(&dense_scores(&shared));
+        for scores in p.chunks_mut(tokens * tokens) {
+            for (query, row) in scores.chunks_mut(tokens).enumerate() {
+                for (key, score) in row.iter_mut().enumerate() {
+                    let kept = inside(query).zip(inside(key)).is_none_or(|(query, key)| own[query] == source[key]);
+                    *score = if kept { score.exp() } else { 0.0 };
+                }
+                let sum: f32 = row.iter().sum();
+                for (key, p) in row.iter_mut().enumerate() {
+                    let (a, b) = (inside(query), inside(key));
+                    let scaled = (a.is_some() && key == moon) || (b.is_some() && query == moon);
+                    *p *= if scaled { factor as f32 } else { 1.0 } / sum;
+                }
+            }
+        }
+        let p = Tensor::from_vec(p, (1, toy.heads, tokens, tokens), &Device::Cpu).unwrap();
+        assert_near(&got, &p.matmul(&shared.v.contiguous().unwrap()).unwrap(), 5e-6);
+    }
+}
+
+#[test]
+fn groups_keep_references_together_and_put_the_conditional_half_first() {
+    let mut stack: Stack = Vec::new();
+    let branches: Vec<Branch> = fork(4, 0).rows.into_iter().map(|(_, branch)| branch).collect();
+    for (micro_batch, expected) in [
+        (1, vec![vec![6, 9], vec![7, 10], vec![8, 11], vec![0, 3], vec![1, 4], vec![2, 5]]),
+        (4, vec![vec![6, 7, 9, 10], vec![0, 3, 8, 11], vec![1, 2, 4, 5]]),
+        (100, vec![(0..12).collect()]),
+    ] {
+        let hooks =
+            Hooks::new(pass(0), branches.clone(), Vec::new(), &mut stack, Sdpa::default(), micro_batch).unwrap();
+        assert_eq!(hooks.groups(), expected);
+    }
+    let chain = vec![
+        branch(Uncond, 0, 0, None),
+        branch(Cond, 0, 0, Some(2)),
+        branch(Cond, 1, 0, Some(3)),
+        branch(Cond, 2, 0, None),
+    ];
+    let hooks = Hooks::new(pass(0), chain, Vec::new(), &mut stack, Sdpa::default(), 1).unwrap();
+    assert_eq!(hooks.groups(), [vec![1, 2, 3], vec![0]]);
+}
+
+#[test]
+fn tokens_of_a_call_are_told_apart() {
+    let toy = Toy::default();
+    let (branches, at) = ([branch(Cond, 0, 0, None)], pass(0));
+    let check = |site: Site, queries, count, text: std::ops::Range<usize>, video: std::ops::Range<usize>| {
+        let site = AttentionSite { site: &site, queries, branches: &branches, pass: &at };
+        assert_eq!((site.text_queries(count), site.video_queries(count).unwrap()), (text, video));
+    };
+    check(toy.site(0, &[0]), Queries::All, 23, 0..5, 5..23);
+    check(toy.site(0, &[0]), Queries::Text, 5, 0..5, 5..5);
+    check(toy.site(0, &[0]), Queries::Video, 7, 0..0, 0..7);
+    check(Site { text: 18..23, ..toy.site(0, &[0]) }, Queries::All, 23, 18..23, 0..18);
+    check(Site { kind: SiteKind::Cross, ..toy.site(0, &[0]) }, Queries::All, 18, 0..0, 0..18);
+    check(Site { kind: SiteKind::SelfSpatial, text: 0..0, ..toy.site(0, &[0]) }, Queries::All, 18, 0..0, 0..18);
+    let inside = Site { text: 3..8, ..toy.site(0, &[0]) };
+    let site = AttentionSite { site: &inside, queries: Queries::All, branches: &branches, pass: &at };
+    let error = site.video_keys(23).unwrap_err().to_string();
+    assert!(error.contains("3..8 are at neither end of 23 tokens"), "{error}");
+}

@@ -1,0 +1,199 @@
+//! Scales what words contribute, after the softmax (Prompt-to-Prompt's attention re-weighting, as DiTCtrl,
+//! arXiv 2412.18597, uses it in an MM-DiT).
+//!
+//! With P the probabilities, J the tokens of the words and s their factor: `P[video, J]` and `P[J, video]` are multiplied
+//! by s, and P V is taken **without normalising again**. s may be 0 or negative. Text tokens keep their mutual weights.
+//!
+//! No dense P is needed:
+//! - video rows: `A + sum over j of (s_j - 1) P[v, j] V_j`, with A the plain attention and a few probed columns;
+//! - rows J: `s A_j + (1 - s) T_j`, with T_j the part of A_j that comes from text keys, so the text columns of a few rows.
+//!
+//! Both are exact. The probabilities are those of the keys this control is given, so behind K/V sharing they are the
+//! source's (DiTCtrl's first two steps), behind a key mask those of the kept keys.
+
+use super::attention_map::Word;
+use crate::attention::{AttentionProcessor, AttentionSite, Branch, Next, Qkv};
+use candle_core::{DType, Result, Tensor, bail};
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+/// See the module.
+pub struct Reweight {
+    words: Vec<(Word, f64)>,
+}
+
+impl Reweight {
+    /// Each word with its factor. Rows whose conditioning does not have the word stay as they are: leave out the source's
+    /// to reweight the target alone. Factors of words that share a token multiply.
+    pub fn new(words: Vec<(Word, f64)>) -> Self {
+        Self { words }
+    }
+
+    /// Token positions in the text and their factors, without those of factor 1.
+    fn factors(&self, branch: &Branch, site: &AttentionSite) -> Result<BTreeMap<u32, f64>> {
+        let mut factors = BTreeMap::new();
+        for (word, factor) in &self.words {
+            for &position in word.of(branch) {
+                if position as usize >= site.text.len() {
+                    bail!("'{}' is said to be token {position} of a text of {}", word.text, site.text.len())
+                }
+                *factors.entry(position).or_insert(1.0) *= factor;
+            }
+        }
+        factors.retain(|_, factor| *factor != 1.0);
+        Ok(factors)
+    }
+}
+
+impl AttentionProcessor for Reweight {
+    fn attend(&mut self, qkv: Qkv, site: &AttentionSite, next: &mut Next) -> Result<Tensor> {
+        let factors = match site.text.is_empty() {
+            true => Vec::new(),
+            false => site.batch().map(|branch| self.factors(branch, site)).collect::<Result<Vec<_>>>()?,
+        };
+        if factors.iter().all(BTreeMap::is_empty) {
+            return next.attend(qkv, site);
+        }
+        let plain = next.attend(qkv.clone(), site)?;
+        let inner = site.rows_per_branch;
+        let rows = factors.iter().enumerate().map(|(index, factors)| {
+            let narrow = |x: &Tensor| x.narrow(0, index * inner, inner);
+            if factors.is_empty() {
+                return narrow(&plain);
+            }
+            let own = Qkv { q: narrow(&qkv.q)?, k: narrow(&qkv.k)?, v: narrow(&qkv.v)?, scale: qkv.scale };
+            reweight(&own, &narrow(&plain)?, factors, site, next)
+        });
+        Tensor::cat(&rows.collect::<Result<Vec<_>>>()?, 0)
+    }
+}
+
+/// The rows of one branch: `plain` is their attention, `[B, N, L, D]`.
+fn reweight(
+    qkv: &Qkv,
+    plain: &Tensor,
+    factors: &BTreeMap<u32, f64>,
+    site: &AttentionSite,
+    next: &Next,
+) -> Result<Tensor> {
+    let Qkv { q, k, v, scale } = qkv;
+    let (device, dtype) = (q.device(), plain.dtype());
+    let queries = q.dim(2)?;
+    let (text, video) = (site.text_queries(queries), site.video_queries(queries)?);
+    // P[:, columns] V[columns], the columns scaled: [B, N, rows, D] in f32
+    let part = |q: &Tensor, columns: Vec<u32>, weights: Option<Vec<f32>>| {
+        let columns = Tensor::new(columns, device)?;
+        let mut p = next.kernel().probe(q, k, *scale, &columns)?;
+        if let Some(weights) = weights {
+            p = p.broadcast_mul(&Tensor::new(weights, device)?)?;
+        }
+        p.matmul(&v.contiguous()?.index_select(&columns, 2)?.to_dtype(DType::F32)?)
+    };
+    let mut sides: Vec<(Range<usize>, Tensor)> = Vec::with_capacity(2);
+    if !video.is_empty() {
+        let columns = factors.keys().map(|position| site.text.start as u32 + position).collect();
+        let weights = factors.values().map(|factor| (factor - 1.0) as f32).collect();
+        let plain = plain.narrow(2, video.start, video.len())?.to_dtype(DType::F32)?;
+        let added = part(&q.narrow(2, video.start, video.len())?, columns, Some(weights))?;
+        sides.push((video, (plain + added)?.to_dtype(dtype)?));
+    }
+    if !text.is_empty() {
+        let rows = Tensor::new(factors.keys().copied().collect::<Vec<_>>(), device)?; // of the text
+        let of_rows = |x: &Tensor| x.narrow(2, text.start, text.len())?.contiguous()?.index_select(&rows, 2);
+        let from_text = part(&of_rows(q)?, site.text.clone().map(|token| token as u32).collect(), None)?;
+        let weights: Vec<f32> = factors.values().map(|factor| (factor - 1.0) as f32).collect();
+        let weights = Tensor::new(weights, device)?.unsqueeze(1)?; // [J, 1]
+        let added = (of_rows(plain)?.to_dtype(DType::F32)? - from_text)?.broadcast_mul(&weights)?;
+        let plain = plain.narrow(2, text.start, text.len())?.contiguous()?;
+        sides.push((text, plain.index_add(&rows, &added.to_dtype(dtype)?, 2)?));
+    }
+    sides.sort_by_key(|(range, _)| range.start);
+    Tensor::cat(&sides.into_iter().map(|(_, side)| side).collect::<Vec<_>>(), 2)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::*;
+    use super::*;
+    use crate::attention::Guidance::{Cond, Uncond};
+    use crate::attention::{Site, SiteKind};
+    use candle_core::Device;
+
+    fn word(positions: &[&[u32]]) -> Word {
+        Word { text: "night".into(), positions: positions.iter().map(|list| list.to_vec()).collect() }
+    }
+
+    /// Dense P scaled, then multiplied by V; `factors` over the positions of the text. All rows.
+    fn dense(toy: &Toy, qkv: &Qkv, factors: &[(u32, f64)]) -> Tensor {
+        let (b, n, l, _) = qkv.q.dims4().unwrap();
+        let (text, video) = (toy.text_range(), toy.video_range());
+        let mut p = dense_probabilities(qkv).flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        for row in p.chunks_mut(l * l) {
+            for &(position, factor) in factors {
+                let token = text.start + position as usize;
+                for other in video.clone() {
+                    row[other * l + token] *= factor as f32;
+                    row[token * l + other] *= factor as f32;
+                }
+            }
+        }
+        let p = Tensor::from_vec(p, (b, n, l, l), &Device::Cpu).unwrap();
+        p.matmul(&qkv.v.contiguous().unwrap()).unwrap()
+    }
+
+    #[test]
+    fn the_cheap_form_equals_the_dense_form() {
+        let branches = [branch(Uncond, 0, 0, None), branch(Cond, 0, 0, None)];
+        for text_behind in [false, true] {
+            let toy = Toy { text_behind, ..Toy::default() };
+            let qkv = toy.qkv(21, 2);
+            for factor in [0.0, 0.5, 2.0, -5.0, 1.0 + 1e-3] {
+                let words = vec![(word(&[&[1, 3]]), factor), (word(&[&[4]]), -0.5), (word(&[&[3]]), 3.0)];
+                let got = toy.attend(&qkv, &branches, &mut [boxed(Reweight::new(words))]).unwrap();
+                let expected = dense(&toy, &qkv, &[(1, factor), (3, 3.0 * factor), (4, -0.5)]);
+                let size = values(&expected).into_iter().fold(0f32, |size, x| size.max(x.abs()));
+                assert_near(&got, &expected, 2e-6 * size.max(1.0));
+                assert!(distance(&got, &toy.plain(&qkv)) > 0.05);
+            }
+        }
+    }
+
+    #[test]
+    fn a_factor_of_one_is_plain_and_other_prompts_stay_bit_for_bit() {
+        let toy = Toy::default();
+        let qkv = toy.qkv(22, 2);
+        let branches = [branch(Cond, 0, 0, None), branch(Cond, 0, 1, Some(0))];
+        let got = toy.attend(&qkv, &branches, &mut [boxed(Reweight::new(vec![(word(&[&[1], &[2]]), 1.0)]))]).unwrap();
+        assert_same(&got, &toy.plain(&qkv));
+        let undone = vec![(word(&[&[1], &[2]]), 2.0), (word(&[&[1], &[2]]), 0.5)];
+        let got = toy.attend(&qkv, &branches, &mut [boxed(Reweight::new(undone))]).unwrap();
+        assert_same(&got, &toy.plain(&qkv));
+        let got = toy.attend(&qkv, &branches, &mut [boxed(Reweight::new(vec![(word(&[&[], &[2]]), 0.0)]))]).unwrap();
+        let row = |x: &Tensor, row| x.narrow(0, row, 1).unwrap();
+        assert_same(&row(&got, 0), &row(&toy.plain(&qkv), 0));
+        assert_near(&row(&got, 1), &row(&dense(&toy, &qkv, &[(2, 0.0)]), 1), 2e-6);
+    }
+
+    #[test]
+    fn cross_attention_has_no_text_rows() {
+        let toy = Toy { text: 7, ..Toy::default() };
+        let all = toy.qkv(23, 4);
+        let part = |x: &Tensor, from: usize, len: usize| x.narrow(2, from, len).unwrap();
+        let qkv = Qkv { q: part(&all.q, 7, 6), k: part(&all.k, 0, 7), v: part(&all.v, 0, 7), scale: all.scale };
+        let site = Site { kind: SiteKind::Cross, rows_per_branch: 2, text: 0..7, ..toy.site(0, &[0, 1]) };
+        let branches = [branch(Uncond, 0, 0, None), branch(Cond, 0, 0, None)];
+        let mut stack = [boxed(Reweight::new(vec![(word(&[&[2, 6]]), 0.25)]))];
+        let got = toy.hooks(&branches, &mut stack).attend(qkv.clone(), &site).unwrap();
+        let factors = Tensor::new(&[1f32, 1.0, 0.25, 1.0, 1.0, 1.0, 0.25], &Device::Cpu).unwrap();
+        let p = dense_probabilities(&qkv).broadcast_mul(&factors).unwrap();
+        assert_near(&got, &p.matmul(&qkv.v.contiguous().unwrap()).unwrap(), 1e-6);
+    }
+
+    #[test]
+    fn a_position_beyond_the_text_is_an_error() {
+        let toy = Toy::default();
+        let mut stack = [boxed(Reweight::new(vec![(word(&[&[5]]), 0.5)]))];
+        let error = toy.attend(&toy.qkv(1, 1), &[branch(Cond, 0, 0, None)], &mut stack).unwrap_err().to_string();
+        assert!(error.contains("'night' is said to be token 5 of a text of 5"), "{error}");
+    }
+}

@@ -1,0 +1,352 @@
+//! The noise level of every step of a run: which timesteps, and how much signal before and after each.
+//!
+//! Follows diffusers' scheduling_ddim_cogvideox.py and scheduling_dpm_cogvideox.py (one table, `Table::Diffusers`) and
+//! spec/ditctrl.md 1.4 (`Table::Sat`). Levels are `alpha_bar`, the square of the signal's factor: 0 is pure noise, 1 none.
+//!
+//! Different on purpose: with trailing spacing and 61, 103, ... steps numpy's `arange` yields one value too many, and
+//! diffusers then visits a timestep -1 at the level of the last training timestep; here a run has as many steps as asked
+//! for. With SAT's table a single step starts at pure noise, where SAT divides zero by zero.
+
+use super::Table;
+use super::config::{BetaSchedule, PredictionType, ScheduleConfig, TimestepSpacing};
+use anyhow::{Result, bail};
+use candle_core::{Tensor, bail as candle_bail};
+
+/// `alpha_bar` around one step.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Level {
+    /// Where the estimate of the clean sample is taken. diffusers: `now`; SAT: the nearest entry of its full table.
+    pub estimate: f64,
+    pub now: f64,
+    pub next: f64,
+    /// At the step before; absent where a step cannot or must not look back: the first, and the one that ends the run.
+    pub back: Option<f64>,
+}
+
+/// The levels of a run.
+#[derive(Debug, Clone)]
+pub(super) struct Levels {
+    pub timesteps: Vec<f64>,
+    pub levels: Vec<Level>,
+    pub precision: Precision,
+    prediction: PredictionType,
+}
+
+/// The width in which the reference computes a table and its coefficients: `scaled_linear` betas are f64 in diffusers, all
+/// others f32. Rounding each operation reproduces the narrow one (but for torch's f32 square root, which is off by one unit
+/// for some values on some machines); SAT's are always f64.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Precision {
+    Single,
+    Double,
+}
+
+impl Precision {
+    pub fn round(self, value: f64) -> f64 {
+        match self {
+            Self::Single => f64::from(value as f32),
+            Self::Double => value,
+        }
+    }
+}
+
+impl Levels {
+    pub fn new(config: &ScheduleConfig, table: Table, steps: usize) -> Result<Self> {
+        config.check()?;
+        if !(1..=config.num_train_timesteps).contains(&steps) {
+            bail!("--steps is {steps}: this model takes 1 to {}", config.num_train_timesteps)
+        }
+        let this = match table {
+            Table::Diffusers => Self::diffusers(config, steps)?,
+            Table::Sat => Self::sat(config, steps),
+        };
+        if let Some(index) = this.levels.iter().position(|level| !this.estimate_is_finite(level)) {
+            bail!(
+                "scheduler_config.json: timestep {} has no signal left, and a network whose `prediction_type` is epsilon \
+                 cannot start there: `rescale_betas_zero_snr` goes with v_prediction",
+                this.timesteps[index]
+            )
+        }
+        Ok(this)
+    }
+
+    fn diffusers(config: &ScheduleConfig, steps: usize) -> Result<Self> {
+        let train = config.num_train_timesteps;
+        let timesteps = spaced(config, steps);
+        if let Some(&largest) = timesteps.first().filter(|&&t| t >= train) {
+            bail!(
+                "scheduler_config.json: `steps_offset` is {}, which leads to timestep {largest} of {train}",
+                config.steps_offset
+            )
+        }
+        let (alpha_bar, precision) = alpha_bar(config);
+        let last = if config.set_alpha_to_one { 1.0 } else { alpha_bar[0] };
+        // the next timestep is this one less a fixed stride, not the next of the list: they differ where the step count
+        // does not divide the training timesteps, and the run may then end at timestep 0 or above instead of past it
+        let next = |t: usize| t.checked_sub(train / steps).map(|next| alpha_bar[next]);
+        let levels = (0..steps)
+            .map(|i| Level {
+                estimate: alpha_bar[timesteps[i]],
+                now: alpha_bar[timesteps[i]],
+                next: next(timesteps[i]).unwrap_or(last),
+                back: (i > 0 && next(timesteps[i]).is_some()).then(|| alpha_bar[timesteps[i - 1]]),
+            })
+            .collect();
+        Ok(Self { timesteps: as_f64(&timesteps), levels, precision, prediction: config.prediction_type })
+    }
+
+    /// `timestep_spacing`, `steps_offset` and `set_alpha_to_one` have no counterpart in SAT.
+    fn sat(config: &ScheduleConfig, steps: usize) -> Self {
+        let train = config.num_train_timesteps;
+        let plain: Vec<f64> = shifted(config, Precision::Double).iter().map(|a| a.sqrt()).collect();
+        // floor((train - 1) (1 - k / steps)), in whole numbers
+        let timesteps: Vec<usize> = (0..steps).map(|k| train - 1 - ((train - 1) * k).div_ceil(steps)).collect();
+        let mut signal: Vec<f64> = timesteps.iter().map(|&t| plain[t]).collect();
+        let mut estimate = signal.clone();
+        if config.rescale_betas_zero_snr {
+            signal = zero_terminal(&signal);
+            let full = zero_terminal(&plain.into_iter().rev().collect::<Vec<_>>());
+            estimate = signal.iter().map(|&s| nearest(&full, s)).collect();
+        }
+        let square = |s: f64| s * s;
+        let levels = (0..steps)
+            .map(|i| Level {
+                estimate: square(estimate[i]),
+                now: square(signal[i]),
+                next: signal.get(i + 1).map_or(1.0, |&s| square(s)),
+                back: (i > 0 && i + 1 < steps).then(|| square(signal[i - 1])),
+            })
+            .collect();
+        Self { timesteps: as_f64(&timesteps), levels, precision: Precision::Double, prediction: config.prediction_type }
+    }
+
+    /// Signal and noise factors where the clean sample is estimated.
+    fn factors(&self, level: &Level) -> (f64, f64) {
+        let round = |value| self.precision.round(value);
+        (round(level.estimate.sqrt()), round(round(1.0 - level.estimate).sqrt()))
+    }
+
+    fn estimate_is_finite(&self, level: &Level) -> bool {
+        self.prediction != PredictionType::Epsilon || self.factors(level).0 > 0.0
+    }
+
+    /// The estimate of the clean sample from what the network predicts at step `index`.
+    pub fn x0(&self, index: usize, prediction: &Tensor, sample: &Tensor) -> candle_core::Result<Tensor> {
+        let Some(level) = self.levels.get(index) else {
+            candle_bail!("step {index} of a run of {} steps", self.levels.len())
+        };
+        if prediction.shape() != sample.shape() {
+            candle_bail!("step {index}: prediction {:?} for a sample {:?}", prediction.shape(), sample.shape())
+        }
+        let (signal, noise) = self.factors(level);
+        match self.prediction {
+            PredictionType::VPrediction => (sample * signal)? - (prediction * noise)?,
+            PredictionType::Epsilon => (sample - (prediction * noise)?)? / signal,
+            PredictionType::Sample => Ok(prediction.clone()),
+        }
+    }
+}
+
+fn as_f64(timesteps: &[usize]) -> Vec<f64> {
+    timesteps.iter().map(|&t| t as f64).collect()
+}
+
+/// diffusers' `set_timesteps`, in numpy's arithmetic (its products are rounded before they are rounded to whole numbers,
+/// halves to even), largest first.
+fn spaced(config: &ScheduleConfig, steps: usize) -> Vec<usize> {
+    let train = config.num_train_timesteps;
+    let whole = |value: f64| value.round_ties_even() as usize;
+    match config.timestep_spacing {
+        TimestepSpacing::Linspace => {
+            let stride = (train - 1) as f64 / (steps.max(2) - 1) as f64;
+            (0..steps)
+                .rev()
+                .map(|k| if k > 0 && k + 1 == steps { train - 1 } else { whole(k as f64 * stride) })
+                .collect()
+        }
+        TimestepSpacing::Leading => {
+            (0..steps).rev().map(|k| (k * (train / steps)).saturating_add(config.steps_offset)).collect()
+        }
+        TimestepSpacing::Trailing => {
+            let start = train as f64;
+            let stride = (start - start / steps as f64) - start;
+            (0..steps).map(|k| whole(start + k as f64 * stride).saturating_sub(1)).collect()
+        }
+    }
+}
+
+/// diffusers' table over all training timesteps, and the width it is computed in.
+fn alpha_bar(config: &ScheduleConfig) -> (Vec<f64>, Precision) {
+    let precision = match (&config.trained_betas, config.beta_schedule) {
+        (None, BetaSchedule::ScaledLinear) => Precision::Double,
+        _ => Precision::Single,
+    };
+    let mut table = shifted(config, precision);
+    if config.rescale_betas_zero_snr {
+        let round = |value| precision.round(value);
+        let signal: Vec<f64> = table.iter().map(|a| round(a.sqrt())).collect();
+        let (first, last) = (signal[0], signal[signal.len() - 1]);
+        let scale = round(first / round(first - last));
+        for (entry, s) in table.iter_mut().zip(signal) {
+            let s = round(round(s - last) * scale);
+            *entry = round(s * s);
+        }
+    }
+    (table, precision)
+}
+
+/// The table before the zero-SNR rescale: the running product of `1 - beta`, then the shift.
+fn shifted(config: &ScheduleConfig, precision: Precision) -> Vec<f64> {
+    let round = |value| precision.round(value);
+    let shift = config.snr_shift_scale;
+    let mut product = 1.0; // kept in f64 by torch's cumprod for both widths
+    betas(config, precision)
+        .into_iter()
+        .map(|beta| {
+            product *= round(1.0 - beta);
+            let a = round(product);
+            round(a / round(round(shift) + round(round(1.0 - shift) * a)))
+        })
+        .collect()
+}
+
+fn betas(config: &ScheduleConfig, precision: Precision) -> Vec<f64> {
+    let round = |value| precision.round(value);
+    let count = config.num_train_timesteps;
+    if let Some(betas) = &config.trained_betas {
+        return betas.iter().map(|&beta| round(beta)).collect();
+    }
+    match config.beta_schedule {
+        BetaSchedule::Linear => linspace(config.beta_start, config.beta_end, count, precision),
+        BetaSchedule::ScaledLinear => {
+            let roots = linspace(config.beta_start.sqrt(), config.beta_end.sqrt(), count, precision);
+            roots.into_iter().map(|root| round(root * root)).collect()
+        }
+        BetaSchedule::SquaredcosCapV2 => {
+            let bar = |i: usize| {
+                let angle = (i as f64 / count as f64 + 0.008) / 1.008 * std::f64::consts::PI / 2.0;
+                libm::cos(angle) * libm::cos(angle)
+            };
+            (0..count).map(|i| round((1.0 - bar(i + 1) / bar(i)).min(0.999))).collect()
+        }
+    }
+}
+
+/// torch's `linspace`, which counts from the nearer end and rounds once.
+fn linspace(start: f64, end: f64, count: usize, precision: Precision) -> Vec<f64> {
+    let round = |value| precision.round(value);
+    let (start, end) = (round(start), round(end));
+    let step = round(round(end - start) / (count.max(2) - 1) as f64);
+    (0..count)
+        .map(|i| match i < count / 2 {
+            true => round(step.mul_add(i as f64, start)),
+            false => round(step.mul_add(-((count - 1 - i) as f64), end)),
+        })
+        .collect()
+}
+
+/// The zero-SNR rescale of signal factors given from the noisiest to the cleanest.
+fn zero_terminal(signal: &[f64]) -> Vec<f64> {
+    let (last, first) = (signal[0], signal[signal.len() - 1]);
+    let scale = if first > last { first / (first - last) } else { 0.0 };
+    signal.iter().map(|s| (s - last) * scale).collect()
+}
+
+/// The entry of a rising table that is nearest to `value`.
+fn nearest(table: &[f64], value: f64) -> f64 {
+    let above = table.partition_point(|&entry| entry < value).min(table.len() - 1);
+    let below = above.saturating_sub(1);
+    if value - table[below] <= table[above] - value { table[below] } else { table[above] }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn levels(table: Table, steps: usize) -> Levels {
+        Levels::new(&ScheduleConfig::cogvideox(3.0), table, steps).unwrap()
+    }
+
+    fn now(levels: &Levels) -> Vec<f64> {
+        levels.levels.iter().map(|level| level.now.sqrt()).collect()
+    }
+
+    /// spec/ditctrl.md 1.4, to the digits printed there.
+    #[test]
+    fn both_tables_give_the_values_of_the_specification() {
+        let (sat, diffusers) = (levels(Table::Sat, 50), levels(Table::Diffusers, 50));
+        let trailing: Vec<f64> = (0..50).map(|k| 999.0 - 20.0 * f64::from(k)).collect();
+        assert_eq!((&sat.timesteps, &diffusers.timesteps), (&trailing, &trailing));
+        let printed = |got: f64, want: f64| assert!((got - want).abs() <= 5.1e-7, "{got} not {want}");
+        let (s, table) = (now(&sat), now(&diffusers));
+        for (step, want) in [(0, 0.0), (1, 0.005220), (2, 0.010925), (3, 0.017135), (49, 0.973940)] {
+            printed(s[step], want);
+        }
+        for (step, want) in [(0, 0.0), (1, 0.005215), (2, 0.010913), (3, 0.017117), (49, 0.972920)] {
+            printed(table[step], want);
+        }
+        let largest = s.iter().zip(&table).map(|(s, t)| (s - t).abs()).fold(0.0, f64::max);
+        assert!((largest - 1.02e-3).abs() < 5e-6, "{largest}");
+    }
+
+    #[test]
+    fn sat_estimates_at_the_nearest_entry_of_its_full_table() {
+        let sat = levels(Table::Sat, 50);
+        let (full, _) = alpha_bar(&ScheduleConfig::cogvideox(3.0));
+        let mut furthest = 0.0f64;
+        for (level, &t) in sat.levels.iter().zip(&sat.timesteps) {
+            let (s, a, t) = (level.now.sqrt(), level.estimate.sqrt(), t as usize);
+            furthest = furthest.max((s - a).abs());
+            let by_hand =
+                (0..1000).min_by(|&i, &j| (full[i].sqrt() - s).abs().total_cmp(&(full[j].sqrt() - s).abs())).unwrap();
+            assert!(by_hand == t || by_hand + 1 == t, "{t}: {by_hand}");
+            assert!((full[by_hand].sqrt() - a).abs() < 1e-12);
+        }
+        assert!(furthest <= 7.75e-4 && furthest > 7.6e-4, "{furthest}");
+    }
+
+    #[test]
+    fn sat_timesteps_are_rounded_down_for_every_run_length() {
+        assert_eq!(levels(Table::Sat, 6).timesteps, [999.0, 832.0, 666.0, 499.0, 333.0, 166.0]);
+        for same in [20, 25, 40, 50] {
+            assert_eq!(levels(Table::Sat, same).timesteps, levels(Table::Diffusers, same).timesteps);
+        }
+        assert_ne!(levels(Table::Sat, 30).timesteps, levels(Table::Diffusers, 30).timesteps);
+        for steps in 1..=1000 {
+            let sat = levels(Table::Sat, steps);
+            assert_eq!((sat.timesteps.len(), sat.timesteps[0], sat.levels[0].now), (steps, 999.0, 0.0));
+            assert!(sat.timesteps.is_sorted_by(|a, b| a > b));
+        }
+    }
+
+    #[test]
+    fn a_run_ends_where_the_stride_leads() {
+        // 6 steps: 166 - 166 = 0, so the last step ends at the level of timestep 0; 4 steps: 249 - 250 is past it
+        let (six, four) = (levels(Table::Diffusers, 6), levels(Table::Diffusers, 4));
+        let (full, _) = alpha_bar(&ScheduleConfig::cogvideox(3.0));
+        assert_eq!(six.timesteps, [999.0, 832.0, 666.0, 499.0, 332.0, 166.0]);
+        assert_eq!((six.levels[5].next, six.levels[0].next), (full[0], full[833]));
+        assert!(six.levels[5].back.is_some());
+        assert_eq!((four.levels[3].next, four.levels[3].back), (1.0, None));
+    }
+
+    #[test]
+    fn an_epsilon_network_cannot_start_without_signal() {
+        let config = ScheduleConfig { prediction_type: PredictionType::Epsilon, ..ScheduleConfig::cogvideox(3.0) };
+        for table in [Table::Diffusers, Table::Sat] {
+            let error = Levels::new(&config, table, 4).unwrap_err().to_string();
+            assert!(error.contains("`prediction_type`") && error.contains("999"), "{error}");
+        }
+        // leading spacing does not visit that timestep
+        let leading = ScheduleConfig { timestep_spacing: TimestepSpacing::Leading, ..config };
+        assert!(Levels::new(&leading, Table::Diffusers, 4).is_ok());
+    }
+
+    #[test]
+    fn step_counts_out_of_range_are_refused() {
+        for steps in [0, 1001] {
+            let error = Levels::new(&ScheduleConfig::cogvideox(3.0), Table::Sat, steps).unwrap_err().to_string();
+            assert!(error.contains(&format!("--steps is {steps}")), "{error}");
+        }
+    }
+}

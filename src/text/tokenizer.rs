@@ -1,0 +1,343 @@
+//! From a prompt to the token ids of a T5 text encoder.
+//!
+//! The ids are those of transformers' `T5Tokenizer.from_pretrained` (5.23, which is built on the `tokenizers` crate as this
+//! is): split at white space, each word with a leading `▁`, unigram pieces, `</s>` at the end. SentencePiece's own encoder,
+//! which the slow tokenizer of transformers 4 called, gives other ids for some texts: it keeps words glued to a special
+//! token without `▁`, and never finds `<pad>` in a normalized text.
+//!
+//! Deliberately different: a `tokenizer.json` is applied as it is written. `T5Tokenizer` 5.23 takes the vocabulary and the
+//! character map out of it and drops its other normalizers (lower-casing, for one).
+
+use super::special::Config;
+use super::spiece::{self, SentencePiece};
+use super::words;
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::ops::Range;
+use tokenizers::PreTokenizerWrapper;
+use tokenizers::models::unigram::Unigram;
+use tokenizers::normalizers::Precompiled;
+use tokenizers::pre_tokenizers::metaspace::{Metaspace, PrependScheme};
+use tokenizers::pre_tokenizers::{sequence::Sequence, whitespace::WhitespaceSplit};
+use tokenizers::processors::template::TemplateProcessing;
+
+/// More sentinels (`<extra_id_N>`) than any known model.
+const MOST_EXTRA_IDS: usize = 10_000;
+
+/// A prompt as the text encoder gets it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tokens {
+    /// Exactly as many as asked for, filled up with the pad id.
+    pub ids: Vec<u32>,
+    /// The piece of each id, without the padding.
+    pub pieces: Vec<String>,
+    /// For each piece the bytes of the prompt it stands for; empty for the end of the text.
+    pub spans: Vec<(usize, usize)>,
+    /// The words of the prompt that did not fit, if any.
+    pub cut: Option<String>,
+}
+
+impl Tokens {
+    /// The pieces of the first place where `words` stand in `prompt`, the text these tokens were made of. Letter case and
+    /// the width of gaps do not matter; words match as a whole ("ball" is not in "balloon"). `None` where the words do not
+    /// stand in the prompt or did not fit.
+    pub fn find(&self, prompt: &str, words: &str) -> Option<Range<usize>> {
+        let place = words::find(prompt, words)?;
+        let kept = self.spans.iter().map(|span| span.1).max()?;
+        if self.cut.is_some() && place.end > kept {
+            return None;
+        }
+        let touches = |&(start, end): &(usize, usize)| start < end && start < place.end && end > place.start;
+        let first = self.spans.iter().position(touches)?;
+        let last = self.spans.iter().rposition(touches)?;
+        Some(first..last + 1)
+    }
+}
+
+/// The tokenizer of a T5 text encoder.
+pub struct Tokenizer {
+    inner: tokenizers::Tokenizer,
+    pad: u32,
+}
+
+impl Tokenizer {
+    /// From the files of a `tokenizer/` folder: `read` gives the bytes of a file by its name, or `None` where there is
+    /// none. `tokenizer.json` comes first, then `spiece.model`; the rest of the folder names special tokens.
+    pub fn from_files(read: &dyn Fn(&str) -> Result<Option<Vec<u8>>>) -> Result<Self> {
+        let config: Config = json(read, "tokenizer_config.json")?.unwrap_or_default();
+        let config = config.with_map(json(read, "special_tokens_map.json")?.unwrap_or_default());
+        ensure!(
+            config.padding_side.as_deref().unwrap_or("right") == "right",
+            "tokenizer/tokenizer_config.json: padding_side must be \"right\", as it is with T5"
+        );
+        let (mut inner, file) = if let Some(bytes) = read("tokenizer.json")? {
+            (from_json(&bytes).context("tokenizer/tokenizer.json")?, "tokenizer.json")
+        } else if let Some(bytes) = read("spiece.model")? {
+            let model = SentencePiece::parse(&bytes).context("tokenizer/spiece.model")?;
+            let older = json(read, "added_tokens.json")?.unwrap_or_default();
+            (from_spiece(&model, &config, older).context("tokenizer/spiece.model")?, "spiece.model")
+        } else {
+            bail!(
+                "the tokenizer is missing: the folder has neither tokenizer/tokenizer.json nor tokenizer/spiece.model"
+            )
+        };
+        let id = |token: &str| {
+            inner.token_to_id(token).ok_or_else(|| anyhow!("tokenizer/{file}: the special token {token} is not in it"))
+        };
+        let (pad, eos) = (id(config.named.pad())?, id(config.named.eos())?);
+        if inner.get_post_processor().is_none() {
+            inner.with_post_processor(Some(end_of_text(config.named.eos(), eos)?));
+        }
+        inner.set_encode_special_tokens(config.split_special_tokens.unwrap_or(false));
+        Ok(Self { inner, pad })
+    }
+
+    /// The tokens of `text`, exactly `length` ids: filled up with the pad id, or cut so that the final `</s>` stays.
+    pub fn encode(&self, text: &str, length: usize) -> Result<Tokens> {
+        let encoding = self.inner.encode(text, true).map_err(|error| anyhow!("tokenizer: {error}"))?;
+        let marks = encoding.get_special_tokens_mask(); // 1 where the template put a token
+        let special = marks.iter().filter(|&&mark| mark == 1).count();
+        ensure!(length >= special.max(1), "a text of {length} tokens has no room for the end of the text");
+        let count = encoding.len();
+        let closing = marks.iter().rev().take_while(|&&mark| mark == 1).count();
+        let (kept, closing) = if count <= length { (count, 0) } else { (length - closing, closing) };
+        let order: Vec<usize> = (0..kept).chain(count - closing..count).collect();
+
+        let mut ids: Vec<u32> = order.iter().map(|&index| encoding.get_ids()[index]).collect();
+        ids.resize(length, self.pad);
+        let pieces = order.iter().map(|&index| encoding.get_tokens()[index].trim().to_string()).collect();
+        let mut spans = Vec::with_capacity(order.len());
+        let mut end = 0;
+        for &index in &order {
+            let (start, stop) = encoding.get_offsets()[index];
+            let span = if marks[index] == 1 { (end, end) } else { words::trimmed(text, start..stop) };
+            end = span.1;
+            spans.push(span);
+        }
+        let cut = (count > length).then(|| {
+            let start = words::trimmed(text, encoding.get_offsets()[kept].0..text.len()).0;
+            text[words::start(text, start)..].trim().to_string()
+        });
+        Ok(Tokens { ids, pieces, spans, cut })
+    }
+
+    /// One more than the largest id.
+    pub fn vocab_size(&self) -> usize {
+        let vocab = self.inner.get_vocab(true);
+        vocab.into_values().max().map_or(0, |id| id as usize + 1)
+    }
+}
+
+fn json<T: DeserializeOwned>(read: &dyn Fn(&str) -> Result<Option<Vec<u8>>>, file: &str) -> Result<Option<T>> {
+    let Some(bytes) = read(file)? else { return Ok(None) };
+    serde_json::from_slice(&bytes).with_context(|| format!("tokenizer/{file}")).map(Some)
+}
+
+/// `$A </s>`.
+fn end_of_text(eos: &str, id: u32) -> Result<TemplateProcessing> {
+    TemplateProcessing::builder()
+        .try_single(vec!["$A".to_string(), eos.to_string()])
+        .and_then(|builder| {
+            builder.special_tokens(vec![(eos.to_string(), id)]).build().map_err(|error| error.to_string())
+        })
+        .map_err(|error| anyhow!("tokenizer: the end of text {eos:?}: {error}"))
+}
+
+fn from_json(bytes: &[u8]) -> Result<tokenizers::Tokenizer> {
+    let file: Value = serde_json::from_slice(bytes)?;
+    for map in parts(&file["normalizer"], "normalizers").filter_map(|part| part["precompiled_charsmap"].as_str()) {
+        spiece::check_charsmap(&base64(map).context("the character map (precompiled_charsmap) is not base64")?)?;
+    }
+    for template in parts(&file["post_processor"], "processors") {
+        check_template(template)?;
+    }
+    if let Value::Array(pieces) = &file["model"]["vocab"] {
+        let score = |piece: &Value| piece[1].as_f64().unwrap_or_default();
+        spiece::check_pieces(pieces.iter().filter_map(|piece| Some((piece[0].as_str()?, score(piece)))))?;
+    }
+    let mut inner = tokenizers::Tokenizer::from_bytes(bytes).map_err(|error| anyhow!("{error}"))?;
+    inner.with_padding(None);
+    inner.with_truncation(None).map_err(|error| anyhow!("{error}"))?;
+    Ok(inner)
+}
+
+/// A step of a `tokenizer.json`, and the steps within it.
+fn parts<'a>(step: &'a Value, list: &'a str) -> Box<dyn Iterator<Item = &'a Value> + 'a> {
+    let inner = step[list].as_array().into_iter().flatten();
+    Box::new(std::iter::once(step).chain(inner.flat_map(move |step| parts(step, list))))
+}
+
+/// Refuses a template that the crate would stumble over: it looks its tokens up without asking.
+fn check_template(template: &Value) -> Result<()> {
+    let steps = ["single", "pair"].into_iter().filter_map(|key| template[key].as_array()).flatten();
+    for name in steps.filter_map(|step| step["SpecialToken"]["id"].as_str()) {
+        let token = &template["special_tokens"][name];
+        let count = |key: &str| token[key].as_array().map(Vec::len);
+        ensure!(count("ids").is_some(), "the post_processor has no ids for {name}");
+        ensure!(count("ids") == count("tokens"), "the post_processor has other ids than tokens for {name}");
+    }
+    Ok(())
+}
+
+fn base64(text: &str) -> Option<Vec<u8>> {
+    let digits = text.trim_end_matches('=').bytes().map(|digit| match digit {
+        b'A'..=b'Z' => Some(digit - b'A'),
+        b'a'..=b'z' => Some(digit - b'a' + 26),
+        b'0'..=b'9' => Some(digit - b'0' + 52),
+        b'+' => Some(62),
+        b'/' => Some(63),
+        _ => None,
+    });
+    let digits = digits.collect::<Option<Vec<u8>>>()?;
+    let mut bytes = Vec::with_capacity(digits.len() * 3 / 4);
+    for group in digits.chunks(4) {
+        let bits =
+            group.iter().enumerate().fold(0, |bits, (index, &digit)| bits | u32::from(digit) << (18 - 6 * index));
+        bytes.extend_from_slice(&bits.to_be_bytes()[1..group.len()]);
+    }
+    Some(bytes)
+}
+
+/// The pipeline that `T5Tokenizer` builds.
+fn from_spiece(model: &SentencePiece, config: &Config, older: BTreeMap<String, u64>) -> Result<tokenizers::Tokenizer> {
+    let extra = config.extra_ids();
+    ensure!(extra <= MOST_EXTRA_IDS, "extra_ids of tokenizer_config.json is {extra}, more than {MOST_EXTRA_IDS}");
+    let sentinels = (0..extra).rev().map(|index| (format!("<extra_id_{index}>"), 0.0));
+    let pieces = model.pieces.iter().map(|piece| (piece.text.clone(), f64::from(piece.score)));
+    let wrong = |error: tokenizers::Error| anyhow!("{error}");
+
+    // the unknown piece is 2, whatever the file says: T5Tokenizer does not ask it
+    let unigram = Unigram::from(pieces.chain(sentinels).collect(), Some(2), false).map_err(wrong)?;
+    let mut inner = tokenizers::Tokenizer::new(unigram);
+    if !model.charsmap.is_empty() {
+        let map = Precompiled::from(&model.charsmap).map_err(|error| anyhow!("{error}"))?;
+        inner.with_normalizer(Some(map)).map_err(wrong)?;
+    }
+    inner.with_pre_tokenizer(Some(Sequence::new(vec![
+        PreTokenizerWrapper::WhitespaceSplit(WhitespaceSplit),
+        PreTokenizerWrapper::Metaspace(Metaspace::new('▁', PrependScheme::Always, true)),
+    ])));
+    inner.add_tokens(config.added_tokens(older, &model.pieces)).map_err(wrong)?;
+    Ok(inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn word_pieces() -> Value {
+        let words = ["<pad>", "</s>", "<unk>", "▁a", "▁red", "▁ball", "▁on", "▁the", "▁beach", ",", "▁", "s", "oon"];
+        let vocab: Vec<_> = words.iter().map(|word| json!([word, -2.0])).collect();
+        let metaspace = json!({"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": true});
+        json!({
+            "version": "1.0", "truncation": null, "padding": null, "added_tokens": [],
+            "normalizer": {"type": "Sequence", "normalizers": [{"type": "Lowercase"}]},
+            "pre_tokenizer": metaspace, "decoder": metaspace, "post_processor": null,
+            "model": {"type": "Unigram", "unk_id": 2, "vocab": vocab, "byte_fallback": false}
+        })
+    }
+
+    fn open(file: &Value, config: Value) -> Result<Tokenizer> {
+        Tokenizer::from_files(&|name| {
+            Ok(match name {
+                "tokenizer.json" => Some(file.to_string().into_bytes()),
+                "tokenizer_config.json" => Some(config.to_string().into_bytes()),
+                _ => None,
+            })
+        })
+    }
+
+    fn error(file: &Value, config: Value) -> String {
+        format!("{:#}", open(file, config).err().unwrap())
+    }
+
+    #[test]
+    fn spans_and_pieces_of_a_prompt() {
+        let prompt = "A  red ball,  on the Beach";
+        let tokens = open(&word_pieces(), json!({})).unwrap().encode(prompt, 16).unwrap();
+        assert_eq!(tokens.ids, [3, 10, 4, 5, 9, 10, 6, 7, 8, 1, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(tokens.pieces, ["▁a", "▁", "▁red", "▁ball", ",", "▁", "▁on", "▁the", "▁beach", "</s>"]);
+        let texts: Vec<&str> = tokens.spans.iter().map(|&(start, end)| &prompt[start..end]).collect();
+        assert_eq!(texts, ["A", "", "red", "ball", ",", "", "on", "the", "Beach", ""]);
+        assert_eq!(tokens.cut, None);
+    }
+
+    #[test]
+    fn pieces_of_words() {
+        let tokenizer = open(&word_pieces(), json!({})).unwrap();
+        let prompt = "a balloon, a red  Ball on the beach";
+        let tokens = tokenizer.encode(prompt, 20).unwrap();
+        let find = |words: &str| tokens.find(prompt, words).map(|range| tokens.pieces[range].join(""));
+        assert_eq!(find("red ball").unwrap(), "▁red▁▁ball");
+        assert_eq!(find("balloon").unwrap(), "▁balloon");
+        assert_eq!(tokens.find(prompt, "ball"), Some(7..8));
+        assert_eq!(find("green ball"), None);
+        assert_eq!(find(""), None);
+        // what did not fit is not found
+        let tokens = tokenizer.encode(prompt, 8).unwrap();
+        assert_eq!((tokens.cut.as_deref(), tokens.ids.last()), (Some("Ball on the beach"), Some(&1)));
+        assert_eq!(tokens.find(prompt, "red"), Some(5..6));
+        assert_eq!(tokens.find(prompt, "red ball"), None);
+        assert_eq!(tokens.find(prompt, "beach"), None);
+    }
+
+    #[test]
+    fn cut_words_are_whole() {
+        let tokenizer = open(&word_pieces(), json!({})).unwrap();
+        let tokens = tokenizer.encode("red balloon", 3).unwrap();
+        assert_eq!(tokens.ids, [4, 5, 1]);
+        assert_eq!(tokens.cut.unwrap(), "balloon");
+        let tokens = tokenizer.encode("red ball", 1).unwrap();
+        assert_eq!((tokens.ids, tokens.cut.unwrap()), (vec![1], "red ball".to_string()));
+        assert!(tokenizer.encode("red", 0).is_err());
+    }
+
+    #[test]
+    fn special_tokens_by_the_configuration() {
+        let tokenizer = open(&word_pieces(), json!({"pad_token": {"content": "<unk>"}, "eos_token": ","})).unwrap();
+        assert_eq!(tokenizer.encode("a", 4).unwrap().ids, [3, 9, 2, 2]);
+        let message = error(&word_pieces(), json!({"pad_token": "[PAD]"}));
+        assert!(message.contains("tokenizer/tokenizer.json: the special token [PAD] is not in it"), "{message}");
+        assert!(error(&word_pieces(), json!({"padding_side": "left"})).contains("padding_side"));
+        assert!(error(&word_pieces(), json!({"pad_token": 3})).contains("tokenizer/tokenizer_config.json"));
+    }
+
+    #[test]
+    fn damaged_files_are_refused() {
+        let with = |key: &str, value: Value| {
+            let mut file = word_pieces();
+            file[key] = value;
+            error(&file, json!({}))
+        };
+        let step = json!([{"SpecialToken": {"id": "[X]", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]);
+        let template = |tokens: Value| json!({"type": "TemplateProcessing", "single": step, "pair": step, "special_tokens": tokens});
+        assert!(with("post_processor", template(json!({}))).contains("no ids for [X]"));
+        let uneven = json!({"[X]": {"id": "[X]", "ids": [1, 2], "tokens": ["a"]}});
+        let nested = json!({"type": "Sequence", "processors": [template(uneven)]});
+        assert!(with("post_processor", nested).contains("other ids than tokens"));
+        let map =
+            json!({"type": "Sequence", "normalizers": [{"type": "Precompiled", "precompiled_charsmap": "AAAAAAEB"}]});
+        assert!(with("normalizer", map).contains("character map"));
+        let long = json!({"type": "Unigram", "unk_id": 0, "vocab": [["<unk>", 0.0], ["a".repeat(600), 0.0]]});
+        assert!(with("model", long).contains("600 bytes"));
+        assert!(
+            with("model", json!({"type": "Unigram", "unk_id": 9, "vocab": [["a", 0.0]]})).contains("tokenizer.json")
+        );
+        let missing = Tokenizer::from_files(&|_| Ok(None)).err().unwrap().to_string();
+        assert!(missing.contains("neither tokenizer/tokenizer.json nor tokenizer/spiece.model"), "{missing}");
+    }
+
+    #[test]
+    fn base64_as_in_rfc_4648() {
+        for (text, bytes) in
+            [("", ""), ("Zg==", "f"), ("Zm8=", "fo"), ("Zm9v", "foo"), ("Zm9vYg==", "foob"), ("Zm9vYmE=", "fooba")]
+        {
+            assert_eq!(base64(text).unwrap(), bytes.as_bytes());
+        }
+        assert_eq!(base64("Z*=="), None);
+        assert_eq!(base64("+/8=").unwrap(), [0xFB, 0xFF]);
+    }
+}

@@ -1,0 +1,40 @@
+//! Stands in for FFmpeg in builds without it: every door is closed, and says so.
+
+use super::fault::{input, usage};
+use super::partial::shown;
+use super::read::{Limits, Source};
+use super::{Checked, FrameSink, Output};
+use anyhow::Result;
+use std::path::Path;
+
+pub(super) fn check(output: &Output) -> Result<Checked> {
+    Err(closed(output))
+}
+
+pub(super) fn open(output: &Output) -> Result<Box<dyn FrameSink + Send>> {
+    Err(closed(output))
+}
+
+pub(super) fn read(path: &Path, _: &Limits) -> Result<Box<dyn Source>> {
+    Err(unreadable(path))
+}
+
+pub(super) fn metadata(path: &Path) -> Result<Option<String>> {
+    Err(unreadable(path))
+}
+
+fn closed(output: &Output) -> anyhow::Error {
+    usage(format!(
+        "{}: this build has no FFmpeg (cargo feature video) and cannot write {}: use .gif, .y4m, or NAME/ for PNGs",
+        shown(output),
+        output.format
+    ))
+}
+
+fn unreadable(path: &Path) -> anyhow::Error {
+    input(format!(
+        "cannot read {}: this build has no FFmpeg (cargo feature video); it reads GIF, y4m, PNG, JPEG and directories of \
+         PNGs",
+        path.display()
+    ))
+}

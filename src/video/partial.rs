@@ -1,0 +1,438 @@
+//! Outputs under a temporary name: nothing under the wanted name until it is whole, and no remains after a failure.
+//!
+//! A file is written as `.STEM.partial-PID-N.SUFFIX` beside its destination (same file system, so that the last step is
+//! one rename), synced to disk, then renamed. Dropping it uncommitted removes it; [`remove_partials`] removes all of the
+//! process for an exit that runs no destructors. If the wanted name was taken while the video was being made and must
+//! not be replaced, the result goes to a free name beside it: hours of work are worth more than the name.
+
+use super::fault::{Fault, error, usage, write_failed};
+use super::{Format, Output};
+use anyhow::Result;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// The manifest's name in a directory of PNGs.
+pub(super) const MANIFEST: &str = "manifest.json";
+
+static LIVE: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Removes every unfinished output of this process. For a signal handler that ends the process at once; a writer that
+/// is still at work fails afterwards.
+pub fn remove_partials() {
+    for path in lock(&LIVE).drain(..) {
+        remove(&path);
+    }
+}
+
+fn remove(path: &Path) {
+    // Nobody is left to hear of a failure here, and the name says what the remains are.
+    let _ = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+}
+
+/// The name of an output in messages.
+pub(super) fn shown(output: &Output) -> String {
+    match output.format {
+        Format::Y4mStdout => "standard output".to_string(),
+        _ => output.path.display().to_string(),
+    }
+}
+
+/// Where the output really goes: without a trailing slash, and through a symbolic link to the thing it points at.
+fn destination(path: &Path) -> PathBuf {
+    let plain: PathBuf = path.components().collect();
+    if plain.is_symlink() { fs::canonicalize(&plain).unwrap_or(plain) } else { plain }
+}
+
+fn parent(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// A hidden name beside `target`.
+fn hidden(target: &Path, what: &str) -> PathBuf {
+    static COUNTER: AtomicUsize = AtomicUsize::new(0);
+    let number = COUNTER.fetch_add(1, Ordering::Relaxed);
+    let mut stem = target.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    // File systems allow 255 bytes for a name; the additions need their share.
+    while stem.len() > 180 {
+        stem.pop();
+    }
+    let suffix = target.extension().map(|suffix| format!(".{}", suffix.to_string_lossy())).unwrap_or_default();
+    parent(target).join(format!(".{stem}.{what}-{}-{number}{suffix}", std::process::id()))
+}
+
+/// Everything about the place of an output that can be known before the run: that it can be created, and that nothing
+/// is there which must stay.
+pub(super) fn check_place(output: &Output) -> Result<()> {
+    let shown = output.path.display();
+    if output.format == Format::Y4mStdout {
+        use std::io::IsTerminal;
+        return match io::stdout().is_terminal() {
+            true => Err(usage("standard output is a terminal: pipe the y4m into a program, or give -o FILE".into())),
+            false => Ok(()),
+        };
+    }
+    let target = destination(&output.path);
+    let exists = || error(Fault::Exists, format!("{shown} exists: choose another name, or replace it with -y"));
+    match fs::metadata(&target) {
+        Ok(found) if output.format == Format::PngDir => {
+            if !found.is_dir() {
+                return Err(usage(format!("{shown} is a file and not a directory: choose another name")));
+            }
+            if !is_empty(&target)? {
+                if !output.overwrite {
+                    return Err(exists());
+                }
+                check_replaceable(&target)?;
+            }
+        }
+        Ok(found) if found.is_dir() => return Err(usage(format!("{shown} is a directory: name a file in it"))),
+        Ok(found) if !found.is_file() => {
+            return Err(usage(format!(
+                "{shown} is no regular file: choose another name, or write y4m to a pipe with -o -"
+            )));
+        }
+        Ok(_) if !output.overwrite => return Err(exists()),
+        Ok(_) => {}
+        Err(cause) if cause.kind() == io::ErrorKind::NotFound => {}
+        Err(cause) => return Err(usage(format!("cannot write {shown}: {cause}"))),
+    }
+    let directory = parent(&target);
+    match fs::metadata(directory) {
+        Ok(found) if !found.is_dir() => {
+            return Err(usage(format!("cannot write {shown}: {} is not a directory", directory.display())));
+        }
+        Ok(_) => {}
+        Err(cause) if cause.kind() == io::ErrorKind::NotFound => {
+            return Err(usage(format!(
+                "cannot write {shown}: the directory {} does not exist; create it first",
+                directory.display()
+            )));
+        }
+        Err(cause) => return Err(usage(format!("cannot write {shown}: {cause}"))),
+    }
+    // Asking the system to do it is the only answer that covers modes, read-only mounts and quotas.
+    let trial = hidden(&target, "partial");
+    let made = OpenOptions::new().write(true).create_new(true).open(&trial);
+    let outcome = made.map(drop).and_then(|()| fs::remove_file(&trial));
+    outcome.map_err(|cause| usage(format!("cannot write in {}: {cause}", directory.display())))
+}
+
+fn is_empty(directory: &Path) -> Result<bool> {
+    let mut entries = fs::read_dir(directory)
+        .map_err(|cause| usage(format!("cannot look into the directory {}: {cause}", directory.display())))?;
+    Ok(entries.next().is_none())
+}
+
+/// Only a directory that holds nothing but what this program writes there may be replaced as a whole.
+fn check_replaceable(directory: &Path) -> Result<()> {
+    let unreadable = |cause| usage(format!("cannot look into the directory {}: {cause}", directory.display()));
+    for entry in fs::read_dir(directory).map_err(unreadable)? {
+        let entry = entry.map_err(unreadable)?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let number = name.strip_prefix("frame-").and_then(|rest| rest.strip_suffix(".png"));
+        let frame = number.is_some_and(|number| number.len() >= 6 && number.bytes().all(|byte| byte.is_ascii_digit()));
+        let file = entry.file_type().is_ok_and(|kind| kind.is_file());
+        if !file || !(frame || name == MANIFEST) {
+            return Err(usage(format!(
+                "{} holds other things than frames (such as {name}), so it is not replaced: choose another name",
+                directory.display()
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// The first of `NAME-1.mp4`, `NAME-2.mp4`, ... that `take` takes; `take` answers `AlreadyExists` for a taken name.
+fn free_name(target: &Path, mut take: impl FnMut(&Path) -> io::Result<()>) -> io::Result<PathBuf> {
+    let stem = target.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    let suffix = target.extension().map(|suffix| format!(".{}", suffix.to_string_lossy())).unwrap_or_default();
+    for number in 1..1000 {
+        let name = parent(target).join(format!("{stem}-{number}{suffix}"));
+        match take(&name) {
+            Ok(()) => return Ok(name),
+            Err(cause) if cause.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(cause) => return Err(cause),
+        }
+    }
+    Err(io::ErrorKind::AlreadyExists.into())
+}
+
+/// Gives `temp` the name `target` unless that is taken.
+fn rename_new(temp: &Path, target: &Path) -> io::Result<()> {
+    // A link fails where the name is taken, which a rename does not; some file systems have no links.
+    match fs::hard_link(temp, target) {
+        // A second name that stays is a blemish, and dropping the partial file tries again.
+        Ok(()) => fs::remove_file(temp).or(Ok(())),
+        Err(cause) if cause.kind() == io::ErrorKind::AlreadyExists => Err(cause),
+        Err(_) if target.symlink_metadata().is_ok() => Err(io::ErrorKind::AlreadyExists.into()),
+        Err(_) => fs::rename(temp, target),
+    }
+}
+
+fn sync_directory(path: &Path) {
+    // Not every system lets a directory be opened and synced; the rename itself has happened by then.
+    if let Ok(directory) = File::open(path) {
+        let _ = directory.sync_all();
+    }
+}
+
+/// What became of a committed output.
+pub(super) struct Committed {
+    pub path: PathBuf,
+    pub bytes: u64,
+    pub warning: Option<String>,
+}
+
+fn moved_warning(wanted: &Path, path: &Path) -> String {
+    format!("{} was created by someone else during the run: saved as {}", wanted.display(), path.display())
+}
+
+/// A file under its temporary name.
+pub(super) struct PartialFile {
+    temp: PathBuf,
+    target: PathBuf,
+    wanted: PathBuf,
+    overwrite: bool,
+    file: File,
+    health: Arc<Mutex<Health>>,
+}
+
+impl PartialFile {
+    pub fn create(output: &Output) -> Result<Self> {
+        let target = destination(&output.path);
+        let temp = hidden(&target, "partial");
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .open(&temp)
+            .map_err(|cause| write_failed(&shown(output), &cause))?;
+        lock(&LIVE).push(temp.clone());
+        let (wanted, overwrite) = (output.path.clone(), output.overwrite);
+        Ok(Self { temp, target, wanted, overwrite, file, health: Health::new() })
+    }
+
+    #[cfg(feature = "video")]
+    pub fn temp(&self) -> &Path {
+        &self.temp
+    }
+
+    /// A handle to write with; its errors are remembered for [`PartialFile::check`].
+    pub fn writer(&self) -> Result<Tracked> {
+        let file = self.file.try_clone().map_err(|cause| self.explain(&cause))?;
+        Ok(Tracked { file, health: Arc::clone(&self.health) })
+    }
+
+    /// The first write error, if there was one: libraries between us and the file lose or rename it.
+    pub fn check(&self) -> Result<()> {
+        match lock(&self.health).trouble.as_ref() {
+            Some(cause) => Err(self.explain(cause)),
+            None => Ok(()),
+        }
+    }
+
+    pub fn explain(&self, cause: &io::Error) -> anyhow::Error {
+        write_failed(&self.wanted.display().to_string(), cause)
+    }
+
+    /// Syncs the file and gives it its name.
+    pub fn commit(self) -> Result<Committed> {
+        self.check()?;
+        self.file.sync_all().map_err(|cause| self.explain(&cause))?;
+        let bytes = self.file.metadata().map_err(|cause| self.explain(&cause))?.len();
+        let (mut path, mut warning) = (self.wanted.clone(), None);
+        let renamed = match self.overwrite {
+            true => fs::rename(&self.temp, &self.target),
+            false => rename_new(&self.temp, &self.target),
+        };
+        match renamed {
+            Err(cause) if cause.kind() == io::ErrorKind::AlreadyExists && !self.overwrite => {
+                path = free_name(&self.target, |name| rename_new(&self.temp, name))
+                    .map_err(|cause| self.explain(&cause))?;
+                warning = Some(moved_warning(&self.wanted, &path));
+            }
+            other => other.map_err(|cause| self.explain(&cause))?,
+        }
+        sync_directory(parent(&self.target));
+        Ok(Committed { path, bytes, warning })
+    }
+}
+
+impl Drop for PartialFile {
+    fn drop(&mut self) {
+        forget(&self.temp);
+    }
+}
+
+/// Removes what is left under a temporary name; after a commit nothing is.
+fn forget(temp: &Path) {
+    lock(&LIVE).retain(|path| path != temp);
+    if temp.symlink_metadata().is_ok() {
+        remove(temp);
+    }
+}
+
+/// A directory under its temporary name.
+pub(super) struct PartialDir {
+    temp: PathBuf,
+    target: PathBuf,
+    wanted: PathBuf,
+    overwrite: bool,
+    bytes: u64,
+    health: Arc<Mutex<Health>>,
+}
+
+impl PartialDir {
+    pub fn create(output: &Output) -> Result<Self> {
+        let target = destination(&output.path);
+        let temp = hidden(&target, "partial");
+        fs::create_dir(&temp).map_err(|cause| write_failed(&shown(output), &cause))?;
+        lock(&LIVE).push(temp.clone());
+        let (wanted, overwrite) = (output.path.clone(), output.overwrite);
+        Ok(Self { temp, target, wanted, overwrite, bytes: 0, health: Health::new() })
+    }
+
+    /// Writes one file of the directory, synced.
+    pub fn write(&mut self, name: &str, data: &[u8]) -> Result<()> {
+        let written = File::create_new(self.temp.join(name))
+            .map(|file| Tracked { file, health: Arc::clone(&self.health) })
+            .and_then(|mut file| file.write_all(data).and_then(|()| file.file.sync_all()));
+        written.map_err(|cause| write_failed(&self.wanted.join(name).display().to_string(), &cause))?;
+        self.bytes += data.len() as u64;
+        Ok(())
+    }
+
+    /// Gives the directory its name; one of the same name is set aside first and removed only afterwards.
+    pub fn commit(self) -> Result<Committed> {
+        let explain = |cause: io::Error| write_failed(&self.wanted.display().to_string(), &cause);
+        sync_directory(&self.temp);
+        let (mut path, mut warning) = (self.wanted.clone(), None);
+        let taken = self.target.symlink_metadata().is_ok();
+        if !taken || is_empty(&self.target)? {
+            fs::rename(&self.temp, &self.target).map_err(explain)?;
+        } else if self.overwrite {
+            check_replaceable(&self.target)?;
+            let aside = hidden(&self.target, "replaced");
+            fs::rename(&self.target, &aside).map_err(explain)?;
+            if let Err(cause) = fs::rename(&self.temp, &self.target) {
+                return Err(match fs::rename(&aside, &self.target) {
+                    Ok(()) => explain(cause),
+                    Err(_) => super::fault::failed(format!(
+                        "cannot write {}: {cause}; the old one is now {}",
+                        self.wanted.display(),
+                        aside.display()
+                    )),
+                });
+            }
+            if let Err(cause) = fs::remove_dir_all(&aside) {
+                warning = Some(format!("the replaced frames remain in {}: {cause}", aside.display()));
+            }
+        } else {
+            let free = free_name(&self.target, |name| match name.symlink_metadata() {
+                Ok(_) => Err(io::ErrorKind::AlreadyExists.into()),
+                Err(_) => fs::rename(&self.temp, name),
+            });
+            path = free.map_err(explain)?;
+            warning = Some(moved_warning(&self.wanted, &path));
+        }
+        sync_directory(parent(&self.target));
+        Ok(Committed { path, bytes: self.bytes, warning })
+    }
+}
+
+impl Drop for PartialDir {
+    fn drop(&mut self) {
+        forget(&self.temp);
+    }
+}
+
+/// What became of the writes to an output.
+#[derive(Default)]
+struct Health {
+    trouble: Option<io::Error>,
+    /// Bytes until the device is full.
+    #[cfg(test)]
+    room: Option<u64>,
+}
+
+impl Health {
+    fn new() -> Arc<Mutex<Self>> {
+        Arc::new(Mutex::new(Self {
+            trouble: None,
+            #[cfg(test)]
+            room: ROOM.get(),
+        }))
+    }
+
+    #[cfg(test)]
+    fn take_room(&mut self, bytes: usize) -> io::Result<()> {
+        match &mut self.room {
+            Some(room) if *room < bytes as u64 => return Err(io::ErrorKind::StorageFull.into()),
+            Some(room) => *room -= bytes as u64,
+            None => {}
+        }
+        Ok(())
+    }
+}
+
+/// A file that remembers its first write error.
+pub(super) struct Tracked {
+    file: File,
+    health: Arc<Mutex<Health>>,
+}
+
+impl Tracked {
+    fn note<T>(&self, result: io::Result<T>) -> io::Result<T> {
+        if let Err(cause) = &result
+            && cause.kind() != io::ErrorKind::Interrupted
+        {
+            lock(&self.health).trouble.get_or_insert_with(|| match cause.raw_os_error() {
+                Some(code) => io::Error::from_raw_os_error(code),
+                None => io::Error::new(cause.kind(), cause.to_string()),
+            });
+        }
+        result
+    }
+}
+
+impl Write for Tracked {
+    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+        #[cfg(test)]
+        {
+            let room = lock(&self.health).take_room(data.len());
+            self.note(room)?;
+        }
+        let written = self.file.write(data);
+        self.note(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        let flushed = self.file.flush();
+        self.note(flushed)
+    }
+}
+
+impl Seek for Tracked {
+    fn seek(&mut self, position: SeekFrom) -> io::Result<u64> {
+        self.file.seek(position)
+    }
+}
+
+#[cfg(test)]
+thread_local! {
+    /// Bytes each output opened on this thread may take before its device is full.
+    pub(super) static ROOM: std::cell::Cell<Option<u64>> = const { std::cell::Cell::new(None) };
+}
+
+/// Whether [`remove_partials`] would remove this.
+#[cfg(test)]
+pub(super) fn is_registered(path: &Path) -> bool {
+    lock(&LIVE).iter().any(|live| live == path)
+}

@@ -1,0 +1,72 @@
+//! What a `VarBuilder` of this program reads from. candle's own reads in the stored dtype, casts on the device on one core,
+//! and names neither the file nor the found shape when something does not fit.
+
+use super::convert;
+use super::error::ModelError;
+use super::header::Entry;
+use super::part::Part;
+use super::source::Bytes;
+use candle_core::{DType, Device, Error, Result, Shape, Tensor};
+use candle_nn::Init;
+use candle_nn::var_builder::SimpleBackend;
+
+pub(super) struct Backend {
+    part: Part,
+    /// The part's weight files, in its order.
+    files: Vec<Bytes>,
+}
+
+impl Backend {
+    pub fn new(part: Part, files: Vec<Bytes>) -> Self {
+        Self { part, files }
+    }
+
+    fn find(&self, name: &str) -> Result<(usize, &Entry)> {
+        self.part.find(name).ok_or_else(|| {
+            let near =
+                self.nearest(name).map(|near| format!("; the nearest name there is {near:?}")).unwrap_or_default();
+            refused(format!("{}: no tensor {name:?}{near}", self.part.place()))
+        })
+    }
+
+    fn load(&self, shard: usize, entry: &Entry, dtype: DType, device: &Device) -> Result<Tensor> {
+        let file = &self.files[shard];
+        file.want(&entry.range);
+        let tensor = convert::tensor(&file[entry.range.clone()], entry.dtype, &entry.shape, dtype, device);
+        file.done(&entry.range);
+        tensor.map_err(|error| refused(format!("{}: tensor {:?}: {error}", self.part.show(shard), entry.name)))
+    }
+
+    fn nearest(&self, name: &str) -> Option<&str> {
+        const ALIKE: f64 = 0.8;
+        let scored = self.part.names().map(|other| (strsim::normalized_levenshtein(name, other), other));
+        let (score, near) = scored.max_by(|a, b| a.0.total_cmp(&b.0))?;
+        (score >= ALIKE).then_some(near)
+    }
+}
+
+impl SimpleBackend for Backend {
+    fn get(&self, shape: Shape, name: &str, _: Init, dtype: DType, device: &Device) -> Result<Tensor> {
+        let (shard, entry) = self.find(name)?;
+        if entry.shape != shape.dims() {
+            let place = self.part.show(shard);
+            let (found, expected) = (&entry.shape, shape.dims());
+            return Err(refused(format!("{place}: tensor {name:?} has shape {found:?}, expected {expected:?}")));
+        }
+        self.load(shard, entry, dtype, device)
+    }
+
+    fn get_unchecked(&self, name: &str, dtype: DType, device: &Device) -> Result<Tensor> {
+        let (shard, entry) = self.find(name)?;
+        self.load(shard, entry, dtype, device)
+    }
+
+    fn contains_tensor(&self, name: &str) -> bool {
+        self.part.find(name).is_some()
+    }
+}
+
+/// Made without `Error::wrap`, which appends a backtrace to the message when one is asked for.
+fn refused(message: String) -> Error {
+    Error::Wrapped(Box::new(ModelError::new(message)))
+}

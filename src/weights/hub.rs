@@ -1,0 +1,322 @@
+//! Downloads of models into the shared cache, through hf-hub (feature `hub`).
+//!
+//! Only what a run needs is fetched: the model index, the configurations, the tokenizer, and one form of each part's weights.
+//! All files come from one commit. The file that a broken connection left behind goes on where it stopped. hf-hub 0.5 does not
+//! check what it has written, so the size of each file is checked here; it also builds paths from what a server says, so
+//! that is looked at first.
+
+use super::cache::{Hub, HubId, is_commit};
+use super::error::{ModelError, Result, refuse};
+use super::files::{self, Index, Layout, SCHEDULER, WEIGHTED};
+use super::source::{Source, is_inside};
+use super::{Download, MODEL_INDEX, ModelFolder};
+use hf_hub::api::Progress;
+use hf_hub::api::sync::{Api, ApiBuilder, ApiError, ApiRepo};
+use hf_hub::{Cache, Repo, RepoType};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Times a file is asked for before giving up; what has arrived is kept between them.
+const ATTEMPTS: usize = 3;
+/// Wait after the first failure.
+const PAUSE: Duration = Duration::from_millis(300);
+/// Files of a tokenizer.
+const TOKENIZER: [&str; 7] = [
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "spiece.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+];
+
+/// The hub's description of a model at one commit.
+#[derive(serde::Deserialize)]
+struct Listing {
+    sha: String,
+    siblings: Vec<Sibling>,
+}
+
+#[derive(serde::Deserialize)]
+struct Sibling {
+    rfilename: String,
+    #[serde(default)]
+    size: Option<u64>,
+}
+
+/// A download in progress.
+struct Session<'a> {
+    hub: &'a Hub,
+    id: &'a HubId,
+    api: Api,
+    repo: ApiRepo,
+    commit: String,
+    snapshot: PathBuf,
+    /// Size by path inside the model.
+    files: BTreeMap<String, Option<u64>>,
+}
+
+/// Fetches a model. Returns the commit and the directory of its files.
+pub(super) fn download(hub: &Hub, id: &HubId, progress: &mut dyn Download) -> Result<(String, PathBuf)> {
+    let session = Session::open(hub, id)?;
+    // nothing large is fetched for a model that this program cannot run
+    session.fetch(&[MODEL_INDEX.to_owned()], &mut ())?;
+    ModelFolder::from_source(id.name(), Source::Folder(session.snapshot.clone()), None)?;
+    let (mut wanted, indices) = session.wanted()?;
+    session.fetch(&indices, &mut ())?;
+    let source = Source::Folder(session.snapshot.clone());
+    for path in &indices {
+        let part = path.split('/').next().unwrap_or_default();
+        let shards = Index::read(&source, path)?;
+        wanted.extend(shards.shards().into_iter().map(|shard| format!("{part}/{shard}")));
+    }
+    if let Some(path) = wanted.iter().find(|path| !session.files.contains_key(*path)) {
+        refuse!("{}: {path} is missing on {}; the model there is incomplete", id.name(), hub.endpoint);
+    }
+    session.fetch(&wanted, progress)?;
+    Ok((session.commit, session.snapshot))
+}
+
+impl<'a> Session<'a> {
+    fn open(hub: &'a Hub, id: &'a HubId) -> Result<Self> {
+        if !hub.endpoint.starts_with("https://") && !hub.endpoint.starts_with("http://") {
+            refuse!("HF_ENDPOINT: {:?} is not an http address", hub.endpoint);
+        }
+        let builder = ApiBuilder::from_cache(Cache::new(hub.cache.clone()))
+            .with_endpoint(hub.endpoint.clone())
+            .with_token(hub.token.clone())
+            .with_progress(false)
+            .with_user_agent("vidgen", env!("CARGO_PKG_VERSION"));
+        let api = builder.build().map_err(|error| failed(hub, id, "", &error.to_string()))?;
+        let named = Repo::with_revision(id.repo.clone(), RepoType::Model, id.revision.clone());
+        let request = api.repo(named.clone()).info_request().query("blobs", "true");
+        let mut response = request.call().map_err(|error| failed(hub, id, "", &error.to_string()))?;
+        let listing: Listing =
+            response.body_mut().read_json().map_err(|error| failed(hub, id, "", &format!("its answer: {error}")))?;
+        if !is_commit(&listing.sha) {
+            refuse!("{}: {} named the commit {:?}, which is none", id.name(), hub.endpoint, listing.sha);
+        }
+        let cache = Cache::new(hub.cache.clone()).repo(named);
+        if id.revision != listing.sha {
+            cache.create_ref(&listing.sha).map_err(|error| unwritable(hub, &error))?;
+        }
+        let commit = Repo::with_revision(id.repo.clone(), RepoType::Model, listing.sha.clone());
+        Ok(Self {
+            hub,
+            id,
+            repo: api.repo(commit),
+            api,
+            snapshot: cache.pointer_path(&listing.sha),
+            commit: listing.sha,
+            files: listing
+                .siblings
+                .into_iter()
+                .filter(|file| is_inside(&file.rfilename))
+                .map(|file| (file.rfilename, file.size))
+                .collect(),
+        })
+    }
+
+    /// The files to fetch, but for the shards; and the indices that name those.
+    fn wanted(&self) -> Result<(Vec<String>, Vec<String>)> {
+        let (mut wanted, mut indices) = (vec![SCHEDULER.to_owned()], Vec::new());
+        wanted.extend(
+            TOKENIZER.iter().map(|name| format!("tokenizer/{name}")).filter(|path| self.files.contains_key(path)),
+        );
+        for (part, _) in WEIGHTED {
+            wanted.push(format!("{part}/config.json"));
+            match files::locate(part, |path| self.files.contains_key(path)) {
+                Some((Layout::Single(path), _)) => wanted.push(path),
+                Some((Layout::Sharded(path), _)) => indices.push(path),
+                None => {
+                    let (name, endpoint) = (self.id.name(), &self.hub.endpoint);
+                    let prefix = format!("{part}/");
+                    let pickle = self.files.keys().find(|path| path.starts_with(&prefix) && files::is_pickle(path));
+                    match pickle {
+                        Some(path) => return Err(super::part::pickled(&format!("{name} on {endpoint}: {path}"))),
+                        None => refuse!("{name}: {part} has no safetensors weights on {endpoint}"),
+                    }
+                }
+            }
+        }
+        Ok((wanted, indices))
+    }
+
+    /// Fetches the files that are not in the cache yet.
+    fn fetch(&self, paths: &[String], progress: &mut dyn Download) -> Result<()> {
+        let absent: Vec<&String> = paths.iter().filter(|path| !self.snapshot.join(path).is_file()).collect();
+        if absent.is_empty() {
+            return Ok(());
+        }
+        let bytes = absent.iter().filter_map(|path| self.files.get(*path).copied().flatten()).sum();
+        progress.begin(&self.id.name(), absent.len(), bytes);
+        for path in absent {
+            self.fetch_one(path, progress)?;
+        }
+        progress.end();
+        Ok(())
+    }
+
+    fn fetch_one(&self, path: &str, progress: &mut dyn Download) -> Result<()> {
+        let target = self.snapshot.join(path);
+        // a link to a blob that was removed would be in the way
+        if target.is_symlink() {
+            std::fs::remove_file(&target).map_err(|error| unwritable(self.hub, &error))?;
+        }
+        let (mut failures, mut arrived) = (0, 0);
+        loop {
+            let problem = match self.attempt(path, &target, progress)? {
+                None => return Ok(()),
+                Some(problem) => problem,
+            };
+            // a connection that breaks now and then does not end a long download
+            let parts = self.parts();
+            failures = if parts > arrived { 1 } else { failures + 1 };
+            arrived = parts;
+            if failures == ATTEMPTS {
+                let name = self.id.name();
+                refuse!("{name}: the download of {path} broke off ({problem}); run again, it goes on where it stopped");
+            }
+            std::thread::sleep(PAUSE * failures as u32);
+        }
+    }
+
+    /// Asks for a file once. Errors are final; a returned text says why it is worth asking again.
+    fn attempt(&self, path: &str, target: &Path, progress: &mut dyn Download) -> Result<Option<String>> {
+        let remote = match self.api.metadata(&self.repo.url(path)) {
+            Ok(remote) => remote,
+            Err(error) => return self.judge(path, error),
+        };
+        self.check(path, remote.etag(), remote.commit_hash())?;
+        let part = self.hub.folder(self.id).join("blobs").join(remote.etag()).with_extension("part");
+        if size_of(&part).is_some_and(|size| size > remote.size() as u64) {
+            discard(&part);
+        }
+        if let Err(error) = self.repo.download_with_progress(path, Reporter { progress }) {
+            return self.judge(path, error);
+        }
+        let found = size_of(target).unwrap_or(0);
+        if found == remote.size() as u64 {
+            return Ok(None);
+        }
+        // a server that does not know how to go on sends everything again
+        discard(target);
+        Ok(Some(format!("{found} bytes arrived of {}", remote.size())))
+    }
+
+    /// hf-hub makes file names of these.
+    fn check(&self, path: &str, etag: &str, commit: &str) -> Result<()> {
+        let (name, endpoint) = (self.id.name(), &self.hub.endpoint);
+        if !is_inside(etag) || !etag.bytes().all(|byte| byte.is_ascii_graphic()) {
+            refuse!("{name}: {endpoint} gave {path} the tag {etag:?}, which cannot be stored");
+        }
+        if commit != self.commit {
+            refuse!("{name}: {endpoint} gave {path} of commit {commit:?}, asked for was {}", self.commit);
+        }
+        Ok(())
+    }
+
+    /// Whether to ask again after an error.
+    fn judge(&self, path: &str, error: ApiError) -> Result<Option<String>> {
+        let text = error.to_string();
+        match &error {
+            ApiError::LockAcquisition(lock) => {
+                let (name, lock) = (self.id.name(), lock.display());
+                refuse!("{name}: another program is downloading it ({lock} is locked); wait for it to end")
+            }
+            ApiError::IoError(error) if is_local(error) => Err(unwritable(self.hub, error)),
+            ApiError::RequestError(_) if status(&text).is_some_and(|code| code < 500) => {
+                Err(failed(self.hub, self.id, path, &text))
+            }
+            _ => Ok(Some(one_line(&text))),
+        }
+    }
+
+    /// Bytes of unfinished downloads of this model.
+    fn parts(&self) -> u64 {
+        let entries = std::fs::read_dir(self.hub.folder(self.id).join("blobs")).into_iter().flatten().flatten();
+        entries
+            .filter(|entry| entry.path().extension().is_some_and(|extension| extension == "part"))
+            .filter_map(|entry| size_of(&entry.path()))
+            .sum()
+    }
+}
+
+/// Hands hf-hub's reports on.
+struct Reporter<'a> {
+    progress: &'a mut dyn Download,
+}
+
+impl Progress for Reporter<'_> {
+    fn init(&mut self, size: usize, filename: &str) {
+        self.progress.file(filename, size as u64);
+    }
+
+    fn update(&mut self, size: usize) {
+        self.progress.advance(size as u64);
+    }
+
+    fn finish(&mut self) {}
+}
+
+/// The size of a file, through links.
+fn size_of(path: &Path) -> Option<u64> {
+    path.metadata().ok().map(|data| data.len())
+}
+
+/// Removes a file, and what it links to.
+fn discard(path: &Path) {
+    if let Ok(blob) = path.canonicalize() {
+        // what cannot be removed is noticed by the next attempt
+        let _ = std::fs::remove_file(blob);
+    }
+    let _ = std::fs::remove_file(path);
+}
+
+/// Whether an error is of this machine's disk rather than of the network.
+fn is_local(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind as Kind;
+    let local =
+        [Kind::StorageFull, Kind::QuotaExceeded, Kind::PermissionDenied, Kind::ReadOnlyFilesystem, Kind::NotADirectory];
+    local.contains(&error.kind())
+}
+
+fn unwritable(hub: &Hub, error: &std::io::Error) -> ModelError {
+    let cache = hub.cache.display();
+    ModelError::new(format!("{cache}: cannot write to the hub's cache ({error}); HF_HUB_CACHE names another directory"))
+}
+
+/// The status code in the text of a request's error.
+fn status(text: &str) -> Option<u16> {
+    let (_, code) = text.split_once("http status: ")?;
+    code.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
+}
+
+/// What a request's error means, in words.
+fn failed(hub: &Hub, id: &HubId, path: &str, text: &str) -> ModelError {
+    let (endpoint, repo) = (&hub.endpoint, &id.repo);
+    let what = if path.is_empty() { id.name() } else { format!("{}: {path}", id.name()) };
+    ModelError::new(match status(text) {
+        Some(code @ (401 | 403)) if hub.token.is_none() => format!(
+            "{what}: {endpoint} refuses access ({code}): no such model, or one that needs a token; set HF_TOKEN to yours"
+        ),
+        Some(code @ (401 | 403)) => format!(
+            "{what}: {endpoint} refuses access ({code}) with the token given; accept the model's terms at {endpoint}/{repo}"
+        ),
+        Some(404) => format!(
+            "{what}: no folder of that name here, and not found on {endpoint} (404); check the name and the revision {:?}",
+            id.revision
+        ),
+        Some(code) => format!("{what}: {endpoint} answered {code}; try again later"),
+        None => format!(
+            "{what}: cannot be fetched from {endpoint} ({}); check the network, or give a folder",
+            one_line(text)
+        ),
+    })
+}
+
+fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}

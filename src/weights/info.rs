@@ -1,0 +1,219 @@
+//! What a model is, for `vidgen model info`: parts, parameters, stored types, native size, and what is missing or damaged.
+//! Headers and configurations are read, weights are not.
+
+use super::error::{ModelError, Result};
+use super::files::{SCHEDULER, TOKENIZERS, WEIGHTED};
+use super::part::Part;
+use super::{ModelFolder, json};
+use serde::Serialize;
+use serde::de::IgnoredAny;
+use serde_json::Value;
+use std::collections::BTreeMap;
+
+/// What a model is. Serializes to the object that `--json` prints.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ModelInfo {
+    pub name: String,
+    /// Where its files are.
+    pub place: String,
+    /// Commit of a hub model.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub revision: Option<String>,
+    /// Pipeline class.
+    pub class: String,
+    /// Size, length and rate it was made for; none when the configurations that say so cannot be read.
+    pub native: Option<Native>,
+    /// In the order of a run: tokenizer, text encoder, transformer, scheduler, VAE.
+    pub parts: Vec<PartInfo>,
+    pub parameters: u64,
+    /// Stored size of all weights.
+    pub bytes: u64,
+    /// No part is missing or damaged.
+    pub complete: bool,
+}
+
+/// The video a model was made for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Native {
+    /// Pixels.
+    pub width: u64,
+    pub height: u64,
+    pub frames: u64,
+    /// Frames per second.
+    pub fps: u64,
+}
+
+/// One part of a model.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct PartInfo {
+    pub name: String,
+    pub class: Option<String>,
+    pub state: PartState,
+    /// What is wrong with it, in one line.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
+    pub parameters: u64,
+    /// Stored size of its weights.
+    pub bytes: u64,
+    /// Number of parameters stored in each type, by the names of safetensors.
+    pub dtypes: BTreeMap<String, u64>,
+    /// Its weight files, or what there is instead of weights.
+    pub files: Vec<FileInfo>,
+    /// Other forms of its weights that are there and not used.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub ignored: Vec<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PartState {
+    Present,
+    Missing,
+    Damaged,
+}
+
+/// A file of a part.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct FileInfo {
+    /// Path inside the model.
+    pub path: String,
+    pub bytes: u64,
+}
+
+/// Describes a model. What is missing or damaged is part of the description, not an error.
+pub fn info(model: &ModelFolder) -> ModelInfo {
+    let [transformer, vae, text_encoder] = WEIGHTED.map(|(name, _)| weighted(model, name));
+    let parts = vec![tokenizer(model), text_encoder, transformer, scheduler(model), vae];
+    ModelInfo {
+        name: model.name().to_owned(),
+        place: model.place(),
+        revision: model.revision().map(str::to_owned),
+        class: model.class().to_owned(),
+        native: native(model).ok(),
+        parameters: parts.iter().map(|part| part.parameters).sum(),
+        bytes: parts.iter().map(|part| part.bytes).sum(),
+        complete: parts.iter().all(|part| part.state == PartState::Present),
+        parts,
+    }
+}
+
+/// Size, length and rate a model was made for, from the configurations of its transformer and its autoencoder.
+pub fn native(model: &ModelFolder) -> anyhow::Result<Native> {
+    /// The values of a configuration that says nothing are those of diffusers' class.
+    #[derive(serde::Deserialize)]
+    #[serde(default)]
+    struct Transformer {
+        sample_width: u32,
+        sample_height: u32,
+        sample_frames: u32,
+        patch_size_t: Option<u32>,
+    }
+    impl Default for Transformer {
+        fn default() -> Self {
+            Self { sample_width: 90, sample_height: 60, sample_frames: 49, patch_size_t: None }
+        }
+    }
+    #[derive(serde::Deserialize)]
+    struct Vae {
+        block_out_channels: Vec<IgnoredAny>,
+    }
+    let transformer: Transformer = model.json("transformer/config.json")?;
+    let vae: Vae = model.json("vae/config.json")?;
+    // every block but the last halves both axes
+    let halvings = vae.block_out_channels.len().saturating_sub(1);
+    if halvings > 8 {
+        let place = model.0.source.show("vae/config.json");
+        return Err(ModelError::new(format!("{place}: {} block_out_channels are too many", halvings + 1)).into());
+    }
+    let pixels = |latents: u32| u64::from(latents) << halvings;
+    Ok(Native {
+        width: pixels(transformer.sample_width),
+        height: pixels(transformer.sample_height),
+        frames: u64::from(transformer.sample_frames),
+        // the models that patch in time (CogVideoX 1.5) were trained at twice the rate of the first ones
+        fps: if transformer.patch_size_t.is_some() { 16 } else { 8 },
+    })
+}
+
+impl PartInfo {
+    fn new(name: &str, class: Option<String>, found: Result<Option<()>>, missing: impl FnOnce() -> ModelError) -> Self {
+        let (state, problem) = match found {
+            Ok(Some(())) => (PartState::Present, None),
+            Ok(None) => (PartState::Missing, Some(missing().to_string())),
+            Err(error) => (PartState::Damaged, Some(error.to_string())),
+        };
+        Self {
+            name: name.to_owned(),
+            class,
+            state,
+            problem,
+            parameters: 0,
+            bytes: 0,
+            dtypes: BTreeMap::new(),
+            files: Vec::new(),
+            ignored: Vec::new(),
+        }
+    }
+
+    fn with_files(mut self, model: &ModelFolder, paths: &[&str]) -> Self {
+        let source = &model.0.source;
+        let files = paths.iter().filter(|path| source.has(path));
+        self.files =
+            files.filter_map(|path| Some(FileInfo { path: (*path).to_owned(), bytes: source.size(path)? })).collect();
+        self
+    }
+}
+
+/// A part with weights.
+fn weighted(model: &ModelFolder, name: &str) -> PartInfo {
+    let source = &model.0.source;
+    let config = format!("{name}/config.json");
+    let opened = Part::open(source, name);
+    let checked = match &opened {
+        Ok(Some(_)) => json::<Value>(source, &config).and_then(|_| super::check_class(source, name)).map(Some),
+        Ok(None) => Ok(None),
+        Err(error) => Err(error.clone()),
+    };
+    let mut info = PartInfo::new(name, class(model, name, &config), checked, || model.missing(name));
+    if let Ok(Some(part)) = opened {
+        info.parameters = part.elements();
+        info.bytes = part.bytes();
+        info.dtypes = part.dtypes().into_iter().map(|(dtype, elements)| (dtype.to_string(), elements)).collect();
+        info.files = part.files().map(|(path, bytes)| FileInfo { path: path.to_owned(), bytes }).collect();
+        info.ignored = part.ignored().to_vec();
+    }
+    info
+}
+
+fn tokenizer(model: &ModelFolder) -> PartInfo {
+    let source = &model.0.source;
+    let [json_file, pieces] = TOKENIZERS;
+    let found = if source.has(json_file) {
+        json::<IgnoredAny>(source, json_file).map(|_| Some(()))
+    } else if source.has(pieces) {
+        match source.size(pieces) {
+            Some(1..) => Ok(Some(())),
+            _ => Err(ModelError::new(format!("{}: the file is empty; download it again", source.show(pieces)))),
+        }
+    } else {
+        Ok(None)
+    };
+    let missing = || ModelError::new(format!("{}: no tokenizer: looked for {}", source.place(), TOKENIZERS.join(", ")));
+    PartInfo::new("tokenizer", class(model, "tokenizer", "tokenizer/tokenizer_config.json"), found, missing)
+        .with_files(model, &TOKENIZERS)
+}
+
+fn scheduler(model: &ModelFolder) -> PartInfo {
+    let source = &model.0.source;
+    let found = if source.has(SCHEDULER) { json::<Value>(source, SCHEDULER).map(|_| Some(())) } else { Ok(None) };
+    let missing = || ModelError::new(format!("{}: no such file", source.show(SCHEDULER)));
+    PartInfo::new("scheduler", class(model, "scheduler", SCHEDULER), found, missing).with_files(model, &[SCHEDULER])
+}
+
+/// The class of a part by its own configuration, else by the model index.
+fn class(model: &ModelFolder, name: &str, config: &str) -> Option<String> {
+    let own: Value = json(&model.0.source, config).unwrap_or_default();
+    let named =
+        [&own["_class_name"], &own["architectures"][0], &own["tokenizer_class"], &model.0.index.entries[name][1]];
+    named.into_iter().find_map(|value| value.as_str()).map(str::to_owned)
+}
