@@ -6,6 +6,7 @@ use crate::video::Output;
 use crate::weights::ModelFolder;
 use anyhow::{Context, Result, bail};
 use std::path::Path;
+use std::time::SystemTime;
 
 /// Which of the videos of a command this is.
 #[derive(Debug, Clone, Copy)]
@@ -34,8 +35,8 @@ pub fn output(
         }
         path = numbered(&path, place.seed);
     }
-    let mut output = Output::new(Path::new(&path), geometry.width, geometry.height, geometry.fps)
-        .with_context(|| "--output")?;
+    let mut output =
+        Output::new(Path::new(&path), geometry.width, geometry.height, geometry.fps).with_context(|| "--output")?;
     output.crf = settings.crf;
     output.codec = settings.codec;
     output.pix_fmt = settings.pix_fmt;
@@ -64,8 +65,10 @@ fn expand(template: &str, model: &ModelFolder, prompts: &[String], place: &Place
             "seed" => path += &place.seed.to_string(),
             "slug" => path += &slug(prompts.first().map_or("", String::as_str)),
             "index" => path += &place.index.to_string(),
-            "date" => path += &crate::run::today(),
-            key => bail!("--output {template}: unknown {{{key}}} (known: {{model}}, {{seed}}, {{slug}}, {{index}}, {{date}})"),
+            "date" => path += &crate::run::time::date(SystemTime::now()),
+            key => bail!(
+                "--output {template}: unknown {{{key}}} (known: {{model}}, {{seed}}, {{slug}}, {{index}}, {{date}})"
+            ),
         }
         rest = &rest[open + close + 1..];
     }

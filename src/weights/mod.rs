@@ -21,8 +21,8 @@ mod hub;
 mod info;
 mod part;
 mod source;
-mod tensors;
 mod tensor_cache;
+mod tensors;
 
 #[cfg(test)]
 mod hostile;
@@ -36,8 +36,8 @@ pub use embedded::EMBEDDED;
 pub use error::ModelError;
 pub use info::{FileInfo, ModelInfo, Native, PartInfo, PartState, info, native};
 pub use part::{Part, TensorInfo};
-pub use tensors::{read_tensors, write_tensors};
 pub use tensor_cache::TensorCache;
+pub use tensors::{read_tensors, write_tensors};
 
 use cache::{Hub, HubId};
 use error::{Result, refuse};
@@ -72,6 +72,12 @@ impl Download for () {}
 /// A model in the diffusers folder layout, wherever it lives. Cheap to clone. Opening reads no weights.
 #[derive(Clone)]
 pub struct ModelFolder(Arc<Inner>);
+
+impl std::fmt::Debug for ModelFolder {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        write!(f, "ModelFolder({})", self.place())
+    }
+}
 
 struct Inner {
     name: String,
