@@ -12,7 +12,8 @@
 //! | `NAME/` | PNG | exactly | `manifest.json` |
 //! | `.y4m`, `-` | none, 4:2:0 | up to colour resolution | nowhere |
 //!
-//! All Y'CbCr is BT.709, limited range, converted by [`yuv`] and tagged so where the format has a place for it.
+//! All Y'CbCr is BT.709 (VP8: BT.601, which its format fixes), limited range, converted here and tagged so where the format
+//! has a place for it. A y4m stream has none: its reader must be told.
 //!
 //! ```no_run
 //! use std::path::Path;
