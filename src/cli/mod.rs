@@ -48,7 +48,14 @@ enum Command {
 #[derive(Debug, Clone, clap::Args)]
 struct Report {
     /// How progress is shown, on standard error
-    #[arg(long, global = true, env = "VIDGEN_PROGRESS", value_name = "HOW", default_value = "auto", help_heading = "Reporting")]
+    #[arg(
+        long,
+        global = true,
+        env = "VIDGEN_PROGRESS",
+        value_name = "HOW",
+        default_value = "auto",
+        help_heading = "Reporting"
+    )]
     progress: progress::Mode,
     /// No progress
     #[arg(long, global = true, hide = true, alias = "no_progress", conflicts_with = "progress")]
@@ -63,7 +70,14 @@ struct Report {
     #[arg(short, long, global = true, action = clap::ArgAction::Count, help_heading = "Reporting")]
     verbose: u8,
     /// Colours on standard error
-    #[arg(long, global = true, env = "VIDGEN_COLOR", value_name = "WHEN", default_value = "auto", help_heading = "Reporting")]
+    #[arg(
+        long,
+        global = true,
+        env = "VIDGEN_COLOR",
+        value_name = "WHEN",
+        default_value = "auto",
+        help_heading = "Reporting"
+    )]
     color: Color,
 }
 
@@ -122,9 +136,7 @@ fn fail(failure: &Failure, report: &Report) -> ExitCode {
     }
     let mut stderr = std::io::stderr().lock();
     let line = match (report.progress == progress::Mode::Json, report.color()) {
-        (true, _) => {
-            crate::run::Event::Error { code: failure.code as i32, message: failure.line() }.json().to_string()
-        }
+        (true, _) => crate::run::Event::Error { code: failure.code as i32, message: failure.line() }.json().to_string(),
         (false, true) => format!("\u{1b}[1;31merror\u{1b}[0m: {}", failure.line()),
         (false, false) => format!("error: {}", failure.line()),
     };

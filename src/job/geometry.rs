@@ -26,12 +26,7 @@ pub struct Geometry {
 }
 
 impl Geometry {
-    pub fn new(
-        settings: &Settings,
-        transformer: &TransformerConfig,
-        vae: &VaeConfig,
-        recipe: &Recipe,
-    ) -> Result<Self> {
+    pub fn new(settings: &Settings, transformer: &TransformerConfig, vae: &VaeConfig, recipe: &Recipe) -> Result<Self> {
         let ratio = vae.spatial_ratio();
         let (width, height) = match settings.size {
             Some(Size { width, height }) => (Some(width), Some(height)),

@@ -139,7 +139,10 @@ pub fn resolve(command: Command, settings: Settings, storyboard: Storyboard) -> 
 
 /// Settings of a script by their names, with a suggestion for names that do not exist.
 pub fn read_settings(table: toml::Table) -> Result<Settings, Failure> {
-    toml::Value::Table(table).try_into().map_err(|error: toml::de::Error| anyhow::anyhow!("{}", error.message())).code(Code::Usage)
+    toml::Value::Table(table)
+        .try_into()
+        .map_err(|error: toml::de::Error| anyhow::anyhow!("{}", error.message()))
+        .code(Code::Usage)
 }
 
 /// The configurations of a model's parts.
@@ -346,9 +349,9 @@ impl Preset {
 fn device(spec: DeviceSpec) -> Result<Device> {
     let absent = |name: &str, ordinal: usize, feature: &str, built: bool| match built {
         true => anyhow::anyhow!("device {name}:{ordinal} is not there: use --device cpu"),
-        false => anyhow::anyhow!(
-            "device {name} is not in this build: build with --features {feature}, or use --device cpu"
-        ),
+        false => {
+            anyhow::anyhow!("device {name} is not in this build: build with --features {feature}, or use --device cpu")
+        }
     };
     let (cuda, metal) = (candle_core::utils::cuda_is_available(), candle_core::utils::metal_is_available());
     match spec {

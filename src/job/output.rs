@@ -34,8 +34,8 @@ pub fn output(
         }
         path = numbered(&path, place.seed);
     }
-    let mut output = Output::new(Path::new(&path), geometry.width, geometry.height, geometry.fps)
-        .with_context(|| "--output")?;
+    let mut output =
+        Output::new(Path::new(&path), geometry.width, geometry.height, geometry.fps).with_context(|| "--output")?;
     output.crf = settings.crf;
     output.codec = settings.codec;
     output.pix_fmt = settings.pix_fmt;
@@ -65,7 +65,9 @@ fn expand(template: &str, model: &ModelFolder, prompts: &[String], place: &Place
             "slug" => path += &slug(prompts.first().map_or("", String::as_str)),
             "index" => path += &place.index.to_string(),
             "date" => path += &crate::run::today(),
-            key => bail!("--output {template}: unknown {{{key}}} (known: {{model}}, {{seed}}, {{slug}}, {{index}}, {{date}})"),
+            key => bail!(
+                "--output {template}: unknown {{{key}}} (known: {{model}}, {{seed}}, {{slug}}, {{index}}, {{date}})"
+            ),
         }
         rest = &rest[open + close + 1..];
     }

@@ -132,7 +132,9 @@ impl WindowRules {
     fn strides(&self, scenes: &[Scene], n: usize) -> Result<Vec<Stride>> {
         let stride = |overlap: usize| match overlap < self.window {
             true => Ok(n - overlap),
-            false => bail!("an overlap of {overlap} latent frames does not leave a window of {} room to move", self.window),
+            false => {
+                bail!("an overlap of {overlap} latent frames does not leave a window of {} room to move", self.window)
+            }
         };
         let inside = stride(self.overlap)?;
         let mut strides = Vec::with_capacity(scenes.len());

@@ -128,7 +128,10 @@ pub fn denoise(run: Denoising, observer: &mut dyn Observer) -> Result<Tensor> {
         }
         let prediction = blend.finish()?;
         check_finite(&prediction, step, "transformer")?;
-        let noise = scheduler.needs_noise(step).then(|| run.noise.step(step, frames.clone(), run.shape, run.device)).transpose()?;
+        let noise = scheduler
+            .needs_noise(step)
+            .then(|| run.noise.step(step, frames.clone(), run.shape, run.device))
+            .transpose()?;
         timeline = scheduler.step(step, &prediction, &timeline, noise.as_ref())?;
         check_finite(&timeline, step, "scheduler")?;
         observer.event(&clock.step(step))?;

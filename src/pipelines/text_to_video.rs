@@ -102,7 +102,8 @@ fn encode(job: &Job, observer: &mut dyn Observer) -> Result<Texts, Failure> {
     let encoded = encode_all(&job.model, &texts, length, job.text_dtype, &job.device, &cache).code(Code::Model)?;
     for (text, Encoded { tokens, .. }) in texts.iter().zip(&encoded) {
         if let Some(cut) = &tokens.cut {
-            let message = format!("the prompt is longer than {length} tokens; this part is not read: {cut:?} (of {text:?})");
+            let message =
+                format!("the prompt is longer than {length} tokens; this part is not read: {cut:?} (of {text:?})");
             observer.event(&Event::Warning(message))?;
         }
     }
@@ -169,8 +170,11 @@ fn latents(
     for (index, Segment { plan, padding, .. }) in job.segments.iter().enumerate() {
         let mut scheduler = crate::schedulers::build(&job.schedule, job.scheduler, job.table, job.steps, job.eta)?;
         let (c, h, w) = job.latents;
-        let texts_of_plan =
-            plan.texts.iter().map(|text| timeline::mix(&texts.prompts, text)).collect::<candle_core::Result<Vec<_>>>()?;
+        let texts_of_plan = plan
+            .texts
+            .iter()
+            .map(|text| timeline::mix(&texts.prompts, text))
+            .collect::<candle_core::Result<Vec<_>>>()?;
         let part = Denoising {
             denoiser: &transformer,
             scheduler: &mut *scheduler,
@@ -197,12 +201,7 @@ fn latents(
     Ok(done)
 }
 
-fn frames(
-    job: &Job,
-    latents: &[Tensor],
-    manifest: &Manifest,
-    observer: &mut dyn Observer,
-) -> Result<Written, Failure> {
+fn frames(job: &Job, latents: &[Tensor], manifest: &Manifest, observer: &mut dyn Observer) -> Result<Written, Failure> {
     observer.event(&Event::Phase { phase: Phase::Load, of: 0, what: "vae".into() })?;
     let part = job.model.part("vae").code(Code::Model)?;
     let vb = part.var_builder(job.vae_dtype, &job.device).code(Code::Model)?;

@@ -18,10 +18,11 @@ mod header;
 #[cfg(feature = "hub")]
 mod hub;
 mod info;
+mod list;
 mod part;
 mod source;
-mod tensors;
 mod tensor_cache;
+mod tensors;
 
 #[cfg(test)]
 mod hostile;
@@ -34,9 +35,10 @@ pub use cache::short_names;
 pub use embedded::EMBEDDED;
 pub use error::ModelError;
 pub use info::{FileInfo, ModelInfo, Native, PartInfo, PartState, info, native};
+pub use list::{Listed, list};
 pub use part::{Part, TensorInfo};
-pub use tensors::{read_tensors, write_tensors};
 pub use tensor_cache::TensorCache;
+pub use tensors::{read_tensors, write_tensors};
 
 use cache::{Hub, HubId};
 use error::{Result, refuse};
