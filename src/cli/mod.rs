@@ -1,12 +1,13 @@
 //! The command line: what was typed. One file per command; what it means is `job`'s.
 
-mod inspect;
-mod model;
+//mod inspect;
+//mod model;
 mod render;
-mod shell;
+//mod shell;
 
-use crate::run::{Code, Failure, progress};
-use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
+use crate::run::{Code, Event, Failure, Observer, progress};
+use crate::video::{Fault, VideoError};
+use clap::{Parser, Subcommand};
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
@@ -34,14 +35,6 @@ enum Command {
     /// One long video from several prompts, in order
     #[command(alias = "multi_prompt")]
     MultiPrompt(Box<render::MultiPrompt>),
-    /// Print the record of the run that a video carries
-    Inspect(inspect::Args),
-    /// Look at models
-    Model(model::Args),
-    /// Print the completions of a shell
-    Completions(shell::Completions),
-    /// Print the manual page
-    Man(shell::Man),
 }
 
 /// How a command talks.
@@ -78,30 +71,13 @@ struct Report {
         default_value = "auto",
         help_heading = "Reporting"
     )]
-    color: Color,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Color {
-    Auto,
-    Always,
-    Never,
+    color: progress::Color,
 }
 
 impl Report {
-    fn color(&self) -> bool {
-        match self.color {
-            Color::Always => true,
-            Color::Never => false,
-            Color::Auto => std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty()),
-        }
-    }
-
-    fn mode(&self) -> progress::Mode {
-        match self.no_progress || self.quiet && self.progress != progress::Mode::Json {
-            true => progress::Mode::None,
-            false => self.progress,
-        }
+    fn observer(&self) -> Box<dyn Observer> {
+        let mode = if self.no_progress { progress::Mode::None } else { self.progress };
+        progress::renderer(mode, self.quiet, self.verbose > 0, self.color)
     }
 }
 
@@ -119,10 +95,6 @@ pub fn main() -> ExitCode {
     let done = match cli.command {
         Command::Generate(args) => args.run(&report),
         Command::MultiPrompt(args) => args.run(&report),
-        Command::Inspect(args) => inspect::run(args, report.json),
-        Command::Model(args) => model::run(args, report.json),
-        Command::Completions(args) => shell::completions(args, Cli::command()),
-        Command::Man(args) => shell::man(args, Cli::command()),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -131,16 +103,17 @@ pub fn main() -> ExitCode {
 }
 
 fn fail(failure: &Failure, report: &Report) -> ExitCode {
-    if failure.is_broken_pipe() {
+    if failure.find::<VideoError>().is_some_and(|error| error.fault == Fault::BrokenPipe) {
         return ExitCode::SUCCESS;
     }
-    let mut stderr = std::io::stderr().lock();
-    let line = match (report.progress == progress::Mode::Json, report.color()) {
-        (true, _) => crate::run::Event::Error { code: failure.code as i32, message: failure.line() }.json().to_string(),
-        (false, true) => format!("\u{1b}[1;31merror\u{1b}[0m: {}", failure.line()),
-        (false, false) => format!("error: {}", failure.line()),
+    let line = match report.progress {
+        progress::Mode::Json => Event::Error { code: failure.code as i32, message: failure.line() }.json().to_string(),
+        _ if report.color.on(std::io::stderr().is_terminal()) => {
+            format!("\u{1b}[1;31merror\u{1b}[0m: {}", failure.line())
+        }
+        _ => format!("error: {}", failure.line()),
     };
     // nobody is left to tell when even standard error is closed
-    let _ = writeln!(stderr, "{line}");
+    let _ = writeln!(std::io::stderr(), "{line}");
     ExitCode::from(failure.code as u8)
 }

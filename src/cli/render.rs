@@ -2,9 +2,10 @@
 
 use super::Report;
 use crate::job::{self, Command, Job, Settings};
-use crate::run::{Code, Failure, WithCode, config, progress};
+use crate::pipelines;
+use crate::run::{Code, Event, Failure, WithCode, config, interrupt, print, progress};
 use crate::storyboard::{Form, Storyboard};
-use crate::{pipelines, video};
+use crate::video::{self, Fault, Format, VideoError};
 use anyhow::Context;
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
@@ -101,11 +102,7 @@ impl MultiPrompt {
 
 fn render(command: Command, settings: Settings, mut storyboard: Storyboard, report: &Report) -> Result<(), Failure> {
     set_threads(settings.threads);
-    // a clean-up that cannot be installed is no reason not to run
-    let _ = ctrlc::set_handler(|| {
-        video::remove_partials();
-        std::process::exit(Code::Interrupted as i32);
-    });
+    interrupt::install(report.progress == progress::Mode::Json, video::remove_partials)?;
     let script = job::read_settings(std::mem::take(&mut storyboard.settings))?;
     let mut settings = settings.or(script);
     for (path, table) in config::read()? {
@@ -113,7 +110,9 @@ fn render(command: Command, settings: Settings, mut storyboard: Storyboard, repo
         settings = settings.or(file);
     }
     let jobs = match job::resolve(command, settings.clone(), storyboard.clone()) {
-        Err(failure) if failure.exists() && ask(&failure) => {
+        Err(failure)
+            if failure.find::<VideoError>().is_some_and(|error| error.fault == Fault::Exists) && ask(&failure) =>
+        {
             job::resolve(command, Settings { overwrite: Some(true), ..settings }, storyboard)?
         }
         jobs => jobs?,
@@ -125,23 +124,19 @@ fn render(command: Command, settings: Settings, mut storyboard: Storyboard, repo
 }
 
 fn one(job: &Job, report: &Report) -> Result<(), Failure> {
-    let mut observer = progress::renderer(report.mode(), report.quiet, report.verbose, report.color());
+    let mut observer = report.observer();
     if job.skip {
         let message = format!("{} exists: skipped", job.output.path.display());
-        return Ok(observer.event(&crate::run::Event::Warning(message))?);
+        return Ok(observer.event(&Event::Warning(message))?);
     }
     let outcome = pipelines::run(job, &mut *observer)?;
-    let to_stdout = job.output.path.as_os_str() == "-";
-    let mut stdout = std::io::stdout().lock();
-    if to_stdout {
+    if job.output.format == Format::Y4mStdout {
         return Ok(());
     }
-    let written = if report.json {
-        writeln!(stdout, "{}", outcome.json())
-    } else {
-        writeln!(stdout, "{}", outcome.video.path.display())
-    };
-    written.code(Code::Failed)
+    match report.json {
+        true => print(&format!("{}\n", outcome.json())),
+        false => print(&format!("{}\n", outcome.video.path.display())),
+    }
 }
 
 /// Asks on a terminal whether an existing output may go.

@@ -23,7 +23,7 @@ use crate::timeline::BlendMode;
 use crate::video::{self, Output};
 use crate::weights::{self, ModelFolder};
 use anyhow::{Context, Result, bail, ensure};
-use candle_core::{DType, Device};
+use candle_core::{DType, Device, DeviceLocation};
 use geometry::Geometry;
 use std::hash::{BuildHasher, RandomState};
 use std::path::PathBuf;
@@ -97,6 +97,8 @@ pub struct Job {
     /// None where embeddings are not kept.
     pub text_cache: Option<TextCacheAt>,
     pub output: Output,
+    /// The encoder that will be used.
+    pub codec: String,
     pub manifest: ManifestMode,
     /// The output exists and is to be left alone.
     pub skip: bool,
@@ -104,6 +106,17 @@ pub struct Job {
     pub need: Need,
     /// What the user should know before the run.
     pub warnings: Vec<String>,
+}
+
+impl Job {
+    /// `cpu`, `cuda:0`.
+    pub fn device_name(&self) -> String {
+        match self.device.location() {
+            DeviceLocation::Cpu => "cpu".to_owned(),
+            DeviceLocation::Cuda { gpu_id } => format!("cuda:{gpu_id}"),
+            DeviceLocation::Metal { gpu_id } => format!("metal:{gpu_id}"),
+        }
+    }
 }
 
 /// Resolves settings and scenes into one job for each video, in the order of their seeds.
@@ -265,8 +278,11 @@ fn one(
     let decode = geometry.decode(settings, &vae)?;
     let output = output::output(settings, &geometry, model, &prompts, &place)?;
     let skip = settings.skip_existing.unwrap_or(false) && output.path.exists();
+    let mut codec = String::new();
     if !skip {
-        warnings.extend(video::check(&output)?.warnings);
+        let checked = video::check(&output)?;
+        warnings.extend(checked.warnings);
+        codec = checked.codec;
         check_latents_place(settings)?;
     }
     let mut job = Job {
@@ -304,6 +320,7 @@ fn one(
             None => dirs::cache_dir().map(|folder| TextCacheAt::Folder(folder.join("vidgen").join("text"))),
         },
         output,
+        codec,
         manifest: settings.manifest.unwrap_or(ManifestMode::Both),
         skip,
         need: Need::default(),

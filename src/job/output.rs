@@ -6,6 +6,7 @@ use crate::video::Output;
 use crate::weights::ModelFolder;
 use anyhow::{Context, Result, bail};
 use std::path::Path;
+use std::time::SystemTime;
 
 /// Which of the videos of a command this is.
 #[derive(Debug, Clone, Copy)]
@@ -64,7 +65,7 @@ fn expand(template: &str, model: &ModelFolder, prompts: &[String], place: &Place
             "seed" => path += &place.seed.to_string(),
             "slug" => path += &slug(prompts.first().map_or("", String::as_str)),
             "index" => path += &place.index.to_string(),
-            "date" => path += &crate::run::today(),
+            "date" => path += &crate::run::time::date(SystemTime::now()),
             key => bail!(
                 "--output {template}: unknown {{{key}}} (known: {{model}}, {{seed}}, {{slug}}, {{index}}, {{date}})"
             ),

@@ -5,6 +5,7 @@
 
 mod decode;
 pub mod denoise;
+mod record;
 mod rows;
 mod text_to_video;
 

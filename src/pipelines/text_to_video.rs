@@ -3,19 +3,22 @@
 
 use super::decode::decode;
 use super::denoise::{Denoising, NoiseSource, denoise};
+use super::record::record;
 use crate::job::values::TextCacheAt;
 use crate::job::{Job, Segment, UncondText};
 use crate::models::cogvideox::transformer::Transformer;
 use crate::models::cogvideox::vae::Autoencoder;
 use crate::nn::sdpa::Sdpa;
 use crate::noise::Noise;
-use crate::run::{Code, Event, Failure, Manifest, Observer, Phase, Plan, RunFacts, Stopwatch, WithCode};
+use crate::run::manifest::{Manifest, Stopwatch};
+use crate::run::{Code, Event, Failure, Observer, Phase, Plan, WithCode};
 use crate::text::{Encoded, TextCache, encode_all};
 use crate::timeline;
 use crate::video::{self, Written};
 use crate::weights::{read_tensors, write_tensors};
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::{DType, Device, Tensor};
+use serde_json::json;
 use std::path::{Path, PathBuf};
 
 /// What a run has made.
@@ -23,6 +26,17 @@ use std::path::{Path, PathBuf};
 pub struct Outcome {
     pub video: Written,
     pub manifest: Manifest,
+}
+
+impl Outcome {
+    /// What `--json` prints: where the video is, and the record of the run.
+    pub fn json(&self) -> serde_json::Value {
+        let Written { path, codec, bytes, frames, warnings } = &self.video;
+        json!({
+            "output": path.to_string_lossy(), "codec": codec, "bytes": bytes, "frames": frames, "warnings": warnings,
+            "manifest": self.manifest,
+        })
+    }
 }
 
 /// Makes the video of a job. Partial files are gone when it fails; the latents of a run whose video could not be written
@@ -33,29 +47,27 @@ pub fn run(job: &Job, observer: &mut dyn Observer) -> Result<Outcome, Failure> {
     }
     observer.event(&Event::Plan(Box::new(plan(job))))?;
     let noise = noise(job).code(Code::Usage)?;
-    let mut watch = Stopwatch::start();
+    let mut watch = Stopwatch::new(observer);
 
-    let texts = encode(job, observer)?;
-    watch.lap(Phase::Encode);
-    let latents = latents(job, &texts, &noise, &mut watch, observer)?;
+    let texts = encode(job, &mut watch)?;
+    let latents = latents(job, &texts, &noise, &mut watch)?;
     if let Some(path) = &job.save_latents {
         write_latents(path, &latents).code(Code::Failed)?;
-        observer.event(&Event::Saved { kind: "latents", path: path.clone() })?;
+        watch.event(&Event::Saved { kind: "latents", path: path.clone() })?;
     }
 
-    let mut manifest = job.manifest()?;
-    let video = frames(job, &latents, &manifest, observer).map_err(|failure| match failure.code {
+    let mut manifest = record(job).code(Code::Model)?;
+    let video = frames(job, &latents, &manifest, &mut watch).map_err(|failure| match failure.code {
         Code::Encoder => keep(job, &latents, failure),
         _ => failure,
     })?;
-    watch.lap(Phase::Decode);
     for warning in &video.warnings {
-        observer.event(&Event::Warning(warning.clone()))?;
+        watch.event(&Event::Warning(warning.clone()))?;
     }
-    observer.event(&Event::Saved { kind: "video", path: video.path.clone() })?;
-    manifest.run = Some(RunFacts::new(watch, job.threads));
+    watch.event(&Event::Saved { kind: "video", path: video.path.clone() })?;
+    manifest.run = Some(watch.facts(job.threads));
     if job.manifest.writes_sidecar()
-        && let Some(path) = manifest.write_sidecar(&video.path).code(Code::Failed)?
+        && let Some(path) = manifest.write_sidecar(&video.path, job.output.overwrite).code(Code::Failed)?
     {
         observer.event(&Event::Saved { kind: "manifest", path })?;
     }
@@ -153,18 +165,11 @@ fn noise(job: &Job) -> Result<NoiseSource> {
 }
 
 /// The denoised latents of each segment, `[F, C, H, W]` without padding, on the CPU.
-fn latents(
-    job: &Job,
-    texts: &Texts,
-    noise: &NoiseSource,
-    watch: &mut Stopwatch,
-    observer: &mut dyn Observer,
-) -> Result<Vec<Tensor>, Failure> {
+fn latents(job: &Job, texts: &Texts, noise: &NoiseSource, observer: &mut dyn Observer) -> Result<Vec<Tensor>, Failure> {
     observer.event(&Event::Phase { phase: Phase::Load, of: 0, what: "transformer".into() })?;
     let part = job.model.part("transformer").code(Code::Model)?;
     let vb = part.var_builder(job.dtype, &job.device).code(Code::Model)?;
     let transformer = Transformer::load(&job.transformer, vb).code(Code::Model)?;
-    watch.lap(Phase::Load);
     let mut done = Vec::with_capacity(job.segments.len());
     let mut start = 0;
     for (index, Segment { plan, padding, .. }) in job.segments.iter().enumerate() {
@@ -197,7 +202,6 @@ fn latents(
         start += plan.frames;
         done.push(latents.narrow(0, *padding, plan.keep - padding)?.to_device(&Device::Cpu)?);
     }
-    watch.lap(Phase::Denoise);
     Ok(done)
 }
 
@@ -207,7 +211,7 @@ fn frames(job: &Job, latents: &[Tensor], manifest: &Manifest, observer: &mut dyn
     let vb = part.var_builder(job.vae_dtype, &job.device).code(Code::Model)?;
     let vae = Autoencoder::load_decoder(&job.vae, vb).code(Code::Model)?;
     let mut output = job.output.clone();
-    output.metadata = job.manifest.embeds().then(|| manifest.embedded_json());
+    output.metadata = job.manifest.embeds().then(|| manifest.embedded_json()).transpose()?;
     let mut writer = video::open(&output).code(Code::Encoder)?;
     for (latents, segment) in latents.iter().zip(&job.segments) {
         decode(&vae, &latents.to_device(&job.device)?, &job.decode, segment.frames, &mut writer, observer)?;

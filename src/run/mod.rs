@@ -1,6 +1,7 @@
 //! Telling the user: events while a run goes on, the record of it afterwards, and how it ends.
 
 mod clock;
+pub mod config;
 mod event;
 mod exit;
 pub mod interrupt;

@@ -36,6 +36,7 @@ mod ffmpeg;
 mod format;
 mod gif;
 mod partial;
+mod partial_dir;
 mod png;
 mod read;
 #[cfg(test)]
@@ -54,10 +55,11 @@ pub use writer::Writer;
 
 use anyhow::Result;
 use fault::usage;
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 /// One picture.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Frame {
     /// In pixels.
     pub width: usize,
@@ -65,6 +67,12 @@ pub struct Frame {
     pub height: usize,
     /// Red, green, blue for each pixel, row by row from the top: `width * height * 3` bytes.
     pub data: Vec<u8>,
+}
+
+impl fmt::Debug for Frame {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Frame({}x{}, {} bytes)", self.width, self.height, self.data.len())
+    }
 }
 
 /// What is to be written.

@@ -14,6 +14,7 @@ mod convert;
 mod embedded;
 mod error;
 mod files;
+mod hash;
 mod header;
 #[cfg(feature = "hub")]
 mod hub;
@@ -73,6 +74,12 @@ impl Download for () {}
 /// A model in the diffusers folder layout, wherever it lives. Cheap to clone. Opening reads no weights.
 #[derive(Clone)]
 pub struct ModelFolder(Arc<Inner>);
+
+impl std::fmt::Debug for ModelFolder {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        write!(f, "ModelFolder({})", self.place())
+    }
+}
 
 struct Inner {
     name: String,

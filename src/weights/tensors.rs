@@ -1,6 +1,6 @@
 //! Tensors that users hand in and take out (noise, latents): single safetensors files, with the same checks as weights.
 
-use super::error::{ModelError, Result};
+use super::error::ModelError;
 use super::header::Header;
 use candle_core::{DType, Device, Tensor};
 use memmap2::Mmap;
