@@ -37,8 +37,15 @@ impl Need {
 
 /// Estimates a job.
 pub fn need(job: &Job) -> Result<Need> {
-    let text = job.model.part("text_encoder")?.bytes_as(job.text_dtype);
-    Ok(Need { text, denoise: denoise(job)?, decode: decode(job)? })
+    Ok(Need { text: text(job)?, denoise: denoise(job)?, decode: decode(job)? })
+}
+
+/// The encoder is read block by block, so what counts is the largest tensor, the table of embeddings, and a block beside it.
+fn text(job: &Job) -> Result<u64> {
+    let part = job.model.part("text_encoder")?;
+    let dtype = if job.device.is_cpu() { DType::F32 } else { job.text_dtype };
+    let largest = part.tensors()?.iter().map(|tensor| tensor.elements()).max().unwrap_or(0);
+    Ok((largest * 3 * dtype.size_in_bytes() as u64).min(2 * part.bytes_as(dtype)))
 }
 
 fn denoise(job: &Job) -> Result<u64> {
@@ -78,7 +85,6 @@ pub fn check(job: &Job) -> Result<()> {
         return Ok(());
     }
     let advice = match job.need.stage() {
-        "text encoder" if job.text_dtype == DType::F32 => "use --dtype bf16",
         "transformer" if job.dtype == DType::F32 => "use --dtype bf16, or a smaller size",
         "decoder" if job.decode.tile.is_none() => "use --vae-tiling on, or a smaller size",
         _ => "use a smaller size or a machine with more memory",

@@ -7,6 +7,7 @@ mod output;
 mod plan;
 pub mod settings;
 pub mod values;
+pub mod work;
 
 pub use memory::Need;
 pub use plan::{Segment, WindowRules};

@@ -81,6 +81,8 @@ pub struct Denoising<'a> {
     pub micro_batch: usize,
     /// Which of the video's timelines this is, of how many; for the progress that is told.
     pub part: (usize, usize),
+    /// Work that follows the loop, in steps; for the remaining time that is told.
+    pub after: f64,
 }
 
 /// Runs all steps; returns the denoised timeline `[F, C, H, W]` in f32.
@@ -90,7 +92,7 @@ pub fn denoise(run: Denoising, observer: &mut dyn Observer) -> Result<Tensor> {
     let frames = run.start..run.start + plan.frames;
     let mut timeline = (run.noise.initial(frames.clone(), run.shape, run.device)? * scheduler.init_noise_sigma())?;
     let mut blend = Blend::new(plan, run.blend);
-    let mut clock = Clock::new(timesteps.len(), run.part);
+    let mut clock = Clock::new(timesteps.len(), run.part, run.after);
     if run.part.0 == 0 {
         let of = timesteps.len() * run.part.1;
         observer.event(&Event::Phase { phase: Phase::Denoise, of, what: String::new() })?;

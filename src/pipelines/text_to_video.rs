@@ -5,7 +5,7 @@ use super::decode::decode;
 use super::denoise::{Denoising, NoiseSource, denoise};
 use super::record::record;
 use crate::job::values::TextCacheAt;
-use crate::job::{Job, Segment, UncondText};
+use crate::job::{Job, Segment, UncondText, work};
 use crate::models::cogvideox::transformer::Transformer;
 use crate::models::cogvideox::vae::Autoencoder;
 use crate::nn::sdpa::Sdpa;
@@ -197,6 +197,7 @@ fn latents(job: &Job, texts: &Texts, noise: &NoiseSource, observer: &mut dyn Obs
             kernel: Sdpa::default(),
             micro_batch: 2,
             part: (index, job.segments.len()),
+            after: work::decode(job) * job.segments.len() as f64 / work::step(job),
         };
         let latents = denoise(part, observer)?;
         start += plan.frames;

@@ -3,21 +3,24 @@
 use super::Event;
 use std::time::Instant;
 
-/// Measures denoising steps and says how long the remaining ones will take at the mean pace so far.
+/// Measures denoising steps and says how long the rest of the job will take at the mean pace so far: the remaining steps,
+/// and what follows them.
 #[derive(Debug)]
 pub struct Clock {
     /// Steps of one timeline.
     steps: usize,
     /// This timeline, of how many.
     part: (usize, usize),
+    /// What follows the last step of the last timeline, in steps of this one.
+    after: f64,
     started: Instant,
     last: Instant,
 }
 
 impl Clock {
-    pub fn new(steps: usize, part: (usize, usize)) -> Self {
+    pub fn new(steps: usize, part: (usize, usize), after: f64) -> Self {
         let now = Instant::now();
-        Self { steps, part, started: now, last: now }
+        Self { steps, part, after, started: now, last: now }
     }
 
     /// Step `index` (from 0) of the timeline is done.
@@ -27,7 +30,7 @@ impl Clock {
         let seconds = (now - self.last).as_secs_f64();
         self.last = now;
         let (index, of) = (self.part.0 * self.steps + index, self.part.1 * self.steps);
-        let eta = mean * (of - index - 1) as f64;
+        let eta = mean * ((of - index - 1) as f64 + self.after);
         Event::Step { index, of, seconds, eta, peak_memory: super::peak_memory() }
     }
 }
