@@ -1,13 +1,13 @@
 //! The command line: what was typed. One file per command; what it means is `job`'s.
 
-//mod inspect;
-//mod model;
+mod inspect;
+mod model;
 mod render;
-//mod shell;
+mod shell;
 
 use crate::run::{Code, Event, Failure, Observer, progress};
 use crate::video::{Fault, VideoError};
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
@@ -35,6 +35,14 @@ enum Command {
     /// One long video from several prompts, in order
     #[command(alias = "multi_prompt")]
     MultiPrompt(Box<render::MultiPrompt>),
+    /// Print the record of the run that a video carries
+    Inspect(inspect::Args),
+    /// Look at models
+    Model(model::Args),
+    /// Print the completions of a shell
+    Completions(shell::Completions),
+    /// Print the manual page
+    Man(shell::Man),
 }
 
 /// How a command talks.
@@ -95,6 +103,10 @@ pub fn main() -> ExitCode {
     let done = match cli.command {
         Command::Generate(args) => args.run(&report),
         Command::MultiPrompt(args) => args.run(&report),
+        Command::Inspect(args) => inspect::run(args, report.json),
+        Command::Model(args) => model::run(args, report.json),
+        Command::Completions(args) => shell::completions(args, Cli::command()),
+        Command::Man(args) => shell::man(args, Cli::command()),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -19,6 +19,7 @@ mod header;
 #[cfg(feature = "hub")]
 mod hub;
 mod info;
+mod list;
 mod part;
 mod source;
 mod tensor_cache;
@@ -35,6 +36,7 @@ pub use cache::short_names;
 pub use embedded::EMBEDDED;
 pub use error::ModelError;
 pub use info::{FileInfo, ModelInfo, Native, PartInfo, PartState, info, native};
+pub use list::{Listed, list};
 pub use part::{Part, TensorInfo};
 pub use tensor_cache::TensorCache;
 pub use tensors::{read_tensors, write_tensors};
