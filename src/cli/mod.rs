@@ -4,10 +4,11 @@ mod inspect;
 mod model;
 mod render;
 mod shell;
+mod usage;
 
 use crate::run::{Code, Event, Failure, Observer, progress};
 use crate::video::{Fault, VideoError};
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
@@ -89,13 +90,29 @@ impl Report {
     }
 }
 
+/// The whole command line.
+fn command() -> clap::Command {
+    usage::completed(Cli::command())
+}
+
+fn parse() -> Result<Cli, clap::Error> {
+    Cli::from_arg_matches(&command().try_get_matches()?)
+}
+
 /// Parses, runs, reports: the exit status of the program.
 pub fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let cli = match parse() {
         Ok(cli) => cli,
         Err(error) => {
-            // help and version go to standard output and are no failure; a reader that went away is none either
-            let _ = error.print();
+            use clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand as NothingAsked;
+            if error.use_stderr() && error.kind() != NothingAsked {
+                let args: Vec<_> = std::env::args_os().collect();
+                // nobody is left to tell when even standard error is closed
+                let _ = writeln!(std::io::stderr(), "error: {}", usage::line(&error, &command(), &args));
+            } else {
+                // help and version: a reader that went away is no failure
+                let _ = error.print();
+            }
             return if error.use_stderr() { ExitCode::from(Code::Usage as u8) } else { ExitCode::SUCCESS };
         }
     };
@@ -105,8 +122,8 @@ pub fn main() -> ExitCode {
         Command::MultiPrompt(args) => args.run(&report),
         Command::Inspect(args) => inspect::run(args, report.json),
         Command::Model(args) => model::run(args, report.json),
-        Command::Completions(args) => shell::completions(args, Cli::command()),
-        Command::Man(args) => shell::man(args, Cli::command()),
+        Command::Completions(args) => shell::completions(args, command()),
+        Command::Man(args) => shell::man(args, command()),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
