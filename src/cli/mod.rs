@@ -8,6 +8,7 @@ mod usage;
 
 use crate::run::{Code, Event, Failure, Observer, progress};
 use crate::video::{Fault, VideoError};
+use clap::error::ErrorKind;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
@@ -103,18 +104,7 @@ fn parse() -> Result<Cli, clap::Error> {
 pub fn main() -> ExitCode {
     let cli = match parse() {
         Ok(cli) => cli,
-        Err(error) => {
-            use clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand as NothingAsked;
-            if error.use_stderr() && error.kind() != NothingAsked {
-                let args: Vec<_> = std::env::args_os().collect();
-                // nobody is left to tell when even standard error is closed
-                let _ = writeln!(std::io::stderr(), "error: {}", usage::line(&error, &command(), &args));
-            } else {
-                // help and version: a reader that went away is no failure
-                let _ = error.print();
-            }
-            return if error.use_stderr() { ExitCode::from(Code::Usage as u8) } else { ExitCode::SUCCESS };
-        }
+        Err(error) => return not_parsed(&error),
     };
     let report = cli.report.clone();
     let done = match cli.command {
@@ -129,6 +119,19 @@ pub fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => fail(&failure, &report),
     }
+}
+
+/// Help and version go to standard output and are no failure; a mistake gets one line.
+fn not_parsed(error: &clap::Error) -> ExitCode {
+    if !error.use_stderr() || error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        // a reader that went away is no failure either
+        let _ = error.print();
+        return if error.use_stderr() { ExitCode::from(Code::Usage as u8) } else { ExitCode::SUCCESS };
+    }
+    let args: Vec<_> = std::env::args_os().collect();
+    // nobody is left to tell when even standard error is closed
+    let _ = writeln!(std::io::stderr(), "error: {}", usage::line(error, &command(), &args));
+    ExitCode::from(Code::Usage as u8)
 }
 
 fn fail(failure: &Failure, report: &Report) -> ExitCode {
