@@ -3,5 +3,9 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod bad_input;
+mod conventions;
+mod outputs;
 mod parity;
 mod program;
+mod reading;
