@@ -69,7 +69,7 @@ fn weights_that_are_missing_or_broken() {
         let bytes = fs::read(program.path(TRANSFORMER)).unwrap();
         fs::write(program.path(TRANSFORMER), &bytes[..bytes.len() - 1000]).unwrap();
     });
-    place.generate(&[]).error(3, &["transformer", "diffusion_pytorch_model.safetensors"]);
+    place.generate(&[]).error(3, &["diffusion_pytorch_model.safetensors", "truncated"]);
 
     let place = Place::new(|program| fs::write(program.path(TRANSFORMER), b"").unwrap());
     place.generate(&[]).error(3, &["transformer", "diffusion_pytorch_model.safetensors"]);
@@ -86,6 +86,34 @@ fn weights_that_are_missing_or_broken() {
         change(program, "vae", |tensors| drop(tensors.remove("decoder.conv_in.conv.weight").unwrap()));
     });
     place.generate(&["--steps", "1", "--frames", "1"]).error(3, &["decoder.conv_in.conv.weight", "vae"]);
+}
+
+#[test]
+fn weights_that_do_not_fit_their_configuration() {
+    for (key, value, words) in
+        [("num_layers", 4, &["transformer_blocks.3"][..]), ("time_embed_dim", 25, &["time_embedding", "25", "24"])]
+    {
+        let place = Place::new(|program| edit_json(program, "model/transformer/config.json", key, value.into()));
+        place.generate(&[]).error(3, words);
+    }
+}
+
+#[test]
+fn values_that_are_no_numbers_and_videos_that_are_black() {
+    let place = Place::new(|program| {
+        change(program, "transformer", |tensors| {
+            let bias = tensors["proj_out.bias"].affine(f64::NAN, 0.0).unwrap();
+            tensors.insert("proj_out.bias".to_owned(), bias);
+        });
+    });
+    place.generate(&["--steps", "2", "--size", "32x32"]).error(5, &["transformer", "step 1"]);
+    let place = Place::new(|program| {
+        change(program, "vae", |tensors| {
+            let bias = tensors["decoder.conv_out.conv.bias"].affine(0.0, -1e4).unwrap();
+            tensors.insert("decoder.conv_out.conv.bias".to_owned(), bias);
+        });
+    });
+    place.generate(&["--steps", "1", "--size", "32x32"]).error(5, &["vae", "black"]);
 }
 
 #[test]

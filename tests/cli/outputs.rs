@@ -1,7 +1,7 @@
 //! What a run leaves: files, their names, their records; and what is left when it ends early.
 
 use crate::common::tiny;
-use crate::program::Program;
+use crate::program::{Done, Program};
 use serde_json::Value;
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -119,6 +119,19 @@ fn standard_output_carries_the_video_and_nothing_else() {
     let header = output.stdout.iter().position(|&byte| byte == b'\n').unwrap() + 1;
     assert_eq!(output.stdout.len(), header + 6 * frame);
     assert!(names(&program).is_empty(), "{:?}", names(&program));
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_full_pipe_keeps_the_latents() {
+    let program = program();
+    let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let output = program.command(&quick(&["-o", "-"])).stdout(full).stderr(Stdio::piped()).output().unwrap();
+    let stderr = Done(output).error(6, &["no space left", "latents are kept in"]).stderr();
+    let kept = stderr.trim().rsplit("latents are kept in ").next().unwrap().trim().to_owned();
+    let latents = candle_core::safetensors::load(program.path(&kept), &candle_core::Device::Cpu).unwrap();
+    assert_eq!(latents["latents"].dims(), [1, 3, 4, 4, 4]);
+    assert_eq!(names(&program), [kept]);
 }
 
 #[test]
