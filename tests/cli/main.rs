@@ -4,5 +4,8 @@
 mod common;
 
 mod bad_input;
+mod conventions;
+mod outputs;
 mod parity;
 mod program;
+mod reading;
