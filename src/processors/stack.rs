@@ -35,6 +35,11 @@ pub trait Setting {
     /// The tokens of a word in the text of each conditioning of the plan.
     fn positions(&self, word: &str) -> Result<Vec<Vec<u32>>>;
 
+    /// The subject of mask-guided sharing, of the words that the specification names. By itself the tokens of any of them.
+    fn subject(&self, words: &[String]) -> Result<Vec<Word>> {
+        words.iter().map(|text| Ok(Word { text: text.clone(), positions: self.positions(text)? })).collect()
+    }
+
     /// The bank that K/V sharing in these layers goes through, where the rows of a plan refer to
     /// [`crate::attention::Reference::Banked`] windows; none where they refer to rows.
     fn bank(&self, _layers: &Ranges) -> Result<Option<KvBank>> {
@@ -72,7 +77,7 @@ pub fn build(specs: &[Spec], setting: &dyn Setting) -> Result<Stack> {
                 });
                 if !subject.is_empty() {
                     let maps = AttentionMaps::default();
-                    let recorder = AttentionMap::new(&maps, words(subject)?);
+                    let recorder = AttentionMap::new(&maps, setting.subject(subject)?);
                     recorders.push(boxed(When::new(steps(), layers().filled(), entry.sites, recorder)));
                     let mask = KeyMask::new(&maps, *threshold);
                     controls.push(here(Box::new(if banked { mask.with_bank() } else { mask })));
