@@ -36,6 +36,7 @@
 //! | [`pipelines`] | the loop, and the modes that feed it |
 //! | [`video`] | frames in, files out |
 //! | [`run`] | manifest, progress, events |
+//! | [`words`] | values read from words, wherever they are written |
 //! | [`eval`] | metrics |
 //!
 //! Dependencies point one way: `cli -> job -> pipelines -> {text, models, schedulers, timeline, processors, video, run}`
@@ -73,3 +74,4 @@ pub mod text;
 pub mod timeline;
 pub mod video;
 pub mod weights;
+pub mod words;

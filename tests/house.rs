@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 ///
 /// `job` knows what the stages are made of (configurations, plans, outputs) but runs nothing; `pipelines` runs jobs. Models
 /// and processors never see each other.
-const ROOMS: [(&str, &[&str]); 18] = [
+const ROOMS: [(&str, &[&str]); 19] = [
+    ("words", &[]),
     ("nn", &[]),
     ("attention", &["nn"]),
     ("models", &["nn", "attention"]),
@@ -22,12 +23,13 @@ const ROOMS: [(&str, &[&str]); 18] = [
     ("text", &["nn", "weights"]),
     ("video", &[]),
     ("eval", &["video"]),
-    ("storyboard", &[]),
     ("run", &["video"]),
-    ("recipe", &["models", "schedulers", "guidance", "timeline", "video"]),
+    ("storyboard", &["words", "run"]),
+    ("recipe", &["words", "models", "schedulers", "guidance", "timeline", "video"]),
     (
         "job",
         &[
+            "words",
             "nn",
             "models",
             "schedulers",

@@ -209,7 +209,7 @@ fn one(
         window: transformer.window(),
         patch_t: transformer.patch_size_t.unwrap_or(1),
         ratio: vae.temporal_ratio(),
-        overlap: settings.overlap.or(recipe.overlap).unwrap_or(9 * transformer.window() / 13),
+        overlap: settings.overlap.unwrap_or_else(|| recipe.overlap(transformer.window())),
         transition_windows: settings.transition_windows.unwrap_or(recipe.transition_windows),
         hold: settings.hold.unwrap_or(recipe.hold),
         transition: settings.transition.unwrap_or(Transition::Blend),
@@ -240,20 +240,20 @@ fn one(
         Some(kind) => kind,
         None => schedule.kind()?,
     };
-    let eta = settings.eta.unwrap_or(0.0);
+    let eta = settings.eta.unwrap_or(recipe.eta);
     let table = settings.schedule.or(preset.map(|preset| preset.table)).unwrap_or(recipe.schedule);
     // finds every fault of these settings now
     crate::schedulers::build(&schedule, scheduler, table, steps, eta)?;
     let guidance = settings.guidance_scale.or(preset.map(|preset| preset.guidance)).unwrap_or(recipe.guidance_scale);
 
-    let uncond = settings.uncond.or(preset.map(|preset| preset.uncond));
+    let uncond = settings.uncond.or(preset.map(|preset| preset.uncond)).unwrap_or(recipe.uncond);
     let uncond = match (&settings.negative_prompt, uncond) {
-        (Some(_), Some(Uncond::Zeros)) if settings.uncond.is_some() => {
+        (Some(_), Uncond::Zeros) if settings.uncond.is_some() => {
             bail!("--negative-prompt and --uncond zeros both say what the unconditional text is: leave out one")
         }
         (Some(text), _) => UncondText::Text(text.clone()),
-        (None, Some(Uncond::Empty)) => UncondText::Text(String::new()),
-        (None, _) => UncondText::Zeros,
+        (None, Uncond::Empty) => UncondText::Text(String::new()),
+        (None, Uncond::Zeros) => UncondText::Zeros,
     };
 
     let device = device(settings.device.unwrap_or(DeviceSpec::Auto))?;

@@ -100,7 +100,9 @@ impl WindowRules {
         let strides = self.strides(scenes, n)?;
         let plan = match wanted {
             None => {
-                let held = |index: usize| if index == 0 || index + 1 == scenes.len() { 1 } else { 1 + self.hold };
+                let held = |index: usize| {
+                    if index == 0 || index + 1 == scenes.len() { 1 } else { self.hold.saturating_add(1) }
+                };
                 windows(&(0..scenes.len()).map(held).collect::<Vec<_>>(), &strides, n)?
             }
             Some(frames) => {
@@ -186,8 +188,8 @@ const MOST_WINDOWS: usize = 100_000;
 
 /// `counts[p]` windows for prompt p, with each boundary's transition windows between.
 fn windows(counts: &[usize], strides: &[Stride], n: usize) -> Result<ChunkPlan> {
-    let transitions: usize = strides[..counts.len() - 1].iter().map(|stride| stride.transition_windows).sum();
-    let total = counts.iter().sum::<usize>().saturating_add(transitions);
+    let transitions = strides[..counts.len() - 1].iter().map(|stride| stride.transition_windows);
+    let total = counts.iter().copied().chain(transitions).fold(0usize, usize::saturating_add);
     ensure!(total <= MOST_WINDOWS, "{total} windows are more than the {MOST_WINDOWS} that a video may have");
     let (mut windows, mut texts): (Vec<Window>, Vec<TextMix>) = (Vec::with_capacity(total), Vec::new());
     let mut push = |text: usize, (stride, joined): (usize, bool)| {

@@ -1,6 +1,15 @@
 //! What is to be seen, in order: scenes with their prompts, and the readers that make them.
 
-use anyhow::{Error, Result, bail};
+mod lines;
+mod read;
+mod script;
+#[cfg(test)]
+mod tests;
+
+pub use read::Form;
+
+use crate::words::unknown;
+use anyhow::{Error, Result};
 use std::fmt;
 use std::str::FromStr;
 
@@ -20,7 +29,7 @@ impl FromStr for Transition {
         match word {
             "blend" => Ok(Self::Blend),
             "cut" => Ok(Self::Cut),
-            _ => bail!("unknown transition {word:?} (known: blend, cut)"),
+            _ => Err(unknown("transition", word, &["blend", "cut"])),
         }
     }
 }
@@ -63,26 +72,4 @@ pub struct Storyboard {
     pub scenes: Vec<Scene>,
     /// Settings of the run by their names in files (`seed`, `size`, ..), for the job to read; empty for plain text.
     pub settings: toml::Table,
-}
-pub enum Form {
-    Auto,
-    Lines,
-    Script,
-}
-impl Storyboard {
-    pub fn from_prompts(p: &[String]) -> Result<Self> {
-        Ok(Self {
-            scenes: p
-                .iter()
-                .map(|p| Scene { prompt: p.clone(), length: None, transition: Default::default() })
-                .collect(),
-            settings: Default::default(),
-        })
-    }
-    pub fn read(path: &std::path::Path, _f: Form) -> Result<Self> {
-        let t = std::fs::read_to_string(path)?;
-        Self::from_prompts(
-            &t.lines().filter(|l| !l.trim().is_empty() && !l.starts_with('#')).map(str::to_owned).collect::<Vec<_>>(),
-        )
-    }
 }
