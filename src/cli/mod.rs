@@ -7,6 +7,7 @@ mod shell;
 
 use crate::run::{Code, Event, Failure, Observer, progress};
 use crate::video::{Fault, VideoError};
+use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser, Subcommand};
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
@@ -93,11 +94,7 @@ impl Report {
 pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(error) => {
-            // help and version go to standard output and are no failure; a reader that went away is none either
-            let _ = error.print();
-            return if error.use_stderr() { ExitCode::from(Code::Usage as u8) } else { ExitCode::SUCCESS };
-        }
+        Err(error) => return not_parsed(&error),
     };
     let report = cli.report.clone();
     let done = match cli.command {
@@ -112,6 +109,29 @@ pub fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => fail(&failure, &report),
     }
+}
+
+/// Help and version go to standard output and are no failure; a mistake gets one line.
+fn not_parsed(error: &clap::Error) -> ExitCode {
+    if !error.use_stderr() || error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        // a reader that went away is no failure either
+        let _ = error.print();
+        return if error.use_stderr() { ExitCode::from(Code::Usage as u8) } else { ExitCode::SUCCESS };
+    }
+    let text = error.render().to_string();
+    let mut line = String::new();
+    let parts = text.lines().map(|part| part.trim().trim_start_matches("tip: "));
+    for part in parts.take_while(|part| !part.starts_with("Usage:") && !part.starts_with("For more information")) {
+        match line.chars().last() {
+            _ if part.is_empty() => continue,
+            None => {}
+            Some(':') => line.push(' '),
+            Some(_) => line.push_str("; "),
+        }
+        line.push_str(part);
+    }
+    let _ = writeln!(std::io::stderr(), "{line}");
+    ExitCode::from(Code::Usage as u8)
 }
 
 fn fail(failure: &Failure, report: &Report) -> ExitCode {

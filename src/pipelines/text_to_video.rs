@@ -14,7 +14,7 @@ use crate::run::manifest::{Manifest, Stopwatch};
 use crate::run::{Code, Event, Failure, Observer, Phase, Plan, WithCode};
 use crate::text::{Encoded, TextCache, encode_all};
 use crate::timeline;
-use crate::video::{self, Written};
+use crate::video::{self, Fault, VideoError, Written};
 use crate::weights::{read_tensors, write_tensors};
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::{DType, Device, Tensor};
@@ -215,7 +215,13 @@ fn frames(job: &Job, latents: &[Tensor], manifest: &Manifest, observer: &mut dyn
     output.metadata = job.manifest.embeds().then(|| manifest.embedded_json()).transpose()?;
     let mut writer = video::open(&output).code(Code::Encoder)?;
     for (latents, segment) in latents.iter().zip(&job.segments) {
-        decode(&vae, &latents.to_device(&job.device)?, &job.decode, segment.frames, &mut writer, observer)?;
+        let latents = latents.to_device(&job.device)?;
+        decode(&vae, &latents, &job.decode, segment.frames, &mut writer, observer).map_err(
+            |error| match video::fault(&error) {
+                Some(_) => Failure::new(Code::Encoder, error),
+                None => error.into(),
+            },
+        )?;
     }
     observer.event(&Event::Phase { phase: Phase::Mux, of: 0, what: String::new() })?;
     writer.finish().code(Code::Encoder)
@@ -227,7 +233,8 @@ fn write_latents(path: &Path, latents: &[Tensor]) -> Result<()> {
 
 /// Saves the latents of a run whose video could not be written: beside the output, or where there is room.
 fn keep(job: &Job, latents: &[Tensor], failure: Failure) -> Failure {
-    if job.save_latents.is_some() {
+    let gone = failure.find::<VideoError>().is_some_and(|error| error.fault == Fault::BrokenPipe);
+    if gone || job.save_latents.is_some() {
         return failure;
     }
     let name = format!("vidgen-{}.latents.safetensors", job.seed);
