@@ -31,10 +31,7 @@ pub enum Purpose {
         windows: Ranges,
     },
     /// Windows of the plan, and frames of their token grid.
-    Anchor {
-        windows: Ranges,
-        frames: Ranges,
-    },
+    Anchor { windows: Ranges, frames: Ranges },
 }
 
 /// What the bank holds.
@@ -147,9 +144,7 @@ impl State {
         let take = |x: &Tensor| {
             let own = x.narrow(0, index, 1)?;
             let kept = match &self.plan.purpose {
-                Purpose::HandOver { windows } | Purpose::Anchor { windows, .. }
-                    if !windows.contains(branch.window) =>
-                {
+                Purpose::HandOver { windows } | Purpose::Anchor { windows, .. } if !windows.contains(branch.window) => {
                     return Ok(None);
                 }
                 Purpose::HandOver { .. } => own,

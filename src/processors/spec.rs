@@ -86,7 +86,7 @@ impl TryFrom<String> for Spec {
     type Error = anyhow::Error;
 
     fn try_from(text: String) -> Result<Self> {
-        parse(&text)
+        text.parse()
     }
 }
 
@@ -99,8 +99,9 @@ impl From<Spec> for String {
 impl FromStr for Spec {
     type Err = anyhow::Error;
 
+    /// As [`parse`], the whole reason in one message: those who read flags and files show no causes.
     fn from_str(text: &str) -> Result<Self> {
-        parse(text)
+        parse(text).map_err(|error| anyhow::anyhow!("{error:#}"))
     }
 }
 

@@ -47,6 +47,22 @@ pub trait Setting {
     }
 }
 
+/// Refuses controls in an order in which they would not do what they say.
+pub fn check_order(specs: &[Spec]) -> Result<()> {
+    let mut reweighted = false;
+    for spec in specs {
+        match spec.control {
+            Control::Reweight(_) => reweighted = true,
+            Control::AttnMap { .. } => {}
+            _ if reweighted => {
+                bail!("reweight comes after {}: it scales what is really attended to", spec.entry().name)
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
 /// Makes the stack of some specifications.
 ///
 /// # Errors
@@ -56,13 +72,9 @@ pub fn build(specs: &[Spec], setting: &dyn Setting) -> Result<Stack> {
     let words = |texts: &[String]| texts.iter().map(word).collect::<Result<Vec<_>>>();
     let (mut recorders, mut controls) = (Vec::new(), Vec::new());
     let mut maps = Vec::new();
-    let mut last: Option<&str> = None;
+    check_order(specs)?;
     for spec in specs {
         let entry = spec.entry();
-        let recorder = matches!(spec.control, Control::AttnMap { .. });
-        if let Some(before) = last.filter(|&before| before == "reweight" && !recorder && entry.name != before) {
-            bail!("{before} comes after {}: it scales what is really attended to", entry.name)
-        }
         let boxed = |when: When| -> Box<dyn AttentionProcessor> { Box::new(when) };
         let (steps, layers) = (|| spec.steps.clone(), || spec.layers.clone());
         let here =
@@ -98,7 +110,6 @@ pub fn build(specs: &[Spec], setting: &dyn Setting) -> Result<Stack> {
                 recorders.push(boxed(When::new(steps(), layers().filled(), entry.sites, recorder)));
             }
         }
-        last = (!recorder).then_some(entry.name).or(last);
     }
     recorders.extend(controls);
     Ok(Stack { processors: recorders, maps })
