@@ -2,8 +2,11 @@
 //! the program runs single cases as told on its standard input, which `tests/reference/bench_ops.py` uses to take turns with
 //! PyTorch.
 
+mod act;
 mod conv;
 mod norm;
+mod rope;
+mod sdpa;
 
 use candle_core::{Device, Tensor};
 use criterion::Criterion;
@@ -30,7 +33,7 @@ impl Sizes {
 }
 
 fn make(op: &str, sizes: &Sizes) -> Option<Run> {
-    conv::make(op, sizes).or_else(|| norm::make(op, sizes))
+    [act::make, conv::make, norm::make, rope::make, sdpa::make].into_iter().find_map(|make| make(op, sizes))
 }
 
 fn random(dims: &[usize]) -> Tensor {
@@ -82,7 +85,7 @@ fn main() {
         .warm_up_time(Duration::from_millis(300))
         .measurement_time(Duration::from_secs(1))
         .configure_from_args();
-    for case in conv::CASES.iter().chain(norm::CASES) {
+    for case in [act::CASES, conv::CASES, norm::CASES, rope::CASES, sdpa::CASES].into_iter().flatten() {
         let sizes = Sizes(case.sizes.iter().map(|(name, size)| (name.to_string(), Value::from(*size))).collect());
         let label: Vec<String> = case.sizes.iter().map(|(name, size)| format!("{name}{size}")).collect();
         let mut run = make(case.op, &sizes).unwrap();

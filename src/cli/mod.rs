@@ -4,11 +4,12 @@ mod inspect;
 mod model;
 mod render;
 mod shell;
+mod usage;
 
 use crate::run::{Code, Event, Failure, Observer, progress};
 use crate::video::{Fault, VideoError};
 use clap::error::ErrorKind;
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
@@ -90,9 +91,18 @@ impl Report {
     }
 }
 
+/// The whole command line.
+fn command() -> clap::Command {
+    usage::completed(Cli::command())
+}
+
+fn parse() -> Result<Cli, clap::Error> {
+    Cli::from_arg_matches(&command().try_get_matches()?)
+}
+
 /// Parses, runs, reports: the exit status of the program.
 pub fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let cli = match parse() {
         Ok(cli) => cli,
         Err(error) => return not_parsed(&error),
     };
@@ -102,8 +112,8 @@ pub fn main() -> ExitCode {
         Command::MultiPrompt(args) => args.run(&report),
         Command::Inspect(args) => inspect::run(args, report.json),
         Command::Model(args) => model::run(args, report.json),
-        Command::Completions(args) => shell::completions(args, Cli::command()),
-        Command::Man(args) => shell::man(args, Cli::command()),
+        Command::Completions(args) => shell::completions(args, command()),
+        Command::Man(args) => shell::man(args, command()),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -118,19 +128,9 @@ fn not_parsed(error: &clap::Error) -> ExitCode {
         let _ = error.print();
         return if error.use_stderr() { ExitCode::from(Code::Usage as u8) } else { ExitCode::SUCCESS };
     }
-    let text = error.render().to_string();
-    let mut line = String::new();
-    let parts = text.lines().map(|part| part.trim().trim_start_matches("tip: "));
-    for part in parts.take_while(|part| !part.starts_with("Usage:") && !part.starts_with("For more information")) {
-        match line.chars().last() {
-            _ if part.is_empty() => continue,
-            None => {}
-            Some(':') => line.push(' '),
-            Some(_) => line.push_str("; "),
-        }
-        line.push_str(part);
-    }
-    let _ = writeln!(std::io::stderr(), "{line}");
+    let args: Vec<_> = std::env::args_os().collect();
+    // nobody is left to tell when even standard error is closed
+    let _ = writeln!(std::io::stderr(), "error: {}", usage::line(error, &command(), &args));
     ExitCode::from(Code::Usage as u8)
 }
 

@@ -27,7 +27,7 @@ A prompt file is plain text, one prompt per line; blank lines and lines that beg
 scene script: see docs/scripts.md.";
 
 #[derive(Debug, clap::Args)]
-#[command(after_help = GENERATE)]
+#[command(after_help = GENERATE, args_override_self = true)]
 pub struct Generate {
     /// What is to be seen
     #[arg(value_name = "PROMPT", conflicts_with = "prompt", required_unless_present = "prompt")]
@@ -40,7 +40,7 @@ pub struct Generate {
 }
 
 #[derive(Debug, clap::Args)]
-#[command(after_help = MULTI_PROMPT)]
+#[command(after_help = MULTI_PROMPT, args_override_self = true)]
 pub struct MultiPrompt {
     /// Prompts, one per line, or a scene script (.toml); - for standard input
     #[arg(value_name = "FILE", group = "scenes")]

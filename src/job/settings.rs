@@ -22,7 +22,7 @@ use std::path::PathBuf;
 #[derive(Debug, Clone, Default, PartialEq, Args, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Settings {
-    /// Model: a folder in diffusers layout, a hub id (org/name[@revision]), a known name, or toyland, which is built in
+    /// Model: a folder in diffusers layout, a hub id (org/name or org/name@revision), a known name, or toyland, which is built in
     #[arg(short, long, env = "VIDGEN_MODEL", value_name = "NAME|DIR", help_heading = "Model and machine")]
     #[arg(aliases = ["model-path", "model_path", "ckpt-dir", "ckpt_dir", "checkpoint-path", "checkpoint_path"])]
     pub model: Option<String>,
@@ -180,7 +180,7 @@ pub struct Settings {
     #[serde(deserialize_with = "text")]
     pub parity: Option<Parity>,
 
-    /// Where to compute: auto, cpu, cuda[:N] or metal
+    /// Where to compute: auto, cpu, cuda, cuda:N or metal
     #[arg(short, long, env = "VIDGEN_DEVICE", value_name = "NAME", help_heading = "Model and machine", aliases = ["backend", "gpu"])]
     #[serde(deserialize_with = "text")]
     pub device: Option<DeviceSpec>,

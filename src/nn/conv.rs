@@ -161,7 +161,8 @@ fn run(packed: &Packed, parts: &[&Tensor], residual: Option<&Tensor>) -> Result<
         let mut frames = Vec::new();
         for part in parts {
             let (&[count, ..], &[along, ..]) = (part.dims, part.strides) else { bail!("frames without an axis") };
-            let frame = |i| View { data: &part.data[i * along..], dims: &part.dims[1..], strides: &part.strides[1..] };
+            let (dims, strides) = (&part.dims[1..], &part.strides[1..]);
+            let frame = |i| View { data: part.data.get(i * along..).unwrap_or_default(), dims, strides };
             frames.extend((0..count).map(frame));
         }
         let add = residual.first().and_then(View::contiguous);

@@ -1,22 +1,15 @@
 //! Normalisations, alone and fused with what always follows them.
 
 use super::cpu;
+use super::cpu::rows::{self, LayerNorm, Part};
 use candle_core::{D, DType, Result, Tensor};
 
 /// Layer norm over the last axis with f32 statistics; `weight` and `bias` are `[D]`.
 pub fn layer_norm(x: &Tensor, weight: Option<&Tensor>, bias: Option<&Tensor>, eps: f64) -> Result<Tensor> {
-    let dtype = x.dtype();
-    let x = x.to_dtype(DType::F32)?;
-    let x = x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?;
-    let variance = x.sqr()?.mean_keepdim(D::Minus1)?;
-    let mut y = x.broadcast_div(&(variance + eps)?.sqrt()?)?.to_dtype(dtype)?;
-    if let Some(weight) = weight {
-        y = y.broadcast_mul(weight)?;
+    match fast_layer_norm(x, weight, bias, eps, &[])? {
+        Some(y) => Ok(y),
+        None => plain_layer_norm(x, weight, bias, eps),
     }
-    if let Some(bias) = bias {
-        y = y.broadcast_add(bias)?;
-    }
-    Ok(y)
 }
 
 /// One range of tokens with its own modulation; tensors are `[B, D]`.
@@ -36,28 +29,18 @@ pub fn layer_norm_modulate(
     eps: f64,
     parts: &[Modulation],
 ) -> Result<Tensor> {
-    let x = layer_norm(x, weight, bias, eps)?;
-    let mut start = 0;
-    let mut done = Vec::with_capacity(parts.len());
-    for part in parts {
-        let x = x.narrow(1, start, part.tokens)?;
-        let x = x.broadcast_mul(&(part.scale.unsqueeze(1)? + 1.0)?)?.broadcast_add(&part.shift.unsqueeze(1)?)?;
-        done.push(x);
-        start += part.tokens;
+    match fast_layer_norm(x, weight, bias, eps, parts)? {
+        Some(y) => Ok(y),
+        None => plain_modulate(&plain_layer_norm(x, weight, bias, eps)?, parts),
     }
-    Tensor::cat(&done, 1)
 }
 
 /// `residual + gate * x` on `[B, L, D]`, each range of tokens with its own gate `[B, D]`.
 pub fn gate_residual(residual: &Tensor, x: &Tensor, gates: &[(usize, Tensor)]) -> Result<Tensor> {
-    let mut start = 0;
-    let mut done = Vec::with_capacity(gates.len());
-    for (tokens, gate) in gates {
-        let x = x.narrow(1, start, *tokens)?.broadcast_mul(&gate.unsqueeze(1)?)?;
-        done.push((residual.narrow(1, start, *tokens)? + x)?);
-        start += tokens;
+    match fast_gate_residual(residual, x, gates)? {
+        Some(y) => Ok(y),
+        None => plain_gate_residual(residual, x, gates),
     }
-    Tensor::cat(&done, 1)
 }
 
 /// Group norm of `[T, C, H, W]` whose statistics span all T frames of the tensor together (the autoencoder's group norm
@@ -99,6 +82,44 @@ pub fn spatial_norm_silu(
     }
 }
 
+pub(super) fn plain_layer_norm(x: &Tensor, weight: Option<&Tensor>, bias: Option<&Tensor>, eps: f64) -> Result<Tensor> {
+    let dtype = x.dtype();
+    let x = x.to_dtype(DType::F32)?;
+    let x = x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?;
+    let variance = x.sqr()?.mean_keepdim(D::Minus1)?;
+    let mut y = x.broadcast_div(&(variance + eps)?.sqrt()?)?.to_dtype(dtype)?;
+    if let Some(weight) = weight {
+        y = y.broadcast_mul(weight)?;
+    }
+    if let Some(bias) = bias {
+        y = y.broadcast_add(bias)?;
+    }
+    Ok(y)
+}
+
+fn plain_modulate(x: &Tensor, parts: &[Modulation]) -> Result<Tensor> {
+    let mut start = 0;
+    let mut done = Vec::with_capacity(parts.len());
+    for part in parts {
+        let x = x.narrow(1, start, part.tokens)?;
+        let x = x.broadcast_mul(&(part.scale.unsqueeze(1)? + 1.0)?)?.broadcast_add(&part.shift.unsqueeze(1)?)?;
+        done.push(x);
+        start += part.tokens;
+    }
+    Tensor::cat(&done, 1)
+}
+
+fn plain_gate_residual(residual: &Tensor, x: &Tensor, gates: &[(usize, Tensor)]) -> Result<Tensor> {
+    let mut start = 0;
+    let mut done = Vec::with_capacity(gates.len());
+    for (tokens, gate) in gates {
+        let x = x.narrow(1, start, *tokens)?.broadcast_mul(&gate.unsqueeze(1)?)?;
+        done.push((residual.narrow(1, start, *tokens)? + x)?);
+        start += tokens;
+    }
+    Tensor::cat(&done, 1)
+}
+
 fn plain_group_norm(x: &Tensor, groups: usize, weight: &Tensor, bias: &Tensor, eps: f64) -> Result<Tensor> {
     let (t, c, h, w) = x.dims4()?;
     let dtype = x.dtype();
@@ -116,6 +137,70 @@ fn plain_condition(norm: &Tensor, scale: &Tensor, shift: &Tensor, frames: &[u32]
     let frames = Tensor::new(frames, norm.device())?;
     let enlarged = |map: &Tensor| map.upsample_nearest2d(h, w)?.index_select(&frames, 0);
     super::act::silu(&norm.mul(&enlarged(scale)?)?.add(&enlarged(shift)?)?)
+}
+
+/// The fast version, where the tensors allow it; with `parts` of a `[B, L, D]`.
+fn fast_layer_norm(
+    x: &Tensor,
+    weight: Option<&Tensor>,
+    bias: Option<&Tensor>,
+    eps: f64,
+    parts: &[Modulation],
+) -> Result<Option<Tensor>> {
+    let d = x.dim(D::Minus1)?;
+    let batch = if parts.is_empty() { 1 } else { x.dims3()?.0 };
+    let covered: usize = parts.iter().map(|part| part.tokens).sum();
+    if x.elem_count() == 0 || (!parts.is_empty() && covered != x.dim(1)?) {
+        return Ok(None);
+    }
+    let mut tensors = vec![x.contiguous()?];
+    for affine in [weight, bias].into_iter().flatten() {
+        if affine.dims() != [d] {
+            return Ok(None);
+        }
+        tensors.push(affine.contiguous()?);
+    }
+    for part in parts {
+        for map in [&part.shift, &part.scale] {
+            let Ok(map) = map.broadcast_as((batch, d)) else { return Ok(None) };
+            tensors.push(map.contiguous()?);
+        }
+    }
+    if !tensors.iter().all(cpu::takes) {
+        return Ok(None);
+    }
+    let values = cpu::with_slices(&tensors.iter().collect::<Vec<_>>(), |slices| {
+        let mut rest = slices[1..].iter().copied();
+        let norm = LayerNorm { weight: weight.and_then(|_| rest.next()), bias: bias.and_then(|_| rest.next()), eps };
+        let maps: Vec<_> = rest.collect();
+        let parts = parts.iter().zip(maps.chunks_exact(2));
+        let parts: Vec<_> =
+            parts.map(|(part, maps)| Part { tokens: part.tokens, shift: maps[0], scale: maps[1] }).collect();
+        Ok(norm.run(slices[0], batch, d, &parts))
+    })?;
+    Tensor::from_vec(values, x.shape(), x.device()).map(Some)
+}
+
+/// The fast version, where the tensors allow it.
+fn fast_gate_residual(residual: &Tensor, x: &Tensor, gates: &[(usize, Tensor)]) -> Result<Option<Tensor>> {
+    let (b, l, d) = x.dims3()?;
+    let covered: usize = gates.iter().map(|(tokens, _)| tokens).sum();
+    if residual.dims() != x.dims() || covered != l || x.elem_count() == 0 {
+        return Ok(None);
+    }
+    let mut tensors = vec![residual.contiguous()?, x.contiguous()?];
+    for (_, gate) in gates {
+        let Ok(gate) = gate.broadcast_as((b, d)) else { return Ok(None) };
+        tensors.push(gate.contiguous()?);
+    }
+    if !tensors.iter().all(cpu::takes) {
+        return Ok(None);
+    }
+    let values = cpu::with_slices(&tensors.iter().collect::<Vec<_>>(), |slices| {
+        let gates: Vec<_> = gates.iter().zip(&slices[2..]).map(|((tokens, _), gate)| (*tokens, *gate)).collect();
+        Ok(rows::gate_residual(slices[0], slices[1], b, d, &gates))
+    })?;
+    Tensor::from_vec(values, x.shape(), x.device()).map(Some)
 }
 
 /// The fast version, where the tensors allow it.
@@ -200,6 +285,46 @@ mod tests {
                 assert_close(&format!("{isa:?} times {times}"), &got, &want, 2e-6);
             }
         });
+    }
+
+    #[test]
+    fn rows_equal_their_plain_versions() {
+        on_each_isa(|isa| {
+            for (b, split, d) in
+                [(1, [1, 0], 1), (2, [3, 5], 8), (1, [32, 70], 192), (3, [0, 2], 33), (2, [17, 200], 48)]
+            {
+                let l = split[0] + split[1];
+                let what = format!("{isa:?} {b}x{l}x{d}");
+                let (weight, bias) = (random(&[d]), random(&[d, 1]).squeeze(1).unwrap());
+                let x = (random(&[b, l, d]) + 2.0).unwrap();
+                let limit = if d == 1 { 1.0 } else { 2e-6 };
+                for (weight, bias) in
+                    [(Some(&weight), Some(&bias)), (None, None), (Some(&weight), None), (None, Some(&bias))]
+                {
+                    let want = plain_layer_norm(&x, weight, bias, 1e-5).unwrap();
+                    if d > 1 || bias.is_some() {
+                        assert_close(&what, &layer_norm(&x, weight, bias, 1e-5).unwrap(), &want, limit);
+                    }
+                    // Chunks of one projection, as a network has them; the second part shared by all rows.
+                    let chunks = random(&[b, 3 * d]).chunk(3, 1).unwrap();
+                    let whole = random(&[1, d]);
+                    let parts = [
+                        Modulation { tokens: split[0], shift: chunks[0].clone(), scale: chunks[1].clone() },
+                        Modulation { tokens: split[1], shift: whole.clone(), scale: chunks[2].clone() },
+                    ];
+                    let want = plain_modulate(&want, &parts).unwrap();
+                    assert_close(&what, &layer_norm_modulate(&x, weight, bias, 1e-5, &parts).unwrap(), &want, limit);
+                    let gates = [(split[0], chunks[1].clone()), (split[1], whole)];
+                    let other = random(&[b, d, l]).transpose(1, 2).unwrap();
+                    let want = plain_gate_residual(&x, &other, &gates).unwrap();
+                    assert_close(&what, &gate_residual(&x, &other, &gates).unwrap(), &want, 1e-6);
+                }
+            }
+        });
+        let x = random(&[1, 5, 8]);
+        assert!(gate_residual(&x, &x, &[(6, random(&[1, 8]))]).is_err());
+        assert!(gate_residual(&x, &x, &[(5, random(&[2, 8]))]).is_err());
+        assert!(layer_norm(&x, Some(&random(&[7])), None, 1e-5).is_err());
     }
 
     #[test]

@@ -71,6 +71,62 @@ def spatial_norm_silu(t, c, h, w, groups, times):
     return call, 0
 
 
+def sdpa(b, n, l, d):
+    q, k, v = torch.randn(b, l, 3, n, d).unbind(2)
+    # diffusers transposes, and joins the heads again afterwards
+    q, k, v = (x.transpose(1, 2).contiguous() for x in (q, k, v))
+    return lambda: F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b, l, n * d), 4 * b * n * l * l * d
+
+
+def gelu_tanh(count):
+    x = torch.rand(count) * 2 - 1
+    return lambda: F.gelu(x, approximate="tanh"), 0
+
+
+def silu(count):
+    x = torch.rand(count) * 2 - 1
+    return lambda: F.silu(x), 0
+
+
+def qk_norm(b, n, l, d):
+    x, weight, bias = torch.randn(b, l, n, d).transpose(1, 2), torch.randn(d), torch.randn(d)
+    return lambda: F.layer_norm(x, (d,), weight, bias, 1e-6), 0
+
+
+def qk_norm_rope(b, n, l, d):
+    x, weight, bias = torch.randn(b, l, n, d).transpose(1, 2), torch.randn(d), torch.randn(d)
+    cos, sin = torch.randn(l, d), torch.randn(l, d)
+
+    def call():
+        y = F.layer_norm(x, (d,), weight, bias, 1e-6)
+        even, odd = y.reshape(b, n, l, d // 2, 2).unbind(-1)
+        turned = torch.stack([-odd, even], dim=-1).flatten(3)
+        return y.float() * cos + turned.float() * sin
+
+    return call, 0
+
+
+def layer_norm_modulate(b, l, d, text):
+    x, weight, bias = torch.randn(b, l, d), torch.randn(d), torch.randn(d)
+    scale, shift = torch.randn(2, b, 1, d), torch.randn(2, b, 1, d)
+
+    def call():  # diffusers keeps text and video apart
+        y = F.layer_norm(x[:, text:], (d,), weight, bias, 1e-5) * (1 + scale[0]) + shift[0]
+        z = F.layer_norm(x[:, :text], (d,), weight, bias, 1e-5) * (1 + scale[1]) + shift[1]
+        return y, z
+
+    return call, 0
+
+
+def gate_residual(b, l, d, text):
+    residual, x, gate = torch.randn(b, l, d), torch.randn(b, l, d), torch.randn(2, b, 1, d)
+
+    def call():
+        return residual[:, text:] + gate[0] * x[:, text:], residual[:, :text] + gate[1] * x[:, :text]
+
+    return call, 0
+
+
 CASES = [
     # Toyland's decoder, 8 output frames at a time as diffusers cuts them
     (conv3d, dict(cin=16, cout=16, t=8, h=96, w=144)),
@@ -90,6 +146,21 @@ CASES = [
     (spatial_norm_silu, dict(t=8, c=16, h=96, w=144, groups=8, times=8)),
     (spatial_norm_silu, dict(t=8, c=32, h=48, w=72, groups=8, times=4)),
     (spatial_norm_silu, dict(t=2, c=64, h=12, w=18, groups=8, times=1)),
+    # Toyland's transformer
+    (sdpa, dict(b=1, n=3, l=734, d=64)),
+    (sdpa, dict(b=2, n=3, l=734, d=64)),
+    (qk_norm, dict(b=2, n=3, l=734, d=64)),
+    (qk_norm_rope, dict(b=2, n=3, l=734, d=64)),
+    (layer_norm_modulate, dict(b=2, l=734, d=192, text=32)),
+    (gate_residual, dict(b=2, l=734, d=192, text=32)),
+    (gelu_tanh, dict(count=2 * 734 * 768)),
+    (silu, dict(count=1 << 20)),
+    # CogVideoX-2B's transformer
+    (sdpa, dict(b=1, n=2, l=17776, d=64)),
+    (qk_norm_rope, dict(b=1, n=30, l=17776, d=64)),
+    (layer_norm_modulate, dict(b=1, l=17776, d=1920, text=226)),
+    (gate_residual, dict(b=1, l=17776, d=1920, text=226)),
+    (gelu_tanh, dict(count=17776 * 1920)),
     # CogVideoX-2B's decoder
     (conv3d, dict(cin=128, cout=128, t=2, h=480, w=720)),
     (conv3d, dict(cin=256, cout=256, t=2, h=120, w=180)),

@@ -341,9 +341,9 @@ impl Tile<'_> {
         let shape = self.packed.shape;
         let channel = block * BLOCK + first;
         let zero = s.splat(0.0);
-        let mut bias = [zero; M];
+        let mut bias = [[zero; N]; M];
         for (bias, &value) in bias.iter_mut().zip(&self.packed.bias[channel..]) {
-            *bias = s.splat(value);
+            *bias = [s.splat(value); N];
         }
         let mut sums = [[[zero; N]; M]; 2];
         for (px, sum) in sums.iter_mut().enumerate().take(shape.up) {

@@ -4,8 +4,11 @@
 //! Work is cut into tasks by the shape alone, never by the number of threads, and a task adds up in a fixed order: results
 //! are the same bit for bit whatever the pool. Tasks run in rayon's current pool and start no tasks of their own.
 
+pub(super) mod act;
+pub(super) mod attention;
 pub(super) mod conv;
 pub(super) mod norm;
+pub(super) mod rows;
 pub(crate) mod simd;
 mod tile;
 
@@ -25,15 +28,16 @@ pub(super) fn with_views<R>(tensors: &[&Tensor], f: impl FnOnce(&[View<'_>]) -> 
     for (storage, layout) in &locked {
         let Storage::Cpu(storage) = &**storage else { bail!("a tensor is not in the processor's memory") };
         let storage = storage.as_slice::<f32>()?;
-        let Some(data) = storage.get(layout.start_offset()..) else { bail!("a tensor starts beyond its storage") };
-        let view = View { data, dims: layout.dims(), strides: layout.stride() };
-        if view.dims.iter().all(|&dim| dim > 0) {
-            let last: usize = view.dims.iter().zip(view.strides).map(|(dim, stride)| (dim - 1) * stride).sum();
-            if last >= data.len() {
-                bail!("a tensor of shape {:?} reaches beyond its storage", view.dims)
-            }
+        let (dims, strides) = (layout.dims(), layout.stride());
+        if dims.contains(&0) {
+            views.push(View { data: &[], dims, strides }); // its start may lie beyond the storage
+            continue;
         }
-        views.push(view);
+        let last: usize = dims.iter().zip(strides).map(|(dim, stride)| (dim - 1) * stride).sum();
+        let Some(data) = storage.get(layout.start_offset()..).filter(|data| last < data.len()) else {
+            bail!("a tensor of shape {dims:?} reaches beyond its storage")
+        };
+        views.push(View { data, dims, strides });
     }
     f(&views)
 }
@@ -57,6 +61,9 @@ pub(super) struct View<'a> {
 impl<'a> View<'a> {
     /// The numbers in order, if they lie without gaps.
     pub fn contiguous(&self) -> Option<&'a [f32]> {
+        if self.dims.contains(&0) {
+            return Some(&[]);
+        }
         let mut expected = 1;
         for (&dim, &stride) in self.dims.iter().zip(self.strides).rev() {
             if dim != 1 && stride != expected {
@@ -93,6 +100,10 @@ unsafe impl Send for Target {}
 unsafe impl Sync for Target {}
 
 impl Target {
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
     /// # Safety
     /// No two live parts may overlap.
     #[inline(always)]

@@ -67,6 +67,30 @@ pub(crate) trait Simd: Copy {
     /// `a * 2^n` for integral `n` in -126..=127.
     fn scale2(self, a: Self::V, n: Self::V) -> Self::V;
 
+    /// Exchanges the even and the odd number of each pair.
+    fn swap_pairs(self, a: Self::V) -> Self::V;
+
+    /// Reads `LANES / 2` numbers, each into two neighbouring lanes.
+    /// # Safety
+    /// They must be readable at `from`.
+    unsafe fn load_twice(self, from: *const f32) -> Self::V;
+    /// `a * b - c` in even lanes, `a * b + c` in odd ones.
+    fn fma_alternating(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+
+    /// Reads up to `LANES / 2` numbers, each into two neighbouring lanes; missing ones are zero.
+    #[inline(always)]
+    fn get_twice(self, from: &[f32]) -> Self::V {
+        if from.len() >= Self::LANES / 2 {
+            // SAFETY: the length was just checked.
+            unsafe { self.load_twice(from.as_ptr()) }
+        } else {
+            let mut whole = [0.0; MAX_LANES];
+            whole[..from.len()].copy_from_slice(from);
+            // SAFETY: `whole` holds MAX_LANES >= LANES numbers.
+            unsafe { self.load_twice(whole.as_ptr()) }
+        }
+    }
+
     /// Reads up to `LANES` numbers; missing ones are zero.
     #[inline(always)]
     fn get(self, from: &[f32]) -> Self::V {
@@ -93,6 +117,14 @@ pub(crate) trait Simd: Copy {
                 to.write(value);
             }
         }
+    }
+
+    /// Writes a vector to a slice of at least `LANES` numbers.
+    #[inline(always)]
+    fn set(self, v: Self::V, to: &mut [f32]) {
+        assert!(to.len() >= Self::LANES);
+        // SAFETY: the length was just checked.
+        unsafe { self.store(v, to.as_mut_ptr()) }
     }
 
     #[inline(always)]
@@ -138,6 +170,19 @@ pub(crate) trait Simd: Copy {
             p = self.fma(p, r, self.splat(c));
         }
         let p = self.fma(p, self.mul(r, r), self.add(r, self.splat(1.0)));
+        self.scale2(p, n)
+    }
+
+    /// `2^x`, like [`Simd::exp`] between -126 and 127.
+    #[inline(always)]
+    fn exp2(self, x: Self::V) -> Self::V {
+        let x = self.max(self.splat(-126.0), self.min(self.splat(127.0), x));
+        let n = self.round(x);
+        let r = self.sub(x, n);
+        let mut p = self.splat(1.535_336_2e-4);
+        for c in [1.339_887_4e-3, 9.618_437e-3, 5.550_332_5e-2, 2.402_264_8e-1, 6.931_472e-1, 1.0] {
+            p = self.fma(p, r, self.splat(c));
+        }
         self.scale2(p, n)
     }
 
@@ -277,6 +322,20 @@ mod plain {
         fn scale2(self, a: [f32; 4], n: [f32; 4]) -> [f32; 4] {
             zip(a, n, |a, n| a * f32::from_bits(((n as i32 + 127) as u32) << 23))
         }
+        #[inline(always)]
+        fn swap_pairs(self, a: [f32; 4]) -> [f32; 4] {
+            [a[1], a[0], a[3], a[2]]
+        }
+        #[inline(always)]
+        unsafe fn load_twice(self, from: *const f32) -> [f32; 4] {
+            // SAFETY: promised by the caller.
+            let [a, b] = unsafe { from.cast::<[f32; 2]>().read_unaligned() };
+            [a, a, b, b]
+        }
+        #[inline(always)]
+        fn fma_alternating(self, a: [f32; 4], b: [f32; 4], c: [f32; 4]) -> [f32; 4] {
+            self.fma(a, b, [-c[0], c[1], -c[2], c[3]])
+        }
     }
 }
 
@@ -290,10 +349,11 @@ mod tests {
 
     struct Exp<'a>(&'a [f32]);
     impl Kernel for Exp<'_> {
-        type Out = Vec<f32>;
+        type Out = Vec<(f32, f32)>;
         #[inline(always)]
-        fn run<S: Simd>(self, s: S) -> Vec<f32> {
-            self.0.iter().map(|&x| s.to_array(s.exp(s.splat(x)))[S::LANES - 1]).collect()
+        fn run<S: Simd>(self, s: S) -> Vec<(f32, f32)> {
+            let one = |x| (s.to_array(s.exp(s.splat(x)))[S::LANES - 1], s.to_array(s.exp2(s.splat(x)))[0]);
+            self.0.iter().map(|&x| one(x)).collect()
         }
     }
 
@@ -302,30 +362,31 @@ mod tests {
         let x: Vec<f32> =
             (-8700..=8800).map(|i| i as f32 * 0.01).chain([0.0, -0.0, 1e-20, f32::MIN_POSITIVE]).collect();
         for &isa in Isa::available() {
-            for (x, y) in x.iter().zip(dispatch_on(isa, Exp(&x))) {
-                let want = f64::from(*x).exp();
+            for (&x, (y, z)) in x.iter().zip(dispatch_on(isa, Exp(&x))) {
+                let want = f64::from(x).exp();
                 assert!((f64::from(y) - want).abs() <= 3e-7 * want, "{isa:?}: exp({x}) = {y}, not {want}");
+                let want = f64::from(x).exp2();
+                assert!((f64::from(z) - want).abs() <= 3e-7 * want, "{isa:?}: exp2({x}) = {z}, not {want}");
             }
-            let edges = dispatch_on(isa, Exp(&[f32::NEG_INFINITY, -1e30, f32::INFINITY, f32::NAN]));
-            assert!(
-                edges[0] < 1.3e-38 && edges[1] < 1.3e-38 && edges[2] > 2e38 && edges[3].is_nan(),
-                "{isa:?}: {edges:?}"
-            );
+            let (e, two): (Vec<_>, Vec<_>) =
+                dispatch_on(isa, Exp(&[f32::NEG_INFINITY, -1e30, f32::INFINITY, f32::NAN])).into_iter().unzip();
+            assert!(e[0] < 1.3e-38 && e[1] < 1.3e-38 && e[2] > 2e38 && e[3].is_nan(), "{isa:?}: {e:?}");
+            assert!(two[0] < 1.3e-38 && two[1] < 1.3e-38 && two[2] > 1e38 && two[3].is_nan(), "{isa:?}: {two:?}");
         }
     }
 
     struct Small(usize);
     impl Kernel for Small {
-        type Out = (Vec<f32>, f32);
+        type Out = (Vec<f32>, f32, f32);
         #[inline(always)]
         fn run<S: Simd>(self, s: S) -> Self::Out {
             let from: Vec<f32> = (1..=self.0).map(|i| i as f32).collect();
             let v = s.get(&from);
             let mut out = vec![MaybeUninit::new(-1.0); self.0.min(S::LANES)];
-            s.put(s.round(v), &mut out);
+            s.put(s.swap_pairs(s.swap_pairs(s.round(v))), &mut out);
             // SAFETY: every element was initialised above.
             let out = out.iter().map(|x| unsafe { x.assume_init() }).collect();
-            (out, s.sum(v))
+            (out, s.sum(v), s.to_array(s.swap_pairs(v))[0])
         }
     }
 
@@ -333,10 +394,11 @@ mod tests {
     fn parts_of_vectors() {
         for &isa in Isa::available() {
             for len in 2..20 {
-                let (copy, sum) = dispatch_on(isa, Small(len));
+                let (copy, sum, second) = dispatch_on(isa, Small(len));
                 let want: Vec<f32> = (1..=copy.len()).map(|i| i as f32).collect();
                 assert_eq!(copy, want, "{isa:?} {len}");
                 assert_eq!(sum, want.iter().sum::<f32>(), "{isa:?} {len}");
+                assert_eq!(second, 2.0);
             }
         }
     }

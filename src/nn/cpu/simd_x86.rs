@@ -79,6 +79,25 @@ impl Simd for Avx512 {
     fn scale2(self, a: __m512, n: __m512) -> __m512 {
         unsafe { _mm512_scalef_ps(a, n) }
     }
+    #[inline(always)]
+    fn swap_pairs(self, a: __m512) -> __m512 {
+        unsafe { _mm512_permute_ps::<0b10_11_00_01>(a) }
+    }
+    #[inline(always)]
+    fn sum(self, v: __m512) -> f32 {
+        unsafe { _mm512_reduce_add_ps(v) }
+    }
+    #[inline(always)]
+    unsafe fn load_twice(self, from: *const f32) -> __m512 {
+        unsafe {
+            let half = _mm512_castps256_ps512(_mm256_loadu_ps(from));
+            _mm512_permutexvar_ps(_mm512_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7), half)
+        }
+    }
+    #[inline(always)]
+    fn fma_alternating(self, a: __m512, b: __m512, c: __m512) -> __m512 {
+        unsafe { _mm512_fmaddsub_ps(a, b, c) }
+    }
 }
 
 impl Simd for Avx2 {
@@ -136,5 +155,20 @@ impl Simd for Avx2 {
             let exponent = _mm256_slli_epi32::<23>(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)));
             _mm256_mul_ps(a, _mm256_castsi256_ps(exponent))
         }
+    }
+    #[inline(always)]
+    fn swap_pairs(self, a: __m256) -> __m256 {
+        unsafe { _mm256_permute_ps::<0b10_11_00_01>(a) }
+    }
+    #[inline(always)]
+    unsafe fn load_twice(self, from: *const f32) -> __m256 {
+        unsafe {
+            let half = _mm256_castps128_ps256(_mm_loadu_ps(from));
+            _mm256_permutevar8x32_ps(half, _mm256_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3))
+        }
+    }
+    #[inline(always)]
+    fn fma_alternating(self, a: __m256, b: __m256, c: __m256) -> __m256 {
+        unsafe { _mm256_fmaddsub_ps(a, b, c) }
     }
 }

@@ -9,6 +9,17 @@ pub(super) trait Steps: Copy {
     unsafe fn at(self, i: usize) -> usize;
 }
 
+/// Steps a constant distance apart.
+#[derive(Clone, Copy)]
+pub(super) struct Every(pub usize);
+
+impl Steps for Every {
+    #[inline(always)]
+    unsafe fn at(self, i: usize) -> usize {
+        i * self.0
+    }
+}
+
 impl Steps for &[usize] {
     #[inline(always)]
     unsafe fn at(self, i: usize) -> usize {
@@ -17,7 +28,7 @@ impl Steps for &[usize] {
     }
 }
 
-/// `start[m] + sum over i < k of a[m * am + i * ak] * b[steps.at(i) ..]`, each row as `N` vectors.
+/// `sum[m] + sum over i < k of a[m * am + i * ak] * b[steps.at(i) ..]`, each row as `N` vectors.
 ///
 /// # Safety
 /// For all `m < M` and `i < k`, `a` must be readable at `m * am + i * ak`, and `b` at `steps.at(i)` and the `N * LANES`
@@ -28,12 +39,8 @@ pub(super) unsafe fn multiply<S: Simd, const M: usize, const N: usize>(
     k: usize,
     (a, am, ak): (*const f32, usize, usize),
     (b, steps): (*const f32, impl Steps),
-    start: [S::V; M],
+    mut sum: [[S::V; N]; M],
 ) -> [[S::V; N]; M] {
-    let mut sum = [[s.splat(0.0); N]; M];
-    for (sum, start) in sum.iter_mut().zip(start) {
-        *sum = [start; N];
-    }
     for i in 0..k {
         // SAFETY: all reads are the caller's promise.
         unsafe {

@@ -1,0 +1,152 @@
+//! What all flags have in common, and what a wrong one is told.
+
+use clap::builder::Resettable;
+use clap::error::{ContextKind, ContextValue};
+use clap::{Arg, Command, Error};
+use std::ffi::OsString;
+
+/// Told below the help of commands with settings.
+const VARIABLES: &str = "\
+Every flag has an environment variable and a key in vidgen.toml: --steps 20 is VIDGEN_STEPS=20 and steps = 20.";
+
+/// Adds to the flags of a program what no single one should have to say: spellings with underscores, environment variables
+/// `VIDGEN_<NAME>` (an empty one counts as none).
+pub fn completed(command: Command) -> Command {
+    let after = command.get_after_help().map(ToString::to_string);
+    let settings = command.get_arguments().any(|arg| arg.get_id() == "steps");
+    let command = match after.filter(|_| settings) {
+        Some(after) => command.after_help(format!("{after}\n\n{VARIABLES}")),
+        None => command,
+    };
+    command.mut_args(completed_arg).mut_subcommands(completed)
+}
+
+fn completed_arg(arg: Arg) -> Arg {
+    let Some(long) = arg.get_long().map(str::to_owned) else { return arg };
+    if ["help", "version"].contains(&long.as_str()) {
+        return arg;
+    }
+    let mut names: Vec<String> = arg.get_all_aliases().unwrap_or_default().into_iter().map(str::to_owned).collect();
+    names.insert(0, long.clone());
+    let spelt = names.iter().map(|name| name.replace('-', "_"));
+    let mut more: Vec<String> = spelt.filter(|name| !names.contains(name)).collect();
+    more.dedup();
+    let arg = arg.aliases(more.into_iter().map(fixed)).hide_env(true);
+    let variable = variable(&long);
+    match std::env::var_os(&variable) {
+        Some(value) if !value.is_empty() => arg.env(fixed(variable)),
+        _ => arg.env(Resettable::Reset),
+    }
+}
+
+/// The environment variable of a flag.
+fn variable(long: &str) -> String {
+    format!("VIDGEN_{}", long.to_ascii_uppercase().replace('-', "_"))
+}
+
+/// clap wants names that live as long as the program, and the command line is built once.
+fn fixed(name: String) -> &'static str {
+    Box::leak(name.into_boxed_str())
+}
+
+/// A wrong command line in one line: what is wrong, what would be right, where to look.
+///
+/// `args` are the words that were typed, the program's own name first.
+pub fn line(error: &Error, command: &Command, args: &[OsString]) -> String {
+    let text = error.render().to_string();
+    let mut line = String::new();
+    let mut seen_usage = None;
+    for part in text.lines().map(str::trim).filter(|part| !part.is_empty()) {
+        if let Some(usage) = part.strip_prefix("Usage: ") {
+            seen_usage = Some(usage);
+            break;
+        }
+        if part.starts_with("For more information") {
+            break;
+        }
+        let part = part.strip_prefix("error: ").unwrap_or(part);
+        let part = part.strip_prefix("tip: ").unwrap_or(part);
+        if !line.is_empty() {
+            line.push_str(if line.ends_with(':') { " " } else { "; " });
+        }
+        line.push_str(part);
+    }
+    if let Some(variable) = origin(error, args) {
+        line.push_str(&format!(" (from the environment: {variable})"));
+    }
+    let usage = seen_usage.map(|usage| {
+        let words = usage.split(' ').take_while(|word| !word.starts_with(['-', '[', '<']));
+        words.collect::<Vec<_>>().join(" ")
+    });
+    let place = usage.unwrap_or_else(|| {
+        let asked = args.iter().skip(1).find_map(|arg| command.find_subcommand(arg.to_str()?));
+        asked.map_or_else(|| "vidgen".to_owned(), |asked| format!("vidgen {}", asked.get_name()))
+    });
+    format!("{line}; see {place} --help")
+}
+
+/// The environment variable that a wrong value came from, if it did.
+fn origin(error: &Error, args: &[OsString]) -> Option<String> {
+    let string = |kind| match error.get(kind) {
+        Some(ContextValue::String(value)) => Some(value.as_str()),
+        _ => None,
+    };
+    let (flag, value) = (string(ContextKind::InvalidArg)?, string(ContextKind::InvalidValue)?);
+    let long = flag.strip_prefix("--")?.split([' ', '[', '=']).next()?;
+    let variable = variable(long);
+    let set = std::env::var(&variable).is_ok_and(|set| set == value);
+    let typed = args.iter().any(|arg| arg.to_string_lossy().contains(value) && !value.is_empty());
+    (set && !typed).then_some(variable)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn command() -> Command {
+        let words = ["ddim", "dpm"];
+        let generate = Command::new("generate")
+            .arg(Arg::new("vae-chunk").long("vae-chunk").alias("a-b").value_parser(clap::value_parser!(usize)))
+            .arg(Arg::new("scheduler").long("scheduler").value_parser(words))
+            .arg(Arg::new("prompt").required(true));
+        completed(Command::new("vidgen").subcommand_required(true).subcommand(generate))
+    }
+
+    fn fault(words: &[&str]) -> String {
+        let words = [&["vidgen"], words].concat();
+        let args: Vec<OsString> = words.iter().map(OsString::from).collect();
+        line(&command().try_get_matches_from(words).unwrap_err(), &command(), &args)
+    }
+
+    #[test]
+    fn underscores_spell_the_same_flags() {
+        for flag in ["--vae-chunk", "--vae_chunk", "--a-b", "--a_b"] {
+            let matches = command().try_get_matches_from(["vidgen", "generate", "x", flag, "3"]).unwrap();
+            let (_, matches) = matches.subcommand().unwrap();
+            assert_eq!(matches.get_one::<usize>("vae-chunk"), Some(&3), "{flag}");
+        }
+        command().debug_assert();
+    }
+
+    #[test]
+    fn faults_are_one_line() {
+        assert_eq!(
+            fault(&["generate", "x", "--schedular", "ddim"]),
+            "unexpected argument '--schedular' found; a similar argument exists: '--scheduler'; see vidgen generate --help"
+        );
+        assert_eq!(
+            fault(&["generate"]),
+            "the following required arguments were not provided: <prompt>; see vidgen generate --help"
+        );
+        assert_eq!(
+            fault(&["generate", "x", "--vae-chunk", "two"]),
+            "invalid value 'two' for '--vae-chunk <vae-chunk>': invalid digit found in string; see vidgen generate --help"
+        );
+        let text = fault(&["generate", "x", "--scheduler", "ddin"]);
+        assert!(text.contains("[possible values: ddim, dpm]; a similar value exists: 'ddim'"), "{text}");
+        assert!(
+            fault(&["genrate"])
+                .starts_with("unrecognized subcommand 'genrate'; a similar subcommand exists: 'generate'")
+        );
+    }
+}

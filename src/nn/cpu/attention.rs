@@ -1,0 +1,371 @@
+//! Attention without the score matrix (online softmax, arXiv 2205.14135). A task takes some queries of one head and goes
+//! through the keys in blocks. Everything lies with queries side by side in the vectors: scores are `K Q^T`, so a key is
+//! broadcast, the softmax needs no sums across a vector, and the values are broadcast in `V^T P` in turn. Keys and values are
+//! read where they lie.
+
+use super::simd::{Kernel, Simd, dispatch};
+use super::tile::{self, Every};
+use super::{Target, View, filled, with_scratch};
+use rayon::prelude::*;
+
+/// Queries of one task: a multiple of every instruction set's `VECTORS` vectors.
+const QUERIES: usize = 96;
+/// Keys of one block: their scores stay in the first-level cache.
+const KEYS: usize = 64;
+/// Vectors of queries that go through a block together.
+const VECTORS: usize = 3;
+
+/// One call, on `[B, N, L, D]` with any strides.
+pub struct Attention<'a> {
+    pub q: View<'a>,
+    pub k: View<'a>,
+    pub v: Option<View<'a>>,
+    pub scale: f64,
+}
+
+/// What [`Attention::run`] found; parts that were not asked for are empty.
+pub struct Found {
+    /// `[B, Lq, N, Dv]`: heads of a token side by side.
+    pub values: Vec<f32>,
+    /// `[B, N, Lq]`.
+    pub log_sums: Vec<f32>,
+    /// `[B, N, Lq, J]`.
+    pub probed: Vec<f32>,
+}
+
+impl Attention<'_> {
+    /// None if the shapes do not fit each other, or a column is no key.
+    pub fn run(&self, log_sums: bool, columns: Option<&[u32]>) -> Option<Found> {
+        let (&[b, n, l, d], &[kb, kn, keys, kd]) = (self.q.dims, self.k.dims) else { return None };
+        let width = match self.v.map(|v| v.dims) {
+            Some(&[vb, vn, vl, dv]) if (vb, vn, vl) == (b, n, keys) => dv,
+            Some(_) => return None,
+            None => 0,
+        };
+        let columns = columns.unwrap_or_default();
+        let empty = [&self.q, &self.k].into_iter().chain(&self.v).any(|view| view.dims.contains(&0));
+        if (kb, kn, kd) != (b, n, d) || empty || columns.iter().any(|&column| column as usize >= keys) {
+            return None;
+        }
+        let tasks = l.div_ceil(QUERIES);
+        let log_sums = if log_sums { b * n * l } else { 0 };
+        let run = |values: Target, log_sums: Target, probed: Target| {
+            (0..b * n * tasks).into_par_iter().for_each(|i| {
+                let (task, head) = (i % tasks, i / tasks);
+                let start = task * QUERIES;
+                let at = |view: &View<'_>| head / n * view.strides[0] + head % n * view.strides[1];
+                let v = self.v.as_ref().map(|v| (&v.data[at(v)..], v.strides[2], v.strides[3]));
+                let space = Space { d, width };
+                with_scratch(space.total(), |work| {
+                    dispatch(Task {
+                        q: &self.q.data[at(&self.q) + start * self.q.strides[2]..],
+                        q_strides: (self.q.strides[2], self.q.strides[3]),
+                        k: (&self.k.data[at(&self.k)..], self.k.strides[2], self.k.strides[3]),
+                        v: v.unwrap_or((&[], 0, 0)),
+                        keys,
+                        space,
+                        rows: QUERIES.min(l - start),
+                        scale: (self.scale * std::f64::consts::LOG2_E) as f32,
+                        row: (head / n * l + start) * n + head % n,
+                        step: n,
+                        plain_row: head * l + start,
+                        columns,
+                        values,
+                        log_sums,
+                        probed,
+                        work,
+                    });
+                });
+            });
+        };
+        // SAFETY: the tasks cover all rows of all heads, and a task writes its rows of each result that is not empty.
+        unsafe {
+            let (mut sums, mut probed) = (Vec::new(), Vec::new());
+            let values = filled(b * l * n * width, |values| {
+                sums = filled(log_sums, |log_sums| {
+                    probed = filled(b * n * l * columns.len(), |probed| run(values, log_sums, probed));
+                });
+            });
+            Some(Found { values, log_sums: sums, probed })
+        }
+    }
+}
+
+/// How a task's work space is laid out.
+#[derive(Clone, Copy)]
+struct Space {
+    d: usize,
+    width: usize,
+}
+
+impl Space {
+    fn total(&self) -> usize {
+        QUERIES * (self.d + self.width + 2) + KEYS * (QUERIES + self.d)
+    }
+}
+
+/// Some queries of one head.
+struct Task<'a> {
+    q: &'a [f32],
+    q_strides: (usize, usize),
+    k: (&'a [f32], usize, usize),
+    v: (&'a [f32], usize, usize),
+    keys: usize,
+    space: Space,
+    rows: usize,
+    /// In units of the exponent of two.
+    scale: f32,
+    /// Row of `values` of the first query, and the distance to the next one's.
+    row: usize,
+    step: usize,
+    /// Row of the other results.
+    plain_row: usize,
+    columns: &'a [u32],
+    values: Target,
+    log_sums: Target,
+    probed: Target,
+    work: &'a mut [f32],
+}
+
+/// What belongs to the queries of one group of vectors, each row `pitch` numbers.
+struct Group<'a> {
+    q: &'a [f32],
+    /// Weighted sums of values so far.
+    sums: &'a mut [f32],
+    /// Largest score so far.
+    largest: &'a mut [f32],
+    /// Sum of the exponentials so far, relative to the largest.
+    total: &'a mut [f32],
+}
+
+impl Kernel for Task<'_> {
+    type Out = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(mut self, s: S) {
+        let pitch = VECTORS * S::LANES;
+        let Space { d, width } = self.space;
+        let groups = self.rows.div_ceil(pitch);
+        let work = std::mem::take(&mut self.work);
+        let (q, work) = work.split_at_mut(QUERIES * d);
+        let (sums, work) = work.split_at_mut(QUERIES * width);
+        let (largest, work) = work.split_at_mut(QUERIES);
+        let (total, work) = work.split_at_mut(QUERIES);
+        let (scores, picked) = work.split_at_mut(KEYS * QUERIES);
+        for (group, q) in q.chunks_exact_mut(pitch * d).enumerate().take(groups) {
+            for (i, row) in q.chunks_exact_mut(pitch).enumerate() {
+                for (lane, to) in row.iter_mut().enumerate() {
+                    // Lanes beyond the last query repeat it.
+                    let query = (group * pitch + lane).min(self.rows - 1);
+                    *to = self.q[query * self.q_strides.0 + i * self.q_strides.1] * self.scale;
+                }
+            }
+        }
+        sums.fill(0.0);
+        largest.fill(f32::MIN);
+        total.fill(0.0);
+        for start in (0..self.keys).step_by(KEYS) {
+            let count = KEYS.min(self.keys - start);
+            let k = (&self.k.0[start * self.k.1..], self.k.1, self.k.2);
+            let v = if width > 0 { &self.v.0[start * self.v.1..] } else { &[] };
+            for group in 0..groups {
+                let of = Group {
+                    q: &q[group * pitch * d..][..pitch * d],
+                    sums: &mut sums[group * pitch * width..][..pitch * width],
+                    largest: &mut largest[group * pitch..][..pitch],
+                    total: &mut total[group * pitch..][..pitch],
+                };
+                match (self.rows - group * pitch).div_ceil(S::LANES) {
+                    1 => self.block::<S, 1>(s, of, k, v, count, scores),
+                    2 => self.block::<S, 2>(s, of, k, v, count, scores),
+                    _ => self.block::<S, VECTORS>(s, of, k, v, count, scores),
+                }
+            }
+        }
+        for query in 0..self.rows {
+            let (group, lane) = (query / pitch, query % pitch);
+            if width > 0 {
+                // SAFETY: a row belongs to one query of one task.
+                let to = unsafe { self.values.part((self.row + query * self.step) * width, width) };
+                let factor = 1.0 / total[query];
+                for (i, to) in to.iter_mut().enumerate() {
+                    to.write(sums[group * pitch * width + i * pitch + lane] * factor);
+                }
+            }
+            if !self.log_sums.is_empty() {
+                // SAFETY: as above.
+                let to = unsafe { self.log_sums.part(self.plain_row + query, 1) };
+                to[0].write((largest[query] + total[query].log2()) * std::f32::consts::LN_2);
+            }
+        }
+        for start in (0..self.columns.len()).step_by(KEYS) {
+            let columns = &self.columns[start..self.columns.len().min(start + KEYS)];
+            for (row, &column) in picked.chunks_exact_mut(d).zip(columns) {
+                for (i, to) in row.iter_mut().enumerate() {
+                    *to = self.k.0[column as usize * self.k.1 + i * self.k.2];
+                }
+            }
+            for group in 0..groups {
+                let q = &q[group * pitch * d..][..pitch * d];
+                let nothing = [s.splat(f32::MIN); VECTORS];
+                self.scores::<S, VECTORS>(s, q, (picked, d, 1), columns.len(), scores, nothing);
+                for query in group * pitch..self.rows.min((group + 1) * pitch) {
+                    let at = (self.plain_row + query) * self.columns.len() + start;
+                    // SAFETY: as above.
+                    let to = unsafe { self.probed.part(at, columns.len()) };
+                    for (i, to) in to.iter_mut().enumerate() {
+                        let score = scores[i * pitch + query - group * pitch] - largest[query];
+                        to.write(score.exp2() / total[query]);
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Task<'_> {
+    /// Takes a block of keys, of which `k` and `v` begin with the first, into the state of a group.
+    #[inline(always)]
+    fn block<S: Simd, const N: usize>(
+        &self,
+        s: S,
+        of: Group<'_>,
+        k: (&[f32], usize, usize),
+        v: &[f32],
+        count: usize,
+        scores: &mut [f32],
+    ) {
+        let pitch = VECTORS * S::LANES;
+        let mut before = [s.splat(0.0); N];
+        for (n, before) in before.iter_mut().enumerate() {
+            *before = s.get(&of.largest[n * S::LANES..]);
+        }
+        let largest = self.scores::<S, N>(s, of.q, k, count, scores, before);
+        let mut total = [s.splat(0.0); N];
+        let mut fade = [s.splat(1.0); N];
+        for n in 0..N {
+            fade[n] = s.exp2(s.sub(before[n], largest[n]));
+            total[n] = s.mul(s.get(&of.total[n * S::LANES..]), fade[n]);
+        }
+        for row in scores.chunks_exact_mut(pitch).take(count) {
+            for n in 0..N {
+                let part = &mut row[n * S::LANES..(n + 1) * S::LANES];
+                let e = s.exp2(s.sub(s.get(part), largest[n]));
+                total[n] = s.add(total[n], e);
+                s.set(e, part);
+            }
+        }
+        for n in 0..N {
+            s.set(largest[n], &mut of.largest[n * S::LANES..(n + 1) * S::LANES]);
+            s.set(total[n], &mut of.total[n * S::LANES..(n + 1) * S::LANES]);
+        }
+        let width = self.space.width;
+        let mut i = 0;
+        if S::WIDE {
+            while i + 8 <= width {
+                self.values::<S, 8, N>(s, &mut of.sums[i * pitch..(i + 8) * pitch], fade, v, i, count, scores);
+                i += 8;
+            }
+        }
+        while i + 4 <= width {
+            self.values::<S, 4, N>(s, &mut of.sums[i * pitch..(i + 4) * pitch], fade, v, i, count, scores);
+            i += 4;
+        }
+        while i < width {
+            self.values::<S, 1, N>(s, &mut of.sums[i * pitch..(i + 1) * pitch], fade, v, i, count, scores);
+            i += 1;
+        }
+    }
+
+    /// Scores of `count` keys, one row each; returns the largest of each query and of `largest`.
+    #[inline(always)]
+    fn scores<S: Simd, const N: usize>(
+        &self,
+        s: S,
+        q: &[f32],
+        k: (&[f32], usize, usize),
+        count: usize,
+        scores: &mut [f32],
+        mut largest: [S::V; N],
+    ) -> [S::V; N] {
+        let pitch = VECTORS * S::LANES;
+        let mut j = 0;
+        if S::WIDE {
+            while j + 8 <= count {
+                let to = &mut scores[j * pitch..(j + 8) * pitch];
+                largest = self.key_rows::<S, 8, N>(s, q, (&k.0[j * k.1..], k.1, k.2), to, largest);
+                j += 8;
+            }
+        }
+        while j + 4 <= count {
+            let to = &mut scores[j * pitch..(j + 4) * pitch];
+            largest = self.key_rows::<S, 4, N>(s, q, (&k.0[j * k.1..], k.1, k.2), to, largest);
+            j += 4;
+        }
+        while j < count {
+            let to = &mut scores[j * pitch..(j + 1) * pitch];
+            largest = self.key_rows::<S, 1, N>(s, q, (&k.0[j * k.1..], k.1, k.2), to, largest);
+            j += 1;
+        }
+        largest
+    }
+
+    #[inline(always)]
+    fn key_rows<S: Simd, const M: usize, const N: usize>(
+        &self,
+        s: S,
+        q: &[f32],
+        (k, row, along): (&[f32], usize, usize),
+        scores: &mut [f32],
+        mut largest: [S::V; N],
+    ) -> [S::V; N] {
+        let (d, pitch) = (self.space.d, VECTORS * S::LANES);
+        assert!(q.len() >= d * pitch && k.len() > (M - 1) * row + (d - 1) * along);
+        // SAFETY: both lengths were just checked, and N <= VECTORS.
+        let tile = unsafe {
+            let start = [[s.splat(0.0); N]; M];
+            tile::multiply::<S, M, N>(s, d, (k.as_ptr(), row, along), (q.as_ptr(), Every(pitch)), start)
+        };
+        for (tile, to) in tile.iter().zip(scores.chunks_exact_mut(pitch)) {
+            for n in 0..N {
+                largest[n] = s.max(largest[n], tile[n]);
+                s.set(tile[n], &mut to[n * S::LANES..(n + 1) * S::LANES]);
+            }
+        }
+        largest
+    }
+
+    /// Adds the values of `M` columns from `first` on, weighted by the exponentials in `scores`, to the faded sums.
+    #[inline(always)]
+    #[allow(clippy::too_many_arguments)] // a kernel's operands
+    fn values<S: Simd, const M: usize, const N: usize>(
+        &self,
+        s: S,
+        sums: &mut [f32],
+        fade: [S::V; N],
+        v: &[f32],
+        first: usize,
+        count: usize,
+        scores: &[f32],
+    ) {
+        let pitch = VECTORS * S::LANES;
+        let (row, along) = (self.v.1, self.v.2);
+        let v = &v[first * along..];
+        let mut start = [[s.splat(0.0); N]; M];
+        for (start, from) in start.iter_mut().zip(sums.chunks_exact(pitch)) {
+            for n in 0..N {
+                start[n] = s.mul(s.get(&from[n * S::LANES..]), fade[n]);
+            }
+        }
+        assert!(scores.len() >= count * pitch && v.len() > (M - 1) * along + (count - 1) * row);
+        // SAFETY: both lengths were just checked, and N <= VECTORS.
+        let tile = unsafe {
+            tile::multiply::<S, M, N>(s, count, (v.as_ptr(), along, row), (scores.as_ptr(), Every(pitch)), start)
+        };
+        for (tile, to) in tile.iter().zip(sums.chunks_exact_mut(pitch)) {
+            for n in 0..N {
+                s.set(tile[n], &mut to[n * S::LANES..(n + 1) * S::LANES]);
+            }
+        }
+    }
+}
