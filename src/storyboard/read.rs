@@ -135,5 +135,5 @@ pub(super) fn check_count(scenes: usize) -> Result<()> {
 
 /// A scene that says nothing but its prompt.
 pub(super) fn plain(prompt: String) -> Scene {
-    Scene { prompt, length: None, transition: TransitionInto::default() }
+    Scene { prompt, subject: Vec::new(), length: None, transition: TransitionInto::default() }
 }
