@@ -46,6 +46,7 @@ class Clock:
     def __init__(self, minutes: float, total: float, before: float, steps: int = 0):
         self.minutes, self.total, self.before, self.steps = minutes, max(total, before + minutes), before, steps
         self.start, self.count = time.time(), 0
+        self.mark = (self.start, 0)
 
     def spent(self) -> float:
         return (time.time() - self.start) / 60
@@ -61,7 +62,9 @@ class Clock:
         return min(1.0, (self.before + self.spent()) / self.total)
 
     def rate(self) -> float:
-        return self.count / max(1e-9, time.time() - self.start)
+        """Steps per second since the last call."""
+        (then, count), self.mark = self.mark, (time.time(), self.count)
+        return (self.count - count) / max(1e-9, self.mark[0] - then)
 
 
 def learning_rate(peak: float, clock: Clock, warmup: int = 200, floor: float = 0.01) -> float:

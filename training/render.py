@@ -32,6 +32,9 @@ _GROUND = {  # near, far, hills
     "sea": ((0.05, 0.25, 0.50), (0.20, 0.50, 0.70), (0.25, 0.40, 0.50)),
     "city": ((0.28, 0.28, 0.30), (0.42, 0.42, 0.45), (0.35, 0.33, 0.38)),
 }
+_EXTENT = {  # of the outline around the centre, in radii: to the sides, up, down (a star turns: the circle around it)
+    "ball": (1.0, 1.0, 1.0), "box": (0.9, 0.9, 0.9), "car": (1.35, 0.75, 1.0), "star": (1.08, 1.08, 1.08),
+}
 _CONSTANTS = 64  # random numbers per scene
 _STARS = 9
 
@@ -214,13 +217,9 @@ def render(scenes: list[Scene], frames: int = FRAMES, height: int = HEIGHT, widt
     image, horizon = _sky(brush, t, height, width)
     image = _land(brush, image, horizon, motion, t)
     image, mask = _subject(brush, image, motion, alpha.view(brush.b, 1, 1, 1))
-    wide = torch.where(brush.is_("shape", "car") > 0, 1.35, 1.0)
-    wide = torch.where(brush.is_("shape", "box") > 0, 0.90, wide) * motion.radius
-    tall = torch.where(brush.is_("shape", "box") > 0, 0.90, 1.0) * motion.radius
-    # a car's cabin ends at -0.75 of its radius, its wheels at +1
-    above = torch.where(brush.is_("shape", "car") > 0, 0.75, 1.0) * tall
+    wide, above, below = (brush.each("shape", {k: v[i] for k, v in _EXTENT.items()}) * motion.radius for i in range(3))
     centre_x, centre_y = motion.cx.expand_as(t), motion.cy.expand_as(t)
-    boxes = torch.cat([centre_x - wide, centre_y - above, centre_x + wide, centre_y + tall], -1).squeeze(2) * height
+    boxes = torch.cat([centre_x - wide, centre_y - above, centre_x + wide, centre_y + below], -1).squeeze(2) * height
     return Clip(image.clamp(0, 1) * 2 - 1, boxes, mask.unsqueeze(1))
 
 
