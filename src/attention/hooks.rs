@@ -84,7 +84,7 @@ impl<'a> Hooks<'a> {
             row
         }
         for row in 0..count {
-            if let Some(reference) = self.branches[row].reference {
+            if let Some(reference) = self.branches[row].reference_row() {
                 let (a, b) = (find(&leader, row), find(&leader, reference));
                 leader[a.max(b)] = a.min(b);
             }
@@ -134,7 +134,7 @@ impl<'a> Hooks<'a> {
 
     fn check(&self) -> Result<()> {
         let count = self.branches.len();
-        match self.branches.iter().position(|branch| branch.reference.is_some_and(|row| row >= count)) {
+        match self.branches.iter().position(|branch| branch.reference_row().is_some_and(|row| row >= count)) {
             Some(row) => bail!("row {row} refers to a row that is not among the {count} of the pass"),
             None => Ok(()),
         }

@@ -26,6 +26,15 @@ pub enum Guidance {
     Cond,
 }
 
+/// Whose keys and values a sharing control reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Reference {
+    /// Those of a row of this pass, which is then always in the same micro-batch.
+    Row(usize),
+    /// Those that an earlier pass of this step put into a bank for a window; of the same half of the guidance.
+    Banked { window: usize },
+}
+
 /// What one row of a pass is.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Branch {
@@ -34,8 +43,18 @@ pub struct Branch {
     pub window: usize,
     /// Index of the conditioning in the plan; rows of the unconditional half keep the prompt of their window.
     pub prompt: usize,
-    /// Row of this pass whose keys and values a sharing control reads, if any.
-    pub reference: Option<usize>,
+    /// Whose keys and values a sharing control reads, if any.
+    pub reference: Option<Reference>,
+}
+
+impl Branch {
+    /// The row of this pass that this one refers to.
+    pub fn reference_row(&self) -> Option<usize> {
+        match self.reference {
+            Some(Reference::Row(row)) => Some(row),
+            _ => None,
+        }
+    }
 }
 
 /// Where in the run a forward pass stands.
@@ -143,7 +162,7 @@ impl AttentionSite<'_> {
 
     /// Position in this micro-batch of the row that `branch` refers to.
     pub fn reference_of(&self, branch: &Branch) -> Option<usize> {
-        let reference = branch.reference?;
+        let reference = branch.reference_row()?;
         self.rows.iter().position(|&row| row == reference)
     }
 }

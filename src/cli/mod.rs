@@ -1,1 +1,131 @@
+//! The command line: what was typed. One file per command; what it means is `job`'s.
 
+mod inspect;
+mod model;
+mod render;
+mod shell;
+
+use crate::run::{Code, Event, Failure, Observer, progress};
+use crate::video::{Fault, VideoError};
+use clap::{CommandFactory, Parser, Subcommand};
+use std::io::{IsTerminal, Write};
+use std::process::ExitCode;
+
+const EXAMPLES: &str = "\
+Examples:
+  vidgen generate \"a red ball rolls to the right in a green meadow on a sunny day\" -o ball.mp4
+  vidgen multi-prompt prompts/seasons.txt -o seasons.mp4
+  vidgen generate --model cogvideox-2b \"a panda plays the guitar in a bamboo forest\"
+  vidgen inspect ball.mp4";
+
+/// Long, controlled video generation.
+#[derive(Debug, Parser)]
+#[command(name = "vidgen", version, about, after_help = EXAMPLES, arg_required_else_help = true, infer_subcommands = false)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    #[command(flatten)]
+    report: Report,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// One clip from one prompt
+    Generate(Box<render::Generate>),
+    /// One long video from several prompts, in order
+    #[command(alias = "multi_prompt")]
+    MultiPrompt(Box<render::MultiPrompt>),
+    /// Print the record of the run that a video carries
+    Inspect(inspect::Args),
+    /// Look at models
+    Model(model::Args),
+    /// Print the completions of a shell
+    Completions(shell::Completions),
+    /// Print the manual page
+    Man(shell::Man),
+}
+
+/// How a command talks.
+#[derive(Debug, Clone, clap::Args)]
+struct Report {
+    /// How progress is shown, on standard error
+    #[arg(
+        long,
+        global = true,
+        env = "VIDGEN_PROGRESS",
+        value_name = "HOW",
+        default_value = "auto",
+        help_heading = "Reporting"
+    )]
+    progress: progress::Mode,
+    /// No progress
+    #[arg(long, global = true, hide = true, alias = "no_progress", conflicts_with = "progress")]
+    no_progress: bool,
+    /// Print the result as one JSON object on standard output
+    #[arg(long, global = true, env = "VIDGEN_JSON", help_heading = "Reporting", value_parser = clap::builder::FalseyValueParser::new())]
+    json: bool,
+    /// Errors only
+    #[arg(short, long, global = true, env = "VIDGEN_QUIET", help_heading = "Reporting", value_parser = clap::builder::FalseyValueParser::new())]
+    quiet: bool,
+    /// More about what happens; twice for still more
+    #[arg(short, long, global = true, action = clap::ArgAction::Count, help_heading = "Reporting")]
+    verbose: u8,
+    /// Colours on standard error
+    #[arg(
+        long,
+        global = true,
+        env = "VIDGEN_COLOR",
+        value_name = "WHEN",
+        default_value = "auto",
+        help_heading = "Reporting"
+    )]
+    color: progress::Color,
+}
+
+impl Report {
+    fn observer(&self) -> Box<dyn Observer> {
+        let mode = if self.no_progress { progress::Mode::None } else { self.progress };
+        progress::renderer(mode, self.quiet, self.verbose > 0, self.color)
+    }
+}
+
+/// Parses, runs, reports: the exit status of the program.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // help and version go to standard output and are no failure; a reader that went away is none either
+            let _ = error.print();
+            return if error.use_stderr() { ExitCode::from(Code::Usage as u8) } else { ExitCode::SUCCESS };
+        }
+    };
+    let report = cli.report.clone();
+    let done = match cli.command {
+        Command::Generate(args) => args.run(&report),
+        Command::MultiPrompt(args) => args.run(&report),
+        Command::Inspect(args) => inspect::run(args, report.json),
+        Command::Model(args) => model::run(args, report.json),
+        Command::Completions(args) => shell::completions(args, Cli::command()),
+        Command::Man(args) => shell::man(args, Cli::command()),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => fail(&failure, &report),
+    }
+}
+
+fn fail(failure: &Failure, report: &Report) -> ExitCode {
+    if failure.find::<VideoError>().is_some_and(|error| error.fault == Fault::BrokenPipe) {
+        return ExitCode::SUCCESS;
+    }
+    let line = match report.progress {
+        progress::Mode::Json => Event::Error { code: failure.code as i32, message: failure.line() }.json().to_string(),
+        _ if report.color.on(std::io::stderr().is_terminal()) => {
+            format!("\u{1b}[1;31merror\u{1b}[0m: {}", failure.line())
+        }
+        _ => format!("error: {}", failure.line()),
+    };
+    // nobody is left to tell when even standard error is closed
+    let _ = writeln!(std::io::stderr(), "{line}");
+    ExitCode::from(failure.code as u8)
+}

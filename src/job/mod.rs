@@ -1,4 +1,403 @@
-//! From what was asked for to what it means.
+//! From what was asked for to what it means. A [`Job`] is resolved and validated once, before any weight is loaded; nothing
+//! after it reads a flag, and bad input does not get past it.
 
+mod geometry;
+mod memory;
+mod output;
+mod plan;
 pub mod settings;
 pub mod values;
+pub mod work;
+
+pub use memory::Need;
+pub use plan::{Segment, WindowRules};
+pub use settings::Settings;
+
+use crate::guidance::GuidanceSchedule;
+use crate::models::cogvideox::transformer::TransformerConfig;
+use crate::models::cogvideox::vae::{DecodeOptions, VaeConfig};
+use crate::recipe::Recipe;
+use crate::run::{Code, Failure, WithCode};
+use crate::schedulers::{ScheduleConfig, SchedulerKind, Table};
+use crate::storyboard::{Scene, Storyboard, Transition};
+use crate::timeline::BlendMode;
+use crate::video::{self, Output};
+use crate::weights::{self, ModelFolder};
+use anyhow::{Context, Result, bail, ensure};
+use candle_core::{DType, Device, DeviceLocation};
+use geometry::Geometry;
+use std::hash::{BuildHasher, RandomState};
+use std::path::PathBuf;
+use values::{DeviceSpec, ManifestMode, Parity, Precision, Seed, TextCacheAt, Uncond};
+
+/// The commands that make videos.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Command {
+    /// One prompt, one window.
+    Generate,
+    /// Scenes over overlapping windows.
+    MultiPrompt,
+}
+
+impl Command {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Generate => "generate",
+            Self::MultiPrompt => "multi-prompt",
+        }
+    }
+}
+
+/// What the unconditional half of guidance reads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum UncondText {
+    /// An all-zero embedding.
+    Zeros,
+    Text(String),
+}
+
+/// Everything about one video that is to be made.
+#[derive(Debug, Clone)]
+pub struct Job {
+    pub command: Command,
+    pub model: ModelFolder,
+    pub transformer: TransformerConfig,
+    pub vae: VaeConfig,
+    pub schedule: ScheduleConfig,
+    /// Final texts, style included.
+    pub prompts: Vec<String>,
+    pub uncond: UncondText,
+    /// Stretches between hard cuts, in order; mostly one.
+    pub segments: Vec<Segment>,
+    pub rules: WindowRules,
+    /// Channels, height and width of the latents.
+    pub latents: (usize, usize, usize),
+    /// Pixels.
+    pub width: usize,
+    pub height: usize,
+    /// Frames of the whole video.
+    pub frames: usize,
+    pub steps: usize,
+    pub guidance: GuidanceSchedule,
+    pub scheduler: SchedulerKind,
+    pub table: Table,
+    pub eta: f64,
+    pub blend: BlendMode,
+    pub seed: u64,
+    pub init_noise: Option<PathBuf>,
+    pub save_latents: Option<PathBuf>,
+    pub device: Device,
+    /// Numbers the denoiser computes with.
+    pub dtype: DType,
+    /// Numbers the text encoder computes with: never f16.
+    pub text_dtype: DType,
+    /// Numbers the autoencoder computes with.
+    pub vae_dtype: DType,
+    pub threads: usize,
+    pub decode: DecodeOptions,
+    /// None where embeddings are not kept.
+    pub text_cache: Option<TextCacheAt>,
+    pub output: Output,
+    /// The encoder that will be used.
+    pub codec: String,
+    pub manifest: ManifestMode,
+    /// The output exists and is to be left alone.
+    pub skip: bool,
+    /// Estimate of the memory of each stage.
+    pub need: Need,
+    /// What the user should know before the run.
+    pub warnings: Vec<String>,
+}
+
+impl Job {
+    /// `cpu`, `cuda:0`.
+    pub fn device_name(&self) -> String {
+        match self.device.location() {
+            DeviceLocation::Cpu => "cpu".to_owned(),
+            DeviceLocation::Cuda { gpu_id } => format!("cuda:{gpu_id}"),
+            DeviceLocation::Metal { gpu_id } => format!("metal:{gpu_id}"),
+        }
+    }
+}
+
+/// Resolves settings and scenes into one job for each video, in the order of their seeds.
+///
+/// Errors carry the exit code: 2 for settings, 3 for the model, 4 for memory.
+pub fn resolve(command: Command, settings: Settings, storyboard: Storyboard) -> Result<Vec<Job>, Failure> {
+    let script: Settings = read_settings(storyboard.settings)?;
+    let settings = settings.or(script);
+    let name = settings.model.clone().unwrap_or_else(|| weights::EMBEDDED.to_owned());
+    let model = ModelFolder::open(&name, settings.offline.unwrap_or(false)).code(Code::Model)?;
+    let configs = Configs::read(&model).code(Code::Model)?;
+    let videos = settings.num_videos.unwrap_or(1);
+    let first = match settings.seed.unwrap_or(Seed::Random) {
+        Seed::Given(seed) => seed,
+        // small enough to be typed again
+        Seed::Random => RandomState::new().hash_one(std::process::id()) & 0xFFFF_FFFF,
+    };
+    if videos == 0 || videos > 10_000 {
+        return Err(Failure::message(Code::Usage, format!("--num-videos {videos}: give 1 to 10000")));
+    }
+    if videos > 1 && settings.init_noise.is_some() {
+        let message = "--init-noise makes every video the same: leave out --num-videos";
+        return Err(Failure::message(Code::Usage, message));
+    }
+    (0..videos)
+        .map(|index| {
+            let seed = first.wrapping_add(index as u64);
+            let place = output::Place { seed, index, videos };
+            one(command, &settings, &storyboard.scenes, &model, &configs, place).code(Code::Usage)
+        })
+        .collect()
+}
+
+/// Settings of a script by their names, with a suggestion for names that do not exist.
+pub fn read_settings(table: toml::Table) -> Result<Settings, Failure> {
+    toml::Value::Table(table)
+        .try_into()
+        .map_err(|error: toml::de::Error| anyhow::anyhow!("{}", error.message()))
+        .code(Code::Usage)
+}
+
+/// The configurations of a model's parts.
+#[derive(Debug, Clone)]
+struct Configs {
+    transformer: TransformerConfig,
+    vae: VaeConfig,
+    schedule: ScheduleConfig,
+}
+
+impl Configs {
+    fn read(model: &ModelFolder) -> Result<Self> {
+        let transformer: TransformerConfig = model.json("transformer/config.json")?;
+        transformer.check().with_context(|| model.place())?;
+        ensure!(
+            transformer.in_channels == transformer.out_channels,
+            "{}: an image-to-video model ({} input channels for {}) is not supported yet: use a text-to-video model",
+            model.place(),
+            transformer.in_channels,
+            transformer.out_channels
+        );
+        let vae: VaeConfig = model.json("vae/config.json")?;
+        vae.validate().with_context(|| model.place())?;
+        ensure!(
+            vae.latent_channels == transformer.in_channels,
+            "{}: the vae makes {} latent channels and the transformer takes {}: these parts are not of one model",
+            model.place(),
+            vae.latent_channels,
+            transformer.in_channels
+        );
+        let schedule: ScheduleConfig = model.json("scheduler/scheduler_config.json")?;
+        Ok(Self { transformer, vae, schedule })
+    }
+}
+
+fn one(
+    command: Command,
+    settings: &Settings,
+    scenes: &[Scene],
+    model: &ModelFolder,
+    configs: &Configs,
+    place: output::Place,
+) -> Result<Job> {
+    let Configs { transformer, vae, schedule } = configs.clone();
+    let mut warnings = Vec::new();
+    let recipe = Recipe::for_model(model.name(), &transformer)?;
+    let geometry = Geometry::new(settings, &transformer, &vae, &recipe)?;
+
+    let rules = WindowRules {
+        window: transformer.window(),
+        patch_t: transformer.patch_size_t.unwrap_or(1),
+        ratio: vae.temporal_ratio(),
+        overlap: settings.overlap.or(recipe.overlap).unwrap_or(9 * transformer.window() / 13),
+        transition_windows: settings.transition_windows.unwrap_or(recipe.transition_windows),
+        hold: settings.hold.unwrap_or(recipe.hold),
+        transition: settings.transition.unwrap_or(Transition::Blend),
+        fps: geometry.fps.as_f64(),
+    };
+    let segments = match command {
+        Command::Generate => vec![rules.single(geometry.frames.unwrap_or(transformer.sample_frames))],
+        Command::MultiPrompt => rules.segments(scenes, geometry.frames)?,
+    };
+    let frames = segments.iter().map(|segment| segment.frames).sum();
+
+    let steps = settings.steps.unwrap_or(recipe.steps);
+    ensure!(
+        (1..=schedule.num_train_timesteps).contains(&steps),
+        "--steps {steps}: give 1 to {}",
+        schedule.num_train_timesteps
+    );
+    let schedule = match settings.shift {
+        None => schedule,
+        Some(shift) => {
+            ensure!(shift.is_finite() && shift > 0.0, "--shift {shift}: give a positive number");
+            ScheduleConfig { snr_shift_scale: shift, ..schedule }
+        }
+    };
+    let parity = settings.parity.map(Preset::of);
+    let preset = parity.as_ref();
+    let scheduler = match settings.scheduler.or(preset.and_then(|preset| preset.scheduler)).or(recipe.scheduler) {
+        Some(kind) => kind,
+        None => schedule.kind()?,
+    };
+    let eta = settings.eta.unwrap_or(0.0);
+    let table = settings.schedule.or(preset.map(|preset| preset.table)).unwrap_or(recipe.schedule);
+    // finds every fault of these settings now
+    crate::schedulers::build(&schedule, scheduler, table, steps, eta)?;
+    let guidance = settings.guidance_scale.or(preset.map(|preset| preset.guidance)).unwrap_or(recipe.guidance_scale);
+
+    let uncond = settings.uncond.or(preset.map(|preset| preset.uncond));
+    let uncond = match (&settings.negative_prompt, uncond) {
+        (Some(_), Some(Uncond::Zeros)) if settings.uncond.is_some() => {
+            bail!("--negative-prompt and --uncond zeros both say what the unconditional text is: leave out one")
+        }
+        (Some(text), _) => UncondText::Text(text.clone()),
+        (None, Some(Uncond::Empty)) => UncondText::Text(String::new()),
+        (None, _) => UncondText::Zeros,
+    };
+
+    let device = device(settings.device.unwrap_or(DeviceSpec::Auto))?;
+    let stored = model.part("transformer").code(Code::Model)?.stored_dtype();
+    let dtype = match (settings.dtype.unwrap_or(Precision::Auto), &device, stored) {
+        (Precision::F32, ..) | (Precision::Auto, Device::Cpu, _) => DType::F32,
+        (Precision::Bf16, ..) => DType::BF16,
+        (Precision::F16, ..) => DType::F16,
+        (Precision::Auto, _, Some(DType::F16)) => DType::F16,
+        (Precision::Auto, ..) => DType::BF16,
+    };
+    let half = if dtype == DType::F32 { DType::F32 } else { DType::BF16 };
+
+    let style = settings.style.as_deref().map(str::trim).filter(|style| !style.is_empty());
+    let prompts: Vec<String> = scenes
+        .iter()
+        .map(|scene| match style {
+            Some(style) => format!("{}, {style}", scene.prompt),
+            None => scene.prompt.clone(),
+        })
+        .collect();
+
+    let decode = geometry.decode(settings, &vae)?;
+    let output = output::output(settings, &geometry, model, &prompts, &place)?;
+    let skip = settings.skip_existing.unwrap_or(false) && output.path.exists();
+    let mut codec = String::new();
+    if !skip {
+        let checked = video::check(&output)?;
+        warnings.extend(checked.warnings);
+        codec = checked.codec;
+        check_latents_place(settings)?;
+    }
+    let mut job = Job {
+        command,
+        model: model.clone(),
+        uncond,
+        latents: (transformer.in_channels, geometry.latent_height, geometry.latent_width),
+        width: geometry.width,
+        height: geometry.height,
+        transformer,
+        vae,
+        schedule,
+        prompts,
+        segments,
+        rules,
+        frames,
+        steps,
+        guidance,
+        scheduler,
+        table,
+        eta,
+        blend: settings.blend.or(preset.map(|preset| preset.blend)).unwrap_or(recipe.blend),
+        seed: place.seed,
+        init_noise: settings.init_noise.clone(),
+        save_latents: settings.save_latents.clone(),
+        vae_dtype: if device.is_cpu() { DType::F32 } else { half },
+        text_dtype: half,
+        dtype,
+        device,
+        threads: threads(settings.threads)?,
+        decode,
+        text_cache: match &settings.text_cache {
+            Some(TextCacheAt::Off) => None,
+            Some(folder) => Some(folder.clone()),
+            None => dirs::cache_dir().map(|folder| TextCacheAt::Folder(folder.join("vidgen").join("text"))),
+        },
+        output,
+        codec,
+        manifest: settings.manifest.unwrap_or(ManifestMode::Both),
+        skip,
+        need: Need::default(),
+        warnings,
+    };
+    job.need = memory::need(&job)?;
+    memory::check(&job)?;
+    Ok(job)
+}
+
+/// The settings of another program's run.
+struct Preset {
+    uncond: Uncond,
+    table: Table,
+    guidance: GuidanceSchedule,
+    scheduler: Option<SchedulerKind>,
+    blend: BlendMode,
+}
+
+impl Preset {
+    fn of(parity: Parity) -> Self {
+        let sat = Self {
+            uncond: Uncond::Zeros,
+            table: Table::Sat,
+            guidance: GuidanceSchedule::Wave(6.0),
+            scheduler: Some(SchedulerKind::Dpmpp2mSde),
+            blend: BlendMode::Repo,
+        };
+        match parity {
+            Parity::Diffusers => Self {
+                uncond: Uncond::Empty,
+                table: Table::Diffusers,
+                guidance: GuidanceSchedule::Constant(6.0),
+                scheduler: None,
+                blend: BlendMode::Repo,
+            },
+            Parity::Sat => sat,
+            Parity::Paper => Self { blend: BlendMode::Paper, ..sat },
+        }
+    }
+}
+
+fn device(spec: DeviceSpec) -> Result<Device> {
+    let absent = |name: &str, ordinal: usize, feature: &str, built: bool| match built {
+        true => anyhow::anyhow!("device {name}:{ordinal} is not there: use --device cpu"),
+        false => {
+            anyhow::anyhow!("device {name} is not in this build: build with --features {feature}, or use --device cpu")
+        }
+    };
+    let (cuda, metal) = (candle_core::utils::cuda_is_available(), candle_core::utils::metal_is_available());
+    match spec {
+        DeviceSpec::Auto if cuda => Ok(Device::new_cuda(0).unwrap_or(Device::Cpu)),
+        DeviceSpec::Auto if metal => Ok(Device::new_metal(0).unwrap_or(Device::Cpu)),
+        DeviceSpec::Auto | DeviceSpec::Cpu => Ok(Device::Cpu),
+        DeviceSpec::Cuda(ordinal) => Device::new_cuda(ordinal).map_err(|_| absent("cuda", ordinal, "cuda", cuda)),
+        DeviceSpec::Metal(ordinal) => Device::new_metal(ordinal).map_err(|_| absent("metal", ordinal, "metal", metal)),
+    }
+}
+
+fn threads(asked: Option<usize>) -> Result<usize> {
+    match asked {
+        None => Ok(std::thread::available_parallelism().map_or(1, usize::from)),
+        Some(threads @ 1..=1024) => Ok(threads),
+        Some(threads) => bail!("--threads {threads}: give 1 to 1024"),
+    }
+}
+
+fn check_latents_place(settings: &Settings) -> Result<()> {
+    let Some(path) = &settings.save_latents else { return Ok(()) };
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    if let Some(folder) = folder {
+        ensure!(folder.is_dir(), "--save-latents {}: no such directory: {}", path.display(), folder.display());
+    }
+    ensure!(!path.is_dir(), "--save-latents {}: is a directory", path.display());
+    if path.exists() && !settings.overwrite.unwrap_or(false) {
+        bail!("--save-latents {}: exists; use -y to replace it", path.display());
+    }
+    Ok(())
+}

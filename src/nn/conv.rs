@@ -1,16 +1,36 @@
-//! Convolutions of the autoencoder, built on candle's `conv2d` (candle has no three-dimensional one).
+//! Convolutions of the autoencoder. The plain versions stand on candle's `conv2d` (candle has no three-dimensional one); for
+//! f32 on the processor the weights are packed when the layer is made, and `cpu::conv` computes.
 
+use super::cpu::{self, View, conv::Packed};
 use super::resample::upsample_nearest_2x;
-use candle_core::{DType, Result, Tensor};
+use candle_core::{DType, Device, Result, Tensor, bail};
 use candle_nn::VarBuilder;
+use std::sync::{Arc, OnceLock};
 
 /// Two-dimensional convolution on `[T, C, H, W]`.
 #[derive(Debug, Clone)]
 pub struct Conv2d {
-    weight: Tensor, // [Cout, Cin, K, K]
-    bias: Option<Tensor>,
+    weights: Weights,
     stride: usize,
     padding: usize,
+}
+
+/// Three-dimensional convolution on `[T, C, H, W]`: stride 1, zero padding `k/2` in space, no padding in time. The caller
+/// supplies the `kt - 1` leading frames, which is also what a streamed decode carries from chunk to chunk.
+#[derive(Debug, Clone)]
+pub struct Conv3d {
+    weights: Weights,
+    kt: usize,
+    padding: usize,
+}
+
+/// The weights in one of two forms; the packed one takes the place of the tensor, not more memory.
+#[derive(Debug, Clone)]
+enum Weights {
+    /// `kernel` is `[kt * Cout, Cin, k, k]`: the temporal taps stacked in the output channels, so that one conv2d serves all.
+    Plain { kernel: Tensor, bias: Option<Tensor> },
+    /// `doubling` is made at the first use.
+    Packed { packed: Arc<Packed>, doubling: Arc<OnceLock<Packed>> },
 }
 
 /// Weight `[out, in, kernel, kernel]`, bias `[out]`; `padding` zeros on each side.
@@ -25,40 +45,56 @@ pub fn conv2d(
 ) -> Result<Conv2d> {
     let weight = vb.get((out_channels, in_channels, kernel, kernel), "weight")?;
     let bias = bias.then(|| vb.get(out_channels, "bias")).transpose()?;
-    Ok(Conv2d { weight, bias, stride, padding })
-}
-
-impl Conv2d {
-    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let y = convolve(x, &self.weight, self.padding, self.stride)?;
-        add_bias(y, self.bias.as_ref())
-    }
-
-    /// [`upsample_nearest_2x`], then the convolution: `[T, Cin, H, W]` to `[T, Cout, 2H, 2W]` for a 3x3 kernel with stride 1
-    /// and padding 1.
-    pub fn forward_upsampled(&self, x: &Tensor) -> Result<Tensor> {
-        self.forward(&upsample_nearest_2x(x)?)
-    }
-}
-
-/// Three-dimensional convolution on `[T, C, H, W]`: stride 1, zero padding `k/2` in space, no padding in time. The caller
-/// supplies the `kt - 1` leading frames, which is also what a streamed decode carries from chunk to chunk.
-#[derive(Debug, Clone)]
-pub struct Conv3d {
-    /// The temporal taps stacked in the output channels, `[kt * Cout, Cin, kh, kw]`: one conv2d serves all taps.
-    taps: Tensor,
-    bias: Option<Tensor>,
-    kt: usize,
-    padding: usize,
+    Ok(Conv2d { weights: Weights::new(&weight.unsqueeze(2)?, bias, stride, padding)?, stride, padding })
 }
 
 /// Weight `[out, in, kt, k, k]`, bias `[out]`, under the names the checkpoint has.
 pub fn conv3d(in_channels: usize, out_channels: usize, kt: usize, kernel: usize, vb: VarBuilder) -> Result<Conv3d> {
     let weight = vb.get((out_channels, in_channels, kt, kernel, kernel), "weight")?;
-    let bias = Some(vb.get(out_channels, "bias")?);
-    let taps = weight.permute((2, 0, 1, 3, 4))?.contiguous()?; // [kt, Cout, Cin, k, k]
-    let taps = taps.reshape((kt * out_channels, in_channels, kernel, kernel))?;
-    Ok(Conv3d { taps, bias, kt, padding: kernel / 2 })
+    let bias = vb.get(out_channels, "bias")?;
+    let padding = kernel / 2;
+    Ok(Conv3d { weights: Weights::new(&weight, Some(bias), 1, padding)?, kt, padding })
+}
+
+impl Weights {
+    /// `weight` is `[Cout, Cin, kt, k, k]`.
+    fn new(weight: &Tensor, bias: Option<Tensor>, stride: usize, padding: usize) -> Result<Self> {
+        if !cpu::takes(weight) {
+            return Self::plain(weight, bias);
+        }
+        let (output, input, kt, k, _) = weight.dims5()?;
+        let values = weight.flatten_all()?.to_vec1::<f32>()?;
+        let bias = bias.map(|bias| bias.to_vec1::<f32>()).transpose()?.unwrap_or_default();
+        let packed = Packed::new(&values, &bias, (output, input, kt, k), stride, padding);
+        Ok(Self::Packed { packed: Arc::new(packed), doubling: Arc::default() })
+    }
+
+    fn plain(weight: &Tensor, bias: Option<Tensor>) -> Result<Self> {
+        let (output, input, kt, k, _) = weight.dims5()?;
+        let kernel = weight.permute((2, 0, 1, 3, 4))?.contiguous()?; // [kt, Cout, Cin, k, k]
+        Ok(Self::Plain { kernel: kernel.reshape((kt * output, input, k, k))?, bias })
+    }
+}
+
+impl Conv2d {
+    /// `[T, Cin, H, W]` to `[T, Cout, H', W']`.
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        match &self.weights {
+            Weights::Plain { kernel, bias } => add_bias(convolve(x, kernel, self.padding, self.stride)?, bias.as_ref()),
+            Weights::Packed { packed, .. } => run(packed, &[x], None),
+        }
+    }
+
+    /// [`upsample_nearest_2x`], then the convolution: `[T, Cin, H, W]` to `[T, Cout, 2H, 2W]` for a 3x3 kernel with stride 1
+    /// and padding 1.
+    pub fn forward_upsampled(&self, x: &Tensor) -> Result<Tensor> {
+        if let Weights::Packed { packed, doubling } = &self.weights
+            && let Some(doubled) = packed.doubled()
+        {
+            return run(doubling.get_or_init(doubled), &[x], None);
+        }
+        self.forward(&upsample_nearest_2x(x)?)
+    }
 }
 
 impl Conv3d {
@@ -69,14 +105,26 @@ impl Conv3d {
 
     /// `[T + kt - 1, Cin, H, W]` to `[T, Cout, H, W]`.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let y = convolve(x, &self.taps, self.padding, 1)?; // [T + kt - 1, kt * Cout, H, W]
+        self.forward_parts(&[x], None)
+    }
+
+    /// [`Conv3d::forward`] of the frames of all `parts` one after the other, without joining them, plus `residual` (of the
+    /// shape of the result).
+    pub fn forward_parts(&self, parts: &[&Tensor], residual: Option<&Tensor>) -> Result<Tensor> {
+        let (kernel, bias) = match &self.weights {
+            Weights::Plain { kernel, bias } => (kernel, bias),
+            Weights::Packed { packed, .. } => return run(packed, parts, residual),
+        };
+        let x = if let [x] = parts { (*x).clone() } else { Tensor::cat(parts, 0)? };
+        let y = convolve(&x, kernel, self.padding, 1)?; // [T + kt - 1, kt * Cout, H, W]
         let frames = x.dim(0)? - self.context();
-        let channels = self.taps.dim(0)? / self.kt;
+        let channels = kernel.dim(0)? / self.kt;
         let mut sum = y.narrow(0, 0, frames)?.narrow(1, 0, channels)?;
         for tap in 1..self.kt {
             sum = (sum + y.narrow(0, tap, frames)?.narrow(1, tap * channels, channels)?)?;
         }
-        add_bias(sum, self.bias.as_ref())
+        let sum = add_bias(sum, bias.as_ref())?;
+        residual.map_or(Ok(sum.clone()), |residual| sum + residual)
     }
 }
 
@@ -93,5 +141,139 @@ fn add_bias(y: Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
     match bias {
         Some(bias) => y.broadcast_add(&bias.reshape((1, (), 1, 1))?),
         None => Ok(y),
+    }
+}
+
+/// The fast version on the frames of all `parts`.
+fn run(packed: &Packed, parts: &[&Tensor], residual: Option<&Tensor>) -> Result<Tensor> {
+    let (_, c, h, w) = parts.first().map_or(Ok((0, 0, 0, 0)), |part| part.dims4())?;
+    let frames: usize = parts.iter().map(|part| part.dims4().map(|(frames, ..)| frames)).sum::<Result<_>>()?;
+    let (input, output, kt) = (packed.input(), packed.output(), packed.taps());
+    let Some((out_h, out_w)) = packed.size(h, w).filter(|_| c == input && frames >= kt) else {
+        bail!("a convolution of {input} channels and {kt} frames cannot take [{frames}, {c}, {h}, {w}]")
+    };
+    let shape = (frames + 1 - kt, output, out_h, out_w);
+    let residual = residual.map(|residual| residual.contiguous()).transpose()?;
+    let mut tensors = parts.to_vec();
+    tensors.extend(&residual);
+    let values = cpu::with_views(&tensors, |views| {
+        let (parts, residual) = views.split_at(parts.len());
+        let mut frames = Vec::new();
+        for part in parts {
+            let (&[count, ..], &[along, ..]) = (part.dims, part.strides) else { bail!("frames without an axis") };
+            let frame = |i| View { data: &part.data[i * along..], dims: &part.dims[1..], strides: &part.strides[1..] };
+            frames.extend((0..count).map(frame));
+        }
+        let add = residual.first().and_then(View::contiguous);
+        packed
+            .run(&frames, add)
+            .ok_or_else(|| candle_core::Error::msg("frames or residual of a convolution differ in shape"))
+    })?;
+    Tensor::from_vec(values, shape, &Device::Cpu)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nn::cpu::simd::on_each_isa;
+    use crate::nn::cpu::tests::{assert_close, random};
+
+    /// Both forms of one layer.
+    fn layers(cout: usize, cin: usize, kt: usize, k: usize, stride: usize, padding: usize) -> (Weights, Weights) {
+        let weight = random(&[cout, cin, kt, k, k]);
+        let bias = random(&[cout]);
+        let packed = Weights::new(&weight, Some(bias.clone()), stride, padding).unwrap();
+        (packed, Weights::plain(&weight, Some(bias)).unwrap())
+    }
+
+    #[test]
+    fn conv3d_equals_its_plain_version() {
+        on_each_isa(|isa| {
+            for (cin, cout, kt, k, t, h, w) in [
+                (1, 1, 1, 1, 1, 1, 1),
+                (3, 5, 3, 3, 1, 1, 1),
+                (16, 16, 3, 3, 2, 6, 9),
+                (5, 3, 3, 3, 3, 7, 50),
+                (8, 20, 1, 1, 2, 5, 11),
+                (2, 9, 3, 1, 2, 4, 3),
+                (4, 12, 2, 5, 1, 9, 33),
+                (100, 8, 3, 3, 1, 40, 200), // several bands and strips
+            ] {
+                let (packed, plain) = layers(cout, cin, kt, k, 1, k / 2);
+                let [packed, plain] = [packed, plain].map(|weights| Conv3d { weights, kt, padding: k / 2 });
+                let x = random(&[t + kt - 1, cin, h, w]);
+                let what = format!("{isa:?} {cin} to {cout}, {kt}x{k}x{k} on {t}x{h}x{w}");
+                let want = plain.forward(&x).unwrap();
+                assert_close(&what, &packed.forward(&x).unwrap(), &want, 1e-6);
+                // Other strides: frames repeated, channels and width exchanged, frames from two tensors.
+                let first = x.narrow(0, 0, 1).unwrap();
+                let still = first.broadcast_as((t + kt - 1, cin, h, w)).unwrap();
+                let want = plain.forward(&still.contiguous().unwrap()).unwrap();
+                assert_close(&what, &packed.forward(&still).unwrap(), &want, 1e-6);
+                let turned = random(&[t + kt - 1, w, h, cin]).transpose(1, 3).unwrap();
+                let residual = random(&[t, cout, h, w]);
+                let want = (plain.forward(&turned.contiguous().unwrap()).unwrap() + &residual).unwrap();
+                let (head, tail) = (turned.narrow(0, 0, kt - 1), turned.narrow(0, kt - 1, t).unwrap());
+                let got = match head {
+                    Ok(head) if kt > 1 => packed.forward_parts(&[&head, &tail], Some(&residual)).unwrap(),
+                    _ => packed.forward_parts(&[&tail], Some(&residual)).unwrap(),
+                };
+                assert_close(&what, &got, &want, 1e-6);
+            }
+        });
+    }
+
+    #[test]
+    fn conv2d_equals_its_plain_version() {
+        on_each_isa(|isa| {
+            for (cin, cout, k, stride, padding, t, h, w) in [
+                (3, 16, 3, 1, 1, 2, 10, 12),
+                (3, 7, 3, 2, 0, 2, 11, 13),
+                (4, 8, 3, 2, 0, 1, 13, 37),
+                (6, 6, 3, 2, 1, 1, 12, 34),
+                (5, 4, 4, 3, 2, 1, 20, 23),
+                (2, 3, 2, 2, 0, 1, 8, 6),
+                (7, 9, 1, 2, 0, 1, 7, 5),
+                (130, 2, 3, 2, 0, 1, 31, 301),
+                (1, 1, 3, 1, 1, 1, 1, 1),
+                (2, 2, 3, 1, 0, 1, 3, 3),
+            ] {
+                let (packed, plain) = layers(cout, cin, 1, k, stride, padding);
+                let [packed, plain] = [packed, plain].map(|weights| Conv2d { weights, stride, padding });
+                let x = random(&[t, cin, h, w]);
+                let what = format!("{isa:?} {cin} to {cout}, {k}x{k}/{stride} on {t}x{h}x{w}");
+                assert_close(&what, &packed.forward(&x).unwrap(), &plain.forward(&x).unwrap(), 1e-6);
+            }
+        });
+    }
+
+    #[test]
+    fn doubling_and_convolving_in_one_equals_doing_both() {
+        on_each_isa(|isa| {
+            for (cin, cout, t, h, w) in [(1, 1, 1, 1, 1), (3, 9, 2, 5, 7), (16, 3, 1, 12, 18), (200, 8, 1, 40, 150)] {
+                let (packed, plain) = layers(cout, cin, 1, 3, 1, 1);
+                let [packed, plain] = [packed, plain].map(|weights| Conv2d { weights, stride: 1, padding: 1 });
+                let x = random(&[t, cin, h, w]);
+                let want = plain.forward_upsampled(&x).unwrap();
+                assert_close(
+                    &format!("{isa:?} {cin} to {cout} on {h}x{w}"),
+                    &packed.forward_upsampled(&x).unwrap(),
+                    &want,
+                    1e-6,
+                );
+            }
+        });
+    }
+
+    #[test]
+    fn a_wrong_shape_is_an_error() {
+        let (packed, _) = layers(4, 3, 3, 3, 1, 1);
+        let conv = Conv3d { weights: packed, kt: 3, padding: 1 };
+        let error = conv.forward(&random(&[2, 3, 4, 4])).unwrap_err().to_string();
+        assert!(error.contains("[2, 3, 4, 4]"), "{error}");
+        assert!(conv.forward(&random(&[3, 2, 4, 4])).is_err());
+        assert!(conv.forward_parts(&[&random(&[2, 3, 4, 4]), &random(&[2, 3, 4, 5])], None).is_err());
+        assert!(conv.forward_parts(&[&random(&[3, 3, 4, 4])], Some(&random(&[1, 4, 4, 5]))).is_err());
+        assert!(conv.forward(&random(&[3, 3, 0, 4])).is_err());
     }
 }

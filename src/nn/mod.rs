@@ -6,6 +6,7 @@
 
 pub mod act;
 pub mod conv;
+mod cpu;
 pub mod linear;
 pub mod norm;
 pub mod resample;

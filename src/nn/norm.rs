@@ -1,5 +1,6 @@
 //! Normalisations, alone and fused with what always follows them.
 
+use super::cpu;
 use candle_core::{D, DType, Result, Tensor};
 
 /// Layer norm over the last axis with f32 statistics; `weight` and `bias` are `[D]`.
@@ -62,20 +63,18 @@ pub fn gate_residual(residual: &Tensor, x: &Tensor, gates: &[(usize, Tensor)]) -
 /// Group norm of `[T, C, H, W]` whose statistics span all T frames of the tensor together (the autoencoder's group norm
 /// sees `[1, C, T, H, W]`); `weight` and `bias` are `[C]`.
 pub fn group_norm(x: &Tensor, groups: usize, weight: &Tensor, bias: &Tensor, eps: f64) -> Result<Tensor> {
-    let (t, c, h, w) = x.dims4()?;
-    let dtype = x.dtype();
-    let grouped = x.to_dtype(DType::F32)?.reshape((t, groups, c / groups * h, w))?;
-    // axis by axis: one f32 sum over millions of values would lose two digits
-    let mean = |x: &Tensor| x.mean_keepdim(3)?.mean_keepdim(2)?.mean_keepdim(0);
-    let grouped = grouped.broadcast_sub(&mean(&grouped)?)?;
-    let variance = mean(&grouped.sqr()?)?; // [1, groups, 1, 1]
-    let y = grouped.broadcast_div(&(variance + eps)?.sqrt()?)?.reshape((t, c, h, w))?.to_dtype(dtype)?;
-    y.broadcast_mul(&weight.reshape((1, c, 1, 1))?)?.broadcast_add(&bias.reshape((1, c, 1, 1))?)
+    match fast_group_norm(x, groups, (weight, bias), eps, false, None)? {
+        Some(y) => Ok(y),
+        None => plain_group_norm(x, groups, weight, bias, eps),
+    }
 }
 
 /// [`group_norm`], then SiLU.
 pub fn group_norm_silu(x: &Tensor, groups: usize, weight: &Tensor, bias: &Tensor, eps: f64) -> Result<Tensor> {
-    super::act::silu(&group_norm(x, groups, weight, bias, eps)?)
+    match fast_group_norm(x, groups, (weight, bias), eps, true, None)? {
+        Some(y) => Ok(y),
+        None => super::act::silu(&plain_group_norm(x, groups, weight, bias, eps)?),
+    }
 }
 
 /// `silu(group_norm(x) * scale + shift)` of `[T, C, H, W]`, where `scale` and `shift` are maps `[f, C, h, w]` on a coarser
@@ -91,9 +90,124 @@ pub fn spatial_norm_silu(
     shift: &Tensor,
     frames: &[u32],
 ) -> Result<Tensor> {
-    let (_, _, h, w) = x.dims4()?;
-    let frames = Tensor::new(frames, x.device())?;
+    match fast_group_norm(x, groups, (weight, bias), eps, true, Some((scale, shift, frames)))? {
+        Some(y) => Ok(y),
+        None => {
+            let norm = plain_group_norm(x, groups, weight, bias, eps)?;
+            plain_condition(&norm, scale, shift, frames)
+        }
+    }
+}
+
+fn plain_group_norm(x: &Tensor, groups: usize, weight: &Tensor, bias: &Tensor, eps: f64) -> Result<Tensor> {
+    let (t, c, h, w) = x.dims4()?;
+    let dtype = x.dtype();
+    let grouped = x.to_dtype(DType::F32)?.reshape((t, groups, c / groups * h, w))?;
+    // axis by axis: one f32 sum over millions of values would lose two digits
+    let mean = |x: &Tensor| x.mean_keepdim(3)?.mean_keepdim(2)?.mean_keepdim(0);
+    let grouped = grouped.broadcast_sub(&mean(&grouped)?)?;
+    let variance = mean(&grouped.sqr()?)?; // [1, groups, 1, 1]
+    let y = grouped.broadcast_div(&(variance + eps)?.sqrt()?)?.reshape((t, c, h, w))?.to_dtype(dtype)?;
+    y.broadcast_mul(&weight.reshape((1, c, 1, 1))?)?.broadcast_add(&bias.reshape((1, c, 1, 1))?)
+}
+
+fn plain_condition(norm: &Tensor, scale: &Tensor, shift: &Tensor, frames: &[u32]) -> Result<Tensor> {
+    let (_, _, h, w) = norm.dims4()?;
+    let frames = Tensor::new(frames, norm.device())?;
     let enlarged = |map: &Tensor| map.upsample_nearest2d(h, w)?.index_select(&frames, 0);
-    let y = group_norm(x, groups, weight, bias, eps)?.mul(&enlarged(scale)?)?.add(&enlarged(shift)?)?;
-    super::act::silu(&y)
+    super::act::silu(&norm.mul(&enlarged(scale)?)?.add(&enlarged(shift)?)?)
+}
+
+/// The fast version, where the tensors allow it.
+fn fast_group_norm(
+    x: &Tensor,
+    groups: usize,
+    (weight, bias): (&Tensor, &Tensor),
+    eps: f64,
+    silu: bool,
+    condition: Option<(&Tensor, &Tensor, &[u32])>,
+) -> Result<Option<Tensor>> {
+    let (t, c, h, w) = x.dims4()?;
+    let shapes_fit = groups > 0 && c % groups == 0 && weight.dims() == [c] && bias.dims() == [c] && x.elem_count() > 0;
+    if ![x, weight, bias].into_iter().all(cpu::takes) || !shapes_fit {
+        return Ok(None);
+    }
+    let mut tensors = vec![x.contiguous()?, weight.contiguous()?, bias.contiguous()?];
+    let mut size = (1, 1);
+    if let Some((scale, shift, frames)) = condition {
+        let (known, channels, rows, columns) = scale.dims4()?;
+        let whole = rows > 0 && columns > 0 && h % rows == 0 && w % columns == 0;
+        let inside = frames.len() == t && frames.iter().all(|&frame| (frame as usize) < known);
+        if !(cpu::takes(scale) && cpu::takes(shift) && scale.dims() == shift.dims() && channels == c && whole && inside)
+        {
+            return Ok(None);
+        }
+        size = (rows, columns);
+        tensors.extend([scale.contiguous()?, shift.contiguous()?]);
+    }
+    let values = cpu::with_slices(&tensors.iter().collect::<Vec<_>>(), |slices| {
+        let norm = cpu::norm::GroupNorm { groups, weight: slices[1], bias: slices[2], eps, silu };
+        let condition =
+            condition.map(|(_, _, frames)| cpu::norm::Condition { scale: slices[3], shift: slices[4], size, frames });
+        Ok(norm.run(slices[0], (t, c, h, w), condition.as_ref()))
+    })?;
+    Tensor::from_vec(values, (t, c, h, w), x.device()).map(Some)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nn::cpu::simd::on_each_isa;
+    use crate::nn::cpu::tests::{assert_close, random};
+
+    #[test]
+    fn group_norm_equals_its_plain_version() {
+        on_each_isa(|isa| {
+            for (t, c, h, w, groups) in [
+                (1, 4, 1, 1, 2),
+                (3, 8, 5, 7, 4),
+                (2, 6, 33, 47, 1),
+                (1, 16, 96, 144, 8),
+                (13, 8, 3, 2, 8),
+                (2, 2, 300, 301, 1),
+            ] {
+                let (weight, bias) = (random(&[c]), random(&[c, 1]).squeeze(1).unwrap());
+                // A mean far from zero, as activations have it.
+                let x = (random(&[t, c, h, w]) + 3.0).unwrap();
+                let what = format!("{isa:?} {t}x{c}x{h}x{w} in {groups}");
+                let want = plain_group_norm(&x, groups, &weight, &bias, 1e-6).unwrap();
+                assert_close(&what, &group_norm(&x, groups, &weight, &bias, 1e-6).unwrap(), &want, 2e-6);
+                let got = group_norm_silu(&x, groups, &weight, &bias, 1e-6).unwrap();
+                assert_close(&what, &got, &want.silu().unwrap(), 2e-6);
+                let turned = x.transpose(2, 3).unwrap();
+                let want = want.transpose(2, 3).unwrap().contiguous().unwrap();
+                assert_close(&what, &group_norm(&turned, groups, &weight, &bias, 1e-6).unwrap(), &want, 2e-6);
+            }
+        });
+    }
+
+    #[test]
+    fn spatial_norm_equals_its_plain_version() {
+        on_each_isa(|isa| {
+            for (times, (h, w)) in [(1, (3, 5)), (2, (12, 18)), (3, (2, 7)), (4, (3, 9)), (8, (2, 3)), (16, (1, 1))] {
+                let (weight, bias) = (random(&[8]), random(&[8, 1]).squeeze(1).unwrap());
+                let x = random(&[3, 8, h * times, w * times]);
+                let (scale, shift) = (random(&[2, 8, h, w]), random(&[2, 8, w, h]).transpose(2, 3).unwrap());
+                let frames = [0, 1, 1];
+                let norm = plain_group_norm(&x, 4, &weight, &bias, 1e-6).unwrap();
+                let want = plain_condition(&norm, &scale, &shift.contiguous().unwrap(), &frames).unwrap();
+                let got = spatial_norm_silu(&x, 4, &weight, &bias, 1e-6, &scale, &shift, &frames).unwrap();
+                assert_close(&format!("{isa:?} times {times}"), &got, &want, 2e-6);
+            }
+        });
+    }
+
+    #[test]
+    fn sizes_that_do_not_fit_are_errors() {
+        let (weight, x) = (random(&[4]), random(&[1, 4, 6, 6]));
+        let map = random(&[1, 4, 3, 3]);
+        assert!(spatial_norm_silu(&x, 2, &weight, &weight, 1e-6, &map, &map, &[1]).is_err());
+        assert!(spatial_norm_silu(&x, 2, &weight, &weight, 1e-6, &map, &random(&[1, 3, 3, 3]), &[0]).is_err());
+        assert!(group_norm(&x, 2, &random(&[5]), &weight, 1e-6).is_err());
+    }
 }

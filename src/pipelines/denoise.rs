@@ -17,9 +17,10 @@ use crate::schedulers::{Scheduler, Table};
 use crate::timeline::{Blend, BlendMode, ChunkPlan};
 use anyhow::{Context, Result};
 use candle_core::{DType, Device, Tensor};
+use std::ops::Range;
 
-/// Latents of a timeline: frames (with the padding some models need in front), channels, height, width.
-pub type LatentShape = (usize, usize, usize, usize);
+/// Channels, height and width of the latents.
+pub type LatentShape = (usize, usize, usize);
 
 /// Where the noise of a run comes from.
 #[derive(Debug, Clone)]
@@ -33,17 +34,21 @@ pub enum NoiseSource {
 }
 
 impl NoiseSource {
-    fn initial(&self, (f, c, h, w): LatentShape, device: &Device) -> Result<Tensor> {
+    /// Noise of the first step for some absolute latent frames, `[F, C, H, W]`.
+    fn initial(&self, frames: Range<usize>, shape: LatentShape, device: &Device) -> Result<Tensor> {
         Ok(match self {
-            Self::Seeded(noise) => noise.latents(Stream::Initial, 0..f, 0, (c, h, w), device)?,
-            Self::Given { initial, .. } => initial.to_device(device)?,
+            Self::Seeded(noise) => noise.latents(Stream::Initial, frames, 0, shape, device)?,
+            Self::Given { initial, .. } => initial.narrow(0, frames.start, frames.len())?.to_device(device)?,
         })
     }
 
-    fn step(&self, step: usize, (f, c, h, w): LatentShape, device: &Device) -> Result<Tensor> {
+    /// Noise that enters a step.
+    fn step(&self, step: usize, frames: Range<usize>, shape: LatentShape, device: &Device) -> Result<Tensor> {
         match self {
-            Self::Seeded(noise) => Ok(noise.latents(Stream::Step, 0..f, step as u64, (c, h, w), device)?),
-            Self::Given { steps: Some(steps), .. } => Ok(steps.get(step)?.to_device(device)?),
+            Self::Seeded(noise) => Ok(noise.latents(Stream::Step, frames, step as u64, shape, device)?),
+            Self::Given { steps: Some(steps), .. } => {
+                Ok(steps.get(step)?.narrow(0, frames.start, frames.len())?.to_device(device)?)
+            }
             // noise from two sources would be neither run
             Self::Given { steps: None, .. } => {
                 anyhow::bail!("this sampler adds noise at step {step}, and the given noise holds no step_noise")
@@ -66,12 +71,16 @@ pub struct Denoising<'a> {
     pub table: Table,
     pub blend: BlendMode,
     pub noise: &'a NoiseSource,
+    /// The timeline's first frame among all of the video, for noise that does not depend on how a video is cut.
+    pub start: usize,
     pub shape: LatentShape,
     pub device: &'a Device,
     pub stack: &'a mut [Box<dyn AttentionProcessor>],
     pub kernel: Sdpa,
     /// Rows that may share a batch.
     pub micro_batch: usize,
+    /// Which of the video's timelines this is, of how many; for the progress that is told.
+    pub part: (usize, usize),
     /// Work that follows the loop, in steps; for the remaining time that is told.
     pub after: f64,
 }
@@ -80,10 +89,14 @@ pub struct Denoising<'a> {
 pub fn denoise(run: Denoising, observer: &mut dyn Observer) -> Result<Tensor> {
     let Denoising { denoiser, scheduler, plan, texts, uncond, stack, .. } = run;
     let timesteps = scheduler.timesteps().to_vec();
-    let mut timeline = (run.noise.initial(run.shape, run.device)? * scheduler.init_noise_sigma())?;
+    let frames = run.start..run.start + plan.frames;
+    let mut timeline = (run.noise.initial(frames.clone(), run.shape, run.device)? * scheduler.init_noise_sigma())?;
     let mut blend = Blend::new(plan, run.blend);
-    let mut clock = Clock::new(timesteps.len(), run.after);
-    observer.event(&Event::Phase { phase: Phase::Denoise, of: timesteps.len(), what: String::new() })?;
+    let mut clock = Clock::new(timesteps.len(), run.part, run.after);
+    if run.part.0 == 0 {
+        let of = timesteps.len() * run.part.1;
+        observer.event(&Event::Phase { phase: Phase::Denoise, of, what: String::new() })?;
+    }
     for (step, &timestep) in timesteps.iter().enumerate() {
         let pass = Pass { step, steps: timesteps.len(), timestep };
         let scale = run.guidance.scale_in(run.table, step, timesteps.len(), timestep);
@@ -117,7 +130,10 @@ pub fn denoise(run: Denoising, observer: &mut dyn Observer) -> Result<Tensor> {
         }
         let prediction = blend.finish()?;
         check_finite(&prediction, step, "transformer")?;
-        let noise = scheduler.needs_noise(step).then(|| run.noise.step(step, run.shape, run.device)).transpose()?;
+        let noise = scheduler
+            .needs_noise(step)
+            .then(|| run.noise.step(step, frames.clone(), run.shape, run.device))
+            .transpose()?;
         timeline = scheduler.step(step, &prediction, &timeline, noise.as_ref())?;
         check_finite(&timeline, step, "scheduler")?;
         observer.event(&clock.step(step))?;

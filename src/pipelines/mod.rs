@@ -5,4 +5,8 @@
 
 mod decode;
 pub mod denoise;
+mod record;
 mod rows;
+mod text_to_video;
+
+pub use text_to_video::{Outcome, run};

@@ -281,13 +281,8 @@ mod tests {
         Word { text: "knight".into(), positions: positions.iter().map(|list| list.to_vec()).collect() }
     }
 
-    /// What the map should be, from the whole softmax of one row: mean over heads of the columns' sum, for video queries.
     fn dense(toy: &Toy, qkv: &Qkv, row: usize, columns: &[u32]) -> Tensor {
-        let columns: Vec<u32> = columns.iter().map(|column| toy.text_range().start as u32 + column).collect();
-        let columns = Tensor::new(columns, &Device::Cpu).unwrap();
-        let p = dense_probabilities(qkv).narrow(0, row, 1).unwrap().mean(1).unwrap();
-        let p = p.narrow(1, toy.video_range().start, toy.video()).unwrap().contiguous().unwrap();
-        p.index_select(&columns, 2).unwrap().sum(2).unwrap().squeeze(0).unwrap()
+        Tensor::new(dense_map(toy, qkv, row, columns), &Device::Cpu).unwrap()
     }
 
     #[test]

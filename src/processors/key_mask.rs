@@ -7,34 +7,52 @@
 //! The reference implementation runs the whole attention twice under dense masks and blends by the row's mask; each query
 //! needs only one of the two, so here queries and keys are gathered: both calls together cost no more than one attention.
 //!
-//! This control comes after [`super::row_gather::RowGather::kv_sharing`] in the stack, which has put the source's keys and
-//! values in the row's place, and after the recorder. Both halves of the guidance use the masks of the conditional rows:
-//! an unconditional row asks for those of its twin, the conditional row of the same window, prompt and source. Within a
-//! layer the groups with conditional rows go first ([`crate::attention::Hooks::groups`]), so the twin's map holds the
-//! present layer; a wrong order is an error. Masks are kept, as bits, for the rest of the layer only.
+//! This control comes after the one that puts the source's keys and values in the row's place
+//! ([`super::row_gather::RowGather::kv_sharing`], or [`super::kv_bank`]), and after the recorder. Both halves of the
+//! guidance use the masks of the conditional rows: an unconditional row asks for those of its twin, the conditional row of
+//! the same window, prompt and source. Within a layer the groups with conditional rows go first
+//! ([`crate::attention::Hooks::groups`]), so the twin's map holds the present layer; a wrong order is an error.
+//!
+//! Masks are kept, as bits, for the rest of the layer; those of rows whose keys go into a bank also until the end of the
+//! step, for the pass that reads them.
 
 use super::attention_map::AttentionMaps;
-use crate::attention::{AttentionProcessor, AttentionSite, Branch, Guidance, Next, Pass, Qkv, Queries, Site, SiteKind};
+use crate::attention::{
+    AttentionProcessor, AttentionSite, Branch, Guidance, Next, Pass, Qkv, Queries, Reference, Site, SiteKind,
+};
 use candle_core::{Result, Tensor, bail};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
+use std::rc::Rc;
+
+type Bits = Rc<Vec<bool>>;
 
 /// See the module.
 pub struct KeyMask {
     maps: AttentionMaps,
     threshold: f32,
     /// Foreground of conditional rows at the layer named.
-    bits: BTreeMap<usize, Vec<bool>>,
+    bits: BTreeMap<usize, Bits>,
     layer: Option<usize>,
+    /// Foreground of windows whose keys a bank holds, by layer and window, in the step named.
+    banked: Option<HashMap<(usize, usize), Bits>>,
+    step: Option<usize>,
 }
 
 impl KeyMask {
     /// `maps` is the handle of a recorder earlier in the stack; a threshold of 0 makes everything foreground.
     pub fn new(maps: &AttentionMaps, threshold: f64) -> Self {
-        Self { maps: maps.clone(), threshold: threshold as f32, bits: BTreeMap::new(), layer: None }
+        let (maps, threshold) = (maps.clone(), threshold as f32);
+        Self { maps, threshold, bits: BTreeMap::new(), layer: None, banked: None, step: None }
+    }
+
+    /// Beside a bank: the masks of rows without a reference are kept for later passes of the step.
+    pub fn with_bank(mut self) -> Self {
+        self.banked = Some(HashMap::new());
+        self
     }
 
     /// The foreground of a row, from its conditional twin.
-    fn foreground(&mut self, row: usize, site: &AttentionSite) -> Result<Vec<bool>> {
+    fn foreground(&mut self, row: usize, site: &AttentionSite) -> Result<Bits> {
         let Some(twin) = cond_twin(site.branches, row) else {
             bail!("{}: row {row} has no conditional row whose mask it could use", site.path)
         };
@@ -49,9 +67,33 @@ impl KeyMask {
         if map.len() != frames * height * width {
             bail!("{}: an attention map of {} tokens for a grid of {:?}", site.path, map.len(), site.grid)
         }
-        let bits = threshold_frames(&map, height * width, self.threshold);
+        let bits = Rc::new(threshold_frames(&map, height * width, self.threshold));
         self.bits.insert(twin, bits.clone());
         Ok(bits)
+    }
+
+    /// What one row of the batch attends with.
+    fn plan(&mut self, row: usize, branch: &Branch, site: &AttentionSite) -> Result<Plan> {
+        let source = match branch.reference {
+            None => {
+                if self.banked.is_some() && branch.guidance == Guidance::Cond {
+                    let bits = self.foreground(row, site)?;
+                    self.banked.get_or_insert_default().insert((site.layer, branch.window), bits);
+                }
+                return Ok(Plan::Whole);
+            }
+            Some(Reference::Row(reference)) => self.foreground(reference, site)?,
+            Some(Reference::Banked { window }) => {
+                match self.banked.as_ref().and_then(|banked| banked.get(&(site.layer, window))) {
+                    Some(bits) => bits.clone(),
+                    None => bail!("{}: no earlier pass left a mask of window {window}", site.path),
+                }
+            }
+        };
+        let own = self.foreground(row, site)?;
+        // One mask over everything: every query's side holds every key.
+        let whole = |bit| own.iter().chain(source.iter()).all(|&other| other == bit);
+        Ok(if whole(true) || whole(false) { Plan::Whole } else { Plan::Split(own, source) })
     }
 }
 
@@ -70,7 +112,12 @@ fn threshold_frames(map: &[f32], frame: usize, threshold: f32) -> Vec<bool> {
 fn cond_twin(branches: &[Branch], row: usize) -> Option<usize> {
     let role = |branch: &Branch| {
         let place = |branch: &Branch| (branch.window, branch.prompt);
-        (place(branch), branch.reference.and_then(|row| branches.get(row)).map(place))
+        let source = match branch.reference {
+            Some(Reference::Row(row)) => branches.get(row).map(place),
+            Some(Reference::Banked { window }) => Some((window, usize::MAX)), // prompt unknown, and the same for all of them
+            None => None,
+        };
+        (place(branch), source)
     };
     let branch = branches.get(row)?;
     if branch.guidance == Guidance::Cond {
@@ -84,13 +131,16 @@ enum Plan {
     /// All its queries on all keys.
     Whole,
     /// Foreground of the row, foreground of its source.
-    Split(Vec<bool>, Vec<bool>),
+    Split(Bits, Bits),
 }
 
 impl AttentionProcessor for KeyMask {
-    fn begin(&mut self, _pass: &Pass, _branches: &[Branch]) -> Result<()> {
+    fn begin(&mut self, pass: &Pass, _branches: &[Branch]) -> Result<()> {
         self.bits.clear();
         self.layer = None;
+        if self.step.replace(pass.step) != Some(pass.step) {
+            self.banked.iter_mut().for_each(HashMap::clear);
+        }
         Ok(())
     }
 
@@ -100,15 +150,7 @@ impl AttentionProcessor for KeyMask {
         }
         let mut plans = Vec::with_capacity(site.rows.len());
         for (&row, branch) in site.rows.iter().zip(site.batch()) {
-            plans.push(match branch.reference {
-                None => Plan::Whole,
-                Some(reference) => {
-                    let (own, source) = (self.foreground(row, site)?, self.foreground(reference, site)?);
-                    // One mask over everything: every query's side holds every key.
-                    let whole = |bit| own.iter().chain(&source).all(|&other| other == bit);
-                    if whole(true) || whole(false) { Plan::Whole } else { Plan::Split(own, source) }
-                }
-            });
+            plans.push(self.plan(row, branch, site)?);
         }
         if plans.iter().all(|plan| matches!(plan, Plan::Whole)) {
             return next.attend(qkv, site);
@@ -254,6 +296,26 @@ mod tests {
     }
 
     #[test]
+    fn masks_are_made_anew_in_each_layer() {
+        let toy = Toy::default();
+        let (first, second) = (toy.qkv(14, 4), toy.qkv(15, 4));
+        let mean = |row, columns: &[u32]| {
+            let map = |qkv| dense_map(&toy, qkv, row, columns);
+            let mean: Vec<f32> = map(&first).iter().zip(map(&second)).map(|(a, b)| (a + b) / 2.0).collect();
+            threshold_frames(&mean, 6, 0.3)
+        };
+        let (own, source) = (mean(3, &[3]), mean(2, &[0, 1]));
+        assert_ne!(own, dense_mask(&toy, &first, 3, &[3], 0.3));
+        let (branches, mut stack) = (pair(), stack(0.3));
+        let mut hooks = toy.hooks(&branches, &mut stack);
+        hooks.attend(first.clone(), &toy.site(0, &[0, 1, 2, 3])).unwrap();
+        let got = hooks.attend(second.clone(), &toy.site(1, &[0, 1, 2, 3])).unwrap();
+        let of = |x: &Tensor, row| x.narrow(0, row, 1).unwrap();
+        let shared = Qkv { q: of(&second.q, 3), k: of(&second.k, 2), v: of(&second.v, 2), scale: second.scale };
+        assert_near(&of(&got, 3), &dense(&toy, &shared, &own, &source), 2e-6);
+    }
+
+    #[test]
     fn all_foreground_equals_unmasked_sharing() {
         let toy = Toy::default();
         let qkv = toy.qkv(12, 4);
@@ -286,10 +348,10 @@ mod tests {
         let (branches, mut stack) = (pair(), stack(0.3));
         let mut hooks = toy.hooks(&branches, &mut stack);
         let error = hooks.attend(toy.qkv(1, 2), &toy.site(0, &[0, 1])).unwrap_err().to_string();
-        assert!(error.contains("no attention map was recorded for row 3"), "{error}");
+        assert!(error.contains("no attention map was recorded for row 2"), "{error}");
         drop(hooks);
         let error = toy.attend(&toy.qkv(1, 2), &pair()[..2], &mut stack).unwrap_err().to_string();
-        assert!(error.contains("row 1 has no conditional row"), "{error}");
+        assert!(error.contains("row 0 has no conditional row"), "{error}");
     }
 
     #[test]

@@ -1,39 +1,45 @@
-//! A bounded store of keys and values for references that are not in the batch: an earlier chunk of a long video, a first
-//! frame, rows that go through the network in another pass of the same step.
+//! A bounded store of keys and values for references that are not in the batch: windows of a long video that go through
+//! the network one after the other in a step, or frames that everything attends to.
 //!
-//! Rows that meet in one pass need none of this ([`super::row_gather`]). The bank is for the rest: one pass records the
-//! keys and values of chosen layers and frames, a later pass of the same step recalls them, in place of its own (text
-//! included, as DiTCtrl shares) or after its own (frames only, as anchors are attended to). Entries are kept by kind of
-//! site, layer and half of the guidance; a new step starts with an empty bank, and so does a pass that records.
+//! Rows that meet in one pass need none of this ([`super::row_gather`]). The bank is for rows whose reference is
+//! [`Reference::Banked`]: what rows without a reference attend with is put in, by kind of site, layer, half of the guidance
+//! and window; what a reference names is read. Two uses:
+//! - [`Purpose::HandOver`]: DiTCtrl's sharing along a walk over the windows. A reader's whole keys and values, text
+//!   included, are replaced by its source's, and each entry is taken out by its one reader, so the bank never holds much
+//!   more than one window, however many there are.
+//! - [`Purpose::Anchor`]: chosen frames of chosen windows follow a reader's own keys, without text, and stay until the
+//!   step ends.
 //!
-//! The need is computed when the bank is made and refused above the budget; nothing is ever evicted. Banked keys carry
-//! the rotary positions they had in their own window: the reader sees them at those local positions, which is what
-//! DiTCtrl's sharing means. They are not rotated on by the distance between the windows.
+//! The need is computed when the bank is made and refused above the budget; nothing is evicted. A new step starts with an
+//! empty bank. Banked keys carry the rotary positions they had in their own window: the reader sees them at those local
+//! positions, which is what DiTCtrl's sharing means. They are not rotated on by the distance between the windows.
 
 use super::when::Ranges;
-use crate::attention::{AttentionProcessor, AttentionSite, Branch, Guidance, Next, Pass, Qkv, SiteKind};
+use crate::attention::{
+    AttentionProcessor, AttentionSite, Branch, Guidance, Next, Pass, Qkv, Reference, Site, SiteKind,
+};
 use candle_core::{DType, Device, Result, Tensor, bail};
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
 
-/// How banked keys and values meet a row's own.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Recall {
-    /// They replace them; text is banked too.
-    Replace,
-    /// They follow them; text is not banked.
-    Append,
+/// What the bank is for; see the module.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Purpose {
+    HandOver,
+    /// Windows of the plan, and frames of their token grid.
+    Anchor {
+        windows: Ranges,
+        frames: Ranges,
+    },
 }
 
 /// What the bank holds.
 #[derive(Debug, Clone)]
 pub struct BankPlan {
-    pub recall: Recall,
+    pub purpose: Purpose,
     pub layers: Ranges,
-    /// Frames of the token grid.
-    pub frames: Ranges,
-    /// What entries are stored as; the network's own type makes recalling exact.
+    /// What entries are stored as; the network's own type makes reading exact.
     pub dtype: DType,
     /// Where entries are stored.
     pub device: Device,
@@ -41,11 +47,12 @@ pub struct BankPlan {
     pub budget: usize,
 }
 
-/// The network it is for.
+/// The network and the run it is for.
 #[derive(Debug, Clone, Copy)]
 pub struct BankSize {
+    pub windows: usize,
     pub layers: usize,
-    /// Halves of the guidance that are recorded: 1 or 2.
+    /// Halves of the guidance that are computed: 1 or 2.
     pub halves: usize,
     pub heads: usize,
     pub head_dim: usize,
@@ -55,276 +62,282 @@ pub struct BankSize {
 }
 
 impl BankPlan {
-    /// Tokens of one entry.
-    fn tokens(&self, text: usize, (frames, height, width): (usize, usize, usize)) -> usize {
-        let text = if self.recall == Recall::Replace { text } else { 0 };
-        text + self.frames.below(frames).count() * height * width
+    /// Bytes of the keys and values of one row at one site.
+    fn entry(&self, size: &BankSize) -> usize {
+        let (frames, height, width) = size.grid;
+        let tokens = match &self.purpose {
+            Purpose::HandOver => size.text + frames * height * width,
+            Purpose::Anchor { frames: kept, .. } => kept.below(frames).count() * height * width,
+        };
+        2 * tokens * size.heads * size.head_dim * self.dtype.size_in_bytes()
     }
 
-    /// Bytes of the full bank.
+    /// Bytes between two passes of a step.
     pub fn bytes(&self, size: &BankSize) -> usize {
-        let entries = 2 * self.layers.below(size.layers).count() * size.halves; // keys and values
-        entries * self.tokens(size.text, size.grid) * size.heads * size.head_dim * self.dtype.size_in_bytes()
+        let windows = match &self.purpose {
+            Purpose::HandOver => 1,
+            Purpose::Anchor { windows, .. } => windows.below(size.windows).count(),
+        };
+        windows * self.layers.below(size.layers).count() * size.halves * self.entry(size)
+    }
+
+    /// Most bytes at any time: at a layer, a window may put its entries in before its predecessor's are taken out.
+    pub fn peak(&self, size: &BankSize) -> usize {
+        let waiting = if self.purpose == Purpose::HandOver { size.halves * self.entry(size) } else { 0 };
+        self.bytes(size) + waiting
     }
 }
 
-/// What the bank does in a pass.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Access {
-    #[default]
-    Off,
-    Record,
-    Recall,
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct Key {
+    kind: SiteKind,
+    layer: usize,
+    guidance: Guidance,
+    window: usize,
 }
-
-type Key = (SiteKind, usize, Guidance);
 
 #[derive(Debug)]
 struct State {
     plan: BankPlan,
-    planned: usize,
-    access: Access,
+    peak: usize,
+    held: usize,
     step: Option<usize>,
     entries: HashMap<Key, (Tensor, Tensor)>, // each [1, N, L, D]
 }
 
-/// The bank and its processor in one. Clones share: one goes into the stack, the pipeline keeps another.
+/// The bank and its control in one. Clones share: one goes into the stack, in the place of
+/// [`super::row_gather::RowGather`]; another may be kept to ask what it holds.
 #[derive(Debug, Clone)]
 pub struct KvBank(Rc<RefCell<State>>);
 
 impl KvBank {
     /// # Errors
-    /// When the full bank would not fit into the budget; the message has both numbers.
+    /// When the bank could outgrow its budget; the message has both numbers.
     pub fn new(plan: BankPlan, size: &BankSize) -> Result<Self> {
-        let planned = plan.bytes(size);
-        if planned > plan.budget {
+        let peak = plan.peak(size);
+        if peak > plan.budget {
             let layers = plan.layers.below(size.layers).count();
             bail!(
-                "keys and values of {layers} layers need {planned} bytes, more than the {} allowed: choose fewer layers or frames",
+                "shared keys and values of {layers} layers need {peak} bytes, {} are allowed: share fewer layers",
                 plan.budget
             )
         }
-        let state = State { plan, planned, access: Access::Off, step: None, entries: HashMap::new() };
-        Ok(Self(Rc::new(RefCell::new(state))))
-    }
-
-    /// What the following passes do; to be said before their hooks are made.
-    pub fn set(&self, access: Access) {
-        self.0.borrow_mut().access = access;
-    }
-
-    /// Bytes of the full bank.
-    pub fn planned(&self) -> usize {
-        self.0.borrow().planned
+        Ok(Self(Rc::new(RefCell::new(State { plan, peak, held: 0, step: None, entries: HashMap::new() }))))
     }
 
     /// Bytes held now.
     pub fn held(&self) -> usize {
-        self.0.borrow().held()
-    }
-
-    pub fn clear(&self) {
-        self.0.borrow_mut().entries.clear();
+        self.0.borrow().held
     }
 }
 
 impl State {
-    fn held(&self) -> usize {
-        let bytes = |x: &Tensor| x.elem_count() * x.dtype().size_in_bytes();
-        self.entries.values().map(|(k, v)| bytes(k) + bytes(v)).sum()
+    fn key(site: &AttentionSite, guidance: Guidance, window: usize) -> Key {
+        Key { kind: site.kind, layer: site.layer, guidance, window }
     }
 
-    fn record(&mut self, qkv: &Qkv, site: &AttentionSite) -> Result<()> {
-        let (frames, height, width) = site.grid;
-        let keys = site.video_keys(qkv.k.dim(2)?)?;
-        if keys.len() != frames * height * width {
-            bail!("{}: {} video keys are no grid of {:?}", site.path, keys.len(), site.grid)
-        }
-        let text = if self.plan.recall == Recall::Replace { site.text.clone() } else { 0..0 };
-        let video = self.plan.frames.below(frames).flat_map(|frame| {
-            let start = keys.start + frame * height * width;
-            start..start + height * width
-        });
-        let tokens: Vec<u32> = text.chain(video).map(|token| token as u32).collect();
-        let tokens = Tensor::new(tokens, qkv.k.device())?;
-        for (index, branch) in site.batch().enumerate() {
-            let take = |x: &Tensor| {
-                let x = x.narrow(0, index, 1)?.contiguous()?.index_select(&tokens, 2)?;
-                x.to_dtype(self.plan.dtype)?.to_device(&self.plan.device)
+    /// Puts in what a row attends with, if it is to be kept.
+    fn put(&mut self, qkv: &Qkv, index: usize, branch: &Branch, site: &AttentionSite) -> Result<()> {
+        let take = |x: &Tensor| {
+            let own = x.narrow(0, index, 1)?;
+            let kept = match &self.plan.purpose {
+                Purpose::HandOver => own,
+                Purpose::Anchor { windows, .. } if !windows.contains(branch.window) => return Ok(None),
+                Purpose::Anchor { frames: kept, .. } => {
+                    let (frames, height, width) = site.grid;
+                    let keys = site.video_keys(x.dim(2)?)?;
+                    if keys.len() != frames * height * width {
+                        bail!("{}: {} video keys are no grid of {:?}", site.path, keys.len(), site.grid)
+                    }
+                    let frame = |frame: usize| own.narrow(2, keys.start + frame * height * width, height * width);
+                    Tensor::cat(&kept.below(frames).map(frame).collect::<Result<Vec<_>>>()?, 2)?
+                }
             };
-            let entry = (take(&qkv.k)?, take(&qkv.v)?);
-            if self.entries.insert((site.kind, site.layer, branch.guidance), entry).is_some() {
-                bail!("{}: two rows of one half of the guidance for one place in the bank", site.path)
-            }
-        }
-        if self.held() > self.planned {
-            bail!("{}: the bank holds {} bytes, {} were planned", site.path, self.held(), self.planned)
-        }
-        Ok(())
-    }
-
-    fn recall(&self, qkv: Qkv, site: &AttentionSite) -> Result<Qkv> {
-        let (mut keys, mut values) = (Vec::new(), Vec::new());
-        for branch in site.batch() {
-            let Some((k, v)) = self.entries.get(&(site.kind, site.layer, branch.guidance)) else {
-                bail!("{}: the bank has nothing of layer {} for {:?}", site.path, site.layer, branch.guidance)
-            };
-            keys.push(k);
-            values.push(v);
-        }
-        let gather = |entries: &[&Tensor], own: &Tensor| {
-            let banked = Tensor::cat(entries, 0)?.to_device(own.device())?.to_dtype(own.dtype())?;
-            match self.plan.recall {
-                Recall::Replace => Ok(banked),
-                Recall::Append => Tensor::cat(&[own, &banked], 2),
-            }
+            // A copy in any case: a view would keep the whole batch alive.
+            let kept = kept.to_dtype(self.plan.dtype)?.to_device(&self.plan.device)?;
+            Ok(Some(kept.force_contiguous()?))
         };
-        Ok(Qkv { k: gather(&keys, &qkv.k)?, v: gather(&values, &qkv.v)?, ..qkv })
+        let (Some(k), Some(v)) = (take(&qkv.k)?, take(&qkv.v)?) else { return Ok(()) };
+        self.held += bytes(&k) + bytes(&v);
+        if self.held > self.peak {
+            bail!("{}: the bank would hold {} bytes, {} were planned", site.path, self.held, self.peak)
+        }
+        match self.entries.insert(Self::key(site, branch.guidance, branch.window), (k, v)) {
+            Some(_) => bail!("{}: window {} has two rows for one place in the bank", site.path, branch.window),
+            None => Ok(()),
+        }
     }
+
+    /// What a row that refers to `window` is to attend with, in place of or after its own `k` and `v`, each `[1, N, L, D]`.
+    fn read(&mut self, own: Qkv, branch: &Branch, window: usize, site: &AttentionSite) -> Result<Qkv> {
+        let key = Self::key(site, branch.guidance, window);
+        let entry = match self.plan.purpose {
+            Purpose::HandOver => self.entries.remove(&key),
+            Purpose::Anchor { .. } => self.entries.get(&key).cloned(),
+        };
+        let Some((k, v)) = entry else {
+            bail!("{}: the bank has nothing of window {window} for {:?}", site.path, branch.guidance)
+        };
+        let back = |x: &Tensor, own: &Tensor| x.to_device(own.device())?.to_dtype(own.dtype());
+        let (banked_k, banked_v) = (back(&k, &own.k)?, back(&v, &own.v)?);
+        if self.plan.purpose == Purpose::HandOver {
+            self.held -= bytes(&k) + bytes(&v);
+            return Ok(Qkv { k: banked_k, v: banked_v, ..own });
+        }
+        Ok(Qkv { k: Tensor::cat(&[&own.k, &banked_k], 2)?, v: Tensor::cat(&[&own.v, &banked_v], 2)?, ..own })
+    }
+}
+
+fn bytes(x: &Tensor) -> usize {
+    x.elem_count() * x.dtype().size_in_bytes()
 }
 
 impl AttentionProcessor for KvBank {
     fn begin(&mut self, pass: &Pass, _branches: &[Branch]) -> Result<()> {
         let mut state = self.0.borrow_mut();
-        if state.step.replace(pass.step) != Some(pass.step) || state.access == Access::Record {
+        if state.step.replace(pass.step) != Some(pass.step) {
             state.entries.clear();
+            state.held = 0;
         }
         Ok(())
     }
 
     fn attend(&mut self, qkv: Qkv, site: &AttentionSite, next: &mut Next) -> Result<Tensor> {
-        let mut state = self.0.borrow_mut();
-        if state.access == Access::Off || !state.plan.layers.contains(site.layer) {
-            drop(state);
+        if !self.0.borrow().plan.layers.contains(site.layer) {
             return next.attend(qkv, site);
         }
         if site.rows_per_branch != 1 || (!site.text.is_empty() && site.text.start != 0) {
             bail!("{}: the bank is for sites with one row per branch and the text in front", site.path)
         }
-        let qkv = match state.access {
-            Access::Recall => state.recall(qkv, site)?,
-            _ => {
-                state.record(&qkv, site)?;
-                qkv
-            }
-        };
-        drop(state);
-        next.attend(qkv, site)
+        let mut parts = Vec::with_capacity(site.rows.len());
+        let mut read = false;
+        for (index, branch) in site.batch().enumerate() {
+            let narrow = |x: &Tensor| x.narrow(0, index, 1);
+            let own = Qkv { q: narrow(&qkv.q)?, k: narrow(&qkv.k)?, v: narrow(&qkv.v)?, scale: qkv.scale };
+            let mut state = self.0.borrow_mut();
+            parts.push(match branch.reference {
+                Some(Reference::Banked { window }) => {
+                    read = true;
+                    state.read(own, branch, window, site)?
+                }
+                Some(Reference::Row(_)) => own,
+                None => {
+                    state.put(&qkv, index, branch, site)?;
+                    own
+                }
+            });
+        }
+        if !read {
+            return next.attend(qkv, site);
+        }
+        let mut done = Vec::with_capacity(parts.len());
+        for (index, part) in parts.into_iter().enumerate() {
+            let alone = Site { rows: &site.rows[index..=index], ..site.site.clone() };
+            done.push(next.attend(part, &AttentionSite { site: &alone, ..*site })?);
+        }
+        Tensor::cat(&done, 0)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::row_gather::RowGather;
     use super::super::testing::*;
-    use super::super::when::When;
     use super::*;
     use crate::attention::Guidance::{Cond, Uncond};
 
-    fn size(toy: &Toy) -> BankSize {
+    fn plan(purpose: Purpose, layers: &str, dtype: DType, budget: usize) -> BankPlan {
+        BankPlan { purpose, layers: layers.parse().unwrap(), dtype, device: Device::Cpu, budget }
+    }
+
+    fn anchor(windows: &str, frames: &str) -> Purpose {
+        Purpose::Anchor { windows: windows.parse().unwrap(), frames: frames.parse().unwrap() }
+    }
+
+    fn size(toy: &Toy, windows: usize) -> BankSize {
         let Toy { layers, heads, width, text, grid, .. } = *toy;
-        BankSize { layers, halves: 2, heads, head_dim: width, text, grid }
+        BankSize { windows, layers, halves: 2, heads, head_dim: width, text, grid }
     }
 
-    fn bank(toy: &Toy, recall: Recall, layers: &str, frames: &str, dtype: DType) -> KvBank {
-        let (layers, frames) = (layers.parse().unwrap(), frames.parse().unwrap());
-        let plan = BankPlan { recall, layers, frames, dtype, device: Device::Cpu, budget: 1 << 20 };
-        KvBank::new(plan, &size(toy)).unwrap()
-    }
-
-    fn halves(window: usize) -> [Branch; 2] {
-        [branch(Uncond, window, window, None), branch(Cond, window, window, None)]
+    fn halves(window: usize, source: Option<usize>) -> [Branch; 2] {
+        let reference = source.map(|window| Reference::Banked { window });
+        [Uncond, Cond].map(|half| Branch { reference, ..branch(half, window, window, None) })
     }
 
     #[test]
-    fn sharing_through_the_bank_equals_sharing_in_the_batch() {
+    fn anchors_are_keys_after_a_rows_own_and_stay() {
         let toy = Toy::default();
-        let rows = toy.rows(31, 4); // uncond source, cond source, uncond target, cond target
-        let mut met = [halves(0), halves(1)].concat();
-        (met[2].reference, met[3].reference) = (Some(0), Some(1));
-        let share = When::new(Ranges::all(), "2-3".parse().unwrap(), &[], RowGather::kv_sharing());
-        let together = toy.forward(pass(0), &rows, &met, Vec::new(), &mut [boxed(share)]).unwrap();
-
-        let bank = bank(&toy, Recall::Replace, "2-3", "all", DType::F32);
-        let mut stack = [boxed(bank.clone())];
-        bank.set(Access::Record);
-        let source = toy.forward(pass(0), &rows[..2], &halves(0), Vec::new(), &mut stack).unwrap();
-        assert_eq!(bank.held(), bank.planned());
-        bank.set(Access::Recall);
-        let target = toy.forward(pass(0), &rows[2..], &halves(1), Vec::new(), &mut stack).unwrap();
-        for (got, expected) in source.iter().chain(&target).zip(&together) {
-            assert_near(got, expected, 1e-5);
-        }
-        bank.set(Access::Off);
-        let plain = toy.forward(pass(0), &rows[2..], &halves(1), Vec::new(), &mut stack).unwrap();
-        assert!(distance(&plain[0], &target[0]) > 1e-2);
-    }
-
-    #[test]
-    fn appended_frames_are_keys_after_a_rows_own() {
-        let toy = Toy::default();
-        let bank = bank(&toy, Recall::Append, "0", "0,2", DType::F32);
+        let bank = KvBank::new(plan(anchor("0", "0,2"), "0", DType::F32, 1 << 20), &size(&toy, 3)).unwrap();
         let mut stack = [boxed(bank.clone())];
         let (first, second) = (toy.qkv(1, 2), toy.qkv(2, 2));
-        bank.set(Access::Record);
-        assert_same(&toy.attend(&first, &halves(0), &mut stack).unwrap(), &toy.plain(&first));
-        bank.set(Access::Recall);
-        let got = toy.attend(&second, &halves(1), &mut stack).unwrap();
-        let with = |own: &Tensor, x: &Tensor| {
-            let frame = |frame: usize| x.narrow(2, 5 + 6 * frame, 6).unwrap();
-            Tensor::cat(&[own, &frame(0), &frame(2)], 2).unwrap()
-        };
-        let expected = Qkv { k: with(&second.k, &first.k), v: with(&second.v, &first.v), ..second };
-        assert_same(&got, &toy.plain(&expected));
-        assert_eq!(bank.held(), bank.planned());
+        assert_same(&toy.attend(&first, &halves(0, None), &mut stack).unwrap(), &toy.plain(&first));
+        let frame = |x: &Tensor, frame: usize| x.narrow(2, 5 + 6 * frame, 6).unwrap();
+        let with = |own: &Tensor, x: &Tensor| Tensor::cat(&[own, &frame(x, 0), &frame(x, 2)], 2).unwrap();
+        let expected = Qkv { k: with(&second.k, &first.k), v: with(&second.v, &first.v), ..second.clone() };
+        for _ in 0..2 {
+            let got = toy.attend(&second, &halves(1, Some(0)), &mut stack).unwrap();
+            assert_near(&got, &toy.plain(&expected), 1e-6);
+            assert_same(&toy.attend(&second, &halves(1, None), &mut stack).unwrap(), &toy.plain(&second));
+        }
+        assert_eq!(bank.held(), 2 * 2 * 12 * 16 * 4); // keys and values, halves, tokens, heads x width, bytes
+    }
+
+    #[test]
+    fn a_handed_over_entry_is_read_once() {
+        let toy = Toy::default();
+        let bank = KvBank::new(plan(Purpose::HandOver, "0", DType::F32, 1 << 20), &size(&toy, 3)).unwrap();
+        let mut stack = [boxed(bank.clone())];
+        let (first, second) = (toy.qkv(1, 2), toy.qkv(2, 2));
+        toy.attend(&first, &halves(0, None), &mut stack).unwrap();
+        assert!(bank.held() > 0);
+        let got = toy.attend(&second, &halves(1, Some(0)), &mut stack).unwrap();
+        assert_near(&got, &toy.plain(&Qkv { q: second.q.clone(), ..first }), 1e-6);
+        assert_eq!(bank.held(), 0);
+        let error = toy.attend(&second, &halves(1, Some(0)), &mut stack).unwrap_err().to_string();
+        assert!(error.contains("toy: the bank has nothing of window 0 for Uncond"), "{error}");
     }
 
     #[test]
     fn planned_bytes_are_held_bytes_and_the_budget_is_kept() {
         let toy = Toy::default();
-        let of = |recall, layers, frames, dtype| bank(&toy, recall, layers, frames, dtype).planned();
-        // keys and values, layers, halves, tokens, heads x width, bytes
-        assert_eq!(of(Recall::Replace, "1-2", "all", DType::F32), 2 * 2 * 2 * 23 * 16 * 4);
-        assert_eq!(of(Recall::Append, "1-", "0", DType::BF16), 2 * 3 * 2 * 6 * 16 * 2);
-        let plan = |budget| BankPlan {
-            recall: Recall::Replace,
-            layers: Ranges::all(),
-            frames: Ranges::all(),
-            dtype: DType::BF16,
-            device: Device::Cpu,
-            budget,
-        };
-        let need = 2 * 4 * 2 * 23 * 16 * 2;
-        assert!(KvBank::new(plan(need), &size(&toy)).is_ok());
-        let error = KvBank::new(plan(need - 1), &size(&toy)).unwrap_err().to_string();
-        assert!(error.contains(&format!("need {need} bytes, more than the {} allowed", need - 1)), "{error}");
-
-        let bank = KvBank::new(plan(need), &size(&toy)).unwrap();
-        bank.set(Access::Record);
-        let rows = toy.rows(1, 2);
-        toy.forward(pass(0), &rows, &halves(0), Vec::new(), &mut [boxed(bank.clone())]).unwrap();
-        assert_eq!(bank.held(), need);
-        bank.clear();
-        assert_eq!(bank.held(), 0);
+        for (purpose, layers, dtype, rows, need) in [
+            // keys and values, layers, halves, tokens, heads x width, bytes
+            (Purpose::HandOver, "1-2", DType::F32, 1, 2 * 2 * 2 * 23 * 16 * 4),
+            (Purpose::HandOver, "all", DType::BF16, 1, 2 * 4 * 2 * 23 * 16 * 2),
+            (anchor("0,2-5", "1-"), "3", DType::BF16, 3, 2 * 2 * 2 * 12 * 16 * 2),
+        ] {
+            let size = size(&toy, 3);
+            let plan = plan(purpose, layers, dtype, 1 << 20);
+            assert_eq!(plan.bytes(&size), need);
+            let bank = KvBank::new(plan.clone(), &size).unwrap();
+            for window in 0..rows {
+                let state = toy.rows(window as u64, 2);
+                toy.forward(pass(0), &state, &halves(window, None), vec![], &mut [boxed(bank.clone())]).unwrap();
+            }
+            assert_eq!(bank.held(), need);
+            let peak = plan.peak(&size);
+            assert!(KvBank::new(BankPlan { budget: peak, ..plan.clone() }, &size).is_ok());
+            let error = KvBank::new(BankPlan { budget: peak - 1, ..plan }, &size).unwrap_err().to_string();
+            assert!(error.contains(&format!("need {peak} bytes, {} are allowed", peak - 1)), "{error}");
+        }
     }
 
     #[test]
-    fn a_new_step_starts_empty() {
+    fn a_new_step_starts_empty_and_plans_are_held_to() {
         let toy = Toy::default();
-        let bank = bank(&toy, Recall::Replace, "1", "all", DType::BF16);
+        let bank = KvBank::new(plan(Purpose::HandOver, "1-2", DType::BF16, 1 << 20), &size(&toy, 2)).unwrap();
         let (mut stack, rows) = ([boxed(bank.clone())], toy.rows(1, 2));
-        bank.set(Access::Record);
-        for _ in 0..2 {
-            toy.forward(pass(4), &rows, &halves(0), Vec::new(), &mut stack).unwrap();
-            assert_eq!(bank.held(), bank.planned());
-        }
-        bank.set(Access::Recall);
-        toy.forward(pass(4), &rows, &halves(1), Vec::new(), &mut stack).unwrap();
-        let error = toy.forward(pass(5), &rows, &halves(1), Vec::new(), &mut stack).unwrap_err().to_string();
-        assert!(error.contains("the bank has nothing of layer 1"), "{error}");
-        bank.set(Access::Record);
-        let same = [branch(Cond, 0, 0, None), branch(Cond, 1, 1, None)];
-        let error = toy.forward(pass(5), &rows, &same, Vec::new(), &mut stack).unwrap_err().to_string();
-        assert!(error.contains("two rows of one half"), "{error}");
+        let mut run = |step, branches: &[Branch]| {
+            toy.forward(pass(step), &rows, branches, Vec::new(), &mut stack).map_err(|error| error.to_string())
+        };
+        run(4, &halves(0, None)).unwrap();
+        run(4, &halves(1, Some(0))).unwrap();
+        run(4, &halves(1, None)).unwrap();
+        let error = run(5, &halves(2, Some(1))).unwrap_err();
+        assert!(error.contains("the bank has nothing of window 1"), "{error}");
+        let error = run(6, &[branch(Cond, 0, 0, None), branch(Cond, 0, 1, None)]).unwrap_err();
+        assert!(error.contains("window 0 has two rows for one place"), "{error}");
+        run(7, &halves(0, None)).unwrap();
+        let error = run(7, &halves(1, None)).unwrap_err(); // nobody took window 0 out
+        assert!(error.contains("were planned"), "{error}");
     }
 }

@@ -2,13 +2,13 @@
 
 use super::attention_map::{AttentionMap, AttentionMaps, Word};
 use super::testing::*;
-use super::{KeyMask, Ranges, Reweight, RowGather, When};
+use super::{BankPlan, BankSize, KeyMask, KvBank, Purpose, Ranges, Reweight, RowGather, When};
 use crate::attention::Guidance::{Cond, Uncond};
 use crate::attention::{
-    AttentionProcessor, AttentionSite, Branch, Fork, Guidance, Hooks, Pass, Qkv, Queries, Site, SiteKind,
+    AttentionProcessor, AttentionSite, Branch, Fork, Guidance, Hooks, Pass, Qkv, Queries, Reference, Site, SiteKind,
 };
 use crate::nn::sdpa::Sdpa;
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
@@ -24,13 +24,18 @@ fn knight(prompts: usize) -> Vec<Word> {
 
 /// DiTCtrl's stack: sharing in some steps and layers, mask-guided where a threshold is given.
 fn ditctrl(steps: &str, layers: &str, threshold: Option<f64>) -> Stack {
+    ditctrl_through(steps, layers, threshold, None)
+}
+
+fn ditctrl_through(steps: &str, layers: &str, threshold: Option<f64>, bank: Option<&KvBank>) -> Stack {
     let when =
         |control: Box<dyn AttentionProcessor>| boxed(When::new_boxed(ranges(steps), ranges(layers), &[], control));
-    let share = when(boxed(RowGather::kv_sharing()));
+    let share = when(bank.map_or(boxed(RowGather::kv_sharing()), |bank| boxed(bank.clone())));
     let Some(threshold) = threshold else { return vec![share] };
     let maps = AttentionMaps::default();
     let recorder = When::new(ranges(steps), ranges(layers).filled(), &[], AttentionMap::new(&maps, knight(10)));
-    vec![boxed(recorder), share, when(boxed(KeyMask::new(&maps, threshold)))]
+    let mask = KeyMask::new(&maps, threshold);
+    vec![boxed(recorder), share, when(boxed(if bank.is_some() { mask.with_bank() } else { mask }))]
 }
 
 fn windows(count: usize) -> Vec<Branch> {
@@ -136,6 +141,53 @@ fn the_de_duplicated_schedule_equals_the_pair_loop() {
     }
 }
 
+/// The same with the windows one after the other, keys and values handed over by a bank that holds those of one window.
+#[test]
+fn a_walk_over_the_windows_equals_the_pair_loop() {
+    for count in 2..=5 {
+        for (steps, layers, threshold) in
+            [("2-4", "2-3", None), ("3", "0,2", None), ("all", "3", Some(0.3)), ("3-", "0-2", Some(0.5))]
+        {
+            let toy = Toy { text: 4, grid: (3, 2, 2), ..Toy::default() };
+            let rows = toy.rows(count as u64, 2 * count);
+            let expected = pair_loop(&toy, &pass(3), &rows, &mut ditctrl(steps, layers, threshold));
+            let plan = BankPlan {
+                purpose: Purpose::HandOver,
+                layers: ranges(layers),
+                dtype: DType::F32,
+                device: Device::Cpu,
+                budget: 1 << 20,
+            };
+            let (layer, Toy { layers: depth, heads, width: head_dim, text, grid, .. }) =
+                (plan.layers.first().unwrap(), toy.clone());
+            let size = BankSize { windows: count, layers: depth, halves: 2, heads, head_dim, text, grid };
+            let bank = KvBank::new(plan.clone(), &size).unwrap();
+            let mut stack = ditctrl_through(steps, layers, threshold, Some(&bank));
+            let mut results = Vec::new();
+            for window in 0..count {
+                let start = [Uncond, Cond].map(|half| branch(half, window, window, None));
+                let state = [rows[window].clone(), rows[count + window].clone()];
+                let mut forked: Vec<(usize, Branch)> = Vec::new();
+                for (row, plain) in start.iter().enumerate() {
+                    let reference = window.checked_sub(1).map(|window| Reference::Banked { window });
+                    forked.extend((window + 1 < count).then(|| (row, plain.clone())));
+                    forked.extend(reference.map(|_| (row, Branch { reference, ..plain.clone() })));
+                }
+                let forks = vec![Fork { layer, rows: forked.clone() }];
+                let out = toy.forward(pass(3), &state, &start, forks, &mut stack).unwrap();
+                let keys = forked.into_iter().map(|(_, b)| (b.guidance, b.window, b.reference.is_some()));
+                results.extend(keys.zip(out));
+                assert_eq!(bank.held(), if window + 1 < count { plan.bytes(&size) } else { 0 });
+            }
+            assert_eq!(results.len(), expected.len());
+            for (guidance, window, shared, expected) in expected {
+                let (_, got) = results.iter().find(|(key, _)| *key == (guidance, window, shared)).unwrap();
+                assert_near(got, &expected, 1e-5);
+            }
+        }
+    }
+}
+
 /// 2 halves x (l0 S + (layers - l0) 2 (S - 1)) rows pass a layer in a sharing step, spec/ditctrl.md 10.3.
 #[test]
 fn a_sharing_step_costs_what_the_closed_formula_says() {
@@ -195,7 +247,7 @@ fn the_halves_in_two_passes_equal_one_pass() {
     let rows = toy.rows(5, 4);
     let pair = |half| [branch(half, 0, 0, None), branch(half, 1, 1, Some(0))];
     let mut both = [pair(Uncond), pair(Cond)].concat();
-    both[3].reference = Some(2);
+    both[3].reference = Some(Reference::Row(2));
     let together = toy.forward(pass(0), &rows, &both, Vec::new(), &mut ditctrl("all", "1-2", None)).unwrap();
     for (half, start) in [(Uncond, 0), (Cond, 2)] {
         let mut stack = ditctrl("all", "1-2", None);

@@ -8,7 +8,7 @@
 //! | [`attention_map`] | records a few columns or regions of the probabilities |
 //! | [`reweight`] | scales what words contribute, after the softmax |
 //! | [`window`] | attention in overlapping windows of frames, fused |
-//! | [`kv_bank`] | keys and values of rows that are not in the batch |
+//! | [`kv_bank`] | keys and values of rows that are not in the batch: windows one after the other, anchor frames |
 //! | [`when`] | any of these at chosen steps, layers and kinds of site |
 //!
 //! [`registry`] names those that a user can ask for, [`spec`] reads `--attn-proc`, [`stack`] makes the stack of a run.
@@ -34,11 +34,11 @@ mod testing;
 
 pub use attention_map::{AttentionMap, AttentionMaps};
 pub use key_mask::KeyMask;
-pub use kv_bank::KvBank;
+pub use kv_bank::{BankPlan, BankSize, KvBank, Purpose};
 pub use registry::list;
 pub use reweight::Reweight;
 pub use row_gather::RowGather;
 pub use spec::{Control, Spec, parse};
-pub use stack::{Stack, build};
+pub use stack::{Setting, Stack, build};
 pub use when::{Ranges, When};
 pub use window::Window;

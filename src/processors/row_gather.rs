@@ -10,10 +10,10 @@
 //! - Cross-frame attention (Text2Video-Zero): each frame takes the keys and values of the first or the previous frame of
 //!   its own branch.
 //!
-//! Which row refers to which is said by [`Branch::reference`](crate::attention::Branch::reference); which half of the
+//! References to rows of other passes are the business of [`super::kv_bank`]. Which row refers to which is said by [`Branch::reference`](crate::attention::Branch::reference); which half of the
 //! guidance meets which is thereby the planner's choice. Nothing is kept between layers.
 
-use crate::attention::{AttentionProcessor, AttentionSite, Guidance, Next, Qkv, SiteKind};
+use crate::attention::{AttentionProcessor, AttentionSite, Guidance, Next, Qkv, Reference, SiteKind};
 use candle_core::{Result, Tensor, bail};
 
 /// The frame whose keys and values every frame takes.
@@ -69,7 +69,16 @@ impl RowGather {
         for (index, branch) in site.batch().enumerate() {
             let (from, frame) = match self.source {
                 Source::Reference(half) => match branch.reference {
-                    Some(row) if half.is_none_or(|half| half == branch.guidance) => match site.reference_of(branch) {
+                    Some(Reference::Banked { window }) => {
+                        bail!(
+                            "{}: row {} refers to a bank for window {window}, and there is none",
+                            site.path,
+                            site.rows[index]
+                        )
+                    }
+                    Some(Reference::Row(row)) if half.is_none_or(|half| half == branch.guidance) => match site
+                        .reference_of(branch)
+                    {
                         Some(reference) => (reference, None),
                         None => bail!("{}: row {} refers to row {row}, not in its batch", site.path, site.rows[index]),
                     },

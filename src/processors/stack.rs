@@ -5,10 +5,11 @@
 
 use super::attention_map::{AttentionMap, AttentionMaps, Kept, Word};
 use super::key_mask::KeyMask;
+use super::kv_bank::KvBank;
 use super::reweight::Reweight;
 use super::row_gather::RowGather;
 use super::spec::{Control, Spec};
-use super::when::When;
+use super::when::{Ranges, When};
 use super::window::Window;
 use crate::attention::AttentionProcessor;
 use anyhow::{Result, bail};
@@ -29,12 +30,24 @@ impl Stack {
     }
 }
 
-/// Makes the stack of some specifications. `positions` finds a word's tokens in the text of each conditioning of the plan.
+/// What a stack needs beside its specifications.
+pub trait Setting {
+    /// The tokens of a word in the text of each conditioning of the plan.
+    fn positions(&self, word: &str) -> Result<Vec<Vec<u32>>>;
+
+    /// The bank that K/V sharing in these layers goes through, where the rows of a plan refer to
+    /// [`crate::attention::Reference::Banked`] windows; none where they refer to rows.
+    fn bank(&self, _layers: &Ranges) -> Result<Option<KvBank>> {
+        Ok(None)
+    }
+}
+
+/// Makes the stack of some specifications.
 ///
 /// # Errors
-/// Those of `positions`, and controls in an order that would not do what they say.
-pub fn build(specs: &[Spec], positions: &dyn Fn(&str) -> Result<Vec<Vec<u32>>>) -> Result<Stack> {
-    let word = |text: &String| Ok(Word { text: text.clone(), positions: positions(text)? });
+/// Those of the setting, and controls in an order that would not do what they say.
+pub fn build(specs: &[Spec], setting: &dyn Setting) -> Result<Stack> {
+    let word = |text: &String| Ok(Word { text: text.clone(), positions: setting.positions(text)? });
     let words = |texts: &[String]| texts.iter().map(word).collect::<Result<Vec<_>>>();
     let (mut recorders, mut controls) = (Vec::new(), Vec::new());
     let mut maps = Vec::new();
@@ -51,12 +64,18 @@ pub fn build(specs: &[Spec], positions: &dyn Fn(&str) -> Result<Vec<Vec<u32>>>) 
             |control: Box<dyn AttentionProcessor>| boxed(When::new_boxed(steps(), layers(), entry.sites, control));
         match &spec.control {
             Control::KvShare { subject, threshold } => {
-                controls.push(here(Box::new(RowGather::kv_sharing())));
+                let bank = setting.bank(&spec.layers)?;
+                let banked = bank.is_some();
+                controls.push(match bank {
+                    Some(bank) => here(Box::new(bank)),
+                    None => here(Box::new(RowGather::kv_sharing())),
+                });
                 if !subject.is_empty() {
                     let maps = AttentionMaps::default();
                     let recorder = AttentionMap::new(&maps, words(subject)?);
                     recorders.push(boxed(When::new(steps(), layers().filled(), entry.sites, recorder)));
-                    controls.push(here(Box::new(KeyMask::new(&maps, *threshold))));
+                    let mask = KeyMask::new(&maps, *threshold);
+                    controls.push(here(Box::new(if banked { mask.with_bank() } else { mask })));
                 }
             }
             Control::WordSwap => controls.push(here(Box::new(RowGather::word_swap()))),
@@ -93,11 +112,15 @@ mod tests {
     }
 
     /// Two conditionings; "knight" is token 1 of the first and 2 of the second, "moon" token 4 of both.
-    fn positions(word: &str) -> Result<Vec<Vec<u32>>> {
-        match word {
-            "knight" => Ok(vec![vec![1], vec![2]]),
-            "moon" => Ok(vec![vec![4], vec![4]]),
-            _ => bail!("'{word}' is not in prompt 1"),
+    struct Words;
+
+    impl Setting for Words {
+        fn positions(&self, word: &str) -> Result<Vec<Vec<u32>>> {
+            match word {
+                "knight" => Ok(vec![vec![1], vec![2]]),
+                "moon" => Ok(vec![vec![4], vec![4]]),
+                _ => bail!("'{word}' is not in prompt 1"),
+            }
         }
     }
 
@@ -115,9 +138,9 @@ mod tests {
         let toy = Toy::default();
         let rows = toy.rows(1, 4);
         let texts = ["kv-share:layers=2-3,steps=2-4,subject=knight,threshold=0.4", "reweight:words=moon:0,layers=1-2"];
-        let mut by_name = build(&specs(&texts), &positions).unwrap();
+        let mut by_name = build(&specs(&texts), &Words).unwrap();
         let maps = AttentionMaps::default();
-        let word = |text: &str| Word { text: text.into(), positions: positions(text).unwrap() };
+        let word = |text: &str| Word { text: text.into(), positions: Words.positions(text).unwrap() };
         let ranges = |text: &str| text.parse().unwrap();
         let mut by_hand = [
             boxed(When::new(ranges("2-4"), ranges("0-3"), &[], AttentionMap::new(&maps, vec![word("knight")]))),
@@ -140,7 +163,7 @@ mod tests {
     fn maps_asked_for_are_kept_by_each_recorder() {
         let toy = Toy::default();
         let texts = ["kv-share", "attn-map:words=knight,moon,layers=1,3,steps=3", "attn-map:views=text,layers=0"];
-        let mut stack = build(&specs(&texts), &positions).unwrap();
+        let mut stack = build(&specs(&texts), &Words).unwrap();
         for step in [2, 3] {
             toy.forward(pass(step), &toy.rows(1, 4), &pair(), Vec::new(), &mut stack.processors).unwrap();
         }
@@ -156,7 +179,7 @@ mod tests {
 
     #[test]
     fn unknown_words_and_a_wrong_order_are_refused() {
-        let error = |texts: &[&str]| build(&specs(texts), &positions).err().map(|error| error.to_string());
+        let error = |texts: &[&str]| build(&specs(texts), &Words).err().map(|error| error.to_string());
         assert_eq!(error(&["kv-share:subject=cat"]).unwrap(), "'cat' is not in prompt 1");
         let wrong = error(&["reweight:words=moon:2", "kv-share"]).unwrap();
         assert_eq!(wrong, "reweight comes after kv-share: it scales what is really attended to");

@@ -3,7 +3,8 @@
 //! as the real networks do.
 
 use crate::attention::{
-    AttentionProcessor, AttentionSite, Branch, Fork, Guidance, Hooks, Next, Pass, Qkv, Queries, Site, SiteKind,
+    AttentionProcessor, AttentionSite, Branch, Fork, Guidance, Hooks, Next, Pass, Qkv, Queries, Reference, Site,
+    SiteKind,
 };
 use crate::nn::sdpa::Sdpa;
 use candle_core::{Device, Result, Tensor};
@@ -47,7 +48,7 @@ pub fn assert_same(a: &Tensor, b: &Tensor) {
 }
 
 pub fn branch(guidance: Guidance, window: usize, prompt: usize, reference: Option<usize>) -> Branch {
-    Branch { guidance, window, prompt, reference }
+    Branch { guidance, window, prompt, reference: reference.map(Reference::Row) }
 }
 
 pub fn pass(step: usize) -> Pass {
@@ -183,15 +184,18 @@ pub fn dense_probabilities(qkv: &Qkv) -> Tensor {
     candle_nn::ops::softmax_last_dim(&dense_scores(qkv)).unwrap()
 }
 
-/// The foreground of a row by the words at `columns` of the text, from the dense softmax: mean over heads, min-max in each
-/// frame, threshold.
-pub fn dense_mask(toy: &Toy, qkv: &Qkv, row: usize, columns: &[u32], threshold: f32) -> Vec<bool> {
+/// The map of a row by the words at `columns` of the text, from the dense softmax: mean over heads, sum over columns.
+pub fn dense_map(toy: &Toy, qkv: &Qkv, row: usize, columns: &[u32]) -> Vec<f32> {
     let p = dense_probabilities(qkv).narrow(0, row, 1).unwrap().mean(1).unwrap().squeeze(0).unwrap();
     let columns: Vec<u32> = columns.iter().map(|column| toy.text_range().start as u32 + column).collect();
     let map = p.index_select(&Tensor::new(columns, &Device::Cpu).unwrap(), 1).unwrap().sum(1).unwrap();
-    let map = values(&map.narrow(0, toy.video_range().start, toy.video()).unwrap());
+    values(&map.narrow(0, toy.video_range().start, toy.video()).unwrap())
+}
+
+/// The foreground by that map: min-max in each frame, threshold.
+pub fn dense_mask(toy: &Toy, qkv: &Qkv, row: usize, columns: &[u32], threshold: f32) -> Vec<bool> {
     let mut bits = Vec::new();
-    for frame in map.chunks(toy.grid.1 * toy.grid.2) {
+    for frame in dense_map(toy, qkv, row, columns).chunks(toy.grid.1 * toy.grid.2) {
         let (min, max) = frame.iter().fold((f32::MAX, f32::MIN), |(a, b), &m| (a.min(m), b.max(m)));
         bits.extend(frame.iter().map(|m| (m - min) / (max - min + 1e-6) >= threshold));
     }

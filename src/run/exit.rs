@@ -42,6 +42,11 @@ impl Failure {
         Self { code, source: anyhow::anyhow!("{message}") }
     }
 
+    /// The first reason of a type.
+    pub fn find<E: std::error::Error + Send + Sync + 'static>(&self) -> Option<&E> {
+        self.source.chain().find_map(|reason| reason.downcast_ref())
+    }
+
     /// The whole chain of reasons on one line: what, where, what to do.
     pub fn line(&self) -> String {
         let mut line = String::new();

@@ -1,11 +1,19 @@
-//! Telling the user.
+//! Telling the user: events while a run goes on, the record of it afterwards, and how it ends.
 
 mod clock;
+pub mod config;
 mod event;
 mod exit;
+pub mod interrupt;
+pub mod manifest;
 mod memory;
+pub mod progress;
+mod stdout;
+pub mod time;
 
 pub use clock::Clock;
 pub use event::{Event, Observer, Phase, Plan};
 pub use exit::{Code, Failure, WithCode};
-pub use memory::peak_memory;
+pub use manifest::Manifest;
+pub use memory::{available_memory, human_bytes, peak_memory};
+pub use stdout::print;

@@ -64,3 +64,25 @@ pub struct Storyboard {
     /// Settings of the run by their names in files (`seed`, `size`, ..), for the job to read; empty for plain text.
     pub settings: toml::Table,
 }
+pub enum Form {
+    Auto,
+    Lines,
+    Script,
+}
+impl Storyboard {
+    pub fn from_prompts(p: &[String]) -> Result<Self> {
+        Ok(Self {
+            scenes: p
+                .iter()
+                .map(|p| Scene { prompt: p.clone(), length: None, transition: Default::default() })
+                .collect(),
+            settings: Default::default(),
+        })
+    }
+    pub fn read(path: &std::path::Path, _f: Form) -> Result<Self> {
+        let t = std::fs::read_to_string(path)?;
+        Self::from_prompts(
+            &t.lines().filter(|l| !l.trim().is_empty() && !l.starts_with('#')).map(str::to_owned).collect::<Vec<_>>(),
+        )
+    }
+}

@@ -1,8 +1,80 @@
-//! Tokenizers and text encoders.
+//! Tokenizers and text encoders: from prompts to the embeddings a denoiser attends to.
+//!
+//! [`encode_all`] is the whole stage. Encoders are large and needed briefly: what it has encoded before it takes from
+//! [`TextCache`], and it lets go of the encoder before it returns.
 
+mod cache;
 mod special;
 mod spiece;
+mod t5;
 mod tokenizer;
 mod words;
 
+pub use cache::{TextCache, TextKey};
+pub use t5::{T5Config, TextEncoder};
 pub use tokenizer::{Tokenizer, Tokens};
+
+use crate::weights::ModelFolder;
+use anyhow::{Context, ensure};
+use candle_core::{DType, Device, Tensor};
+use std::collections::HashMap;
+
+/// A text as a denoiser gets it, and what became of its words.
+#[derive(Debug, Clone)]
+pub struct Encoded {
+    /// `[L, D]` f32.
+    pub embedding: Tensor,
+    pub tokens: Tokens,
+}
+
+/// Encodes texts to `length` tokens each, in their order; equal ones once. The encoder is loaded only if some text is not
+/// in the cache. `dtype` is f32 or bf16.
+///
+/// Errors: a missing or damaged tokenizer or text encoder, by file; ids that the encoder does not have; values that are not
+/// finite. That a prompt was cut is in its tokens, that the cache cannot be written in the cache.
+pub fn encode_all(
+    model: &ModelFolder,
+    texts: &[&str],
+    length: usize,
+    dtype: DType,
+    device: &Device,
+    cache: &TextCache,
+) -> anyhow::Result<Vec<Encoded>> {
+    let tokenizer = Tokenizer::open(model)?;
+    let tokens = texts.iter().map(|text| tokenizer.encode(text, length)).collect::<anyhow::Result<Vec<_>>>()?;
+    drop(tokenizer);
+
+    let (part, config) = TextEncoder::part(model)?;
+    let dtype = t5::compute_dtype(dtype, device)?;
+    // the hash reads all weights once
+    let weights = if cache.is_off() { String::new() } else { part.hash()? };
+    let key = |ids: &[u32]| TextKey::new(&weights, &config, dtype, ids);
+
+    let mut embeddings: HashMap<&[u32], Tensor> = HashMap::new();
+    let mut missing: Vec<&[u32]> = Vec::new();
+    for ids in tokens.iter().map(|tokens| tokens.ids.as_slice()) {
+        if embeddings.contains_key(ids) || missing.contains(&ids) {
+            continue;
+        }
+        match cache.get(&key(ids)) {
+            Some(embedding) => drop(embeddings.insert(ids, embedding.to_device(device)?)),
+            None => missing.push(ids),
+        }
+    }
+    if !missing.is_empty() {
+        let encoded = TextEncoder::load(model, dtype, device)?.encode_all(&missing).context("encoding the prompts")?;
+        for (ids, embedding) in missing.into_iter().zip(encoded) {
+            // a sum is finite only if all its terms are
+            let sum = embedding.sum_all()?.to_scalar::<f32>()?;
+            ensure!(
+                sum.is_finite(),
+                "the text encoder gave values that are not finite (computing in {})",
+                dtype.as_str()
+            );
+            cache.put(&key(ids), &embedding)?;
+            embeddings.insert(ids, embedding);
+        }
+    }
+    let encoded = tokens.iter().map(|tokens| embeddings[tokens.ids.as_slice()].clone()).collect::<Vec<_>>();
+    Ok(encoded.into_iter().zip(tokens).map(|(embedding, tokens)| Encoded { embedding, tokens }).collect())
+}

@@ -123,7 +123,7 @@ pub fn check_charsmap(map: &[u8]) -> Result<()> {
     let Some((length, rest)) = map.split_first_chunk::<4>() else { bail!("{damaged}: {} bytes", map.len()) };
     let length = u32::from_le_bytes(*length) as usize;
     ensure!(
-        length <= rest.len() && length >= 4 && length % 4 == 0,
+        length <= rest.len() && length >= 4 && length.is_multiple_of(4),
         "{damaged}: a trie of {length} of {} bytes",
         map.len()
     );

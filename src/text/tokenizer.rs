@@ -11,6 +11,7 @@
 use super::special::Config;
 use super::spiece::{self, SentencePiece};
 use super::words;
+use crate::weights::{ModelError, ModelFolder};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -63,6 +64,18 @@ pub struct Tokenizer {
 }
 
 impl Tokenizer {
+    /// The tokenizer of a model, from `tokenizer/tokenizer.json` or `tokenizer/spiece.model`. Errors name the file.
+    pub fn open(model: &ModelFolder) -> Result<Self> {
+        let read = |name: &str| {
+            let path = format!("tokenizer/{name}");
+            if model.has(&path) { model.read(&path).map(Some) } else { Ok(None) }
+        };
+        Self::from_files(&read).map_err(|error| match error.downcast::<ModelError>() {
+            Ok(error) => error.into(),
+            Err(error) => ModelError::new(format!("{}/{error:#}", model.place())).into(),
+        })
+    }
+
     /// From the files of a `tokenizer/` folder: `read` gives the bytes of a file by its name, or `None` where there is
     /// none. `tokenizer.json` comes first, then `spiece.model`; the rest of the folder names special tokens.
     pub fn from_files(read: &dyn Fn(&str) -> Result<Option<Vec<u8>>>) -> Result<Self> {
@@ -79,9 +92,7 @@ impl Tokenizer {
             let older = json(read, "added_tokens.json")?.unwrap_or_default();
             (from_spiece(&model, &config, older).context("tokenizer/spiece.model")?, "spiece.model")
         } else {
-            bail!(
-                "the tokenizer is missing: the folder has neither tokenizer/tokenizer.json nor tokenizer/spiece.model"
-            )
+            bail!("tokenizer: neither tokenizer.json nor spiece.model is there; download the model again")
         };
         let id = |token: &str| {
             inner.token_to_id(token).ok_or_else(|| anyhow!("tokenizer/{file}: the special token {token} is not in it"))
@@ -327,7 +338,7 @@ mod tests {
             with("model", json!({"type": "Unigram", "unk_id": 9, "vocab": [["a", 0.0]]})).contains("tokenizer.json")
         );
         let missing = Tokenizer::from_files(&|_| Ok(None)).err().unwrap().to_string();
-        assert!(missing.contains("neither tokenizer/tokenizer.json nor tokenizer/spiece.model"), "{missing}");
+        assert!(missing.contains("neither tokenizer.json nor spiece.model"), "{missing}");
     }
 
     #[test]

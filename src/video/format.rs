@@ -185,7 +185,7 @@ impl PixelFormat {
     /// Refuses a size whose sides the colour resolution does not divide; the message names the nearest sizes that go.
     pub fn check_size(self, width: usize, height: usize) -> Result<()> {
         let (across, down) = self.subsampling();
-        if width % across == 0 && height % down == 0 {
+        if width.is_multiple_of(across) && height.is_multiple_of(down) {
             return Ok(());
         }
         let sides = |side: usize, step: usize| {

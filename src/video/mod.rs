@@ -12,7 +12,8 @@
 //! | `NAME/` | PNG | exactly | `manifest.json` |
 //! | `.y4m`, `-` | none, 4:2:0 | up to colour resolution | nowhere |
 //!
-//! All Y'CbCr is BT.709, limited range, converted by [`yuv`] and tagged so where the format has a place for it.
+//! All Y'CbCr is BT.709 (VP8: BT.601, which its format fixes), limited range, converted here and tagged so where the format
+//! has a place for it. A y4m stream has none: its reader must be told.
 //!
 //! ```no_run
 //! use std::path::Path;
@@ -36,6 +37,7 @@ mod ffmpeg;
 mod format;
 mod gif;
 mod partial;
+mod partial_dir;
 mod png;
 mod read;
 #[cfg(test)]
@@ -54,10 +56,11 @@ pub use writer::Writer;
 
 use anyhow::Result;
 use fault::usage;
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 /// One picture.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Frame {
     /// In pixels.
     pub width: usize,
@@ -65,6 +68,12 @@ pub struct Frame {
     pub height: usize,
     /// Red, green, blue for each pixel, row by row from the top: `width * height * 3` bytes.
     pub data: Vec<u8>,
+}
+
+impl fmt::Debug for Frame {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Frame({}x{}, {} bytes)", self.width, self.height, self.data.len())
+    }
 }
 
 /// What is to be written.

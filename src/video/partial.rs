@@ -6,7 +6,7 @@
 //! not be replaced, the result goes to a free name beside it: hours of work are worth more than the name.
 
 use super::fault::{Fault, error, usage, write_failed};
-use super::{Format, Output};
+use super::{Format, Output, partial_dir};
 use anyhow::Result;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Seek, SeekFrom, Write};
@@ -14,12 +14,9 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// The manifest's name in a directory of PNGs.
-pub(super) const MANIFEST: &str = "manifest.json";
-
 static LIVE: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -45,17 +42,17 @@ pub(super) fn shown(output: &Output) -> String {
 }
 
 /// Where the output really goes: without a trailing slash, and through a symbolic link to the thing it points at.
-fn destination(path: &Path) -> PathBuf {
+pub(super) fn destination(path: &Path) -> PathBuf {
     let plain: PathBuf = path.components().collect();
     if plain.is_symlink() { fs::canonicalize(&plain).unwrap_or(plain) } else { plain }
 }
 
-fn parent(path: &Path) -> &Path {
+pub(super) fn parent(path: &Path) -> &Path {
     path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 /// A hidden name beside `target`.
-fn hidden(target: &Path, what: &str) -> PathBuf {
+pub(super) fn hidden(target: &Path, what: &str) -> PathBuf {
     static COUNTER: AtomicUsize = AtomicUsize::new(0);
     let number = COUNTER.fetch_add(1, Ordering::Relaxed);
     let mut stem = target.file_stem().unwrap_or_default().to_string_lossy().into_owned();
@@ -79,18 +76,13 @@ pub(super) fn check_place(output: &Output) -> Result<()> {
         };
     }
     let target = destination(&output.path);
-    let exists = || error(Fault::Exists, format!("{shown} exists: choose another name, or replace it with -y"));
     match fs::metadata(&target) {
         Ok(found) if output.format == Format::PngDir => {
             if !found.is_dir() {
                 return Err(usage(format!("{shown} is a file and not a directory: choose another name")));
             }
-            if !is_empty(&target)? {
-                if !output.overwrite {
-                    return Err(exists());
-                }
-                check_replaceable(&target)?;
-            }
+            partial_dir::check_content(output, &target)?;
+            return check_writable(&target, &target);
         }
         Ok(found) if found.is_dir() => return Err(usage(format!("{shown} is a directory: name a file in it"))),
         Ok(found) if !found.is_file() => {
@@ -98,7 +90,7 @@ pub(super) fn check_place(output: &Output) -> Result<()> {
                 "{shown} is no regular file: choose another name, or write y4m to a pipe with -o -"
             )));
         }
-        Ok(_) if !output.overwrite => return Err(exists()),
+        Ok(_) if !output.overwrite => return Err(exists(output)),
         Ok(_) => {}
         Err(cause) if cause.kind() == io::ErrorKind::NotFound => {}
         Err(cause) => return Err(usage(format!("cannot write {shown}: {cause}"))),
@@ -117,40 +109,24 @@ pub(super) fn check_place(output: &Output) -> Result<()> {
         }
         Err(cause) => return Err(usage(format!("cannot write {shown}: {cause}"))),
     }
-    // Asking the system to do it is the only answer that covers modes, read-only mounts and quotas.
-    let trial = hidden(&target, "partial");
+    check_writable(directory, &hidden(&target, "partial"))
+}
+
+pub(super) fn exists(output: &Output) -> anyhow::Error {
+    error(Fault::Exists, format!("{} exists: choose another name, or replace it with -y", shown(output)))
+}
+
+/// Creates a file and removes it: the only answer that covers modes, read-only mounts and quotas. `name` may be the
+/// directory itself, for a trial in it.
+fn check_writable(directory: &Path, name: &Path) -> Result<()> {
+    let trial = if name == directory { hidden(&directory.join("trial"), "partial") } else { name.to_path_buf() };
     let made = OpenOptions::new().write(true).create_new(true).open(&trial);
     let outcome = made.map(drop).and_then(|()| fs::remove_file(&trial));
     outcome.map_err(|cause| usage(format!("cannot write in {}: {cause}", directory.display())))
 }
 
-fn is_empty(directory: &Path) -> Result<bool> {
-    let mut entries = fs::read_dir(directory)
-        .map_err(|cause| usage(format!("cannot look into the directory {}: {cause}", directory.display())))?;
-    Ok(entries.next().is_none())
-}
-
-/// Only a directory that holds nothing but what this program writes there may be replaced as a whole.
-fn check_replaceable(directory: &Path) -> Result<()> {
-    let unreadable = |cause| usage(format!("cannot look into the directory {}: {cause}", directory.display()));
-    for entry in fs::read_dir(directory).map_err(unreadable)? {
-        let entry = entry.map_err(unreadable)?;
-        let name = entry.file_name().to_string_lossy().into_owned();
-        let number = name.strip_prefix("frame-").and_then(|rest| rest.strip_suffix(".png"));
-        let frame = number.is_some_and(|number| number.len() >= 6 && number.bytes().all(|byte| byte.is_ascii_digit()));
-        let file = entry.file_type().is_ok_and(|kind| kind.is_file());
-        if !file || !(frame || name == MANIFEST) {
-            return Err(usage(format!(
-                "{} holds other things than frames (such as {name}), so it is not replaced: choose another name",
-                directory.display()
-            )));
-        }
-    }
-    Ok(())
-}
-
 /// The first of `NAME-1.mp4`, `NAME-2.mp4`, ... that `take` takes; `take` answers `AlreadyExists` for a taken name.
-fn free_name(target: &Path, mut take: impl FnMut(&Path) -> io::Result<()>) -> io::Result<PathBuf> {
+pub(super) fn free_name(target: &Path, mut take: impl FnMut(&Path) -> io::Result<()>) -> io::Result<PathBuf> {
     let stem = target.file_stem().unwrap_or_default().to_string_lossy().into_owned();
     let suffix = target.extension().map(|suffix| format!(".{}", suffix.to_string_lossy())).unwrap_or_default();
     for number in 1..1000 {
@@ -176,7 +152,7 @@ fn rename_new(temp: &Path, target: &Path) -> io::Result<()> {
     }
 }
 
-fn sync_directory(path: &Path) {
+pub(super) fn sync_directory(path: &Path) {
     // Not every system lets a directory be opened and synced; the rename itself has happened by then.
     if let Ok(directory) = File::open(path) {
         let _ = directory.sync_all();
@@ -190,7 +166,7 @@ pub(super) struct Committed {
     pub warning: Option<String>,
 }
 
-fn moved_warning(wanted: &Path, path: &Path) -> String {
+pub(super) fn moved_warning(wanted: &Path, path: &Path) -> String {
     format!("{} was created by someone else during the run: saved as {}", wanted.display(), path.display())
 }
 
@@ -214,7 +190,7 @@ impl PartialFile {
             .create_new(true)
             .open(&temp)
             .map_err(|cause| write_failed(&shown(output), &cause))?;
-        lock(&LIVE).push(temp.clone());
+        register(&temp);
         let (wanted, overwrite) = (output.path.clone(), output.overwrite);
         Ok(Self { temp, target, wanted, overwrite, file, health: Health::new() })
     }
@@ -227,7 +203,7 @@ impl PartialFile {
     /// A handle to write with; its errors are remembered for [`PartialFile::check`].
     pub fn writer(&self) -> Result<Tracked> {
         let file = self.file.try_clone().map_err(|cause| self.explain(&cause))?;
-        Ok(Tracked { file, health: Arc::clone(&self.health) })
+        Ok(Tracked::new(file, Arc::clone(&self.health)))
     }
 
     /// The first write error, if there was one: libraries between us and the file lose or rename it.
@@ -271,91 +247,22 @@ impl Drop for PartialFile {
     }
 }
 
+/// Lets [`remove_partials`] know of a temporary name.
+pub(super) fn register(temp: &Path) {
+    lock(&LIVE).push(temp.to_path_buf());
+}
+
 /// Removes what is left under a temporary name; after a commit nothing is.
-fn forget(temp: &Path) {
+pub(super) fn forget(temp: &Path) {
     lock(&LIVE).retain(|path| path != temp);
     if temp.symlink_metadata().is_ok() {
         remove(temp);
     }
 }
 
-/// A directory under its temporary name.
-pub(super) struct PartialDir {
-    temp: PathBuf,
-    target: PathBuf,
-    wanted: PathBuf,
-    overwrite: bool,
-    bytes: u64,
-    health: Arc<Mutex<Health>>,
-}
-
-impl PartialDir {
-    pub fn create(output: &Output) -> Result<Self> {
-        let target = destination(&output.path);
-        let temp = hidden(&target, "partial");
-        fs::create_dir(&temp).map_err(|cause| write_failed(&shown(output), &cause))?;
-        lock(&LIVE).push(temp.clone());
-        let (wanted, overwrite) = (output.path.clone(), output.overwrite);
-        Ok(Self { temp, target, wanted, overwrite, bytes: 0, health: Health::new() })
-    }
-
-    /// Writes one file of the directory, synced.
-    pub fn write(&mut self, name: &str, data: &[u8]) -> Result<()> {
-        let written = File::create_new(self.temp.join(name))
-            .map(|file| Tracked { file, health: Arc::clone(&self.health) })
-            .and_then(|mut file| file.write_all(data).and_then(|()| file.file.sync_all()));
-        written.map_err(|cause| write_failed(&self.wanted.join(name).display().to_string(), &cause))?;
-        self.bytes += data.len() as u64;
-        Ok(())
-    }
-
-    /// Gives the directory its name; one of the same name is set aside first and removed only afterwards.
-    pub fn commit(self) -> Result<Committed> {
-        let explain = |cause: io::Error| write_failed(&self.wanted.display().to_string(), &cause);
-        sync_directory(&self.temp);
-        let (mut path, mut warning) = (self.wanted.clone(), None);
-        let taken = self.target.symlink_metadata().is_ok();
-        if !taken || is_empty(&self.target)? {
-            fs::rename(&self.temp, &self.target).map_err(explain)?;
-        } else if self.overwrite {
-            check_replaceable(&self.target)?;
-            let aside = hidden(&self.target, "replaced");
-            fs::rename(&self.target, &aside).map_err(explain)?;
-            if let Err(cause) = fs::rename(&self.temp, &self.target) {
-                return Err(match fs::rename(&aside, &self.target) {
-                    Ok(()) => explain(cause),
-                    Err(_) => super::fault::failed(format!(
-                        "cannot write {}: {cause}; the old one is now {}",
-                        self.wanted.display(),
-                        aside.display()
-                    )),
-                });
-            }
-            if let Err(cause) = fs::remove_dir_all(&aside) {
-                warning = Some(format!("the replaced frames remain in {}: {cause}", aside.display()));
-            }
-        } else {
-            let free = free_name(&self.target, |name| match name.symlink_metadata() {
-                Ok(_) => Err(io::ErrorKind::AlreadyExists.into()),
-                Err(_) => fs::rename(&self.temp, name),
-            });
-            path = free.map_err(explain)?;
-            warning = Some(moved_warning(&self.wanted, &path));
-        }
-        sync_directory(parent(&self.target));
-        Ok(Committed { path, bytes: self.bytes, warning })
-    }
-}
-
-impl Drop for PartialDir {
-    fn drop(&mut self) {
-        forget(&self.temp);
-    }
-}
-
 /// What became of the writes to an output.
 #[derive(Default)]
-struct Health {
+pub(super) struct Health {
     trouble: Option<io::Error>,
     /// Bytes until the device is full.
     #[cfg(test)]
@@ -363,7 +270,7 @@ struct Health {
 }
 
 impl Health {
-    fn new() -> Arc<Mutex<Self>> {
+    pub fn new() -> Arc<Mutex<Self>> {
         Arc::new(Mutex::new(Self {
             trouble: None,
             #[cfg(test)]
@@ -389,6 +296,14 @@ pub(super) struct Tracked {
 }
 
 impl Tracked {
+    pub fn new(file: File, health: Arc<Mutex<Health>>) -> Self {
+        Self { file, health }
+    }
+
+    pub fn sync(&self) -> io::Result<()> {
+        self.note(self.file.sync_all())
+    }
+
     fn note<T>(&self, result: io::Result<T>) -> io::Result<T> {
         if let Err(cause) = &result
             && cause.kind() != io::ErrorKind::Interrupted

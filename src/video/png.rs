@@ -5,7 +5,7 @@
 
 use super::fault::{failed, input};
 use super::format::Rate;
-use super::partial::{MANIFEST, PartialDir};
+use super::partial_dir::{MANIFEST, PartialDir, frame_name};
 use super::read::{Limits, MAX_METADATA, Source};
 use super::{Frame, FrameSink, Output, Written};
 use anyhow::Result;
@@ -39,7 +39,7 @@ impl FrameSink for PngSink {
         )
         .write_image(&frame.data, frame.width as u32, frame.height as u32, ExtendedColorType::Rgb8)
         .map_err(|cause| failed(format!("cannot encode frame {} as PNG: {cause}", self.frames)))?;
-        self.directory.write(&format!("frame-{:06}.png", self.frames), &data)?;
+        self.directory.write(&frame_name(self.frames), &data)?;
         self.frames += 1;
         Ok(())
     }

@@ -1,7 +1,10 @@
-//! Frames and measures for the tests of this room.
+//! Frames, measures and whole runs for the tests of this room.
 
-use super::{Format, Frame, Output, Rate};
+use super::{Format, Frame, Limits, Output, Rate, Written, open, read};
+use anyhow::Result;
+use std::fs;
 use std::path::Path;
+use tempfile::TempDir;
 
 /// A smooth coloured picture with a moving disc; no two numbers give the same one.
 pub(super) fn picture(width: usize, height: usize, number: usize) -> Frame {
@@ -41,4 +44,49 @@ pub(super) fn output(path: &Path, width: usize, height: usize) -> Output {
         metadata: None,
         overwrite: false,
     }
+}
+
+pub(super) fn write_all(output: &Output, frames: &[Frame]) -> Result<Written> {
+    let mut writer = open(output)?;
+    for frame in frames {
+        writer.write(frame.clone())?;
+    }
+    writer.finish()
+}
+
+pub(super) fn read_all(path: &Path) -> (Vec<Frame>, Option<Rate>) {
+    let reader = read(path, &Limits::default()).unwrap();
+    let (size, fps) = ((reader.width(), reader.height()), reader.fps());
+    let frames: Vec<Frame> = reader.collect::<Result<_>>().unwrap();
+    assert!(frames.iter().all(|frame| (frame.width, frame.height) == size));
+    (frames, fps)
+}
+
+pub(super) fn pictures(width: usize, height: usize, count: usize) -> Vec<Frame> {
+    (0..count).map(|number| picture(width, height, number)).collect()
+}
+
+pub(super) fn names(directory: &TempDir) -> Vec<String> {
+    let mut names: Vec<String> = fs::read_dir(directory.path())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    names
+}
+
+/// Encodes and decodes, compares each frame, and returns the smallest PSNR.
+pub(super) fn round_trip(output: &Output, count: usize) -> f64 {
+    let frames = pictures(output.width, output.height, count);
+    let written = write_all(output, &frames).unwrap();
+    assert_eq!(written.frames, count as u64);
+    if output.format != Format::PngDir {
+        assert_eq!(written.bytes, fs::metadata(&written.path).unwrap().len());
+    }
+    let (found, fps) = read_all(&output.path);
+    assert_eq!(found.len(), count, "{}", output.path.display());
+    if output.format != Format::PngDir {
+        assert_eq!(fps, Some(output.fps), "{}", output.path.display());
+    }
+    frames.iter().zip(&found).map(|(a, b)| psnr(a, b)).fold(f64::INFINITY, f64::min)
 }

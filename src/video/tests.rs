@@ -1,55 +1,10 @@
 //! The room as a whole: what goes in comes back, nothing half-written stays, nothing is overwritten unasked.
 
 use super::partial::ROOM;
-use super::testing::{output, picture, psnr};
+use super::testing::{names, output, picture, pictures, psnr, read_all, round_trip, write_all};
 use super::*;
 use std::fs;
-use tempfile::{TempDir, tempdir};
-
-fn write_all(output: &Output, frames: &[Frame]) -> Result<Written> {
-    let mut writer = open(output)?;
-    for frame in frames {
-        writer.write(frame.clone())?;
-    }
-    writer.finish()
-}
-
-fn read_all(path: &Path) -> (Vec<Frame>, Option<Rate>) {
-    let reader = read(path, &Limits::default()).unwrap();
-    let (size, fps) = ((reader.width(), reader.height()), reader.fps());
-    let frames: Vec<Frame> = reader.collect::<Result<_>>().unwrap();
-    assert!(frames.iter().all(|frame| (frame.width, frame.height) == size));
-    (frames, fps)
-}
-
-fn pictures(width: usize, height: usize, count: usize) -> Vec<Frame> {
-    (0..count).map(|number| picture(width, height, number)).collect()
-}
-
-fn names(directory: &TempDir) -> Vec<String> {
-    let mut names: Vec<String> = fs::read_dir(directory.path())
-        .unwrap()
-        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .collect();
-    names.sort();
-    names
-}
-
-/// Encodes and decodes, compares each frame, and returns the smallest PSNR.
-fn round_trip(output: &Output, count: usize) -> f64 {
-    let frames = pictures(output.width, output.height, count);
-    let written = write_all(output, &frames).unwrap();
-    assert_eq!(written.frames, count as u64);
-    if output.format != Format::PngDir {
-        assert_eq!(written.bytes, fs::metadata(&written.path).unwrap().len());
-    }
-    let (found, fps) = read_all(&output.path);
-    assert_eq!(found.len(), count, "{}", output.path.display());
-    if output.format != Format::PngDir {
-        assert_eq!(fps, Some(output.fps), "{}", output.path.display());
-    }
-    frames.iter().zip(&found).map(|(a, b)| psnr(a, b)).fold(f64::INFINITY, f64::min)
-}
+use tempfile::tempdir;
 
 #[cfg(feature = "video")]
 const SUFFIXES: [&str; 5] = ["mp4", "webm", "gif", "y4m", "dir/"];
@@ -220,7 +175,7 @@ fn a_name_taken_during_the_run_is_not_overwritten() {
         match suffix {
             "dir/" => {
                 fs::create_dir(&path).unwrap();
-                fs::write(path.join("theirs"), "theirs").unwrap();
+                fs::write(path.join("manifest.json"), "theirs").unwrap();
             }
             _ => fs::write(&path, "theirs").unwrap(),
         }
@@ -228,27 +183,37 @@ fn a_name_taken_during_the_run_is_not_overwritten() {
         assert_ne!(written.path, path);
         assert!(written.warnings[0].contains("clip-1"), "{:?}", written.warnings);
         assert_eq!(read_all(&written.path).0.len(), 1);
-        let theirs = if suffix == "dir/" { path.join("theirs") } else { path.clone() };
+        let theirs = if suffix == "dir/" { path.join("manifest.json") } else { path.clone() };
         assert_eq!(fs::read_to_string(theirs).unwrap(), "theirs");
     }
 }
 
 #[test]
-fn only_directories_of_frames_are_replaced() {
+fn frames_in_a_directory_are_replaced_and_nothing_else() {
     let directory = tempdir().unwrap();
     let path = directory.path().join("frames/");
-    let output = Output { overwrite: true, metadata: Some("{}".into()), ..output(&path, 16, 16) };
+    let first = Output { metadata: Some("{}".into()), ..output(&path, 16, 16) };
+    let inside = || {
+        let mut inside: Vec<String> =
+            fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        inside.sort();
+        inside
+    };
     fs::create_dir(&path).unwrap();
-    write_all(&output, &pictures(16, 16, 2)).unwrap();
-    assert_eq!(names(&directory), ["frames"]);
-    let mut inside: Vec<String> =
-        fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
-    inside.sort();
-    assert_eq!(inside, ["frame-000000.png", "frame-000001.png", "manifest.json"]);
+    let before = fs::metadata(&path).unwrap().created().ok();
+    write_all(&first, &pictures(16, 16, 3)).unwrap();
+    assert_eq!(fs::metadata(&path).unwrap().created().ok(), before, "an empty directory is filled, not replaced");
+    assert_eq!(inside(), ["frame-000000.png", "frame-000001.png", "frame-000002.png", "manifest.json"]);
     fs::write(path.join("notes.txt"), "mine").unwrap();
-    let error = check(&output).unwrap_err();
-    assert!(error.to_string().contains("notes.txt"), "{error}");
-    assert_eq!(fs::read_to_string(path.join("notes.txt")).unwrap(), "mine");
+    assert_eq!(fault(&check(&first).unwrap_err()), Some(Fault::Exists));
+    let again = Output { overwrite: true, metadata: None, ..first };
+    write_all(&again, &pictures(16, 16, 2)).unwrap();
+    assert_eq!(inside(), ["frame-000000.png", "frame-000001.png", "notes.txt"]);
+    assert_eq!(names(&directory), ["frames"]);
+    fs::write(path.join("cat.JPG"), "mine").unwrap();
+    let error = check(&again).unwrap_err();
+    assert_eq!(fault(&error), Some(Fault::Usage));
+    assert!(error.to_string().contains("cat.JPG"), "{error}");
 }
 
 #[test]
@@ -335,189 +300,4 @@ fn without_ffmpeg_its_formats_say_so() {
     fs::write(&path, b"\0\0\0\x20ftypisom").unwrap();
     assert!(metadata(&path).unwrap_err().to_string().contains("no FFmpeg"));
     assert!(read(&path, &Limits::default()).err().unwrap().to_string().contains("no FFmpeg"));
-}
-
-#[cfg(feature = "video")]
-mod ffmpeg {
-    use super::*;
-
-    fn has(output: &Output) -> bool {
-        match check(output) {
-            Ok(_) => true,
-            Err(error) if error.to_string().contains("no encoder for") => false,
-            Err(error) => panic!("{error:#}"),
-        }
-    }
-
-    #[test]
-    fn every_codec_gives_its_frames_back() {
-        let directory = tempdir().unwrap();
-        let mut tried = Vec::new();
-        for (suffix, codecs) in [("mp4", Format::Mp4.codecs()), ("webm", Format::Webm.codecs())] {
-            for &codec in codecs {
-                let path = directory.path().join(format!("{codec}.{suffix}"));
-                let output = Output { codec: Some(codec), ..output(&path, 96, 64) };
-                if has(&output) {
-                    let found = round_trip(&output, 5);
-                    assert!(found > 41.0, "{codec} in {suffix}: {found:.1} dB");
-                    tried.push(codec);
-                }
-            }
-        }
-        assert!(tried.contains(&Codec::Mpeg4), "the one that every FFmpeg has");
-    }
-
-    #[test]
-    fn every_pixel_format_gives_its_frames_back() {
-        let directory = tempdir().unwrap();
-        for format in PixelFormat::ALL {
-            let path = directory.path().join(format!("{format}.mp4"));
-            let output = Output { pix_fmt: Some(format), codec: Some(Codec::H264), ..output(&path, 48, 32) };
-            if check(&output).is_ok() {
-                let found = round_trip(&output, 3);
-                assert!(found > 36.0, "{format}: {found:.1} dB");
-            }
-        }
-        let wrong = Output {
-            pix_fmt: Some(PixelFormat::Yuv444p),
-            codec: Some(Codec::Mpeg4),
-            ..output(&directory.path().join("x.mp4"), 48, 32)
-        };
-        assert!(check(&wrong).unwrap_err().to_string().contains("it takes yuv420p"));
-    }
-
-    /// Pure colours through the whole chain. Wrong matrices on one side shift green by about 20.
-    #[test]
-    fn pure_colours_survive() {
-        let directory = tempdir().unwrap();
-        let colours =
-            [[255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 255], [0, 0, 0], [255, 255, 0], [128, 128, 128]];
-        for suffix in ["mp4", "webm"] {
-            for (index, rgb) in colours.into_iter().enumerate() {
-                let path = directory.path().join(format!("{index}.{suffix}"));
-                let frame = Frame { width: 32, height: 32, data: rgb.repeat(32 * 32) };
-                write_all(&output(&path, 32, 32), &[frame.clone(), frame]).unwrap();
-                for frame in read_all(&path).0 {
-                    for pixel in frame.data.chunks(3) {
-                        let far = pixel.iter().zip(rgb).map(|(a, b)| a.abs_diff(b)).max().unwrap();
-                        assert!(far <= 4, "{suffix}: {rgb:?} became {pixel:?}");
-                    }
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn threads_are_taken_and_keep_the_picture() {
-        let directory = tempdir().unwrap();
-        let frames = pictures(96, 64, 11);
-        for threads in [1, 2, 8] {
-            let path = directory.path().join(format!("{threads}.mp4"));
-            write_all(&Output { threads: Some(threads), ..output(&path, 96, 64) }, &frames).unwrap();
-            let found = read_all(&path).0;
-            assert!(frames.iter().zip(&found).all(|(a, b)| psnr(a, b) > 36.0), "{threads}");
-        }
-    }
-
-    #[test]
-    fn wrong_settings_are_found_before_the_run() {
-        let directory = tempdir().unwrap();
-        let output = output(&directory.path().join("a.mp4"), 16, 16);
-        let message = |output: &Output| {
-            let error = check(output).unwrap_err();
-            assert_eq!(fault(&error), Some(Fault::Usage));
-            error.to_string()
-        };
-        assert!(message(&Output { width: 17, ..output.clone() }).contains("16x16 or 18x16"));
-        assert!(message(&Output { crf: Some(52), ..output.clone() }).contains("from 0 (best) to 51"));
-        assert!(message(&Output { codec: Some(Codec::Vp8), ..output.clone() }).contains("it holds h264"));
-        assert!(names(&directory).is_empty());
-    }
-
-    #[test]
-    fn crf_changes_the_size() {
-        let directory = tempdir().unwrap();
-        let frames = pictures(96, 64, 6);
-        for codec in [Codec::H264, Codec::Mpeg4] {
-            let bytes = |crf: u32| {
-                let path = directory.path().join(format!("{codec}-{crf}.mp4"));
-                let output = Output { codec: Some(codec), crf: Some(crf), ..output(&path, 96, 64) };
-                write_all(&output, &frames).unwrap().bytes
-            };
-            assert!(bytes(10) > bytes(30), "{codec}");
-        }
-    }
-
-    /// The index comes before the pictures, so that a browser can start at once.
-    #[test]
-    fn the_index_of_an_mp4_is_in_front() {
-        let directory = tempdir().unwrap();
-        let path = directory.path().join("with:colon %d é.mp4");
-        write_all(&output(&path, 32, 32), &pictures(32, 32, 3)).unwrap();
-        let bytes = fs::read(&path).unwrap();
-        let at = |name: &[u8]| bytes.windows(4).position(|four| four == name).unwrap();
-        assert!(at(b"moov") < at(b"mdat"));
-    }
-
-    #[test]
-    #[cfg(target_os = "linux")]
-    fn paths_need_not_be_text() {
-        use std::os::unix::ffi::OsStrExt;
-        let directory = tempdir().unwrap();
-        let path = directory.path().join(std::ffi::OsStr::from_bytes(b"clip-\xff.mp4"));
-        let output = Output { metadata: Some("{}".into()), ..output(&path, 32, 32) };
-        assert!(round_trip(&output, 2) > 36.0);
-        assert_eq!(metadata(&path).unwrap().as_deref(), Some("{}"));
-    }
-
-    #[test]
-    fn limits_hold_for_videos() {
-        let directory = tempdir().unwrap();
-        let path = directory.path().join("a.mp4");
-        write_all(&output(&path, 64, 48), &pictures(64, 48, 4)).unwrap();
-        let small = Limits { max_pixels: 64 * 48 - 1, ..Limits::default() };
-        assert!(read(&path, &small).err().unwrap().to_string().contains("64x48"));
-        let few = Limits { max_frames: 3, ..Limits::default() };
-        assert!(read(&path, &few).err().unwrap().to_string().contains("more than 3 frames"));
-    }
-
-    #[test]
-    fn cut_and_damaged_videos_are_errors_and_never_panics() {
-        let directory = tempdir().unwrap();
-        let path = directory.path().join("a.mp4");
-        write_all(&output(&path, 64, 48), &pictures(64, 48, 8)).unwrap();
-        let whole = fs::read(&path).unwrap();
-        let attempt = |bytes: &[u8]| {
-            fs::write(&path, bytes).unwrap();
-            read(&path, &Limits::default()).and_then(|reader| reader.collect::<Result<Vec<_>>>())
-        };
-        assert_eq!(attempt(&whole).unwrap().len(), 8);
-        for share in 0..20 {
-            let error = attempt(&whole[..whole.len() * share / 20]).unwrap_err();
-            assert_eq!(fault(&error), Some(Fault::Input), "{error:#}");
-        }
-        // Any byte may be anything; what counts is that each attempt ends.
-        for seed in 0..200usize {
-            let mut bytes = whole.clone();
-            for hit in 0..4 {
-                let at = (seed * 2_654_435_761 + hit * 40_503) % bytes.len();
-                bytes[at] ^= (seed * 31 + hit * 7 + 1) as u8;
-            }
-            let _ = attempt(&bytes).map(|frames| assert!(frames.len() <= 100_000));
-            let _ = metadata(&path);
-        }
-    }
-
-    /// A playlist that names other files must not be followed.
-    #[test]
-    fn lists_of_files_are_not_opened() {
-        let directory = tempdir().unwrap();
-        let secret = directory.path().join("a.mp4");
-        write_all(&output(&secret, 16, 16), &pictures(16, 16, 1)).unwrap();
-        let list = directory.path().join("list.mp4");
-        fs::write(&list, format!("ffconcat version 1.0\nfile '{}'\n", secret.display())).unwrap();
-        assert!(read(&list, &Limits::default()).is_err());
-        fs::write(&list, format!("#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nfile:{}\n", secret.display())).unwrap();
-        assert!(read(&list, &Limits::default()).is_err());
-    }
 }

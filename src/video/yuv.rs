@@ -26,10 +26,6 @@ impl Matrix {
     pub fn by_size(width: usize, height: usize) -> Self {
         if width > 1024 || height > 576 { Self::BT709 } else { Self::BT601 }
     }
-
-    fn kg(self) -> f32 {
-        1.0 - self.kr - self.kb
-    }
 }
 
 /// How the samples of a picture are to be understood.
@@ -70,64 +66,68 @@ pub(super) struct Plane<'a> {
     pub stride: usize,
 }
 
+/// Fractional bits of the integer arithmetic of [`from_rgb`].
+const BITS: u32 = 16;
+
+/// The weights of red, green and blue in the three samples, in units of 2^-[`BITS`]. The weights of a colour difference
+/// add up to nothing, so that grey stays grey.
+fn weights(matrix: Matrix, depth: u32) -> [[i32; 3]; 3] {
+    let unit = f64::from(1u32 << (depth - 8 + BITS)) / 255.0;
+    let (kr, kb) = (f64::from(matrix.kr), f64::from(matrix.kb));
+    let round = |value: f64| (value * unit).round() as i32;
+    let luma = [round(219.0 * kr), round(219.0 * (1.0 - kr - kb)), round(219.0 * kb)];
+    let (blue_red, blue_blue) = (round(-112.0 * kr / (1.0 - kb)), round(112.0));
+    let (red_red, red_blue) = (round(112.0), round(-112.0 * kb / (1.0 - kr)));
+    [luma, [blue_red, -blue_red - blue_blue, blue_blue], [red_red, -red_red - red_blue, red_blue]]
+}
+
 /// The planes Y', Cb, Cr of a frame, rows packed, in [`Layout::written`].
 pub(super) fn from_rgb(frame: &Frame, format: PixelFormat, matrix: Matrix) -> [Vec<u8>; 3] {
-    let Matrix { kr, kb } = matrix;
-    let kg = matrix.kg();
-    let (width, height) = (frame.width, frame.height);
+    let (width, height, depth) = (frame.width, frame.height, format.depth());
     let (across, down) = format.subsampling();
-    let depth = format.depth();
-    let unit = (1u32 << (depth - 8)) as f32;
     let (chroma_width, chroma_height) = Layout::written(format, matrix).chroma_size(width, height);
-    let bytes = if depth > 8 { 2 } else { 1 };
+    let [luma, blue, red] = weights(matrix, depth);
+    let dot = |weights: [i32; 3], rgb: [i32; 3]| weights[0] * rgb[0] + weights[1] * rgb[1] + weights[2] * rgb[2];
+    let wide = |byte: &[u8]| [i32::from(byte[0]), i32::from(byte[1]), i32::from(byte[2])];
 
-    let mut luma = Vec::with_capacity(width * height * bytes);
-    let y_scale = 219.0 / 255.0 * unit;
-    for pixel in frame.data.chunks_exact(3) {
-        let (r, g, b) = (f32::from(pixel[0]), f32::from(pixel[1]), f32::from(pixel[2]));
-        push(&mut luma, 16.0 * unit + y_scale * (kr * r + kg * g + kb * b), depth);
+    // Colour is the mean of the rows that share it and, for half width, of three columns weighted 1 2 1. At the edges the
+    // last row and column count twice, so the sum of weights is always this power of two.
+    let shift = BITS + down.ilog2() + if across == 2 { 2 } else { 0 };
+    let offset = |value: i32, shift: u32| (value << (depth - 8 + shift)) + (1 << (shift - 1));
+    let (luma_offset, chroma_offset) = (offset(16, BITS), offset(128, shift));
+    let mut planes = [vec![0u16; width * height], vec![0; chroma_width * chroma_height], Vec::new()];
+    planes[2] = planes[1].clone();
+    for (sample, pixel) in planes[0].iter_mut().zip(frame.data.chunks_exact(3)) {
+        *sample = ((dot(luma, wide(pixel)) + luma_offset) >> BITS) as u16;
     }
-
-    let mut blue = Vec::with_capacity(chroma_width * chroma_height * bytes);
-    let mut red = Vec::with_capacity(chroma_width * chroma_height * bytes);
-    let c_scale = 224.0 / 255.0 * unit;
-    let (b_scale, r_scale) = (c_scale / (2.0 * (1.0 - kb)), c_scale / (2.0 * (1.0 - kr)));
-    let mut row = vec![[0f32; 3]; width]; // the mean of the rows that share colour
+    let mut row = vec![[0i32; 3]; width];
     for chroma_y in 0..chroma_height {
-        let first = chroma_y * down;
-        let last = (first + down).min(height);
-        row.fill([0.0; 3]);
-        for y in first..last {
+        row.fill([0; 3]);
+        for y in chroma_y * down..(chroma_y + 1) * down {
+            let y = y.min(height - 1);
             let line = &frame.data[y * width * 3..(y + 1) * width * 3];
             for (sum, pixel) in row.iter_mut().zip(line.chunks_exact(3)) {
-                for channel in 0..3 {
-                    sum[channel] += f32::from(pixel[channel]);
-                }
+                let pixel = wide(pixel);
+                *sum = [sum[0] + pixel[0], sum[1] + pixel[1], sum[2] + pixel[2]];
             }
         }
-        let share = 1.0 / (last - first) as f32;
-        for chroma_x in 0..chroma_width {
+        let line = chroma_y * chroma_width..(chroma_y + 1) * chroma_width;
+        let [_, blues, reds] = &mut planes;
+        for (chroma_x, (b, r)) in blues[line.clone()].iter_mut().zip(&mut reds[line]).enumerate() {
             let x = chroma_x * across;
             let mut rgb = row[x];
             if across == 2 {
                 let (left, right) = (row[x.saturating_sub(1)], row[(x + 1).min(width - 1)]);
-                for channel in 0..3 {
-                    rgb[channel] = 0.25 * left[channel] + 0.5 * rgb[channel] + 0.25 * right[channel];
-                }
+                rgb = [0, 1, 2].map(|channel| left[channel] + 2 * rgb[channel] + right[channel]);
             }
-            let [r, g, b] = rgb.map(|sum| sum * share);
-            let y = kr * r + kg * g + kb * b;
-            push(&mut blue, 128.0 * unit + b_scale * (b - y), depth);
-            push(&mut red, 128.0 * unit + r_scale * (r - y), depth);
+            *b = ((dot(blue, rgb) + chroma_offset) >> shift) as u16;
+            *r = ((dot(red, rgb) + chroma_offset) >> shift) as u16;
         }
     }
-    [luma, blue, red]
-}
-
-/// Appends a sample. The values of [`from_rgb`] lie within the limited range, so rounding is all there is to do.
-fn push(plane: &mut Vec<u8>, value: f32, depth: u32) {
-    let value = (value + 0.5) as u16;
-    if depth > 8 { plane.extend_from_slice(&value.to_le_bytes()) } else { plane.push(value as u8) }
+    planes.map(|plane| match depth {
+        8 => plane.into_iter().map(|sample| sample as u8).collect(),
+        _ => plane.into_iter().flat_map(u16::to_le_bytes).collect(),
+    })
 }
 
 /// A frame from its planes; colour between samples is interpolated linearly. A missing colour plane (grey pictures) is
@@ -139,7 +139,8 @@ pub(super) fn to_rgb(planes: [Plane; 3], width: usize, height: usize, layout: &L
     for (index, plane) in planes.iter().enumerate() {
         let (w, h) = if index == 0 { (width, height) } else { (chroma_width, chroma_height) };
         let enough = plane.stride >= w * bytes && plane.data.len() >= plane.stride * (h - 1) + w * bytes;
-        if !enough && !(grey && index > 0) {
+        let absent = grey && index > 0;
+        if !(enough || absent) {
             return Err(fault::input(format!("a picture of {width}x{height} with too few samples")));
         }
     }
@@ -153,42 +154,48 @@ pub(super) fn to_rgb(planes: [Plane; 3], width: usize, height: usize, layout: &L
         false => (16.0 * unit, 255.0 / (219.0 * unit), 255.0 / (224.0 * unit)),
     };
     let Matrix { kr, kb } = layout.matrix;
-    let kg = layout.matrix.kg();
+    let kg = 1.0 - kr - kb;
+    let (red_gain, blue_gain) = (2.0 * (1.0 - kr) * c_gain, 2.0 * (1.0 - kb) * c_gain);
+    let (green_red, green_blue) = (-kr / kg * red_gain, -kb / kg * blue_gain);
+
     let columns = taps(width, chroma_width, layout.subsampling.0, layout.on_column);
     let rows = taps(height, chroma_height, layout.subsampling.1, layout.on_row);
-    let mut line = vec![[0f32; 2]; chroma_width]; // Cb, Cr of one luma row at the colour columns
-    let mut data = Vec::with_capacity(width * height * 3);
-    for (y, &(above, below, weight)) in rows.iter().enumerate() {
-        for (x, both) in line.iter_mut().enumerate() {
-            for (channel, value) in both.iter_mut().enumerate() {
-                let plane = &planes[channel + 1];
-                *value = match grey {
-                    true => 0.0,
-                    false => mix(sample(plane, x, above, bytes), sample(plane, x, below, bytes), weight) - 128.0 * unit,
-                };
+    let mut luma = vec![0f32; width];
+    let mut colour = [vec![0f32; width], vec![0f32; width]]; // Cb, Cr of a row less their zero
+    let mut narrow = vec![0f32; chroma_width];
+    let mut other = vec![0f32; chroma_width];
+    let mut data = vec![0; width * height * 3];
+    for (y, (line, &(above, below, weight))) in data.chunks_exact_mut(width * 3).zip(&rows).enumerate() {
+        read_row(&mut luma, &planes[0], y, bytes);
+        for (full, plane) in colour.iter_mut().zip(&planes[1..]).filter(|_| !grey) {
+            read_row(&mut narrow, plane, above, bytes);
+            if weight > 0.0 {
+                read_row(&mut other, plane, below, bytes);
+                narrow.iter_mut().zip(&other).for_each(|(a, b)| *a += (b - *a) * weight);
+            }
+            for (value, &(left, right, weight)) in full.iter_mut().zip(&columns) {
+                *value = narrow[left] + (narrow[right] - narrow[left]) * weight - 128.0 * unit;
             }
         }
-        for (x, &(left, right, weight)) in columns.iter().enumerate() {
-            let luma = (sample(&planes[0], x, y, bytes) - y_zero) * y_gain;
-            let blue = luma + 2.0 * (1.0 - kb) * c_gain * mix(line[left][0], line[right][0], weight);
-            let red = luma + 2.0 * (1.0 - kr) * c_gain * mix(line[left][1], line[right][1], weight);
-            let green = (luma - kr * red - kb * blue) / kg;
-            data.extend([red, green, blue].map(|value| (value + 0.5).clamp(0.0, 255.0) as u8));
+        let [blues, reds] = &colour;
+        for (pixel, ((y, b), r)) in line.chunks_exact_mut(3).zip(luma.iter().zip(blues).zip(reds)) {
+            let y = (y - y_zero) * y_gain + 0.5;
+            let rgb = [y + red_gain * r, y + green_red * r + green_blue * b, y + blue_gain * b];
+            pixel.copy_from_slice(&rgb.map(|value| value.clamp(0.0, 255.0) as i32 as u8));
         }
     }
     Ok(Frame { width, height, data })
 }
 
-fn sample(plane: &Plane, x: usize, y: usize, bytes: usize) -> f32 {
-    let at = y * plane.stride + x * bytes;
+fn read_row(row: &mut [f32], plane: &Plane, y: usize, bytes: usize) {
+    let line = &plane.data[y * plane.stride..][..row.len() * bytes];
     match bytes {
-        1 => f32::from(plane.data[at]),
-        _ => f32::from(u16::from_le_bytes([plane.data[at], plane.data[at + 1]])),
+        1 => row.iter_mut().zip(line).for_each(|(value, &byte)| *value = f32::from(byte)),
+        _ => {
+            let samples = line.chunks_exact(2).map(|two| u16::from_le_bytes([two[0], two[1]]));
+            row.iter_mut().zip(samples).for_each(|(value, sample)| *value = f32::from(sample));
+        }
     }
-}
-
-fn mix(a: f32, b: f32, weight: f32) -> f32 {
-    a + (b - a) * weight
 }
 
 /// For each luma position of a side: the two colour positions around it and the weight of the second.

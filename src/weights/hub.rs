@@ -310,10 +310,11 @@ fn failed(hub: &Hub, id: &HubId, path: &str, text: &str) -> ModelError {
             id.revision
         ),
         Some(code) => format!("{what}: {endpoint} answered {code}; try again later"),
-        None => format!(
-            "{what}: cannot be fetched from {endpoint} ({}); check the network, or give a folder",
-            one_line(text)
-        ),
+        None => {
+            let here = if path.is_empty() { "no folder of that name here, and " } else { "" };
+            let text = one_line(text);
+            format!("{what}: {here}{endpoint} cannot be reached ({text}); check the network, or give a folder")
+        }
     })
 }
 

@@ -217,3 +217,84 @@ fn class(model: &ModelFolder, name: &str, config: &str) -> Option<String> {
         [&own["_class_name"], &own["architectures"][0], &own["tokenizer_class"], &model.0.index.entries[name][1]];
     named.into_iter().find_map(|value| value.as_str()).map(str::to_owned)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::weights::tests::{folder, message, open, small};
+    use serde_json::json;
+
+    #[test]
+    fn the_embedded_model_is_complete() {
+        let info = info(&ModelFolder::embedded());
+        assert_eq!(info.native, Some(Native { width: 144, height: 96, frames: 49, fps: 8 }));
+        assert!(info.complete);
+        let parts: Vec<_> = info
+            .parts
+            .iter()
+            .map(|part| (part.name.as_str(), part.class.as_deref().unwrap(), part.parameters))
+            .collect();
+        let expected = [
+            ("tokenizer", "T5TokenizerFast", 0),
+            ("text_encoder", "T5EncoderModel", 342_144),
+            ("transformer", "CogVideoXTransformer3DModel", 4_582_816),
+            ("scheduler", "CogVideoXDDIMScheduler", 0),
+            ("vae", "AutoencoderKLCogVideoX", 2_033_059),
+        ];
+        assert_eq!(parts, expected);
+        assert_eq!((info.parameters, info.bytes), (6_958_019, 2 * 6_958_019));
+        let value = serde_json::to_value(&info).unwrap();
+        assert_eq!(value["parts"][2]["dtypes"], json!({"F16": 4_582_816}));
+        assert_eq!(value["parts"][2]["files"][0]["path"], "transformer/diffusion_pytorch_model.safetensors");
+        assert_eq!((&value["parts"][2]["state"], &value["native"]["fps"]), (&json!("present"), &json!(8)));
+    }
+
+    #[test]
+    fn missing_and_damaged_parts_are_described() {
+        let files: [(&str, &[u8]); 6] = [
+            (
+                "transformer/config.json",
+                br#"{"_class_name":"CogVideoXTransformer3DModel","sample_width":170,
+                "sample_height":96,"sample_frames":81,"patch_size_t":2}"#,
+            ),
+            ("transformer/diffusion_pytorch_model.safetensors", &small()[..60]),
+            ("vae/config.json", br#"{"_class_name":"AutoencoderKL","block_out_channels":[1,2,3,4]}"#),
+            ("vae/diffusion_pytorch_model.safetensors", &small()),
+            ("text_encoder/pytorch_model.bin", b"junk"),
+            ("tokenizer/tokenizer.json", b"{"),
+        ];
+        let folder = folder(&files);
+        let model = open(&folder).unwrap();
+        let info = info(&model);
+        assert!(!info.complete);
+        // CogVideoX 1.5
+        assert_eq!(info.native, Some(Native { width: 1360, height: 768, frames: 81, fps: 16 }));
+        let states: Vec<_> = info.parts.iter().map(|part| (part.name.as_str(), part.state)).collect();
+        use PartState::{Damaged, Missing};
+        let expected = [
+            ("tokenizer", Damaged),
+            ("text_encoder", Damaged),
+            ("transformer", Damaged),
+            ("scheduler", Missing),
+            ("vae", Damaged),
+        ];
+        assert_eq!(states, expected);
+        let says = [
+            "tokenizer.json",
+            "pytorch_model.bin: pickled",
+            "announces a header",
+            "scheduler_config.json",
+            "AutoencoderKL",
+        ];
+        for (part, says) in info.parts.iter().zip(says) {
+            assert!(part.problem.as_deref().unwrap().contains(says), "{part:?}");
+        }
+        // a part of another class is not loaded either
+        let text = message(model.part("vae").map(drop));
+        assert!(text.contains("vae/config.json: _class_name \"AutoencoderKL\" is not supported"), "{text}");
+
+        let empty = crate::weights::tests::folder(&[]);
+        let info = super::info(&open(&empty).unwrap());
+        assert!(info.native.is_none() && info.parts.iter().all(|part| part.state == Missing), "{info:?}");
+    }
+}

@@ -14,12 +14,16 @@ mod convert;
 mod embedded;
 mod error;
 mod files;
+mod hash;
 mod header;
 #[cfg(feature = "hub")]
 mod hub;
 mod info;
+mod list;
 mod part;
 mod source;
+mod tensor_cache;
+mod tensors;
 
 #[cfg(test)]
 mod hostile;
@@ -32,7 +36,10 @@ pub use cache::short_names;
 pub use embedded::EMBEDDED;
 pub use error::ModelError;
 pub use info::{FileInfo, ModelInfo, Native, PartInfo, PartState, info, native};
+pub use list::{Listed, list};
 pub use part::{Part, TensorInfo};
+pub use tensor_cache::TensorCache;
+pub use tensors::{read_tensors, write_tensors};
 
 use cache::{Hub, HubId};
 use error::{Result, refuse};
@@ -67,6 +74,12 @@ impl Download for () {}
 /// A model in the diffusers folder layout, wherever it lives. Cheap to clone. Opening reads no weights.
 #[derive(Clone)]
 pub struct ModelFolder(Arc<Inner>);
+
+impl std::fmt::Debug for ModelFolder {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        write!(f, "ModelFolder({})", self.place())
+    }
+}
 
 struct Inner {
     name: String,

@@ -3,6 +3,7 @@
 use super::backend::Backend;
 use super::error::{ModelError, Result, refuse};
 use super::files::{self, Index, Layout};
+use super::hash;
 use super::header::{Entry, Header};
 use super::source::{Bytes, Source};
 use candle_core::{DType, Device};
@@ -113,11 +114,26 @@ impl Part {
     }
 
     /// blake3 of the weight files, one after the other in the order of their names, in hexadecimal: what
-    /// `cat PART/*.safetensors | b3sum` prints. Reads all of them the first time.
+    /// `cat PART/*.safetensors | b3sum` prints. Reads all of them the first time; for large files the result is kept in the
+    /// user's cache directory and found there as long as the files do not change.
     pub fn hash(&self) -> anyhow::Result<String> {
         if let Some(hash) = self.0.hash.get() {
             return Ok(hash.clone());
         }
+        let memory = if self.bytes() >= hash::WORTH_IT { hash::directory() } else { None };
+        let place = || hash::place(memory.as_deref()?, &self.0.source, self.files().map(|(path, _)| path));
+        let before = place();
+        if let Some(hash) = before.as_deref().and_then(hash::recall) {
+            return Ok(self.0.hash.get_or_init(|| hash).clone());
+        }
+        let computed = self.compute_hash()?;
+        if let Some(place) = before.filter(|before| place().as_ref() == Some(before)) {
+            hash::keep(&place, &computed);
+        }
+        Ok(self.0.hash.get_or_init(|| computed).clone())
+    }
+
+    fn compute_hash(&self) -> Result<String> {
         /// Bytes hashed at once; what has been hashed is given back to the system.
         const STRETCH: usize = 64 << 20;
         let mut hasher = blake3::Hasher::new();
@@ -130,7 +146,7 @@ impl Part {
                 bytes.done(&range);
             }
         }
-        Ok(self.0.hash.get_or_init(|| hasher.finalize().to_hex().to_string()).clone())
+        Ok(hasher.finalize().to_hex().to_string())
     }
 
     /// Stored size of all tensors.

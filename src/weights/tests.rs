@@ -25,7 +25,7 @@ const WEIGHTS: &str = "transformer/diffusion_pytorch_model.safetensors";
 const INDEX: &str = "transformer/diffusion_pytorch_model.safetensors.index.json";
 
 /// A folder with these files (and a model index, unless one is given).
-fn folder(files: &[(&str, &[u8])]) -> TempDir {
+pub(super) fn folder(files: &[(&str, &[u8])]) -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     let index: (&str, &[u8]) = ("model_index.json", br#"{"_class_name":"CogVideoXPipeline"}"#);
     for (path, content) in std::iter::once(&index).chain(files) {
@@ -36,7 +36,7 @@ fn folder(files: &[(&str, &[u8])]) -> TempDir {
     folder
 }
 
-fn open(folder: &TempDir) -> anyhow::Result<ModelFolder> {
+pub(super) fn open(folder: &TempDir) -> anyhow::Result<ModelFolder> {
     ModelFolder::open(folder.path().to_str().unwrap(), true)
 }
 
@@ -302,6 +302,28 @@ fn a_wrong_folder_says_what_is_wrong() {
     assert_says(&message(model.json::<Sizes>(config)), &[config, "\"sizes[1]\"", "-2"]);
     assert_says(&message(model.json::<Layers>("model_index.json")), &["missing field `num_layers`"]);
     assert_says(&message(model.json::<Layers>("vae/config.json")), &["vae/config.json", "no such file"]);
+}
+
+#[cfg(all(unix, not(feature = "hub")))]
+#[test]
+fn without_hub_access_a_hub_name_says_so_and_the_cache_still_serves() {
+    let cache = folder(&[]);
+    let hub = |offline| Hub { cache: cache.path().into(), endpoint: String::new(), token: None, offline };
+    let open = |offline| Ok(ModelFolder::resolve("org/model", || hub(offline), &mut ())?);
+    assert_says(
+        &message(open(false).map(drop)),
+        &["org/model", "not in the cache", "feature `hub`", "give its folder"],
+    );
+    let commit = "0123456789abcdef0123456789abcdef01234567";
+    let path = cache.path().join("models--org--model");
+    fs::create_dir_all(path.join("refs")).unwrap();
+    fs::create_dir_all(path.join("snapshots")).unwrap();
+    fs::write(path.join("refs/main"), commit).unwrap();
+    let toyland = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("models/toyland");
+    std::os::unix::fs::symlink(toyland, path.join("snapshots").join(commit)).unwrap();
+    for offline in [true, false] {
+        assert_eq!(open(offline).unwrap().revision(), Some(commit));
+    }
 }
 
 #[test]

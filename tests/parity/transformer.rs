@@ -8,7 +8,7 @@ use vidgen::models::cogvideox::transformer::{Transformer, TransformerConfig};
 use vidgen::models::{Denoiser, DenoiserRow};
 use vidgen::nn::sdpa::Sdpa;
 
-fn load(kind: &str) -> (TransformerConfig, Transformer) {
+pub fn load(kind: &str) -> (TransformerConfig, Transformer) {
     let path = golden_dir().join(kind).join("transformer/config.json");
     let config: TransformerConfig = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
     let vb = VarBuilder::from_tensors(tiny::tensors(kind, "transformer", kind), DType::F32, &Device::Cpu);

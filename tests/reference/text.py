@@ -20,6 +20,7 @@ import sentencepiece
 import torch
 from safetensors.torch import save_file
 from transformers import T5Config, T5EncoderModel, T5Tokenizer
+from transformers.models.t5.modeling_t5 import T5Attention
 
 import tiny
 
@@ -195,6 +196,19 @@ OTHERS = {
 }
 
 
+def buckets() -> list[dict]:
+    """For some shapes of the position table: the least distance of each bucket, and where none follows."""
+    found = []
+    for count, distance in [(32, 128), (12, 40), (64, 256), (32, 1000), (16, 20), (4, 2), (6, 100), (320, 128), (33, 77)]:
+        positions = torch.arange(1200)
+        values = T5Attention._relative_position_bucket(-positions, True, count, distance).tolist()
+        after = T5Attention._relative_position_bucket(positions, True, count, distance).tolist()
+        assert after[1:] == [value + count // 2 for value in values[1:]]
+        edges = [[0, values[0]]] + [[at, values[at]] for at in range(1, 1200) if values[at] != values[at - 1]]
+        found.append(dict(buckets=count, distance=distance, edges=edges))
+    return found
+
+
 def sequence(length: int, vocab: int) -> list[int]:
     return [(index * index * 31 + index * 7 + 3) % vocab for index in range(length - 4)] + [1, 0, 0, 0]
 
@@ -226,6 +240,7 @@ if __name__ == "__main__":
             GOLDEN.mkdir(parents=True, exist_ok=True)
             dump(cases(FOLDER), GOLDEN / "tokens.json")
             dump(variants(), GOLDEN / "variants.json")
+            dump(buckets(), GOLDEN / "buckets.json")
             embeddings()
         case ["cases", folder, file]:
             dump(cases(folder), pathlib.Path(file))

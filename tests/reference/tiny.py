@@ -78,9 +78,12 @@ def weight(name: str, shape) -> torch.Tensor:
 
 
 def fill(module: torch.nn.Module, prefix: str) -> torch.nn.Module:
+    filled = set()  # a tied tensor has the values of its first name
     with torch.no_grad():
         for name, tensor in module.state_dict().items():
-            tensor.copy_(weight(f"{prefix}/{name}", tuple(tensor.shape)))
+            if tensor.data_ptr() not in filled:
+                filled.add(tensor.data_ptr())
+                tensor.copy_(weight(f"{prefix}/{name}", tuple(tensor.shape)))
     return module.eval()
 
 

@@ -3,7 +3,7 @@
 //! FFmpeg gets an opened file and no names, only containers that hold their pictures themselves, and no protocols, so a
 //! file cannot make it open another. Sizes are bounded before the first picture is decoded.
 
-use super::{explain, forget_line, init};
+use super::{explain, forget_line, init, line_kept};
 use crate::video::Frame;
 use crate::video::fault::input;
 use crate::video::format::Rate;
@@ -145,6 +145,7 @@ pub(in crate::video) fn read(path: &Path, limits: &Limits) -> Result<Box<dyn Sou
     let index = stream.index();
     let frames = u64::try_from(stream.frames()).ok().filter(|&frames| frames > 0);
     limits.check_frames(&name, frames.unwrap_or(0))?;
+    check_whole(path, &stream)?;
     let fps = rate(stream.avg_frame_rate()).or_else(|| rate(stream.rate()));
     let turns = turns(&stream);
     let mut context = codec::Context::from_parameters(stream.parameters()).map_err(|error| cannot(path, error))?;
@@ -177,6 +178,28 @@ pub(in crate::video) fn read(path: &Path, limits: &Limits) -> Result<Box<dyn Sou
         None => return Err(input(format!("{} holds no pictures", source.name))),
     }
     Ok(Box::new(source))
+}
+
+/// Refuses a file whose index names pictures behind its end: FFmpeg would give those before and call it the end.
+fn check_whole(path: &Path, stream: &Stream) -> Result<()> {
+    let length = std::fs::metadata(path).map_or(u64::MAX, |found| found.len());
+    // SAFETY: the stream is alive, and an entry is read before anything else happens to it. The function takes a mutable
+    // pointer and changes nothing.
+    let ends = unsafe {
+        let stream = stream.as_ptr().cast_mut();
+        let entries = ffi::avformat_index_get_entries_count(stream);
+        (0..entries)
+            .map(|index| ffi::avformat_index_get_entry(stream, index))
+            .filter(|entry| !entry.is_null())
+            .map(|entry| (*entry).pos.saturating_add(i64::from((*entry).size())))
+            .max()
+    };
+    match ends {
+        Some(end) if u64::try_from(end).is_ok_and(|end| end > length) => {
+            Err(input(format!("{} is cut off: {length} bytes of at least {end}", path.display())))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn rate(rational: Rational) -> Option<Rate> {
@@ -222,10 +245,13 @@ impl FfmpegSource {
     fn feed(&mut self) -> Result<()> {
         loop {
             let mut packet = Packet::empty();
+            forget_line();
             match packet.read(&mut self.input) {
                 Ok(()) if packet.stream() != self.stream => {}
                 Ok(()) if packet.is_corrupt() => return Err(self.damaged(Error::InvalidData)),
                 Ok(()) => return self.decoder.send_packet(&packet).map_err(|error| self.damaged(error)),
+                // WebM has no index of pictures: a complaint at the end says that it came too early.
+                Err(Error::Eof) if line_kept() => return Err(self.damaged(Error::Eof)),
                 Err(Error::Eof) => {
                     self.draining = true;
                     return self.decoder.send_eof().map_err(|error| self.damaged(error));
@@ -281,8 +307,8 @@ impl FfmpegSource {
             // SAFETY: the context is alive, and the coefficient tables are static.
             unsafe {
                 let table = ffi::sws_getCoefficients(space);
-                let rgb = ffi::sws_getCoefficients(ffi::SWS_CS_ITU709);
-                ffi::sws_setColorspaceDetails(context.as_mut_ptr(), table, full, rgb, 1, 0, 1 << 16, 1 << 16);
+                // The same table twice: RGB of more than 8 bits goes there and back by these.
+                ffi::sws_setColorspaceDetails(context.as_mut_ptr(), table, full, table, 1, 0, 1 << 16, 1 << 16);
             }
             self.scaler = Some((format, context));
         }

@@ -203,7 +203,7 @@ fn open_encoder(output: &Output) -> Result<Opened> {
     match choice.encoder {
         "mpeg4" => {
             flags |= Flags::QSCALE;
-            quality = Some(quantiser(output.crf.unwrap_or(17)) as i32 * ffi::FF_QP2LAMBDA as i32);
+            quality = Some(quantiser(output.crf.unwrap_or(17)) as i32 * ffi::FF_QP2LAMBDA);
         }
         // VP8 has no quality mode without a ceiling; one byte for each pixel of each frame is never reached.
         "libvpx" => {

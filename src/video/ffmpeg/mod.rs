@@ -5,6 +5,8 @@
 
 mod decode;
 mod encode;
+#[cfg(test)]
+mod tests;
 
 pub(super) use decode::{metadata, read};
 pub(super) use encode::{check, open};
@@ -64,6 +66,11 @@ unsafe extern "C" fn keep<V>(source: *mut c_void, level: c_int, format: *const c
 /// Forgets the kept line; before a call whose failure is to be explained.
 fn forget_line() {
     LINE.with(|kept| kept.borrow_mut().take());
+}
+
+/// Whether FFmpeg logged an error since the last [`forget_line`].
+fn line_kept() -> bool {
+    LINE.with(|kept| kept.borrow().is_some())
 }
 
 /// An error with the line FFmpeg logged about it.

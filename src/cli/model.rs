@@ -1,0 +1,168 @@
+//! `model info`, `model list`: what models are, and which are at hand.
+
+use crate::run::{Code, Failure, WithCode, human_bytes, print};
+use crate::weights::{self, Listed, ModelFolder, ModelInfo, PartInfo, PartState};
+use clap::Subcommand;
+use clap::builder::FalseyValueParser;
+use std::fmt::Write;
+
+const INFO: &str = "\
+Examples:
+  vidgen model info toyland
+  vidgen model info ./CogVideoX-2b
+  vidgen model info cogvideox-5b --offline --json
+
+Headers and configurations are read, weights are not. The exit code is 3 when a part is missing or damaged.";
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// Parts, parameters, stored types, native size, and what is missing or damaged
+    #[command(after_help = INFO)]
+    Info {
+        /// toyland (built in), a folder in diffusers' layout, a hub id ORG/NAME[@REVISION] or a known name
+        #[arg(value_name = "MODEL", default_value = weights::EMBEDDED, env = "VIDGEN_MODEL", hide_env = true)]
+        model: String,
+        /// Never use the network
+        #[arg(long, env = "VIDGEN_OFFLINE", hide_env = true, value_parser = FalseyValueParser::new())]
+        offline: bool,
+    },
+    /// The built-in model, and those in the hub's cache
+    List,
+}
+
+/// Prints what was asked for, as a table or as JSON.
+pub fn run(args: Args, json: bool) -> Result<(), Failure> {
+    match args.action {
+        Action::Info { model, offline } => {
+            let model = ModelFolder::open(&model, offline).code(Code::Model)?;
+            let info = weights::info(&model);
+            print(&if json { to_json(&info)? } else { describe(&info) })?;
+            match info.parts.iter().find_map(|part| part.problem.as_deref()) {
+                None => Ok(()),
+                Some(problem) => Err(Failure::message(Code::Model, problem)),
+            }
+        }
+        Action::List => {
+            let models = weights::list();
+            print(&if json { to_json(&serde_json::json!({ "models": models }))? } else { table(&models) })
+        }
+    }
+}
+
+fn to_json(value: &impl serde::Serialize) -> Result<String, Failure> {
+    Ok(serde_json::to_string_pretty(value).map_err(anyhow::Error::from)? + "\n")
+}
+
+/// `1.69 B`, `9.2 M`: numbers of parameters.
+fn parameters(count: u64) -> String {
+    match count as f64 {
+        n if n >= 1e9 => format!("{:.2} B", n / 1e9),
+        n if n >= 1e6 => format!("{:.1} M", n / 1e6),
+        n if n >= 1e3 => format!("{:.1} k", n / 1e3),
+        _ => count.to_string(),
+    }
+}
+
+/// Rows with columns of their widest cell, two spaces apart.
+fn aligned<const N: usize>(rows: &[[String; N]]) -> String {
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let widths: [usize; N] = std::array::from_fn(width);
+    let mut text = String::new();
+    for row in rows {
+        let cells = row.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}"));
+        let _ = writeln!(text, "{}", cells.collect::<Vec<_>>().join("  ").trim_end()); // writing to a String cannot fail
+    }
+    text
+}
+
+fn describe(info: &ModelInfo) -> String {
+    let mut facts = vec![["model".to_owned(), info.name.clone()]];
+    if info.place != info.name {
+        facts.push(["place".to_owned(), info.place.clone()]);
+    }
+    facts.extend(info.revision.iter().map(|revision| ["revision".to_owned(), revision.clone()]));
+    facts.push(["pipeline".to_owned(), info.class.clone()]);
+    facts.extend(info.native.iter().map(|native| {
+        let weights::Native { width, height, frames, fps } = native;
+        ["made for".to_owned(), format!("{width}x{height}, {frames} frames at {fps} per second")]
+    }));
+    facts.push([
+        "weights".to_owned(),
+        format!("{} parameters, {}", parameters(info.parameters), human_bytes(info.bytes)),
+    ]);
+
+    let head = ["part", "state", "class", "parameters", "stored as", "size"].map(str::to_owned);
+    let rows: Vec<[String; 6]> = std::iter::once(head).chain(info.parts.iter().map(row)).collect();
+    let problems = info.parts.iter().filter_map(|part| part.problem.as_ref());
+    let problems: String = problems.map(|problem| format!("! {problem}\n")).collect();
+    let ignored = info.parts.iter().flat_map(|part| &part.ignored);
+    let ignored: String = ignored.map(|path| format!("not used: {path}\n")).collect();
+    let rest = [problems, ignored].concat();
+    let gap = if rest.is_empty() { "" } else { "\n" };
+    format!("{}\n{}{gap}{rest}", aligned(&facts), aligned(&rows))
+}
+
+fn row(part: &PartInfo) -> [String; 6] {
+    let state = match part.state {
+        PartState::Present => "present",
+        PartState::Missing => "MISSING",
+        PartState::Damaged => "DAMAGED",
+    };
+    let weighted = part.parameters > 0;
+    let shown = |text: String| if weighted { text } else { "-".to_owned() };
+    let dtypes = part.dtypes.keys().map(String::as_str).collect::<Vec<_>>().join(" ");
+    [
+        part.name.clone(),
+        state.to_owned(),
+        part.class.clone().unwrap_or_else(|| "-".to_owned()),
+        shown(parameters(part.parameters)),
+        shown(dtypes),
+        shown(human_bytes(part.bytes)),
+    ]
+}
+
+fn table(models: &[Listed]) -> String {
+    let head = ["model", "size", "state"].map(str::to_owned);
+    let row = |model: &Listed| {
+        let state = model.problem.clone().unwrap_or_else(|| "ready".to_owned());
+        [model.name.clone(), human_bytes(model.bytes), state]
+    };
+    aligned(&std::iter::once(head).chain(models.iter().map(row)).collect::<Vec<_>>())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_embedded_model_is_described() {
+        let info = weights::info(&ModelFolder::embedded());
+        let text = describe(&info);
+        assert!(text.contains("\nmade for  144x96, 49 frames at 8 per second\n"), "{text}");
+        for part in ["tokenizer", "text_encoder", "transformer", "scheduler", "vae"] {
+            let line = text.lines().find(|line| line.starts_with(part)).unwrap();
+            assert!(line.contains("present"), "{line}");
+        }
+        assert!(!text.contains('!'));
+    }
+
+    #[test]
+    fn what_is_wrong_is_said() {
+        let mut info = weights::info(&ModelFolder::embedded());
+        info.parts[4].state = PartState::Damaged;
+        info.parts[4].problem = Some("vae/x: truncated".to_owned());
+        let text = describe(&info);
+        assert!(text.contains("DAMAGED") && text.ends_with("\n! vae/x: truncated\n"), "{text}");
+    }
+
+    #[test]
+    fn numbers_of_parameters_are_readable() {
+        assert_eq!([999, 1500, 9_234_567, 1_693_000_000].map(parameters), ["999", "1.5 k", "9.2 M", "1.69 B"]);
+    }
+}

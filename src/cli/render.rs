@@ -1,0 +1,161 @@
+//! `generate` and `multi-prompt`: from prompts to a video.
+
+use super::Report;
+use crate::job::{self, Command, Job, Settings};
+use crate::pipelines;
+use crate::run::{Code, Event, Failure, WithCode, config, interrupt, print, progress};
+use crate::storyboard::{Form, Storyboard};
+use crate::video::{self, Fault, Format, VideoError};
+use anyhow::Context;
+use std::io::{IsTerminal, Write};
+use std::path::PathBuf;
+
+const GENERATE: &str = "\
+Examples:
+  vidgen generate \"a blue car moves to the right on a city street at night\" -o car.mp4
+  vidgen generate -p \"a yellow star rests in the snow\" --seed 7 --steps 20 -o frames/
+  vidgen generate --model ./CogVideoX-2b \"a panda plays the guitar\" --size 720x480 --device cuda";
+
+const MULTI_PROMPT: &str = "\
+Examples:
+  vidgen multi-prompt prompts/seasons.txt -o seasons.mp4
+  vidgen multi-prompt -p \"a red ball rests in the snow\" -p \"a red ball rests in the desert\" -o two.mp4
+  vidgen multi-prompt story.toml --num-videos 3 -o 'story-{seed}.mp4'
+  cat prompts.txt | vidgen multi-prompt - -o out.mp4
+
+A prompt file is plain text, one prompt per line; blank lines and lines that begin with # are left out. A .toml file is a
+scene script: see docs/scripts.md.";
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = GENERATE)]
+pub struct Generate {
+    /// What is to be seen
+    #[arg(value_name = "PROMPT", conflicts_with = "prompt", required_unless_present = "prompt")]
+    text: Option<String>,
+    /// What is to be seen
+    #[arg(short, long, env = "VIDGEN_PROMPT", value_name = "TEXT", alias = "prompts")]
+    prompt: Vec<String>,
+    #[command(flatten)]
+    settings: Settings,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = MULTI_PROMPT)]
+pub struct MultiPrompt {
+    /// Prompts, one per line, or a scene script (.toml); - for standard input
+    #[arg(value_name = "FILE", group = "scenes")]
+    file: Option<PathBuf>,
+    /// A prompt; give it again for each scene, in order
+    #[arg(short, long, value_name = "TEXT", alias = "prompts", group = "scenes")]
+    prompt: Vec<String>,
+    /// A scene script, whatever its name; - for standard input
+    #[arg(long, env = "VIDGEN_SCRIPT", value_name = "FILE", group = "scenes")]
+    #[arg(aliases = ["scenes-file", "custom-config", "custom_config"])]
+    script: Option<PathBuf>,
+    /// Prompts, one per line, whatever the file's name; - for standard input
+    #[arg(long, env = "VIDGEN_PROMPT_FILE", value_name = "FILE", group = "scenes")]
+    #[arg(aliases = ["prompt_file", "prompts-file", "prompts_file"])]
+    prompt_file: Option<PathBuf>,
+    #[command(flatten)]
+    settings: Settings,
+}
+
+impl Generate {
+    pub fn run(self, report: &Report) -> Result<(), Failure> {
+        let prompts: Vec<String> = self.text.into_iter().chain(self.prompt).collect();
+        if prompts.len() > 1 {
+            let message = format!("generate takes one prompt and got {}: use multi-prompt", prompts.len());
+            return Err(Failure::message(Code::Usage, message));
+        }
+        let settings = &self.settings;
+        for (flag, given) in [
+            ("--overlap", settings.overlap.is_some()),
+            ("--transition-windows", settings.transition_windows.is_some()),
+            ("--transition", settings.transition.is_some()),
+            ("--hold", settings.hold.is_some()),
+            ("--blend", settings.blend.is_some()),
+        ] {
+            if given {
+                let message = format!("{flag} has no effect on a single window: leave it out, or use multi-prompt");
+                return Err(Failure::message(Code::Usage, message));
+            }
+        }
+        render(Command::Generate, self.settings, Storyboard::from_prompts(&prompts)?, report)
+    }
+}
+
+impl MultiPrompt {
+    pub fn run(self, report: &Report) -> Result<(), Failure> {
+        let sources = [(self.file, Form::Auto), (self.script, Form::Script), (self.prompt_file, Form::Lines)];
+        let source = sources.into_iter().find_map(|(path, form)| Some((path?, form)));
+        let storyboard = match source {
+            Some((path, form)) => Storyboard::read(&path, form)?,
+            None if self.prompt.is_empty() => {
+                let message = "no prompts: give a file, - for standard input, or --prompt for each scene";
+                return Err(Failure::message(Code::Usage, message));
+            }
+            None => Storyboard::from_prompts(&self.prompt)?,
+        };
+        render(Command::MultiPrompt, self.settings, storyboard, report)
+    }
+}
+
+fn render(command: Command, settings: Settings, mut storyboard: Storyboard, report: &Report) -> Result<(), Failure> {
+    set_threads(settings.threads);
+    interrupt::install(report.progress == progress::Mode::Json, video::remove_partials)?;
+    let script = job::read_settings(std::mem::take(&mut storyboard.settings))?;
+    let mut settings = settings.or(script);
+    for (path, table) in config::read()? {
+        let file = job::read_settings(table).with_context(|| path.display().to_string()).code(Code::Usage)?;
+        settings = settings.or(file);
+    }
+    let jobs = match job::resolve(command, settings.clone(), storyboard.clone()) {
+        Err(failure)
+            if failure.find::<VideoError>().is_some_and(|error| error.fault == Fault::Exists) && ask(&failure) =>
+        {
+            job::resolve(command, Settings { overwrite: Some(true), ..settings }, storyboard)?
+        }
+        jobs => jobs?,
+    };
+    for job in &jobs {
+        one(job, report)?;
+    }
+    Ok(())
+}
+
+fn one(job: &Job, report: &Report) -> Result<(), Failure> {
+    let mut observer = report.observer();
+    if job.skip {
+        let message = format!("{} exists: skipped", job.output.path.display());
+        return Ok(observer.event(&Event::Warning(message))?);
+    }
+    let outcome = pipelines::run(job, &mut *observer)?;
+    if job.output.format == Format::Y4mStdout {
+        return Ok(());
+    }
+    match report.json {
+        true => print(&format!("{}\n", outcome.json())),
+        false => print(&format!("{}\n", outcome.video.path.display())),
+    }
+}
+
+/// Asks on a terminal whether an existing output may go.
+fn ask(failure: &Failure) -> bool {
+    let mut stderr = std::io::stderr();
+    if !std::io::stdin().is_terminal() || !stderr.is_terminal() {
+        return false;
+    }
+    let mut answer = String::new();
+    write!(stderr, "{}; replace it? [y/N] ", failure.line()).is_ok()
+        && std::io::stdin().read_line(&mut answer).is_ok()
+        && matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes")
+}
+
+/// The number of threads, for every pool that is made later.
+fn set_threads(threads: Option<usize>) {
+    let Some(threads) = threads.filter(|threads| (1..=1024).contains(threads)) else { return };
+    for name in ["RAYON_NUM_THREADS", "CANDLE_NUM_THREADS"] {
+        // SAFETY: the program has one thread until the first pool is made, and no pool is made before this.
+        unsafe { std::env::set_var(name, threads.to_string()) };
+    }
+}

@@ -1,0 +1,100 @@
+//! How much memory a job needs, stage by stage, before anything is loaded.
+//!
+//! Stages follow each other and drop what they loaded, so the need is that of the largest. The estimate counts weights and
+//! the largest activations; it is meant to be right within some tens of percent, to refuse what cannot work.
+
+use super::Job;
+use crate::nn::sdpa::Sdpa;
+use crate::run::{self, Code, Failure};
+use anyhow::Result;
+use candle_core::DType;
+
+/// Bytes of each stage.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Need {
+    pub text: u64,
+    pub denoise: u64,
+    pub decode: u64,
+}
+
+/// The program itself, its threads and buffers.
+const BASE: u64 = 100 << 20;
+
+impl Need {
+    /// The largest stage.
+    pub fn peak(&self) -> u64 {
+        BASE + self.text.max(self.denoise).max(self.decode)
+    }
+
+    fn stage(&self) -> &'static str {
+        match self.text.max(self.denoise).max(self.decode) {
+            most if most == self.text => "text encoder",
+            most if most == self.denoise => "transformer",
+            _ => "decoder",
+        }
+    }
+}
+
+/// Estimates a job.
+pub fn need(job: &Job) -> Result<Need> {
+    Ok(Need { text: text(job)?, denoise: denoise(job)?, decode: decode(job)? })
+}
+
+/// The encoder is read block by block, so what counts is the largest tensor, the table of embeddings, and a block beside it.
+fn text(job: &Job) -> Result<u64> {
+    let part = job.model.part("text_encoder")?;
+    let dtype = if job.device.is_cpu() { DType::F32 } else { job.text_dtype };
+    let largest = part.tensors()?.iter().map(|tensor| tensor.elements()).max().unwrap_or(0);
+    Ok((largest * 3 * dtype.size_in_bytes() as u64).min(2 * part.bytes_as(dtype)))
+}
+
+fn denoise(job: &Job) -> Result<u64> {
+    let config = &job.transformer;
+    let weights = job.model.part("transformer")?.bytes_as(job.dtype);
+    let (channels, height, width) = job.latents;
+    let window = job.segments.iter().flat_map(|s| &s.plan.windows).map(|w| w.len).max().unwrap_or(0);
+    let patch = config.patch_size * config.patch_size * config.patch_size_t.unwrap_or(1);
+    let tokens = (config.max_text_seq_length + window * height * width / patch) as u64;
+    let dim = config.inner_dim() as u64;
+    let element = job.dtype.size_in_bytes() as u64;
+    // two rows' states; of the row at work: its norm, queries, keys, values, their rotated copies, or four times the width
+    // in the feed-forward layer, before and after the activation
+    let activations = tokens * dim * element * (2 * 2 + 12);
+    let scores = (config.num_attention_heads as u64 * tokens * tokens * 4).min(3 * Sdpa::default().budget as u64);
+    let frames: usize = job.segments.iter().map(|segment| segment.plan.frames).sum();
+    // the timeline, its estimate, the last estimate, the blend's sum and the noise, in f32
+    let timeline = (frames * channels * height * width) as u64 * 4 * 6;
+    Ok(weights + activations + scores + timeline)
+}
+
+fn decode(job: &Job) -> Result<u64> {
+    // about half of the autoencoder is its encoder, which is not loaded
+    let weights = job.model.part("vae")?.bytes_as(job.vae_dtype) * 6 / 10;
+    let (_, height, width) = job.latents;
+    let frames = job.segments.iter().map(|segment| segment.plan.keep).max().unwrap_or(0);
+    let memory = job.decode.memory(&job.vae, frames, height, width)?;
+    let values = memory.caches + 5 * memory.map;
+    Ok(weights + values as u64 * job.vae_dtype.size_in_bytes() as u64)
+}
+
+/// Refuses a job that this machine cannot hold. Memory of other devices than the CPU is theirs to tell.
+pub fn check(job: &Job) -> Result<()> {
+    let Some(available) = run::available_memory().filter(|_| job.device.is_cpu()) else { return Ok(()) };
+    let peak = job.need.peak();
+    if peak <= available {
+        return Ok(());
+    }
+    let advice = match job.need.stage() {
+        "transformer" if job.dtype == DType::F32 => "use --dtype bf16, or a smaller size",
+        "decoder" if job.decode.tile.is_none() => "use --vae-tiling on, or a smaller size",
+        _ => "use a smaller size or a machine with more memory",
+    };
+    let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
+    let message = format!(
+        "the {} needs about {:.1} GiB and {:.1} GiB of memory are free: {advice}",
+        job.need.stage(),
+        gib(peak),
+        gib(available)
+    );
+    Err(Failure::message(Code::Memory, message).into())
+}

@@ -1,0 +1,113 @@
+//! Where the video goes.
+
+use super::geometry::Geometry;
+use super::settings::Settings;
+use crate::video::Output;
+use crate::weights::ModelFolder;
+use anyhow::{Context, Result, bail};
+use std::path::Path;
+use std::time::SystemTime;
+
+/// Which of the videos of a command this is.
+#[derive(Debug, Clone, Copy)]
+pub struct Place {
+    pub seed: u64,
+    /// From 0.
+    pub index: usize,
+    pub videos: usize,
+}
+
+/// The name without `--output`, and what several videos of one command are told apart by.
+const DEFAULT: &str = "{slug}-{seed}.mp4";
+
+pub fn output(
+    settings: &Settings,
+    geometry: &Geometry,
+    model: &ModelFolder,
+    prompts: &[String],
+    place: &Place,
+) -> Result<Output> {
+    let template = settings.output.as_deref().unwrap_or(DEFAULT);
+    let mut path = expand(template, model, prompts, place)?;
+    if place.videos > 1 && !["{seed}", "{index}"].iter().any(|key| template.contains(key)) {
+        if template == "-" {
+            bail!("--output - takes one video: leave out --num-videos")
+        }
+        path = numbered(&path, place.seed);
+    }
+    let mut output =
+        Output::new(Path::new(&path), geometry.width, geometry.height, geometry.fps).with_context(|| "--output")?;
+    output.crf = settings.crf;
+    output.codec = settings.codec;
+    output.pix_fmt = settings.pix_fmt;
+    output.overwrite = settings.overwrite.unwrap_or(false);
+    Ok(output)
+}
+
+/// `a/clip.mp4` to `a/clip-7.mp4`, `frames/` to `frames-7/`.
+fn numbered(path: &str, seed: u64) -> String {
+    let (stem, slash) = path.strip_suffix('/').map_or((path, ""), |stem| (stem, "/"));
+    let name = stem.rfind('/').map_or(0, |at| at + 1);
+    match stem[name..].rfind('.').filter(|&dot| dot > 0 && slash.is_empty()) {
+        Some(dot) => format!("{}-{seed}{}", &stem[..name + dot], &stem[name + dot..]),
+        None => format!("{stem}-{seed}{slash}"),
+    }
+}
+
+fn expand(template: &str, model: &ModelFolder, prompts: &[String], place: &Place) -> Result<String> {
+    let mut path = String::new();
+    let mut rest = template;
+    while let Some(open) = rest.find('{') {
+        let Some(close) = rest[open..].find('}') else { break };
+        path += &rest[..open];
+        match &rest[open + 1..open + close] {
+            "model" => path += &slug(model.name()),
+            "seed" => path += &place.seed.to_string(),
+            "slug" => path += &slug(prompts.first().map_or("", String::as_str)),
+            "index" => path += &place.index.to_string(),
+            "date" => path += &crate::run::time::date(SystemTime::now()),
+            key => bail!(
+                "--output {template}: unknown {{{key}}} (known: {{model}}, {{seed}}, {{slug}}, {{index}}, {{date}})"
+            ),
+        }
+        rest = &rest[open + close + 1..];
+    }
+    path += rest;
+    Ok(path)
+}
+
+/// Words as part of a file name: letters, digits and dashes, at most 48 characters.
+fn slug(text: &str) -> String {
+    let mut slug = String::new();
+    for c in text.chars() {
+        if slug.chars().count() >= 48 {
+            break;
+        }
+        match c.is_alphanumeric() {
+            true => slug.extend(c.to_lowercase()),
+            false if !slug.ends_with('-') && !slug.is_empty() => slug.push('-'),
+            false => {}
+        }
+    }
+    let slug = slug.trim_end_matches('-');
+    if slug.is_empty() { "video".to_owned() } else { slug.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn several_videos_get_their_seeds() {
+        assert_eq!(numbered("a.b/clip.mp4", 7), "a.b/clip-7.mp4");
+        assert_eq!(numbered("frames/", 7), "frames-7/");
+        assert_eq!(numbered("a/.hidden.mp4", 7), "a/.hidden-7.mp4");
+    }
+
+    #[test]
+    fn slugs_are_plain() {
+        assert_eq!(slug("A red ball, rolling!  "), "a-red-ball-rolling");
+        assert_eq!(slug("../../etc"), "etc");
+        assert_eq!(slug("  "), "video");
+    }
+}

@@ -1,0 +1,81 @@
+//! The record of a job: every effective setting under the name of its flag.
+
+use crate::job::{Job, UncondText};
+use crate::run::Manifest;
+use crate::run::manifest::{ModelRecord, OutputRecord, SCHEMA};
+use anyhow::Result;
+use serde_json::{Map, Value, json};
+
+/// What decides the frames of a job. Reads all weights once, for their hashes.
+pub fn record(job: &Job) -> Result<Manifest> {
+    let hashes = ["text_encoder", "transformer", "vae"]
+        .map(|part| Ok::<_, anyhow::Error>((part.to_owned(), job.model.part(part)?.hash()?)))
+        .into_iter()
+        .collect::<Result<_>>()?;
+    Ok(Manifest {
+        schema: SCHEMA.to_owned(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        command: job.command.name().to_owned(),
+        prompts: job.prompts.clone(),
+        seed: job.seed,
+        model: ModelRecord {
+            name: job.model.name().to_owned(),
+            revision: job.model.revision().map(str::to_owned),
+            class: job.model.class().to_owned(),
+            hashes,
+        },
+        settings: settings(job),
+        output: OutputRecord {
+            codec: job.codec.clone(),
+            pix_fmt: job.output.pix_fmt.map(|format| format.to_string()),
+            crf: job.output.crf,
+        },
+        run: None,
+    })
+}
+
+fn settings(job: &Job) -> Map<String, Value> {
+    let (negative_prompt, uncond) = match &job.uncond {
+        UncondText::Zeros => (Value::Null, "zeros"),
+        UncondText::Text(text) if text.is_empty() => (Value::Null, "empty"),
+        UncondText::Text(text) => (json!(text), "text"),
+    };
+    let windows: Vec<Value> = job
+        .segments
+        .iter()
+        .map(|segment| segment.plan.windows.iter().map(|w| json!([w.start, w.len, w.text])).collect())
+        .collect();
+    let settings = json!({
+        "width": job.width,
+        "height": job.height,
+        "frames": job.frames,
+        "fps": job.output.fps.to_string(),
+        "steps": job.steps,
+        "guidance_scale": job.guidance.to_string(),
+        "negative_prompt": negative_prompt,
+        "uncond": uncond,
+        "scheduler": job.scheduler.to_string(),
+        "schedule": job.table.to_string(),
+        "shift": job.schedule.snr_shift_scale,
+        "eta": job.eta,
+        "transition": job.rules.transition.to_string(),
+        "overlap": job.rules.overlap,
+        "transition_windows": job.rules.transition_windows,
+        "hold": job.rules.hold,
+        "blend": job.blend.to_string(),
+        "latent_frames": job.segments.iter().map(|segment| segment.plan.frames).collect::<Vec<_>>(),
+        "windows": windows,
+        "device": job.device_name(),
+        "dtype": job.dtype.as_str(),
+        "text_dtype": job.text_dtype.as_str(),
+        "vae_dtype": job.vae_dtype.as_str(),
+        "threads": job.threads,
+        "vae_chunk": job.decode.chunk,
+        "vae_tile_size": job.decode.tile.as_ref().map(|tile| format!("{}x{}", tile.sample_width, tile.sample_height)),
+        "init_noise": job.init_noise.is_some(),
+    });
+    match settings {
+        Value::Object(settings) => settings,
+        _ => Map::new(),
+    }
+}

@@ -1,0 +1,416 @@
+//! Progress on standard error: bars on a terminal, lines elsewhere, JSON lines for programs.
+
+use super::event::{Event, Observer, Phase, Plan};
+use super::human_bytes;
+use super::time::human_seconds;
+use anyhow::{Error, Result, bail};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use std::fmt;
+use std::io::{IsTerminal, Write, stderr};
+use std::str::FromStr;
+use std::time::{Duration, Instant};
+
+/// How progress is shown.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Mode {
+    /// Bars on a terminal, lines elsewhere.
+    #[default]
+    Auto,
+    Bar,
+    Plain,
+    /// One JSON object for each event, see [`Event::json`].
+    Json,
+    /// Warnings and errors only.
+    None,
+}
+
+/// When text for people is coloured.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Color {
+    /// On a terminal, unless NO_COLOR is set.
+    #[default]
+    Auto,
+    Always,
+    Never,
+}
+
+/// Implements reading and writing of a list of words.
+macro_rules! words {
+    ($name:ident, $what:literal, $($variant:ident = $word:literal),*) => {
+        impl $name {
+            pub const NAMES: &[&str] = &[$($word),*];
+        }
+
+        impl FromStr for $name {
+            type Err = Error;
+            fn from_str(word: &str) -> Result<Self> {
+                match word {
+                    $($word => Ok(Self::$variant),)*
+                    _ => bail!("unknown {} {word:?} (known: {})", $what, Self::NAMES.join(", ")),
+                }
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+                f.pad(match self { $(Self::$variant => $word),* })
+            }
+        }
+    };
+}
+
+words!(Mode, "kind of progress", Auto = "auto", Bar = "bar", Plain = "plain", Json = "json", None = "none");
+words!(Color, "colour mode", Auto = "auto", Always = "always", Never = "never");
+
+impl Color {
+    /// Whether to colour what goes to a stream that is, or is not, a terminal. <https://no-color.org>: any value but the
+    /// empty one turns colours off.
+    pub fn on(self, terminal: bool) -> bool {
+        let plain = || std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+        let dumb = || std::env::var_os("TERM").is_some_and(|value| value == "dumb");
+        match self {
+            Self::Always => true,
+            Self::Never => false,
+            Self::Auto => terminal && !plain() && !dumb(),
+        }
+    }
+}
+
+/// Who listens to a run. `quiet` leaves errors only, `verbose` adds what was planned, how long stages took and every file.
+pub fn renderer(mode: Mode, quiet: bool, verbose: bool, color: Color) -> Box<dyn Observer> {
+    let terminal = stderr().is_terminal();
+    let words = Words { color: color.on(terminal), quiet, verbose };
+    match mode {
+        Mode::Json => Box::new(Json { quiet }),
+        _ if quiet => Box::new(Lines::new(stderr(), words, false)),
+        Mode::None => Box::new(Lines::new(stderr(), words, false)),
+        Mode::Bar => Box::new(Bars::new(words)),
+        Mode::Auto if terminal => Box::new(Bars::new(words)),
+        Mode::Auto | Mode::Plain => Box::new(Lines::new(stderr(), words, true)),
+    }
+}
+
+/// Writes a line to standard error. That nobody reads it is no reason to stop a run.
+fn line(text: &str) {
+    let _ = writeln!(stderr(), "{text}");
+}
+
+/// Events as JSON lines.
+struct Json {
+    quiet: bool,
+}
+
+impl Observer for Json {
+    fn event(&mut self, event: &Event) -> Result<()> {
+        if !self.quiet || matches!(event, Event::Error { .. }) {
+            line(&event.json().to_string());
+        }
+        Ok(())
+    }
+}
+
+/// How events are put in words.
+#[derive(Clone, Copy)]
+struct Words {
+    color: bool,
+    quiet: bool,
+    verbose: bool,
+}
+
+impl Words {
+    fn paint(self, code: &str, text: &str) -> String {
+        if self.color { format!("\u{1b}[{code}m{text}\u{1b}[0m") } else { text.to_owned() }
+    }
+
+    /// Messages that are told whatever the kind of progress; none for the other events.
+    fn message(self, event: &Event) -> Option<String> {
+        match event {
+            Event::Error { message, .. } => Some(format!("{} {message}", self.paint("1;31", "error:"))),
+            Event::Warning(message) if !self.quiet => Some(format!("{} {message}", self.paint("1;33", "warning:"))),
+            Event::Plan(plan) if self.verbose && !self.quiet => Some(describe(plan)),
+            Event::Saved { kind, path } if self.verbose && !self.quiet => {
+                Some(format!("saved {kind} {}", path.display()))
+            }
+            _ => None,
+        }
+    }
+}
+
+/// The plan in a few words.
+fn describe(plan: &Plan) -> String {
+    let Plan { model, width, height, frames, fps, windows, steps, seed, device, dtype, threads, memory, .. } = plan;
+    let prompts = plan.prompts.iter().map(|prompt| format!("\n  prompt {prompt:?}")).collect::<String>();
+    format!(
+        "{model} on {device} in {dtype}, {threads} threads, about {}\n  {width}x{height}, {frames} frames at {fps} per \
+         second, {} latent frames in {windows} windows, {steps} steps, seed {seed}{prompts}",
+        human_bytes(*memory),
+        plan.latent_frames
+    )
+}
+
+/// Progress as plain lines; with `stages` false only messages.
+struct Lines<W> {
+    out: W,
+    words: Words,
+    stages: bool,
+    stage: Option<(Phase, Instant)>,
+    told: Option<Instant>,
+}
+
+/// Steps and chunks are told no more often than this.
+const PAUSE: Duration = Duration::from_secs(2);
+
+impl<W: Write> Lines<W> {
+    fn new(out: W, words: Words, stages: bool) -> Self {
+        Self { out, words, stages, stage: None, told: None }
+    }
+
+    fn say(&mut self, text: &str) {
+        // that nobody reads it is no reason to stop a run
+        let _ = writeln!(self.out, "{text}").and_then(|()| self.out.flush());
+    }
+
+    /// Whether part `index` of `of` is worth a line: the last one is, others when the last line is some time ago.
+    fn due(&mut self, index: usize, of: usize) -> bool {
+        let due = index + 1 == of || self.told.is_none_or(|told| told.elapsed() >= PAUSE);
+        if due {
+            self.told = Some(Instant::now());
+        }
+        due
+    }
+
+    fn end_stage(&mut self) {
+        if let (Some((phase, since)), true) = (self.stage.take(), self.words.verbose) {
+            let text = format!("{} took {}", phase.name(), human_seconds(since.elapsed().as_secs_f64()));
+            self.say(&text);
+        }
+    }
+}
+
+impl<W: Write> Observer for Lines<W> {
+    fn event(&mut self, event: &Event) -> Result<()> {
+        if let Some(message) = self.words.message(event) {
+            self.say(&message);
+        }
+        if !self.stages {
+            return Ok(());
+        }
+        match event {
+            Event::Phase { phase, of, what } => {
+                self.end_stage();
+                self.stage = Some((*phase, Instant::now()));
+                self.told = None;
+                self.say(&stage(*phase, *of, what));
+            }
+            Event::Step { index, of, seconds, eta, .. } if self.due(*index, *of) => {
+                let (done, pace) = (index + 1, human_seconds(*seconds));
+                self.say(&format!("step {done}/{of}: {pace}, {} left", human_seconds(*eta)));
+            }
+            Event::Chunk { phase, index, of } if self.due(*index, *of) => {
+                self.say(&format!("{} {}/{of}", phase.name(), index + 1));
+            }
+            Event::Saved { .. } | Event::Error { .. } => self.end_stage(),
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+/// The beginning of a stage: `load transformer`, `denoise in 50 steps`.
+fn stage(phase: Phase, of: usize, what: &str) -> String {
+    let mut text = phase.name().to_owned();
+    if !what.is_empty() {
+        text = format!("{text} {what}");
+    }
+    match (phase, of) {
+        (_, 0) => text,
+        (_, 1) => format!("{text} in one part"),
+        (Phase::Denoise, of) => format!("{text} in {of} steps"),
+        (_, of) => format!("{text} in {of} parts"),
+    }
+}
+
+/// Progress as bars, one for each stage; finished ones stay.
+struct Bars {
+    words: Words,
+    bar: Option<ProgressBar>,
+    since: Instant,
+}
+
+impl Bars {
+    fn new(words: Words) -> Self {
+        Self { words, bar: None, since: Instant::now() }
+    }
+
+    fn begin(&mut self, phase: Phase, of: usize, what: &str) {
+        self.finish();
+        // the templates are constants; a bar without its style is still a bar
+        let template = match (of, self.words.color) {
+            (0, _) => "{prefix:>8}  {spinner} {msg}",
+            (_, true) => "{prefix:>8}  {bar:32.cyan/dim} {pos}/{len} {msg}",
+            (_, false) => "{prefix:>8}  {bar:32} {pos}/{len} {msg}",
+        };
+        let style =
+            ProgressStyle::with_template(template).map(|style| style.progress_chars("##-").tick_chars("-\\|/ "));
+        let bar = ProgressBar::with_draw_target((of > 0).then_some(of as u64), ProgressDrawTarget::stderr());
+        bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+        bar.set_prefix(phase.name());
+        bar.set_message(what.to_owned());
+        bar.enable_steady_tick(Duration::from_millis(200));
+        self.bar = Some(bar);
+        self.since = Instant::now();
+    }
+
+    /// Leaves the stage's bar with the time it took.
+    fn finish(&mut self) {
+        let Some(bar) = self.bar.take() else { return };
+        let took = human_seconds(self.since.elapsed().as_secs_f64());
+        let what = match bar.length() {
+            None => bar.message(), // what was loaded
+            Some(_) => String::new(),
+        };
+        bar.disable_steady_tick();
+        bar.abandon_with_message(format!("{what} {took}").trim().to_owned());
+    }
+
+    fn advance(&self, index: usize, message: Option<String>) {
+        let Some(bar) = &self.bar else { return };
+        bar.set_position(index as u64 + 1);
+        if let Some(message) = message {
+            bar.set_message(message);
+        }
+    }
+}
+
+impl Observer for Bars {
+    fn event(&mut self, event: &Event) -> Result<()> {
+        if let Some(message) = self.words.message(event) {
+            if matches!(event, Event::Error { .. }) {
+                self.finish();
+            }
+            match &self.bar {
+                Some(bar) => bar.suspend(|| line(&message)),
+                None => line(&message),
+            }
+        }
+        match event {
+            Event::Phase { phase, of, what } => self.begin(*phase, *of, what),
+            Event::Step { index, seconds, eta, .. } => {
+                let left = human_seconds(*eta);
+                self.advance(*index, Some(format!("{seconds:.2} s/step, {left} left")));
+            }
+            Event::Chunk { index, .. } => self.advance(*index, None),
+            Event::Saved { .. } => self.finish(),
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Bars {
+    fn drop(&mut self) {
+        self.finish();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn said(words: Words, stages: bool, events: &[Event]) -> Vec<String> {
+        let mut out = Vec::new();
+        let mut lines = Lines::new(&mut out, words, stages);
+        for event in events {
+            lines.event(event).unwrap();
+        }
+        String::from_utf8(out).unwrap().lines().map(str::to_owned).collect()
+    }
+
+    fn events() -> Vec<Event> {
+        let phase = |phase, of, what: &str| Event::Phase { phase, of, what: what.into() };
+        let step = |index| Event::Step { index, of: 3, seconds: 1.5, eta: 4.25, peak_memory: Some(1) };
+        vec![
+            phase(Phase::Load, 0, "transformer"),
+            Event::Warning("prompt 1 was cut".into()),
+            phase(Phase::Denoise, 3, ""),
+            step(0),
+            step(1),
+            step(2),
+            phase(Phase::Decode, 1, ""),
+            Event::Chunk { phase: Phase::Decode, index: 0, of: 1 },
+            Event::Saved { kind: "video", path: "a.mp4".into() },
+            Event::Error { code: 1, message: "disk full".into() },
+        ]
+    }
+
+    const PLAIN: Words = Words { color: false, quiet: false, verbose: false };
+
+    #[test]
+    fn lines_tell_stages_and_do_not_flood() {
+        assert_eq!(
+            said(PLAIN, true, &events()),
+            [
+                "load transformer",
+                "warning: prompt 1 was cut",
+                "denoise in 3 steps",
+                "step 1/3: 1.50 s, 4.25 s left",
+                "step 3/3: 1.50 s, 4.25 s left",
+                "decode in one part",
+                "decode 1/1",
+                "error: disk full",
+            ]
+        );
+    }
+
+    #[test]
+    fn quiet_and_none_leave_messages_only() {
+        assert_eq!(said(PLAIN, false, &events()), ["warning: prompt 1 was cut", "error: disk full"]);
+        assert_eq!(said(Words { quiet: true, ..PLAIN }, false, &events()), ["error: disk full"]);
+    }
+
+    #[test]
+    fn verbose_tells_times_files_and_the_plan() {
+        let plan = Plan {
+            model: "toyland".into(),
+            prompts: vec!["a ball".into()],
+            width: 144,
+            height: 96,
+            frames: 49,
+            fps: 8.0,
+            latent_frames: 13,
+            windows: 1,
+            steps: 30,
+            seed: 7,
+            device: "cpu".into(),
+            dtype: "f32".into(),
+            threads: 2,
+            memory: 400_000_000,
+            output: "a.mp4".into(),
+        };
+        let mut events = events();
+        events.insert(0, Event::Plan(Box::new(plan)));
+        let lines = said(Words { verbose: true, ..PLAIN }, true, &events);
+        assert!(lines[0].starts_with("toyland on cpu in f32, 2 threads, about 400 MB"), "{lines:?}");
+        assert_eq!(lines[2], "  prompt \"a ball\"");
+        assert!(lines.iter().any(|line| line.starts_with("denoise took ")));
+        assert!(lines.contains(&"saved video a.mp4".to_owned()));
+    }
+
+    #[test]
+    fn colours_follow_the_wish() {
+        let red = said(Words { color: true, ..PLAIN }, true, &[Event::Error { code: 1, message: "x".into() }]);
+        assert_eq!(red, ["\u{1b}[1;31merror:\u{1b}[0m x"]);
+        assert!(Color::Always.on(false) && !Color::Never.on(true) && !Color::Auto.on(false));
+    }
+
+    #[test]
+    fn words_round_trip() {
+        for name in Mode::NAMES {
+            assert_eq!(name.parse::<Mode>().unwrap().to_string(), *name);
+        }
+        for name in Color::NAMES {
+            assert_eq!(name.parse::<Color>().unwrap().to_string(), *name);
+        }
+        assert!("bars".parse::<Mode>().unwrap_err().to_string().contains("bar, plain"));
+    }
+}

@@ -1,0 +1,75 @@
+//! Tensors that users hand in and take out (noise, latents): single safetensors files, with the same checks as weights.
+
+use super::error::ModelError;
+use super::header::Header;
+use candle_core::{DType, Device, Tensor};
+use memmap2::Mmap;
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::Write;
+use std::path::Path;
+
+/// The tensors of a safetensors file by name, as f32 on the CPU. Errors name the file.
+pub fn read_tensors(path: &Path) -> anyhow::Result<HashMap<String, Tensor>> {
+    let shown = path.display();
+    let failed = |error: std::io::Error| ModelError::new(format!("{shown}: {error}"));
+    let file = File::open(path).map_err(failed)?;
+    if !file.metadata().map_err(failed)?.is_file() {
+        return Err(ModelError::new(format!("{shown}: not a file")).into());
+    }
+    // SAFETY: as in `source`: the mapping is a slice as long as nobody changes the file while it is read, and every offset
+    // is checked against its length.
+    let map = unsafe { Mmap::map(&file) }.map_err(failed)?;
+    let header = Header::parse(&map).map_err(|error| ModelError::new(format!("{shown}: {error}")))?;
+    let mut tensors = HashMap::new();
+    for entry in header.entries {
+        let dtype = DType::try_from(entry.dtype)?;
+        let tensor = Tensor::from_raw_buffer(&map[entry.range], dtype, &entry.shape, &Device::Cpu)?;
+        tensors.insert(entry.name, tensor.to_dtype(DType::F32)?);
+    }
+    Ok(tensors)
+}
+
+/// Writes tensors to a safetensors file; it is there whole or not at all.
+pub fn write_tensors(path: &Path, tensors: &[(&str, &Tensor)]) -> anyhow::Result<()> {
+    let shown = path.display();
+    let failed = |error: std::io::Error| ModelError::new(format!("{shown}: {error}"));
+    let views: Vec<(&str, Tensor)> =
+        tensors.iter().map(|(name, tensor)| Ok((*name, tensor.contiguous()?))).collect::<candle_core::Result<_>>()?;
+    let bytes = safetensors::serialize(views.iter().map(|(name, tensor)| (name, tensor)), None)
+        .map_err(|error| ModelError::new(format!("{shown}: {error}")))?;
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut partial = tempfile::NamedTempFile::new_in(folder).map_err(failed)?;
+    partial.write_all(&bytes).and_then(|()| partial.as_file().sync_all()).map_err(failed)?;
+    partial.persist(path).map_err(|error| failed(error.error))?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("latents.safetensors");
+        let tensor = Tensor::arange(0f32, 12., &Device::Cpu).unwrap().reshape((3, 4)).unwrap().t().unwrap();
+        write_tensors(&path, &[("latents", &tensor)]).unwrap();
+        let read = read_tensors(&path).unwrap();
+        assert_eq!(read["latents"].to_vec2::<f32>().unwrap(), tensor.to_vec2::<f32>().unwrap());
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "no partial file is left");
+    }
+
+    #[test]
+    fn other_files_are_refused_by_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("noise.safetensors");
+        for bytes in [&b""[..], b"PK\x03\x04", &[255; 64], &[0; 8]] {
+            std::fs::write(&path, bytes).unwrap();
+            let message = read_tensors(&path).unwrap_err().to_string();
+            assert!(message.contains("noise.safetensors"), "{message}");
+        }
+        assert!(read_tensors(folder.path()).is_err());
+        assert!(read_tensors(&folder.path().join("missing")).is_err());
+    }
+}

@@ -1,0 +1,153 @@
+"""Speed of vidgen's operations beside PyTorch's, in turns on the same inputs' sizes; prints a table.
+
+    cargo bench --bench nn --no-run          # prints the path of the program
+    python tests/reference/bench_ops.py target/.../nn-... [--threads 2] [--only conv] [--rounds 9] [--json FILE]
+
+Each case runs alternately in both programs, after a pause that lets the other one's threads fall asleep; the figures are
+medians, the ratio is PyTorch's time over vidgen's (above 1: vidgen is faster). On a machine that others use at the same time,
+`--threads 1 --processor-time` compares what both compute, not how long they wait.
+"""
+
+import argparse
+import json
+import os
+import re
+import statistics
+import subprocess
+import sys
+import time
+
+parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+parser.add_argument("program")
+parser.add_argument("--threads", type=int, default=2)
+parser.add_argument("--only", default="")
+parser.add_argument("--rounds", type=int, default=9)
+parser.add_argument("--json")
+parser.add_argument("--processor-time", action="store_true")
+options = parser.parse_args()
+
+os.environ["OMP_NUM_THREADS"] = os.environ["RAYON_NUM_THREADS"] = str(options.threads)
+os.environ["CANDLE_NUM_THREADS"] = str(options.threads)
+
+import torch  # noqa: E402  (after the number of threads is set)
+import torch.nn.functional as F  # noqa: E402
+
+torch.set_num_threads(options.threads)
+torch.set_grad_enabled(False)
+
+
+# Each maker gives PyTorch's call and the floating-point operations of one call (0: bound by memory, no rate is shown).
+def conv3d(cin, cout, t, h, w):
+    x, weight, bias = torch.randn(1, cin, t + 2, h, w), torch.randn(cout, cin, 3, 3, 3), torch.randn(cout)
+    return lambda: F.conv3d(x, weight, bias, padding=(0, 1, 1)), 54 * cin * cout * t * h * w
+
+
+def conv2d(cin, cout, t, h, w, k, stride):
+    x, weight, bias = torch.randn(t, cin, h, w), torch.randn(cout, cin, k, k), torch.randn(cout)
+    padding = k // 2 if stride == 1 else 0
+    flops = 2 * k * k * cin * cout * t * (h // stride) * (w // stride)
+    return lambda: F.conv2d(x, weight, bias, stride=stride, padding=padding), flops
+
+
+def upsampled(cin, cout, t, h, w):
+    x, weight, bias = torch.randn(t, cin, h, w), torch.randn(cout, cin, 3, 3), torch.randn(cout)
+    return lambda: F.conv2d(F.interpolate(x, scale_factor=2.0), weight, bias, padding=1), 72 * cin * cout * t * h * w
+
+
+def group_norm_silu(t, c, h, w, groups):
+    x, weight, bias = torch.randn(1, c, t, h, w), torch.randn(c), torch.randn(c)
+    return lambda: F.silu(F.group_norm(x, groups, weight, bias, 1e-6)), 0
+
+
+def spatial_norm_silu(t, c, h, w, groups, times):
+    """As diffusers' CogVideoXSpatialNorm3D does it, but for the two 1x1 convolutions, which are left out on both sides."""
+    x, weight, bias = torch.randn(1, c, t, h, w), torch.randn(c), torch.randn(c)
+    scale, shift = torch.randn(1, c, 1, h // times, w // times), torch.randn(1, c, 1, h // times, w // times)
+
+    def call():
+        wide = [F.interpolate(x, size=(t, h, w)) for x in (scale, shift)]
+        return F.silu(F.group_norm(x, groups, weight, bias, 1e-6) * wide[0] + wide[1])
+
+    return call, 0
+
+
+CASES = [
+    # Toyland's decoder, 8 output frames at a time as diffusers cuts them
+    (conv3d, dict(cin=16, cout=16, t=8, h=96, w=144)),
+    (conv3d, dict(cin=32, cout=16, t=8, h=96, w=144)),
+    (conv3d, dict(cin=16, cout=3, t=8, h=96, w=144)),
+    (conv3d, dict(cin=32, cout=32, t=8, h=48, w=72)),
+    (conv3d, dict(cin=64, cout=32, t=4, h=24, w=36)),
+    (conv3d, dict(cin=64, cout=64, t=2, h=12, w=18)),
+    (conv3d, dict(cin=8, cout=64, t=2, h=12, w=18)),
+    (conv2d, dict(cin=32, cout=16, t=8, h=96, w=144, k=1, stride=1)),
+    (conv2d, dict(cin=8, cout=64, t=2, h=12, w=18, k=1, stride=1)),
+    (conv2d, dict(cin=16, cout=16, t=8, h=97, w=145, k=3, stride=2)),
+    (upsampled, dict(cin=32, cout=32, t=8, h=48, w=72)),
+    (upsampled, dict(cin=64, cout=64, t=4, h=12, w=18)),
+    (group_norm_silu, dict(t=8, c=16, h=96, w=144, groups=8)),
+    (group_norm_silu, dict(t=2, c=64, h=12, w=18, groups=8)),
+    (spatial_norm_silu, dict(t=8, c=16, h=96, w=144, groups=8, times=8)),
+    (spatial_norm_silu, dict(t=8, c=32, h=48, w=72, groups=8, times=4)),
+    (spatial_norm_silu, dict(t=2, c=64, h=12, w=18, groups=8, times=1)),
+    # CogVideoX-2B's decoder
+    (conv3d, dict(cin=128, cout=128, t=2, h=480, w=720)),
+    (conv3d, dict(cin=256, cout=256, t=2, h=120, w=180)),
+    (conv3d, dict(cin=512, cout=512, t=2, h=60, w=90)),
+    (upsampled, dict(cin=256, cout=256, t=2, h=120, w=180)),
+    (conv2d, dict(cin=256, cout=128, t=2, h=240, w=360, k=1, stride=1)),
+    (group_norm_silu, dict(t=2, c=128, h=480, w=720, groups=32)),
+    (spatial_norm_silu, dict(t=2, c=128, h=480, w=720, groups=32, times=8)),
+]
+
+
+clock = time.process_time if options.processor_time else time.perf_counter
+
+
+def seconds(call):
+    start = clock()
+    call()
+    return clock() - start
+
+
+server = subprocess.Popen([options.program, "--serve"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
+
+
+def ask(line):
+    server.stdin.write(line + "\n")
+    answer = server.stdout.readline()
+    if not answer:
+        sys.exit(f"the program stopped at: {line}")
+    return answer.split()
+
+
+def run():
+    return float(ask("run")[1 if options.processor_time else 0])
+
+
+rows = []
+kind = "processor time" if options.processor_time else "time"
+print(f"PyTorch {torch.__version__}, {options.threads} threads, {kind}, medians of {options.rounds} rounds in turns")
+print(f"{'operation':64} {'vidgen ms':>10} {'torch ms':>10} {'GFLOP/s':>8} {'torch':>8} {'ratio':>6}")
+for maker, sizes in CASES:
+    name = maker.__name__ + " " + " ".join(f"{key}={value}" for key, value in sizes.items())
+    if not re.search(options.only, name):
+        continue
+    theirs, flops = maker(**sizes)
+    ask(json.dumps({"op": maker.__name__, **sizes}))
+    first = seconds(theirs) + run()
+    rounds = max(3, min(options.rounds, int(20 / first)))
+    repeat = max(1, min(20, int(0.01 / first)))
+    mine, other = [], []
+    for _ in range(rounds):
+        time.sleep(0.02)
+        mine.append(min(run() for _ in range(repeat + 1)))
+        time.sleep(0.02)
+        other.append(min(seconds(theirs) for _ in range(repeat + 1)))
+    mine, other = statistics.median(mine), statistics.median(other)
+    rates = [f"{flops / time / 1e9:8.0f}" if flops else f"{'':8}" for time in (mine, other)]
+    print(f"{name:64} {mine * 1e3:10.3f} {other * 1e3:10.3f} {rates[0]} {rates[1]} {other / mine:6.2f}", flush=True)
+    rows.append(dict(name=name, vidgen=mine, torch=other, flops=flops))
+if options.json:
+    with open(options.json, "w") as file:
+        json.dump(rows, file, indent=1)

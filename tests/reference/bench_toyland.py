@@ -1,0 +1,85 @@
+"""Toyland end to end beside diffusers: the same folder, prompt, steps, threads, on this machine, in alternating runs.
+
+    cargo build --release
+    python tests/reference/bench_toyland.py [--runs 5] [--steps 10] [--threads 2]
+
+Prints medians and the median of the paired ratios. vidgen is timed as a whole process: start, load, text, denoise, decode, x264.
+diffusers is timed twice: the pipeline call alone (imported, loaded and warmed up, no video file), and the whole process.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
+PROMPT = "a red ball rolls to the right in a green meadow on a sunny day"
+
+CHILD = """
+import json, resource, sys, time
+import torch
+torch.set_num_threads({threads})
+from diffusers import CogVideoXPipeline
+pipe = CogVideoXPipeline.from_pretrained({model!r}, torch_dtype=torch.float32)
+pipe.set_progress_bar_config(disable=True)
+def run(steps):
+    return pipe({prompt!r}, num_frames=49, num_inference_steps=steps, guidance_scale=6.0, max_sequence_length=32,
+                generator=torch.Generator().manual_seed(7), output_type="np").frames
+with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled={bf16}):
+    run(1)
+    start = time.time()
+    run({steps})
+    print(json.dumps(dict(seconds=time.time() - start, peak=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)))
+"""
+
+
+def vidgen(args, folder):
+    command = [ROOT / "target/release/vidgen", "generate", PROMPT, "--steps", str(args.steps), "--seed", "7", "-y", "--threads",
+               str(args.threads), "--progress", "none", "--json", "--text-cache", "off", "-o", f"{folder}/ball.mp4"]
+    start = time.time()
+    out = subprocess.run(command, check=True, capture_output=True, text=True, cwd=folder).stdout
+    seconds = time.time() - start
+    run = json.loads(out)["manifest"]["run"]
+    return dict(seconds=seconds, peak=run["peak_memory"], phases=run["seconds"])
+
+
+def diffusers(args, bf16=False):
+    text = CHILD.format(threads=args.threads, model=str(ROOT / "models/toyland"), prompt=PROMPT, steps=args.steps, bf16=bf16)
+    env = dict(os.environ, OMP_NUM_THREADS=str(args.threads))
+    start = time.time()
+    out = subprocess.run([sys.executable, "-c", text], check=True, capture_output=True, text=True, env=env).stdout
+    return dict(json.loads(out.splitlines()[-1]), whole=time.time() - start)
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--threads", type=int, default=2)
+    args = parser.parse_args()
+    ours, theirs, halves = [], [], []
+    with tempfile.TemporaryDirectory() as folder:
+        for _ in range(args.runs):
+            ours.append(vidgen(args, folder))
+            theirs.append(diffusers(args))
+            halves.append(diffusers(args, bf16=True))
+    median = lambda rows, key: statistics.median(row[key] for row in rows)
+    ratio = lambda rows, key: statistics.median(b[key] / a["seconds"] for a, b in zip(ours, rows))
+    print(f"toyland, 49 frames 96x144, {args.steps} steps, f32, {args.threads} threads, load {os.getloadavg()[0]:.1f}, medians of {args.runs}")
+    print("| | seconds | peak memory | vidgen is faster by |")
+    print("|---|---|---|---|")
+    print(f"| vidgen, whole process with MP4 | {median(ours, 'seconds'):.2f} | {median(ours, 'peak') / 1e6:.0f} MB | |")
+    for name, rows in [("diffusers f32", theirs), ("diffusers, bf16 autocast", halves)]:
+        print(f"| {name}, pipeline call only | {median(rows, 'seconds'):.2f} | {median(rows, 'peak') / 1e6:.0f} MB | {ratio(rows, 'seconds'):.2f}x |")
+        print(f"| {name}, whole process, no file | {median(rows, 'whole') :.2f} | | {ratio(rows, 'whole'):.2f}x |")
+    phases = {key: statistics.median(row["phases"][key] for row in ours) for key in ours[0]["phases"]}
+    print("vidgen by phase:", ", ".join(f"{key} {value:.2f}" for key, value in phases.items()))
+
+
+if __name__ == "__main__":
+    main()
