@@ -21,7 +21,7 @@ const ROOMS: [(&str, &[&str]); 18] = [
     ("weights", &[]),
     ("text", &["nn", "weights"]),
     ("video", &[]),
-    ("eval", &["video"]),
+    ("eval", &["nn", "video"]),
     ("storyboard", &[]),
     ("run", &["video"]),
     ("recipe", &["models", "schedulers", "guidance", "timeline", "video"]),

@@ -79,7 +79,7 @@ def train(a, device: str):
     if a.resume and os.path.exists(state):
         from safetensors.torch import load_file
         judge.load_state_dict(load_file(state))
-        rng.seed(int(time.time()))
+        rng.seed(a.seed + 1)  # other scenes than the first time
     print(f"judge: {sum(p.numel() for p in judge.parameters())} parameters on {device}", flush=True)
     began = time.time()
     frames = data.frame_bank(a.frames, rng, device)
