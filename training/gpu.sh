@@ -6,7 +6,8 @@
 #   training/gpu.sh transformer 6.5 judge 0.7 evaluate 1
 #
 # What a call leaves in $OUT (default training/out; at most 8 files, each under 16 MiB) goes into training/state before the
-# next call, which continues from there. VAE_TOTAL and TRANSFORMER_TOTAL are the minutes of all calls of a stage together:
+# next call, which continues from there. To continue a transformer, vae.tar, raw, ema and adam.safetensors and
+# transformer-state.json are enough (35 MB); transformer.tar is the result. VAE_TOTAL and TRANSFORMER_TOTAL are the minutes of all calls of a stage together:
 # the learning rate follows them. Extra flags: VAE_FLAGS, TRANSFORMER_FLAGS, JUDGE_FLAGS, EVALUATE_FLAGS.
 # Packages that the machine lacks (diffusers) travel as wheels in .whl at the root of the repository.
 set -euo pipefail
@@ -26,26 +27,27 @@ done
 for name in raw ema adam; do
   if [ -f "$state/$name.safetensors" ]; then cp "$state/$name.safetensors" "$work/state/transformer/"; fi
 done
+if [ -f "$state/transformer-state.json" ]; then cp "$state/transformer-state.json" "$work/state/transformer/state.json"; fi
 
 # Files in $OUT come back even when the call runs out of time, so they are renewed as the training saves.
 pack() {
+  take() { if [ -f "$work/$1" ]; then cp "$work/$1" "$out/.part" && mv "$out/.part" "$out/$2"; fi; }
   put() { if [ -e "$work/$2" ]; then tar -cf "$out/.$1" -C "$work" "${@:2}" && mv "$out/.$1" "$out/$1"; fi; }
   case $1 in
     vae) put vae-state.tar state/vae; put vae.tar model/vae ;;
     transformer)
-      for name in raw ema adam; do
-        if [ -f "$work/state/transformer/$name.safetensors" ]; then
-          cp "$work/state/transformer/$name.safetensors" "$out/.part" && mv "$out/.part" "$out/$name.safetensors"
-        fi
-      done
-      put transformer.tar model/transformer model/text_encoder model/tokenizer model/scheduler model/model_index.json state/transformer/state.json ;;
+      for name in raw ema adam; do take "state/transformer/$name.safetensors" "$name.safetensors"; done
+      take state/transformer/state.json transformer-state.json
+      put transformer.tar model/transformer model/text_encoder model/tokenizer model/scheduler model/model_index.json ;;
     judge) put judge.tar judge ;;
+    evaluate) put evaluate.tar evaluate ;;
   esac
 }
 
 run() {
   local stage=$1; shift
-  (while sleep 50; do pack "$stage" 2>/dev/null || true; done) & local packer=$!
+  (while sleep 50; do pack "$stage" || true; done) >/dev/null 2>&1 &
+  local packer=$!
   echo "== $stage: $*"
   "$python" "$@" 2>&1 | tee -a "$out/log.txt" || { kill $packer; pack "$stage"; exit 1; }
   kill $packer; wait $packer 2>/dev/null || true
@@ -67,8 +69,8 @@ while [ $# -ge 2 ]; do
       run judge "$here/train_judge.py" --out "$work/judge" --evaluate 2000 --vae "$work/model/vae" --reconstructed 200 ;;
     evaluate)
       judge=$work/judge; [ -f "$judge/model.safetensors" ] || judge=$here/../models/toyland-judge
-      run evaluate "$here/evaluate.py" --model "$work/model" --judge "$judge" --out "$out" --videos 256 \
-        --steps 6 8 10 12 16 24 --guidance 2 4 6 ${EVALUATE_FLAGS:-} ;;
+      run evaluate "$here/evaluate.py" --model "$work/model" --judge "$judge" --out "$work/evaluate" --videos 128 \
+        --steps 6 8 10 12 16 --guidance 2 4 6 ${EVALUATE_FLAGS:-} ;;
     bench) # which of the fast modes pay on this machine; the last lines of each run show steps per second
       VAE="$here/train_vae.py --out $work/bench --steps 150 --evaluate 1"
       run bench $VAE; run bench $VAE --channels-last; run bench $VAE --eager

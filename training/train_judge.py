@@ -161,16 +161,19 @@ def evaluate(judge: Judge, videos: int, device: str, seed: int, frames: int = WI
         rng = random.Random(seed)
         right, overlap, present, absent = dict.fromkeys(NAMES, 0), [], [], []
         count = videos // len(splits)
+        group = 16 if device == "cuda" else 4
         for i in range(count):
-            scene = sample(rng, split)
-            begin = rng.random() * (FRAMES - frames) / FPS
-            clip = render([scene], frames, device=device, start=begin)
-            video = clip.video[0].transpose(0, 1)
+            if i % group == 0:
+                scenes = [sample(rng, split) for _ in range(min(group, count - i))]
+                begins = [rng.random() * (FRAMES - frames) / FPS for _ in scenes]
+                clip = render(scenes, frames, device=device, start=begins)
+                truths = data.relative(clip.boxes)
+            scene, begin, truth = scenes[i % group], begins[i % group], truths[i % group]
+            video = clip.video[i % group].transpose(0, 1)
             video = change(video) if change else video
             out = judge.judge(video)
             for name in NAMES:
                 right[name] += int(out[name].argmax()) == scene.label(name)
-            truth = data.relative(clip.boxes[0])
             truth = torch.cat([truth[:, :2] - truth[:, 2:] / 2, truth[:, :2] + truth[:, 2:] / 2], -1)
             inside = (torch.minimum(truth, out["box"])[:, 2:] - torch.maximum(truth, out["box"])[:, :2]).clamp(min=0).prod(-1)
             area = lambda v: (v[:, 2:] - v[:, :2]).prod(-1)
