@@ -22,7 +22,7 @@ const ROOMS: [(&str, &[&str]); 19] = [
     ("weights", &[]),
     ("text", &["nn", "weights"]),
     ("video", &[]),
-    ("eval", &["video"]),
+    ("eval", &["nn", "video"]),
     ("run", &["video"]),
     ("storyboard", &["words", "run"]),
     ("recipe", &["words", "models", "processors", "schedulers", "guidance", "timeline", "video"]),

@@ -67,7 +67,7 @@ struct Report {
     #[arg(long, global = true, env = "VIDGEN_JSON", help_heading = "Reporting", value_parser = clap::builder::FalseyValueParser::new())]
     json: bool,
     /// Errors only
-    #[arg(short, long, global = true, env = "VIDGEN_QUIET", help_heading = "Reporting", value_parser = clap::builder::FalseyValueParser::new())]
+    #[arg(short, long, global = true, conflicts_with = "verbose", env = "VIDGEN_QUIET", help_heading = "Reporting", value_parser = clap::builder::FalseyValueParser::new())]
     quiet: bool,
     /// More about what happens; twice for still more
     #[arg(short, long, global = true, action = clap::ArgAction::Count, help_heading = "Reporting")]

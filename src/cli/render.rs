@@ -1,6 +1,7 @@
 //! `generate` and `multi-prompt`: from prompts to a video.
 
 use super::Report;
+use crate::job::values::ManifestMode;
 use crate::job::{self, Command, Job, Settings};
 use crate::pipelines;
 use crate::run::{Code, Event, Failure, WithCode, config, interrupt, print, progress};
@@ -35,6 +36,9 @@ pub struct Generate {
     /// What is to be seen
     #[arg(short, long, env = "VIDGEN_PROMPT", value_name = "TEXT", alias = "prompts")]
     prompt: Vec<String>,
+    /// The same as --manifest none
+    #[arg(long, hide = true, conflicts_with = "manifest")]
+    no_metadata: bool,
     #[command(flatten)]
     settings: Settings,
 }
@@ -50,12 +54,15 @@ pub struct MultiPrompt {
     prompt: Vec<String>,
     /// A scene script, whatever its name; - for standard input
     #[arg(long, env = "VIDGEN_SCRIPT", value_name = "FILE", group = "scenes")]
-    #[arg(aliases = ["scenes-file", "custom-config", "custom_config"])]
+    #[arg(aliases = ["scenes", "scenes-file", "custom-config"])]
     script: Option<PathBuf>,
     /// Prompts, one per line, whatever the file's name; - for standard input
     #[arg(long, env = "VIDGEN_PROMPT_FILE", value_name = "FILE", group = "scenes")]
     #[arg(aliases = ["prompt_file", "prompts-file", "prompts_file"])]
     prompt_file: Option<PathBuf>,
+    /// The same as --manifest none
+    #[arg(long, hide = true, conflicts_with = "manifest")]
+    no_metadata: bool,
     #[command(flatten)]
     settings: Settings,
 }
@@ -84,7 +91,12 @@ impl Generate {
                 return Err(Failure::message(Code::Usage, message));
             }
         }
-        render(Command::Generate, self.settings, Storyboard::from_prompts(&prompts)?, report)
+        render(
+            Command::Generate,
+            recorded(self.settings, self.no_metadata),
+            Storyboard::from_prompts(&prompts)?,
+            report,
+        )
     }
 }
 
@@ -100,8 +112,13 @@ impl MultiPrompt {
             }
             None => Storyboard::from_prompts(&self.prompt)?,
         };
-        render(Command::MultiPrompt, self.settings, storyboard, report)
+        render(Command::MultiPrompt, recorded(self.settings, self.no_metadata), storyboard, report)
     }
+}
+
+fn recorded(settings: Settings, no_metadata: bool) -> Settings {
+    let none = no_metadata.then_some(ManifestMode::None);
+    Settings { manifest: none.or(settings.manifest), ..settings }
 }
 
 fn render(command: Command, settings: Settings, mut storyboard: Storyboard, report: &Report) -> Result<(), Failure> {
@@ -121,6 +138,10 @@ fn render(command: Command, settings: Settings, mut storyboard: Storyboard, repo
         }
         jobs => jobs?,
     };
+    if report.json && jobs.iter().any(|job| job.output.format == Format::Y4mStdout) {
+        let message = "--json has no effect with --output -, which puts the video on standard output: leave out one";
+        return Err(Failure::message(Code::Usage, message));
+    }
     for job in &jobs {
         one(job, report)?;
     }

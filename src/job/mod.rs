@@ -24,7 +24,7 @@ use crate::schedulers::{ScheduleConfig, SchedulerKind, Table};
 use crate::storyboard::{Scene, Storyboard};
 use crate::timeline::BlendMode;
 use crate::video::{self, Output};
-use crate::weights::{self, ModelFolder};
+use crate::weights::{self, ModelError, ModelFolder};
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::{DType, Device, DeviceLocation};
 use controls::Wanted;
@@ -150,16 +150,23 @@ pub fn resolve(command: Command, settings: Settings, storyboard: Storyboard) -> 
         .map(|index| {
             let seed = first.wrapping_add(index as u64);
             let place = output::Place { seed, index, videos };
-            one(command, &settings, &storyboard.scenes, &model, &configs, place).code(Code::Usage)
+            let job = one(command, &settings, &storyboard.scenes, &model, &configs, place);
+            let damaged = job.as_ref().is_err_and(|error| error.chain().any(|reason| reason.is::<ModelError>()));
+            job.code(if damaged { Code::Model } else { Code::Usage })
         })
         .collect()
 }
 
 /// Settings of a script by their names, with a suggestion for names that do not exist.
 pub fn read_settings(table: toml::Table) -> Result<Settings, Failure> {
-    toml::Value::Table(table)
-        .try_into()
-        .map_err(|error: toml::de::Error| anyhow::anyhow!("{}", error.message()))
+    serde_path_to_error::deserialize(toml::Value::Table(table))
+        .map_err(|error| {
+            let message = error.inner().message();
+            match error.path().to_string() {
+                path if path == "." || message.contains("unknown field") => anyhow::anyhow!("{message}"),
+                path => anyhow::anyhow!("{path}: {message}"),
+            }
+        })
         .code(Code::Usage)
 }
 
@@ -192,6 +199,9 @@ impl Configs {
             transformer.in_channels
         );
         let schedule: ScheduleConfig = model.json("scheduler/scheduler_config.json")?;
+        // its values, apart from those of the flags
+        crate::schedulers::build(&schedule, SchedulerKind::Ddim, Table::Diffusers, 1, 0.0)
+            .with_context(|| model.place())?;
         Ok(Self { transformer, vae, schedule })
     }
 }
@@ -244,7 +254,7 @@ fn one(
     let preset = parity.as_ref();
     let scheduler = match settings.scheduler.or(preset.and_then(|preset| preset.scheduler)).or(recipe.scheduler) {
         Some(kind) => kind,
-        None => schedule.kind()?,
+        None => schedule.kind().with_context(|| model.place()).code(Code::Model)?,
     };
     let eta = settings.eta.unwrap_or(recipe.eta);
     let table = settings.schedule.or(preset.map(|preset| preset.table)).unwrap_or(recipe.schedule);
@@ -252,10 +262,17 @@ fn one(
     crate::schedulers::build(&schedule, scheduler, table, steps, eta)?;
     let guidance = settings.guidance_scale.or(preset.map(|preset| preset.guidance)).unwrap_or(recipe.guidance_scale);
 
+    let guided = match guidance {
+        GuidanceSchedule::Constant(scale) | GuidanceSchedule::Wave(scale) => scale > 1.0,
+        GuidanceSchedule::Ramp { from, to } => from.max(to) > 1.0,
+    };
     let uncond = settings.uncond.or(preset.map(|preset| preset.uncond)).unwrap_or(recipe.uncond);
     let uncond = match (&settings.negative_prompt, uncond) {
         (Some(_), Uncond::Zeros) if settings.uncond.is_some() => {
             bail!("--negative-prompt and --uncond zeros both say what the unconditional text is: leave out one")
+        }
+        (Some(_), _) if !guided => {
+            bail!("--negative-prompt has no effect with --guidance-scale {guidance}, which is none: leave out one")
         }
         (Some(text), _) => UncondText::Text(text.clone()),
         (None, Uncond::Empty) => UncondText::Text(String::new()),
@@ -293,6 +310,7 @@ fn one(
         let checked = video::check(&output)?;
         warnings.extend(checked.warnings);
         codec = checked.codec;
+        output::check_record(settings.manifest, &output)?;
         check_latents_place(settings)?;
     }
     let mut job = Job {

@@ -2,7 +2,9 @@
 
 use super::geometry::Geometry;
 use super::settings::Settings;
-use crate::video::Output;
+use super::values::ManifestMode;
+use crate::run::manifest::sidecar_path;
+use crate::video::{Format, Output};
 use crate::weights::ModelFolder;
 use anyhow::{Context, Result, bail};
 use std::path::Path;
@@ -42,6 +44,26 @@ pub fn output(
     output.pix_fmt = settings.pix_fmt;
     output.overwrite = settings.overwrite.unwrap_or(false);
     Ok(output)
+}
+
+/// Refuses a place for the record that there is none of, or that is taken.
+pub fn check_record(asked: Option<ManifestMode>, output: &Output) -> Result<()> {
+    let format = output.format;
+    let raw = matches!(format, Format::Y4m | Format::Y4mStdout);
+    match asked {
+        Some(mode @ (ManifestMode::Embed | ManifestMode::Both)) if raw => {
+            bail!("--manifest {mode}: {format} has no place for a record: use --manifest sidecar or none")
+        }
+        Some(ManifestMode::Sidecar) if format == Format::Y4mStdout => {
+            bail!("--manifest sidecar: {format} has nothing beside it: use --manifest none, or name a file")
+        }
+        _ => {}
+    }
+    let beside = sidecar_path(&output.path).filter(|path| !output.overwrite && path.exists());
+    match beside.filter(|_| asked.unwrap_or(ManifestMode::Both).writes_sidecar()) {
+        Some(path) => bail!("{} exists: use --overwrite (-y), or --manifest embed", path.display()),
+        None => Ok(()),
+    }
 }
 
 /// `a/clip.mp4` to `a/clip-7.mp4`, `frames/` to `frames-7/`.

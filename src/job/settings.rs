@@ -137,7 +137,7 @@ pub struct Settings {
     pub eta: Option<f64>,
 
     /// Videos to make, with consecutive seeds
-    #[arg(long, env = "VIDGEN_NUM_VIDEOS", value_name = "N", aliases = ["num_videos", "batch-count", "batch_count", "n-samples", "n_samples"])]
+    #[arg(long, short_alias = 'b', env = "VIDGEN_NUM_VIDEOS", value_name = "N", aliases = ["num_videos", "batch-count", "batch_count", "n-samples", "n_samples"])]
     pub num_videos: Option<usize>,
 
     /// Initial noise from a safetensors file: noise [1, F, C, H, W], optionally step_noise [steps, 1, F, C, H, W]
@@ -241,7 +241,7 @@ pub struct Settings {
     /// Output; its suffix picks the format: .mp4 .webm .gif .y4m, NAME/ for a directory of PNGs, - for y4m on standard
     /// output. {model} {seed} {slug} {index} {date} are filled in
     #[arg(short, long, env = "VIDGEN_OUTPUT", value_name = "PATH", help_heading = "Output")]
-    #[arg(aliases = ["output-path", "output_path", "save-file", "save_file", "save-result-path", "save_result_path"])]
+    #[arg(aliases = ["output-path", "output_path", "save-file", "save_file", "save-result-path", "save_result_path", "output-dir"])]
     pub output: Option<String>,
 
     /// Quality of the encoder, lower is better [default: 17 for H.264]

@@ -108,12 +108,12 @@ fn files_are_read_by_their_form() {
         (large.as_path(), "more than 4194304 bytes"),
         (missing.as_path(), "no such file"),
         (folder.path(), "is a directory"),
-        (Path::new(""), "no such file"),
     ] {
         let failure = Failure::from(Storyboard::read(path, Form::Auto).unwrap_err());
         assert_eq!(failure.code, Code::Usage);
         assert!(failure.line().starts_with(&format!("{}: {words}", path.display())), "{}", failure.line());
     }
+    assert_eq!(message(Storyboard::read(Path::new(""), Form::Auto)), "an empty file name: give a file");
 }
 
 #[test]

@@ -4,6 +4,9 @@
 mod common;
 
 mod bad_input;
+mod conventions;
 mod ditctrl;
+mod outputs;
 mod parity;
 mod program;
+mod reading;
