@@ -4,6 +4,7 @@
 
 mod act;
 mod conv;
+mod linear;
 mod norm;
 mod rope;
 mod sdpa;
@@ -33,7 +34,9 @@ impl Sizes {
 }
 
 fn make(op: &str, sizes: &Sizes) -> Option<Run> {
-    [act::make, conv::make, norm::make, rope::make, sdpa::make].into_iter().find_map(|make| make(op, sizes))
+    [act::make, conv::make, linear::make, norm::make, rope::make, sdpa::make]
+        .into_iter()
+        .find_map(|make| make(op, sizes))
 }
 
 fn random(dims: &[usize]) -> Tensor {
@@ -85,7 +88,7 @@ fn main() {
         .warm_up_time(Duration::from_millis(300))
         .measurement_time(Duration::from_secs(1))
         .configure_from_args();
-    for case in [act::CASES, conv::CASES, norm::CASES, rope::CASES, sdpa::CASES].into_iter().flatten() {
+    for case in [act::CASES, conv::CASES, linear::CASES, norm::CASES, rope::CASES, sdpa::CASES].into_iter().flatten() {
         let sizes = Sizes(case.sizes.iter().map(|(name, size)| (name.to_string(), Value::from(*size))).collect());
         let label: Vec<String> = case.sizes.iter().map(|(name, size)| format!("{name}{size}")).collect();
         let mut run = make(case.op, &sizes).unwrap();

@@ -78,6 +78,16 @@ def sdpa(b, n, l, d):
     return lambda: F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b, l, n * d), 4 * b * n * l * l * d
 
 
+def linear(rows, **sizes):
+    x, weight, bias = torch.randn(rows, sizes["in"]), torch.randn(sizes["out"], sizes["in"]), torch.randn(sizes["out"])
+    return lambda: F.linear(x, weight, bias), 2 * rows * sizes["in"] * sizes["out"]
+
+
+def linear_gelu(rows, **sizes):
+    call, flops = linear(rows, **sizes)
+    return lambda: F.gelu(call(), approximate="tanh"), flops
+
+
 def gelu_tanh(count):
     x = torch.rand(count) * 2 - 1
     return lambda: F.gelu(x, approximate="tanh"), 0
@@ -149,6 +159,11 @@ CASES = [
     # Toyland's transformer
     (sdpa, dict(b=1, n=3, l=734, d=64)),
     (sdpa, dict(b=2, n=3, l=734, d=64)),
+    (linear, {"rows": 1468, "in": 192, "out": 576}),
+    (linear, {"rows": 734, "in": 192, "out": 192}),
+    (linear, {"rows": 1468, "in": 768, "out": 192}),
+    (linear_gelu, {"rows": 1468, "in": 192, "out": 768}),
+    (linear, {"rows": 1, "in": 128, "out": 1152}),
     (qk_norm, dict(b=2, n=3, l=734, d=64)),
     (qk_norm_rope, dict(b=2, n=3, l=734, d=64)),
     (layer_norm_modulate, dict(b=2, l=734, d=192, text=32)),
@@ -157,6 +172,10 @@ CASES = [
     (silu, dict(count=1 << 20)),
     # CogVideoX-2B's transformer
     (sdpa, dict(b=1, n=2, l=17776, d=64)),
+    (linear, {"rows": 17776, "in": 1920, "out": 1920}),
+    (linear_gelu, {"rows": 4444, "in": 1920, "out": 7680}),
+    (linear, {"rows": 4444, "in": 7680, "out": 1920}),
+    (linear, {"rows": 1, "in": 512, "out": 11520}),
     (qk_norm_rope, dict(b=1, n=30, l=17776, d=64)),
     (layer_norm_modulate, dict(b=1, l=17776, d=1920, text=226)),
     (gate_residual, dict(b=1, l=17776, d=1920, text=226)),

@@ -7,6 +7,7 @@
 pub(super) mod act;
 pub(super) mod attention;
 pub(super) mod conv;
+pub(super) mod linear;
 pub(super) mod norm;
 pub(super) mod rows;
 pub(crate) mod simd;

@@ -1,0 +1,212 @@
+//! `x W^T + b` with the weights packed once: a panel holds a few vectors of output columns, input by input, so that a register
+//! tile broadcasts rows of `x` as they lie. A task takes a block of rows through its panels, a slice of the inputs at a time:
+//! the slice of `x` stays in the second-level cache, that of a panel in the first.
+
+use super::act::Act;
+use super::simd::{Kernel, MAX_LANES, Simd, dispatch};
+use super::tile::{self, Every};
+use super::{Target, filled};
+use rayon::prelude::*;
+use std::mem::MaybeUninit;
+
+/// Vectors of a register tile.
+const VECTORS: usize = 3;
+/// Columns of a panel.
+const PANEL: usize = VECTORS * MAX_LANES;
+/// Rows of one task.
+const ROWS: usize = 128;
+/// Inputs of one slice.
+const SLICE: usize = 256;
+/// Tasks to aim at where there are few rows.
+const TASKS: usize = 16;
+
+/// Weights in the order of use.
+#[derive(Debug)]
+pub struct Packed {
+    /// `[panel][input][PANEL]`, zero beyond the last column.
+    weight: Vec<f32>,
+    bias: Vec<f32>,
+    input: usize,
+    output: usize,
+}
+
+impl Packed {
+    /// `weight` is `[output, input]`; `bias` has `output` numbers or none.
+    pub fn new(weight: &[f32], bias: &[f32], output: usize, input: usize) -> Self {
+        assert!(weight.len() == output * input && (bias.is_empty() || bias.len() == output));
+        let panels = output.div_ceil(PANEL);
+        let mut packed = vec![0.0; panels * input * PANEL];
+        if input > 0 {
+            packed.par_chunks_mut(input * PANEL).enumerate().for_each(|(panel, to)| {
+                let rows = weight[panel * PANEL * input..].chunks_exact(input).take(PANEL);
+                for (column, row) in rows.enumerate() {
+                    for (i, &value) in row.iter().enumerate() {
+                        to[i * PANEL + column] = value;
+                    }
+                }
+            });
+        }
+        let mut bias = bias.to_vec();
+        bias.resize(panels * PANEL, 0.0);
+        Self { weight: packed, bias, input, output }
+    }
+
+    pub fn input(&self) -> usize {
+        self.input
+    }
+
+    pub fn output(&self) -> usize {
+        self.output
+    }
+
+    /// `x` is `[rows, input]`; returns `[rows, output]`, activated if so asked.
+    pub fn run(&self, x: &[f32], rows: usize, act: Option<Act>) -> Vec<f32> {
+        assert_eq!(x.len(), rows * self.input);
+        let panels = self.output.div_ceil(PANEL);
+        let blocks = rows.div_ceil(ROWS);
+        let together = panels.div_ceil(TASKS.div_ceil(blocks.max(1))).max(1);
+        let groups = panels.div_ceil(together);
+        let run = |target: Target| {
+            (0..blocks * groups).into_par_iter().for_each(|task| {
+                let (block, group) = (task / groups, task % groups);
+                let first = block * ROWS;
+                dispatch(Task {
+                    packed: self,
+                    x: &x[first * self.input..rows.min(first + ROWS) * self.input],
+                    first,
+                    rows: ROWS.min(rows - first),
+                    panels: group * together..panels.min((group + 1) * together),
+                    act,
+                    target,
+                });
+            });
+        };
+        // SAFETY: the tasks cover all rows and panels, and a task writes all columns of its panels in its rows.
+        unsafe { filled(rows * self.output, run) }
+    }
+}
+
+/// Some rows and some panels.
+struct Task<'a> {
+    packed: &'a Packed,
+    x: &'a [f32],
+    first: usize,
+    rows: usize,
+    panels: std::ops::Range<usize>,
+    act: Option<Act>,
+    target: Target,
+}
+
+/// A slice of the inputs.
+#[derive(Clone, Copy)]
+struct Slice {
+    start: usize,
+    len: usize,
+    last: bool,
+}
+
+impl Kernel for Task<'_> {
+    type Out = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let input = self.packed.input;
+        let mut start = 0;
+        loop {
+            let len = SLICE.min(input - start);
+            let slice = Slice { start, len, last: start + len == input };
+            for panel in self.panels.start..self.panels.end {
+                // Narrow vectors fill a panel in several rounds.
+                let mut column = 0;
+                let live = PANEL.min(self.packed.output - panel * PANEL);
+                while column < live {
+                    match (live - column).div_ceil(S::LANES) {
+                        1 => self.column::<S, 1>(s, slice, panel, column),
+                        2 => self.column::<S, 2>(s, slice, panel, column),
+                        _ => self.column::<S, VECTORS>(s, slice, panel, column),
+                    }
+                    column += VECTORS * S::LANES;
+                }
+            }
+            start += len;
+            if slice.last {
+                return;
+            }
+        }
+    }
+}
+
+impl Task<'_> {
+    /// All rows of `N` vectors of columns.
+    #[inline(always)]
+    fn column<S: Simd, const N: usize>(&self, s: S, slice: Slice, panel: usize, column: usize) {
+        let mut row = 0;
+        if S::WIDE {
+            while row + 8 <= self.rows {
+                self.tile::<S, 8, N>(s, slice, panel, column, row);
+                row += 8;
+            }
+        }
+        while row + 4 <= self.rows {
+            self.tile::<S, 4, N>(s, slice, panel, column, row);
+            row += 4;
+        }
+        while row < self.rows {
+            self.tile::<S, 1, N>(s, slice, panel, column, row);
+            row += 1;
+        }
+    }
+
+    /// `M` rows of `N` vectors of columns: what they had so far (the bias at first) plus the slice.
+    #[inline(always)]
+    fn tile<S: Simd, const M: usize, const N: usize>(
+        &self,
+        s: S,
+        slice: Slice,
+        panel: usize,
+        column: usize,
+        row: usize,
+    ) {
+        let Packed { input, output, .. } = *self.packed;
+        let from = panel * PANEL + column;
+        let width = (N * S::LANES).min(output - from);
+        let mut sums = [[s.splat(0.0); N]; M];
+        for (m, sums) in sums.iter_mut().enumerate() {
+            if slice.start == 0 {
+                for (n, sum) in sums.iter_mut().enumerate() {
+                    *sum = s.get(&self.packed.bias[from + n * S::LANES..]);
+                }
+            } else {
+                let so_far = self.place(row + m, from, width);
+                for (sum, so_far) in sums.iter_mut().zip(so_far.chunks(S::LANES)) {
+                    // SAFETY: the first slice wrote these numbers.
+                    *sum = s.get(unsafe { so_far.assume_init_ref() });
+                }
+            }
+        }
+        let x = &self.x[row * input + slice.start..];
+        let weight = &self.packed.weight[(panel * input + slice.start) * PANEL + column..];
+        assert!(slice.len == 0 || x.len() >= (M - 1) * input + slice.len);
+        assert!(slice.len == 0 || weight.len() >= (slice.len - 1) * PANEL + N * S::LANES);
+        // SAFETY: both lengths were just checked.
+        let sums = unsafe {
+            tile::multiply::<S, M, N>(s, slice.len, (x.as_ptr(), input, 1), (weight.as_ptr(), Every(PANEL)), sums)
+        };
+        for (m, sums) in sums.iter().enumerate() {
+            for (&sum, to) in sums.iter().zip(self.place(row + m, from, width).chunks_mut(S::LANES)) {
+                let sum = match self.act {
+                    Some(act) if slice.last => act.of(s, sum),
+                    _ => sum,
+                };
+                s.put(sum, to);
+            }
+        }
+    }
+
+    #[inline(always)]
+    #[allow(clippy::mut_from_ref)] // one task is one thread, and no two of its parts live at once
+    fn place(&self, row: usize, column: usize, width: usize) -> &mut [MaybeUninit<f32>] {
+        // SAFETY: rows and panels belong to one task, which holds one part at a time.
+        unsafe { self.target.part((self.first + row) * self.packed.output + column, width) }
+    }
+}
