@@ -2,6 +2,7 @@
 
 use crate::guidance::GuidanceSchedule;
 use crate::models::cogvideox::transformer::TransformerConfig;
+use crate::processors::Spec;
 use crate::schedulers::{SchedulerKind, Table};
 use crate::timeline::BlendMode;
 use crate::video::Rate;
@@ -45,6 +46,12 @@ pub struct Recipe {
     pub hold: usize,
     #[serde(deserialize_with = "word")]
     pub blend: BlendMode,
+    /// Controls of attention between windows; their steps count in a run of [`Recipe::steps`] steps.
+    #[serde(default)]
+    pub attn_proc: Vec<Spec>,
+    /// Layers of the network that `attn_proc` was chosen for; one of other depth has no controls of its own.
+    #[serde(default)]
+    pub layers: Option<usize>,
     /// Frames per second that the model was trained on.
     #[serde(deserialize_with = "word")]
     pub fps: Rate,
@@ -65,7 +72,17 @@ impl Recipe {
             TransformerConfig { use_rotary_positional_embeddings: true, .. } => ("cogvideox-5b.toml", COGVIDEOX_5B),
             _ => ("cogvideox-2b.toml", COGVIDEOX_2B),
         };
-        Self::parse(text).with_context(|| format!("configs/{file}"))
+        let mut recipe = Self::parse(text).with_context(|| format!("configs/{file}"))?;
+        if recipe.layers != Some(transformer.num_layers) {
+            recipe.attn_proc.clear();
+        }
+        Ok(recipe)
+    }
+
+    /// The controls of a run of `steps` steps: acting in the same part of it ([`Ranges::scaled`](crate::processors::Ranges)).
+    pub fn controls(&self, steps: usize) -> Vec<Spec> {
+        let scaled = |spec: &Spec| Spec { steps: spec.steps.scaled(self.steps, steps), ..spec.clone() };
+        self.attn_proc.iter().map(scaled).collect()
     }
 
     fn parse(text: &str) -> Result<Self> {
@@ -82,6 +99,7 @@ impl Recipe {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::attention::SiteKind;
 
     #[test]
     fn every_recipe_is_read_and_reached() {
@@ -93,6 +111,10 @@ mod tests {
             let recipe = Recipe::parse(&text).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
             assert!((1..=1000).contains(&recipe.steps) && (0.0..=1.0).contains(&recipe.eta), "{}", path.display());
             assert!(recipe.overlap(13) < 13, "{}", path.display());
+            let layers = recipe.layers.unwrap();
+            for spec in &recipe.attn_proc {
+                spec.check(recipe.steps, &[(SiteKind::Joint, layers)]).unwrap();
+            }
             assert!(text.starts_with('#'), "{}: say where the numbers come from", path.display());
             files.push(text);
         }
@@ -106,9 +128,10 @@ mod tests {
         let two = TransformerConfig::default();
         let five = TransformerConfig { use_rotary_positional_embeddings: true, num_layers: 42, ..two.clone() };
         let newer = TransformerConfig { patch_size_t: Some(2), sample_frames: 81, ..five.clone() };
+        let small = TransformerConfig { num_layers: 6, ..two.clone() };
         for (name, transformer, text) in [
-            ("toyland", &two, TOYLAND),
-            ("./toyland", &two, COGVIDEOX_2B),
+            ("toyland", &small, TOYLAND),
+            ("./CogVideoX", &two, COGVIDEOX_2B),
             ("THUDM/CogVideoX-2b", &two, COGVIDEOX_2B),
             ("./finetuned", &five, COGVIDEOX_5B),
             ("cogvideox1.5-5b", &newer, COGVIDEOX1_5_5B),
@@ -118,7 +141,21 @@ mod tests {
         let recipe = Recipe::for_model("", &newer).unwrap();
         assert_eq!((recipe.overlap(13), recipe.overlap(newer.window())), (9, 14)); // a window of 21
         assert_eq!(recipe.fps.to_string(), "16");
+        // a network of another depth keeps the rest of its kind's recipe
+        let shallow = Recipe::for_model("./toyland", &small).unwrap();
+        let attn_proc = Recipe::parse(COGVIDEOX_2B).unwrap().attn_proc;
+        assert_eq!(attn_proc, ["kv-share:layers=25-29,steps=2-24".parse().unwrap()]);
+        assert_eq!(Recipe { attn_proc, ..shallow.clone() }, Recipe::parse(COGVIDEOX_2B).unwrap());
+        assert!(shallow.attn_proc.is_empty());
         assert_eq!(Recipe { overlap: Some(6), ..recipe }.overlap(13), 6);
+    }
+
+    #[test]
+    fn controls_keep_their_part_of_the_run() {
+        let recipe = Recipe::for_model("", &TransformerConfig::default()).unwrap();
+        let steps = |steps| recipe.controls(steps)[0].to_string();
+        assert_eq!(steps(50), "kv-share:layers=25-29,steps=2-24");
+        assert_eq!(steps(20), "kv-share:layers=25-29,steps=1-9");
     }
 
     #[test]

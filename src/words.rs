@@ -1,7 +1,7 @@
 //! Values read from words, as flags, scripts and recipes all write them, and the one form of "no such word".
 
 use anyhow::{Error, Result, bail};
-use serde::de::{Deserializer, Visitor};
+use serde::de::{Deserialize, Deserializer, Error as _, Visitor};
 use std::fmt;
 use std::marker::PhantomData;
 use std::str::FromStr;
@@ -28,6 +28,25 @@ where
     T: FromStr<Err: fmt::Display>,
 {
     word(deserializer).map(Some)
+}
+
+/// Reads what a flag takes several times: one text or a list of them.
+pub fn list<'de, D, T>(deserializer: D) -> Result<Option<Vec<T>>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: FromStr<Err: fmt::Display>,
+{
+    #[derive(serde::Deserialize)]
+    #[serde(untagged, expecting = "a text or a list of texts")]
+    enum Texts {
+        One(String),
+        Several(Vec<String>),
+    }
+    let texts = match Texts::deserialize(deserializer)? {
+        Texts::One(text) => vec![text],
+        Texts::Several(texts) => texts,
+    };
+    texts.iter().map(|text| text.parse().map_err(D::Error::custom)).collect::<Result<_, _>>().map(Some)
 }
 
 /// Reads a value of a file as its flag would be read: `6`, `"wave:6"` and `true` all by way of their words.

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 
 /// Room, and the rooms it may use. Everything points one way: a room may only use rooms above it in this list.
 ///
-/// `job` knows what the stages are made of (configurations, plans, outputs) but runs nothing; `pipelines` runs jobs. Models
-/// and processors never see each other.
+/// `job` knows what the stages are made of (configurations, plans, controls, outputs) but runs nothing; `pipelines` runs
+/// jobs. Models and processors never see each other.
 const ROOMS: [(&str, &[&str]); 19] = [
     ("words", &[]),
     ("nn", &[]),
@@ -22,16 +22,18 @@ const ROOMS: [(&str, &[&str]); 19] = [
     ("weights", &[]),
     ("text", &["nn", "weights"]),
     ("video", &[]),
-    ("eval", &["video"]),
+    ("eval", &["nn", "video"]),
     ("run", &["video"]),
     ("storyboard", &["words", "run"]),
-    ("recipe", &["words", "models", "schedulers", "guidance", "timeline", "video"]),
+    ("recipe", &["words", "models", "processors", "schedulers", "guidance", "timeline", "video"]),
     (
         "job",
         &[
             "words",
             "nn",
+            "attention",
             "models",
+            "processors",
             "schedulers",
             "guidance",
             "timeline",

@@ -10,7 +10,7 @@ use candle_core::{Result, Tensor, bail};
 /// there, and nothing in a model has to know why.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fork {
-    /// The layer before which the rows change.
+    /// The layer before which the rows change; the number of layers for rows that change before the output.
     pub layer: usize,
     pub rows: Vec<(usize, Branch)>,
 }
@@ -54,7 +54,7 @@ impl<'a> Hooks<'a> {
         &self.branches
     }
 
-    /// Asked before every layer: the old row that each new row continues, or `None` when the rows stay.
+    /// Asked before every layer, and once more before the output: the old row that each new row continues, or `None` when the rows stay.
     pub fn fork(&mut self, layer: usize) -> Result<Option<Vec<usize>>> {
         let Some(fork) = self.forks.pop_if(|fork| fork.layer <= layer) else { return Ok(None) };
         let (sources, branches): (Vec<_>, Vec<_>) = fork.rows.into_iter().unzip();

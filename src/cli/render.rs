@@ -75,12 +75,16 @@ impl Generate {
             return Err(Failure::message(Code::Usage, message));
         }
         let settings = &self.settings;
+        let shares = settings.attn_proc.iter().flatten().any(|spec| spec.entry().name == "kv-share");
         for (flag, given) in [
             ("--overlap", settings.overlap.is_some()),
             ("--transition-windows", settings.transition_windows.is_some()),
             ("--transition", settings.transition.is_some()),
             ("--hold", settings.hold.is_some()),
             ("--blend", settings.blend.is_some()),
+            ("--subject", settings.subject.is_some()),
+            ("--mask-threshold", settings.mask_threshold.is_some()),
+            ("--attn-proc kv-share", shares),
         ] {
             if given {
                 let message = format!("{flag} has no effect on a single window: leave it out, or use multi-prompt");

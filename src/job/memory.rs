@@ -64,7 +64,19 @@ fn denoise(job: &Job) -> Result<u64> {
     let frames: usize = job.segments.iter().map(|segment| segment.plan.frames).sum();
     // the timeline, its estimate, the last estimate, the blend's sum and the noise, in f32
     let timeline = (frames * channels * height * width) as u64 * 4 * 6;
-    Ok(weights + activations + scores + timeline)
+    Ok(weights + activations + scores + timeline + shared(job, tokens * dim * element))
+}
+
+/// What sharing adds: the states of rows that have parted, and the keys and values on their way to the next window.
+/// `state`: bytes of one row's.
+fn shared(job: &Job, state: u64) -> u64 {
+    let (_, height, width) = job.latents;
+    let plans = job.segments.iter().map(|segment| &segment.plan);
+    let bank = |plan| {
+        let bank = job.controls.bank(plan, job.dtype, &job.device)?;
+        Some(bank.peak(&super::bank_size(plan, &job.transformer, (height, width))) as u64 + 2 * state)
+    };
+    plans.filter_map(bank).max().unwrap_or(0)
 }
 
 fn decode(job: &Job) -> Result<u64> {

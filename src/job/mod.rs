@@ -1,6 +1,7 @@
 //! From what was asked for to what it means. A [`Job`] is resolved and validated once, before any weight is loaded; nothing
 //! after it reads a flag, and bad input does not get past it.
 
+mod controls;
 mod geometry;
 mod memory;
 mod output;
@@ -9,6 +10,7 @@ pub mod settings;
 pub mod values;
 pub mod work;
 
+pub use controls::{Controls, Sharing, Subject, bank_size};
 pub use memory::Need;
 pub use plan::{Segment, WindowRules};
 pub use settings::Settings;
@@ -19,12 +21,13 @@ use crate::models::cogvideox::vae::{DecodeOptions, VaeConfig};
 use crate::recipe::Recipe;
 use crate::run::{Code, Failure, WithCode};
 use crate::schedulers::{ScheduleConfig, SchedulerKind, Table};
-use crate::storyboard::{Scene, Storyboard, Transition};
+use crate::storyboard::{Scene, Storyboard};
 use crate::timeline::BlendMode;
 use crate::video::{self, Output};
 use crate::weights::{self, ModelError, ModelFolder};
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::{DType, Device, DeviceLocation};
+use controls::Wanted;
 use geometry::Geometry;
 use std::hash::{BuildHasher, RandomState};
 use std::path::PathBuf;
@@ -69,6 +72,7 @@ pub struct Job {
     pub uncond: UncondText,
     /// Stretches between hard cuts, in order; mostly one.
     pub segments: Vec<Segment>,
+    pub controls: Controls,
     pub rules: WindowRules,
     /// Channels, height and width of the latents.
     pub latents: (usize, usize, usize),
@@ -215,6 +219,14 @@ fn one(
     let recipe = Recipe::for_model(model.name(), &transformer)?;
     let geometry = Geometry::new(settings, &transformer, &vae, &recipe)?;
 
+    let steps = settings.steps.unwrap_or(recipe.steps);
+    ensure!(
+        (1..=schedule.num_train_timesteps).contains(&steps),
+        "--steps {steps}: give 1 to {}",
+        schedule.num_train_timesteps
+    );
+    let wanted = Wanted::new(settings, &recipe, &transformer, steps)?;
+    let (transition, joined) = wanted.transition(settings, scenes)?;
     let rules = WindowRules {
         window: transformer.window(),
         patch_t: transformer.patch_size_t.unwrap_or(1),
@@ -222,7 +234,8 @@ fn one(
         overlap: settings.overlap.unwrap_or_else(|| recipe.overlap(transformer.window())),
         transition_windows: settings.transition_windows.unwrap_or(recipe.transition_windows),
         hold: settings.hold.unwrap_or(recipe.hold),
-        transition: settings.transition.unwrap_or(Transition::Blend),
+        transition,
+        joined,
         fps: geometry.fps.as_f64(),
     };
     let segments = match command {
@@ -230,13 +243,6 @@ fn one(
         Command::MultiPrompt => rules.segments(scenes, geometry.frames)?,
     };
     let frames = segments.iter().map(|segment| segment.frames).sum();
-
-    let steps = settings.steps.unwrap_or(recipe.steps);
-    ensure!(
-        (1..=schedule.num_train_timesteps).contains(&steps),
-        "--steps {steps}: give 1 to {}",
-        schedule.num_train_timesteps
-    );
     let schedule = match settings.shift {
         None => schedule,
         Some(shift) => {
@@ -293,6 +299,9 @@ fn one(
         })
         .collect();
 
+    let texts = (model, transformer.max_text_seq_length);
+    let controls = wanted.resolve(settings, scenes, &prompts, &segments, texts, &mut warnings)?;
+
     let decode = geometry.decode(settings, &vae)?;
     let output = output::output(settings, &geometry, model, &prompts, &place)?;
     let skip = settings.skip_existing.unwrap_or(false) && output.path.exists();
@@ -316,6 +325,7 @@ fn one(
         schedule,
         prompts,
         segments,
+        controls,
         rules,
         frames,
         steps,

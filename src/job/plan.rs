@@ -28,6 +28,8 @@ pub struct WindowRules {
     pub transition_windows: usize,
     pub hold: usize,
     pub transition: Transition,
+    /// Whether the windows of one scene are joined, as those on the two sides of an attention transition are.
+    pub joined: bool,
     pub fps: f64,
 }
 
@@ -58,11 +60,10 @@ impl WindowRules {
 
     /// The segments of scenes in order. `frames`: the whole video's length, over what the scenes say.
     pub fn segments(&self, scenes: &[Scene], frames: Option<usize>) -> Result<Vec<Segment>> {
-        let kind = |scene: &Scene| scene.transition.kind.unwrap_or(self.transition);
         let mut groups: Vec<(usize, &[Scene])> = Vec::new(); // first prompt, scenes
         let mut start = 0;
         for index in 1..=scenes.len() {
-            if index == scenes.len() || kind(&scenes[index]) == Transition::Cut {
+            if index == scenes.len() || self.kind(&scenes[index]) == Transition::Cut {
                 groups.push((start, &scenes[start..index]));
                 start = index;
             }
@@ -76,6 +77,11 @@ impl WindowRules {
             None => vec![None; groups.len()],
         };
         groups.iter().zip(shares).map(|(&(first, group), share)| self.segment(first, group, share)).collect()
+    }
+
+    /// How a scene follows the one before it.
+    fn kind(&self, scene: &Scene) -> Transition {
+        scene.transition.kind.unwrap_or(self.transition)
     }
 
     fn segment(&self, first: usize, scenes: &[Scene], frames: Option<usize>) -> Result<Segment> {
@@ -130,7 +136,8 @@ impl WindowRules {
         Ok(frames)
     }
 
-    /// For each scene: the stride inside it, and, for its boundary to the next, the stride and the transition windows.
+    /// For each scene: how its windows follow each other, and, for its boundary to the next, the same and the transition
+    /// windows.
     fn strides(&self, scenes: &[Scene], n: usize) -> Result<Vec<Stride>> {
         let stride = |overlap: usize| match overlap < self.window {
             true => Ok(n - overlap),
@@ -141,9 +148,11 @@ impl WindowRules {
         let inside = stride(self.overlap)?;
         let mut strides = Vec::with_capacity(scenes.len());
         for index in 0..scenes.len() {
-            let into = scenes.get(index + 1).map(|scene| scene.transition).unwrap_or_default();
+            let next = scenes.get(index + 1);
+            let into = next.map(|scene| scene.transition).unwrap_or_default();
             strides.push(Stride {
                 inside,
+                joined: (self.joined, next.is_some_and(|next| self.kind(next) == Transition::Attention)),
                 boundary: into.overlap.map_or(Ok(inside), stride)?,
                 transition_windows: into.windows.unwrap_or(self.transition_windows),
             });
@@ -156,6 +165,8 @@ impl WindowRules {
 struct Stride {
     inside: usize,
     boundary: usize,
+    /// Whether windows are joined inside the scene, and across its boundary.
+    joined: (bool, bool),
     transition_windows: usize,
 }
 
@@ -181,22 +192,22 @@ fn windows(counts: &[usize], strides: &[Stride], n: usize) -> Result<ChunkPlan> 
     let total = counts.iter().copied().chain(transitions).fold(0usize, usize::saturating_add);
     ensure!(total <= MOST_WINDOWS, "{total} windows are more than the {MOST_WINDOWS} that a video may have");
     let (mut windows, mut texts): (Vec<Window>, Vec<TextMix>) = (Vec::with_capacity(total), Vec::new());
-    let mut push = |text: usize, stride: usize| {
+    let mut push = |text: usize, (stride, joined): (usize, bool)| {
         let start = windows.last().map_or(0, |last: &Window| last.start + stride);
-        windows.push(Window { start, len: n, text });
+        windows.push(Window { start, len: n, text, joined });
     };
-    let mut stride = 0;
+    let mut into = (0, false);
     for (prompt, (&count, here)) in counts.iter().zip(strides).enumerate() {
         texts.push(TextMix::Prompt(prompt));
         for index in 0..count {
-            push(texts.len() - 1, if index == 0 { stride } else { here.inside });
+            push(texts.len() - 1, if index == 0 { into } else { (here.inside, here.joined.0) });
         }
-        stride = here.boundary;
+        into = (here.boundary, here.joined.1);
         if prompt + 1 < counts.len() {
             for j in 1..=here.transition_windows {
                 let weight = j as f64 / (here.transition_windows + 1) as f64;
                 texts.push(TextMix::Between { from: prompt, to: prompt + 1, weight });
-                push(texts.len() - 1, stride);
+                push(texts.len() - 1, into);
             }
         }
     }

@@ -5,9 +5,10 @@
 //! [`super::Job`].
 
 use super::values::{
-    DeviceSpec, Duration, ManifestMode, Parity, Precision, Seed, Size, TextCacheAt, Tiling, Uncond, text,
+    DeviceSpec, Duration, ManifestMode, Parity, Precision, Seed, Size, TextCacheAt, Tiling, Uncond, list, text,
 };
 use crate::guidance::GuidanceSchedule;
+use crate::processors::Spec;
 use crate::schedulers::{SchedulerKind, Table};
 use crate::storyboard::Transition;
 use crate::timeline::BlendMode;
@@ -80,7 +81,8 @@ pub struct Settings {
     #[serde(deserialize_with = "text")]
     pub fps: Option<Rate>,
 
-    /// How scenes follow each other: blend (overlapping windows) or cut
+    /// How scenes follow each other: attention (overlapping windows that read each other's keys and values), blend
+    /// (overlapping windows) or cut [default: attention where the model has a recipe for it, else blend]
     #[arg(long, env = "VIDGEN_TRANSITION", value_name = "KIND", help_heading = "Windows")]
     #[serde(deserialize_with = "text")]
     pub transition: Option<Transition>,
@@ -97,6 +99,28 @@ pub struct Settings {
     /// Windows added to each prompt that is neither first nor last
     #[arg(long, env = "VIDGEN_HOLD", value_name = "N", help_heading = "Windows", aliases = ["longer-mid-segment", "longer_mid_segment"])]
     pub hold: Option<usize>,
+
+    /// A control of attention, as kv-share:layers=25-29,steps=2-24; again for several, the outermost first. `vidgen
+    /// processors` lists them [default: the model's kv-share between joined windows]
+    #[arg(
+        long,
+        env = "VIDGEN_ATTN_PROC",
+        value_name = "SPEC",
+        help_heading = "Attention",
+        alias = "attn_proc",
+        value_delimiter = ';'
+    )]
+    #[serde(deserialize_with = "list")]
+    pub attn_proc: Option<Vec<Spec>>,
+
+    /// Words of the prompts for what is to stay itself: its place reads its place in the window before, the rest the rest
+    #[arg(long, env = "VIDGEN_SUBJECT", value_name = "WORDS", help_heading = "Attention", value_delimiter = ',')]
+    #[serde(deserialize_with = "list")]
+    pub subject: Option<Vec<String>>,
+
+    /// Share of a frame's peak from which a place belongs to the subject [default: 0.3]
+    #[arg(long, env = "VIDGEN_MASK_THRESHOLD", value_name = "X", help_heading = "Attention", aliases = ["mask_threshold", "thres"])]
+    pub mask_threshold: Option<f64>,
 
     /// Sampler: ddim or dpmpp-2m-sde [default: the model's]
     #[arg(long, env = "VIDGEN_SCHEDULER", value_name = "NAME", help_heading = "Sampling")]
@@ -282,6 +306,9 @@ impl Settings {
             overlap,
             transition_windows,
             hold,
+            attn_proc,
+            subject,
+            mask_threshold,
             scheduler,
             shift,
             eta,

@@ -1,7 +1,7 @@
 //! The values that settings take, read from words.
 
 pub use crate::recipe::Uncond;
-pub use crate::words::{Duration, text, unknown};
+pub use crate::words::{Duration, list, text, unknown};
 
 use crate::words::words;
 use anyhow::{Error, Result, bail};

@@ -1,7 +1,7 @@
 //! How much arithmetic a job takes: multiply-adds of the matrix products and convolutions, which are nearly all of it. For
 //! the remaining time that is told while it runs.
 
-use super::Job;
+use super::{Job, Segment};
 use crate::models::cogvideox::transformer::TransformerConfig;
 use crate::models::cogvideox::vae::VaeConfig;
 
@@ -9,7 +9,20 @@ use crate::models::cogvideox::vae::VaeConfig;
 pub fn step(job: &Job) -> f64 {
     let config = &job.transformer;
     let windows = job.segments.iter().flat_map(|segment| &segment.plan.windows);
-    windows.map(|window| 2.0 * forward(config, tokens(job, window.len))).sum()
+    windows.map(|window| 2.0 * forward(config, tokens(job, window.len))).sum::<f64>() * (1.0 + twice(job))
+}
+
+/// The share of the work that is done twice because a window is source and target: of steps times layers, for inner windows.
+fn twice(job: &Job) -> f64 {
+    let Some(sharing) = &job.controls.sharing else { return 0.0 };
+    let depth = job.transformer.num_layers;
+    let layers = (0..job.steps).filter_map(|step| Some(depth - sharing.at(step)?.start())).sum::<usize>();
+    let inner = |segment: &Segment| {
+        segment.plan.windows.windows(2).filter(|pair| pair.iter().all(|window| window.joined)).count()
+    };
+    let windows: usize = job.segments.iter().map(|segment| segment.plan.windows.len()).sum();
+    let inner: usize = job.segments.iter().map(inner).sum();
+    layers as f64 / (job.steps * depth) as f64 * inner as f64 / windows as f64
 }
 
 /// Multiply-adds of decoding the whole video.

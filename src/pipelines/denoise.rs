@@ -9,6 +9,7 @@
 use super::rows::{self, RowPlan};
 use crate::attention::{AttentionProcessor, Guidance, Hooks, Pass};
 use crate::guidance::{self, GuidanceSchedule};
+use crate::job::Sharing;
 use crate::models::{Denoiser, DenoiserRow};
 use crate::nn::sdpa::Sdpa;
 use crate::noise::{Noise, Stream};
@@ -75,6 +76,8 @@ pub struct Denoising<'a> {
     pub start: usize,
     pub shape: LatentShape,
     pub device: &'a Device,
+    /// Where joined windows share keys and values; the stack then has the control that does.
+    pub sharing: Option<&'a Sharing>,
     pub stack: &'a mut [Box<dyn AttentionProcessor>],
     pub kernel: Sdpa,
     /// Rows that may share a batch.
@@ -101,8 +104,12 @@ pub fn denoise(run: Denoising, observer: &mut dyn Observer) -> Result<Tensor> {
         let pass = Pass { step, steps: timesteps.len(), timestep };
         let scale = run.guidance.scale_in(run.table, step, timesteps.len(), timestep);
         let guided = run.guidance.needs_uncond(step, timesteps.len(), timestep);
+        let layers = run.sharing.and_then(|sharing| sharing.at(step));
         for window in 0..plan.windows.len() {
-            let RowPlan { rows, forks, estimates } = rows::plain(plan, window, guided);
+            let RowPlan { rows, forks, estimates } = match &layers {
+                Some(layers) => rows::shared(plan, window, guided, layers.clone(), blend.estimates(window)),
+                None => rows::plain(plan, window, guided),
+            };
             let inputs = rows
                 .iter()
                 .map(|row| {

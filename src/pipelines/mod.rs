@@ -3,6 +3,7 @@
 //! Peak memory is that of the largest stage. All tensor work stays on the calling thread; the video writer has its own and
 //! gets `u8` frames only.
 
+mod controls;
 mod decode;
 pub mod denoise;
 mod record;

@@ -1,6 +1,7 @@
 //! The record of a job: every effective setting under the name of its flag.
 
-use crate::job::{Job, UncondText};
+use crate::job::{Job, Segment, UncondText};
+use crate::processors::{Control, Spec};
 use crate::run::Manifest;
 use crate::run::manifest::{ModelRecord, OutputRecord, SCHEMA};
 use anyhow::Result;
@@ -45,6 +46,17 @@ fn settings(job: &Job) -> Map<String, Value> {
         .iter()
         .map(|segment| segment.plan.windows.iter().map(|w| json!([w.start, w.len, w.text])).collect())
         .collect();
+    let joined = |segment: &Segment| segment.plan.windows.iter().map(|window| window.joined).collect();
+    let joined: Vec<Vec<bool>> = job.segments.iter().map(joined).collect();
+    // the subject has its own entry, by prompt
+    let attn_proc = |spec: &Spec| match &spec.control {
+        Control::KvShare { threshold, .. } => {
+            let control = Control::KvShare { subject: Vec::new(), threshold: *threshold };
+            Spec { control, ..spec.clone() }.to_string()
+        }
+        _ => spec.to_string(),
+    };
+    let attn_proc: Vec<String> = job.controls.specs.iter().map(attn_proc).collect();
     let settings = json!({
         "width": job.width,
         "height": job.height,
@@ -63,6 +75,10 @@ fn settings(job: &Job) -> Map<String, Value> {
         "transition_windows": job.rules.transition_windows,
         "hold": job.rules.hold,
         "blend": job.blend.to_string(),
+        "attn_proc": attn_proc,
+        "subject": job.controls.subject.as_ref().map(|subject| &subject.words),
+        "mask_threshold": job.controls.subject.as_ref().map(|subject| subject.threshold),
+        "joined": joined,
         "latent_frames": job.segments.iter().map(|segment| segment.plan.frames).collect::<Vec<_>>(),
         "windows": windows,
         "device": job.device_name(),

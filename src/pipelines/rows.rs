@@ -1,10 +1,18 @@
 //! Which rows go through the network together, and which of its outputs are estimates of which window.
 //!
-//! Without sharing a pass is one window: its unconditional and its conditional row. Windows do not meet, so they go one
-//! after the other and memory does not grow with the video.
+//! A pass is one window: its unconditional and its conditional row. Windows go one after the other, so memory does not grow
+//! with the video.
+//!
+//! Where keys and values are shared (DiTCtrl, arXiv 2412.18597; spec/ditctrl.md 3 and 4) the windows are walked in the same
+//! way. The reference runs every adjacent pair as a batch, so an inner window twice in every step, once as the source of the
+//! next window and once as the target of the one before. Both times it is the same up to the first sharing layer; so here a
+//! window passes those layers once and its rows part before that layer: a plain row, whose keys and values a bank hands on to
+//! the next window, and a shared row, which reads what the window before left there. In steps without sharing nothing parts.
+//! A plain row whose estimate nobody needs (the paper's blend has one for each window) ends after the last sharing layer.
 
-use crate::attention::{Branch, Fork, Guidance};
+use crate::attention::{Branch, Fork, Guidance, Reference};
 use crate::timeline::{self, ChunkPlan};
+use std::ops::RangeInclusive;
 
 /// One forward pass of the network.
 #[derive(Debug, Clone, PartialEq)]
@@ -35,4 +43,104 @@ pub fn plain(plan: &ChunkPlan, window: usize, guided: bool) -> RowPlan {
         halves.iter().map(|&guidance| Branch { guidance, window, prompt, reference: None }).collect();
     let estimate = Estimate { window, kind: None, uncond: guided.then_some(0), cond: rows.len() - 1 };
     RowPlan { rows, forks: Vec::new(), estimates: vec![estimate] }
+}
+
+/// A pass over one window of a step that shares in `layers` (the first and the last of those that do). `entering`: the
+/// estimates of the window that enter the blend.
+pub fn shared(
+    plan: &ChunkPlan,
+    window: usize,
+    guided: bool,
+    layers: RangeInclusive<usize>,
+    entering: &[timeline::Estimate],
+) -> RowPlan {
+    let alone = plain(plan, window, guided);
+    if !plan.windows[window].joined {
+        return alone; // at most it is read
+    }
+    let read = plan.windows.get(window + 1).is_some_and(|next| next.joined);
+    let finished = entering.contains(&timeline::Estimate::Plain);
+    let reference = Some(Reference::Banked { window: window - 1 });
+    let mut parted = Vec::new(); // by half: the plain row, the shared row
+    for (row, branch) in alone.rows.iter().enumerate() {
+        parted.extend((read || finished).then(|| (row, branch.clone())));
+        parted.push((row, Branch { reference, ..branch.clone() }));
+    }
+    let mut forks = vec![Fork { layer: *layers.start(), rows: parted.clone() }];
+    if read && !finished {
+        let rest = parted.iter().enumerate().filter(|(_, (_, branch))| branch.reference.is_some());
+        let rest: Vec<_> = rest.map(|(row, (_, branch))| (row, branch.clone())).collect();
+        parted = rest.clone();
+        forks.push(Fork { layer: layers.end() + 1, rows: rest });
+    }
+    let row = |guidance, shared| {
+        let mut rows = parted.iter().map(|(_, branch)| (branch.guidance, branch.reference.is_some()));
+        rows.position(|row| row == (guidance, shared))
+    };
+    let estimate = |kind| {
+        let shared = kind == timeline::Estimate::Shared;
+        let cond = row(Guidance::Cond, shared)?;
+        Some(Estimate { window, kind: Some(kind), uncond: row(Guidance::Uncond, shared), cond })
+    };
+    let estimates = entering.iter().filter_map(|&kind| estimate(kind)).collect();
+    RowPlan { rows: alone.rows, forks, estimates }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::timeline::{Blend, BlendMode};
+
+    fn plan(windows: usize) -> ChunkPlan {
+        ChunkPlan::scenes(&[windows], 5, 2, 0).unwrap()
+    }
+
+    /// Rows after the fork before layer 3, rows at the end, and estimates as (shared, uncond, cond).
+    fn parts(plan: &ChunkPlan, window: usize, mode: BlendMode) -> (usize, usize, Vec<(bool, usize, usize)>) {
+        let blend = Blend::new(plan, mode);
+        let rows = shared(plan, window, true, 3..=4, blend.estimates(window));
+        let after = rows.forks.first().map_or(rows.rows.len(), |fork| fork.rows.len());
+        let end = rows.forks.last().map_or(rows.rows.len(), |fork| fork.rows.len());
+        assert!(rows.forks.iter().zip([3, 5]).all(|(fork, layer)| fork.layer == layer));
+        let kind = |estimate: &Estimate| estimate.kind == Some(timeline::Estimate::Shared);
+        (after, end, rows.estimates.iter().map(|e| (kind(e), e.uncond.unwrap(), e.cond)).collect())
+    }
+
+    #[test]
+    fn rows_part_where_a_window_is_both_source_and_target() {
+        let (repo, paper) = (BlendMode::Repo, BlendMode::Paper);
+        let plan = plan(3);
+        for mode in [repo, paper] {
+            assert_eq!(parts(&plan, 0, mode), (2, 2, vec![(false, 0, 1)]));
+            assert_eq!(parts(&plan, 2, mode), (2, 2, vec![(true, 0, 1)]));
+        }
+        assert_eq!(parts(&plan, 1, repo), (4, 4, vec![(false, 0, 2), (true, 1, 3)]));
+        assert_eq!(parts(&plan, 1, paper), (4, 2, vec![(true, 0, 1)]), "the source ends with the last sharing layer");
+    }
+
+    #[test]
+    fn the_unconditional_half_may_be_missing() {
+        let plan = plan(3);
+        let blend = Blend::new(&plan, BlendMode::Repo);
+        let rows = shared(&plan, 1, false, 3..=4, blend.estimates(1));
+        assert_eq!((rows.rows.len(), rows.forks[0].rows.len()), (1, 2));
+        assert!(rows.estimates.iter().all(|estimate| estimate.uncond.is_none()));
+        assert_eq!(rows.estimates.iter().map(|estimate| estimate.cond).collect::<Vec<_>>(), [0, 1]);
+    }
+
+    #[test]
+    fn windows_that_are_not_joined_read_nothing() {
+        let mut plan = plan(4);
+        plan.windows[2].joined = false;
+        for mode in [BlendMode::Repo, BlendMode::Paper] {
+            let blend = Blend::new(&plan, mode);
+            let rows = shared(&plan, 2, true, 3..=4, blend.estimates(2));
+            assert_eq!(rows, super::plain(&plan, 2, true));
+            // nobody reads window 1
+            let rows = shared(&plan, 1, true, 3..=4, blend.estimates(1));
+            assert_eq!(rows.forks.len(), 1);
+            assert_eq!(rows.forks[0].rows.len(), if mode == BlendMode::Repo { 4 } else { 2 });
+        }
+        assert_eq!(shared(&ChunkPlan::single(5), 0, true, 3..=4, &[timeline::Estimate::Plain]).forks, []);
+    }
 }

@@ -1,6 +1,7 @@
 //! Prompts to video: one prompt and one window (`generate`), or several prompts over overlapping windows
 //! (`multi-prompt`). The two differ in their plan only.
 
+use super::controls;
 use super::decode::decode;
 use super::denoise::{Denoising, NoiseSource, denoise};
 use super::record::record;
@@ -180,6 +181,7 @@ fn latents(job: &Job, texts: &Texts, noise: &NoiseSource, observer: &mut dyn Obs
             .iter()
             .map(|text| timeline::mix(&texts.prompts, text))
             .collect::<candle_core::Result<Vec<_>>>()?;
+        let mut stack = controls::stack(job, plan)?;
         let part = Denoising {
             denoiser: &transformer,
             scheduler: &mut *scheduler,
@@ -193,7 +195,8 @@ fn latents(job: &Job, texts: &Texts, noise: &NoiseSource, observer: &mut dyn Obs
             start,
             shape: (c, h, w),
             device: &job.device,
-            stack: &mut [],
+            sharing: job.controls.sharing.as_ref(),
+            stack: &mut stack.processors,
             kernel: Sdpa::default(),
             micro_batch: 2,
             part: (index, job.segments.len()),

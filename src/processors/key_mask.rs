@@ -214,7 +214,7 @@ fn split(qkv: Qkv, own: &[bool], source: &[bool], site: &AttentionSite, next: &m
     }
     let mut place = vec![0u32; order.len()];
     order.iter().enumerate().for_each(|(index, &token)| place[token as usize] = index as u32);
-    select(&Tensor::cat(&done, 2)?, &place)
+    select(&Tensor::cat(&done, 2)?.contiguous()?, &place)
 }
 
 #[cfg(test)]

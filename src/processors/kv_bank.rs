@@ -6,7 +6,7 @@
 //! and window; what a reference names is read. Two uses:
 //! - [`Purpose::HandOver`]: DiTCtrl's sharing along a walk over the windows. A reader's whole keys and values, text
 //!   included, are replaced by its source's, and each entry is taken out by its one reader, so the bank never holds much
-//!   more than one window, however many there are.
+//!   more than one window, however many there are. The plan names the windows that have a reader; others put nothing in.
 //! - [`Purpose::Anchor`]: chosen frames of chosen windows follow a reader's own keys, without text, and stay until the
 //!   step ends.
 //!
@@ -26,12 +26,12 @@ use std::rc::Rc;
 /// What the bank is for; see the module.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Purpose {
-    HandOver,
-    /// Windows of the plan, and frames of their token grid.
-    Anchor {
+    HandOver {
+        /// Windows of the plan that a later one reads.
         windows: Ranges,
-        frames: Ranges,
     },
+    /// Windows of the plan, and frames of their token grid.
+    Anchor { windows: Ranges, frames: Ranges },
 }
 
 /// What the bank holds.
@@ -66,7 +66,7 @@ impl BankPlan {
     fn entry(&self, size: &BankSize) -> usize {
         let (frames, height, width) = size.grid;
         let tokens = match &self.purpose {
-            Purpose::HandOver => size.text + frames * height * width,
+            Purpose::HandOver { .. } => size.text + frames * height * width,
             Purpose::Anchor { frames: kept, .. } => kept.below(frames).count() * height * width,
         };
         2 * tokens * size.heads * size.head_dim * self.dtype.size_in_bytes()
@@ -75,7 +75,7 @@ impl BankPlan {
     /// Bytes between two passes of a step.
     pub fn bytes(&self, size: &BankSize) -> usize {
         let windows = match &self.purpose {
-            Purpose::HandOver => 1,
+            Purpose::HandOver { windows } => windows.below(size.windows).count().min(1),
             Purpose::Anchor { windows, .. } => windows.below(size.windows).count(),
         };
         windows * self.layers.below(size.layers).count() * size.halves * self.entry(size)
@@ -83,7 +83,10 @@ impl BankPlan {
 
     /// Most bytes at any time: at a layer, a window may put its entries in before its predecessor's are taken out.
     pub fn peak(&self, size: &BankSize) -> usize {
-        let waiting = if self.purpose == Purpose::HandOver { size.halves * self.entry(size) } else { 0 };
+        let waiting = match &self.purpose {
+            Purpose::HandOver { windows } if windows.below(size.windows).count() > 1 => size.halves * self.entry(size),
+            _ => 0,
+        };
         self.bytes(size) + waiting
     }
 }
@@ -141,8 +144,10 @@ impl State {
         let take = |x: &Tensor| {
             let own = x.narrow(0, index, 1)?;
             let kept = match &self.plan.purpose {
-                Purpose::HandOver => own,
-                Purpose::Anchor { windows, .. } if !windows.contains(branch.window) => return Ok(None),
+                Purpose::HandOver { windows } | Purpose::Anchor { windows, .. } if !windows.contains(branch.window) => {
+                    return Ok(None);
+                }
+                Purpose::HandOver { .. } => own,
                 Purpose::Anchor { frames: kept, .. } => {
                     let (frames, height, width) = site.grid;
                     let keys = site.video_keys(x.dim(2)?)?;
@@ -172,7 +177,7 @@ impl State {
     fn read(&mut self, own: Qkv, branch: &Branch, window: usize, site: &AttentionSite) -> Result<Qkv> {
         let key = Self::key(site, branch.guidance, window);
         let entry = match self.plan.purpose {
-            Purpose::HandOver => self.entries.remove(&key),
+            Purpose::HandOver { .. } => self.entries.remove(&key),
             Purpose::Anchor { .. } => self.entries.get(&key).cloned(),
         };
         let Some((k, v)) = entry else {
@@ -180,7 +185,7 @@ impl State {
         };
         let back = |x: &Tensor, own: &Tensor| x.to_device(own.device())?.to_dtype(own.dtype());
         let (banked_k, banked_v) = (back(&k, &own.k)?, back(&v, &own.v)?);
-        if self.plan.purpose == Purpose::HandOver {
+        if matches!(self.plan.purpose, Purpose::HandOver { .. }) {
             self.held -= bytes(&k) + bytes(&v);
             return Ok(Qkv { k: banked_k, v: banked_v, ..own });
         }
@@ -249,6 +254,10 @@ mod tests {
         BankPlan { purpose, layers: layers.parse().unwrap(), dtype, device: Device::Cpu, budget }
     }
 
+    fn hand_over(windows: &str) -> Purpose {
+        Purpose::HandOver { windows: windows.parse().unwrap() }
+    }
+
     fn anchor(windows: &str, frames: &str) -> Purpose {
         Purpose::Anchor { windows: windows.parse().unwrap(), frames: frames.parse().unwrap() }
     }
@@ -284,7 +293,7 @@ mod tests {
     #[test]
     fn a_handed_over_entry_is_read_once() {
         let toy = Toy::default();
-        let bank = KvBank::new(plan(Purpose::HandOver, "0", DType::F32, 1 << 20), &size(&toy, 3)).unwrap();
+        let bank = KvBank::new(plan(hand_over("all"), "0", DType::F32, 1 << 20), &size(&toy, 3)).unwrap();
         let mut stack = [boxed(bank.clone())];
         let (first, second) = (toy.qkv(1, 2), toy.qkv(2, 2));
         toy.attend(&first, &halves(0, None), &mut stack).unwrap();
@@ -297,12 +306,28 @@ mod tests {
     }
 
     #[test]
+    fn windows_without_a_reader_put_nothing_in() {
+        let toy = Toy::default();
+        let size = size(&toy, 3);
+        let plan = plan(hand_over("1"), "0", DType::F32, 1 << 20);
+        assert_eq!((plan.peak(&size), plan.bytes(&size)), (2 * 2 * 23 * 16 * 4, 2 * 2 * 23 * 16 * 4));
+        let bank = KvBank::new(plan, &size).unwrap();
+        let mut stack = [boxed(bank.clone())];
+        for window in [0, 1, 2] {
+            toy.attend(&toy.qkv(window, 2), &halves(window as usize, None), &mut stack).unwrap();
+            assert_eq!(bank.held() > 0, window > 0);
+        }
+        toy.attend(&toy.qkv(2, 2), &halves(2, Some(1)), &mut stack).unwrap();
+        assert_eq!(bank.held(), 0);
+    }
+
+    #[test]
     fn planned_bytes_are_held_bytes_and_the_budget_is_kept() {
         let toy = Toy::default();
         for (purpose, layers, dtype, rows, need) in [
             // keys and values, layers, halves, tokens, heads x width, bytes
-            (Purpose::HandOver, "1-2", DType::F32, 1, 2 * 2 * 2 * 23 * 16 * 4),
-            (Purpose::HandOver, "all", DType::BF16, 1, 2 * 4 * 2 * 23 * 16 * 2),
+            (hand_over("all"), "1-2", DType::F32, 1, 2 * 2 * 2 * 23 * 16 * 4),
+            (hand_over("0,1"), "all", DType::BF16, 1, 2 * 4 * 2 * 23 * 16 * 2),
             (anchor("0,2-5", "1-"), "3", DType::BF16, 3, 2 * 2 * 2 * 12 * 16 * 2),
         ] {
             let size = size(&toy, 3);
@@ -324,7 +349,7 @@ mod tests {
     #[test]
     fn a_new_step_starts_empty_and_plans_are_held_to() {
         let toy = Toy::default();
-        let bank = KvBank::new(plan(Purpose::HandOver, "1-2", DType::BF16, 1 << 20), &size(&toy, 2)).unwrap();
+        let bank = KvBank::new(plan(hand_over("all"), "1-2", DType::BF16, 1 << 20), &size(&toy, 2)).unwrap();
         let (mut stack, rows) = ([boxed(bank.clone())], toy.rows(1, 2));
         let mut run = |step, branches: &[Branch]| {
             toy.forward(pass(step), &rows, branches, Vec::new(), &mut stack).map_err(|error| error.to_string())

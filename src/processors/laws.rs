@@ -152,7 +152,7 @@ fn a_walk_over_the_windows_equals_the_pair_loop() {
             let rows = toy.rows(count as u64, 2 * count);
             let expected = pair_loop(&toy, &pass(3), &rows, &mut ditctrl(steps, layers, threshold));
             let plan = BankPlan {
-                purpose: Purpose::HandOver,
+                purpose: Purpose::HandOver { windows: Ranges::all() },
                 layers: ranges(layers),
                 dtype: DType::F32,
                 device: Device::Cpu,

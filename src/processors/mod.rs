@@ -39,6 +39,6 @@ pub use registry::list;
 pub use reweight::Reweight;
 pub use row_gather::RowGather;
 pub use spec::{Control, Spec, parse};
-pub use stack::{Setting, Stack, build};
+pub use stack::{Setting, Stack, build, check_order};
 pub use when::{Ranges, When};
 pub use window::Window;

@@ -11,6 +11,7 @@ use super::when::{Ranges, kind_name};
 use super::window::Window;
 use crate::attention::SiteKind;
 use anyhow::{Context, Result, bail, ensure};
+use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
 
@@ -25,8 +26,9 @@ pub enum Control {
     AttnMap { words: Vec<String>, views: Vec<View> },
 }
 
-/// A control, and the steps and layers it acts at.
-#[derive(Debug, Clone, PartialEq)]
+/// A control, and the steps and layers it acts at. In files it is the string that `--attn-proc` takes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct Spec {
     pub control: Control,
     pub steps: Ranges,
@@ -80,11 +82,26 @@ impl Spec {
     }
 }
 
+impl TryFrom<String> for Spec {
+    type Error = anyhow::Error;
+
+    fn try_from(text: String) -> Result<Self> {
+        text.parse()
+    }
+}
+
+impl From<Spec> for String {
+    fn from(spec: Spec) -> Self {
+        spec.to_string()
+    }
+}
+
 impl FromStr for Spec {
     type Err = anyhow::Error;
 
+    /// As [`parse`], the whole reason in one message: those who read flags and files show no causes.
     fn from_str(text: &str) -> Result<Self> {
-        parse(text)
+        parse(text).map_err(|error| anyhow::anyhow!("{error:#}"))
     }
 }
 

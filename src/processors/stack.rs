@@ -35,11 +35,32 @@ pub trait Setting {
     /// The tokens of a word in the text of each conditioning of the plan.
     fn positions(&self, word: &str) -> Result<Vec<Vec<u32>>>;
 
+    /// The subject of mask-guided sharing, of the words that the specification names. By itself the tokens of any of them.
+    fn subject(&self, words: &[String]) -> Result<Vec<Word>> {
+        words.iter().map(|text| Ok(Word { text: text.clone(), positions: self.positions(text)? })).collect()
+    }
+
     /// The bank that K/V sharing in these layers goes through, where the rows of a plan refer to
     /// [`crate::attention::Reference::Banked`] windows; none where they refer to rows.
     fn bank(&self, _layers: &Ranges) -> Result<Option<KvBank>> {
         Ok(None)
     }
+}
+
+/// Refuses controls in an order in which they would not do what they say.
+pub fn check_order(specs: &[Spec]) -> Result<()> {
+    let mut reweighted = false;
+    for spec in specs {
+        match spec.control {
+            Control::Reweight(_) => reweighted = true,
+            Control::AttnMap { .. } => {}
+            _ if reweighted => {
+                bail!("reweight comes after {}: it scales what is really attended to", spec.entry().name)
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// Makes the stack of some specifications.
@@ -51,13 +72,9 @@ pub fn build(specs: &[Spec], setting: &dyn Setting) -> Result<Stack> {
     let words = |texts: &[String]| texts.iter().map(word).collect::<Result<Vec<_>>>();
     let (mut recorders, mut controls) = (Vec::new(), Vec::new());
     let mut maps = Vec::new();
-    let mut last: Option<&str> = None;
+    check_order(specs)?;
     for spec in specs {
         let entry = spec.entry();
-        let recorder = matches!(spec.control, Control::AttnMap { .. });
-        if let Some(before) = last.filter(|&before| before == "reweight" && !recorder && entry.name != before) {
-            bail!("{before} comes after {}: it scales what is really attended to", entry.name)
-        }
         let boxed = |when: When| -> Box<dyn AttentionProcessor> { Box::new(when) };
         let (steps, layers) = (|| spec.steps.clone(), || spec.layers.clone());
         let here =
@@ -72,7 +89,7 @@ pub fn build(specs: &[Spec], setting: &dyn Setting) -> Result<Stack> {
                 });
                 if !subject.is_empty() {
                     let maps = AttentionMaps::default();
-                    let recorder = AttentionMap::new(&maps, words(subject)?);
+                    let recorder = AttentionMap::new(&maps, setting.subject(subject)?);
                     recorders.push(boxed(When::new(steps(), layers().filled(), entry.sites, recorder)));
                     let mask = KeyMask::new(&maps, *threshold);
                     controls.push(here(Box::new(if banked { mask.with_bank() } else { mask })));
@@ -93,7 +110,6 @@ pub fn build(specs: &[Spec], setting: &dyn Setting) -> Result<Stack> {
                 recorders.push(boxed(When::new(steps(), layers().filled(), entry.sites, recorder)));
             }
         }
-        last = (!recorder).then_some(entry.name).or(last);
     }
     recorders.extend(controls);
     Ok(Stack { processors: recorders, maps })

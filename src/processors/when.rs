@@ -42,6 +42,18 @@ impl Ranges {
         self.0.iter().flat_map(move |&(start, end)| start..end.saturating_add(1).min(count))
     }
 
+    /// The steps of a run of `to` steps that stand where these stand in one of `from`: each range `a..b`, with `b` the
+    /// step after its last, becomes `a to/from .. b to/from`, both ends rounded to the nearest step. A range can so
+    /// become empty; one without an end keeps none.
+    pub fn scaled(&self, from: usize, to: usize) -> Self {
+        let place = |index: usize| (2 * index * to + from) / (2 * from.max(1));
+        let range = |&(start, end): &(usize, usize)| match end {
+            usize::MAX => Some((place(start), end)),
+            _ => Some((place(start), place(end + 1).checked_sub(1)?)),
+        };
+        Self::from_parts(self.0.iter().filter_map(range).filter(|(start, end)| start <= end).collect())
+    }
+
     /// All indices up to the last of this set.
     pub fn filled(&self) -> Self {
         Self(self.last().map(|last| (0, last)).into_iter().collect())
@@ -266,6 +278,25 @@ mod tests {
         assert!(ranges("all").check("layers", 1).is_ok());
         assert!(ranges("8-").check("steps", 8).is_err());
         assert!(ranges("none").check("steps", 0).is_ok());
+    }
+
+    #[test]
+    fn steps_scale_with_the_run() {
+        for (text, from, to, scaled) in [
+            ("2-24", 50, 50, "2-24"),
+            ("2-24", 50, 25, "1-12"),
+            ("2-24", 50, 20, "1-9"),
+            ("2-24", 50, 10, "0-4"),
+            ("2-24", 50, 100, "4-49"),
+            ("2-24", 50, 4, "0-1"),
+            ("2-24", 50, 1, "0"),
+            ("0-1", 50, 10, "none"),
+            ("0-1,30-", 50, 100, "0-3,60-"),
+            ("all", 50, 7, "all"),
+            ("none", 50, 7, "none"),
+        ] {
+            assert_eq!(ranges(text).scaled(from, to).to_string(), scaled, "{text} of {from} for {to}");
+        }
     }
 
     #[test]

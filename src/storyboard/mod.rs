@@ -16,6 +16,8 @@ use std::str::FromStr;
 /// How a scene follows the one before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Transition {
+    /// As [`Transition::Blend`], and windows attend to keys and values of the window before (DiTCtrl).
+    Attention,
     /// Overlapping windows whose latents are blended, with windows of interpolated text between.
     Blend,
     /// A hard cut: nothing is shared.
@@ -27,9 +29,10 @@ impl FromStr for Transition {
 
     fn from_str(word: &str) -> Result<Self> {
         match word {
+            "attention" => Ok(Self::Attention),
             "blend" => Ok(Self::Blend),
             "cut" => Ok(Self::Cut),
-            _ => Err(unknown("transition", word, &["blend", "cut"])),
+            _ => Err(unknown("transition", word, &["attention", "blend", "cut"])),
         }
     }
 }
@@ -37,6 +40,7 @@ impl FromStr for Transition {
 impl fmt::Display for Transition {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         f.pad(match self {
+            Self::Attention => "attention",
             Self::Blend => "blend",
             Self::Cut => "cut",
         })
@@ -62,6 +66,8 @@ pub struct TransitionInto {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Scene {
     pub prompt: String,
+    /// Words for what is to stay itself from scene to scene; empty where the scene says none.
+    pub subject: Vec<String>,
     pub length: Option<Length>,
     pub transition: TransitionInto,
 }

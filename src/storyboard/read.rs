@@ -2,7 +2,7 @@
 
 use super::{Scene, Storyboard, TransitionInto, lines, script};
 use crate::run::{Code, WithCode};
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use std::fs::File;
 use std::io::{ErrorKind, Read};
 use std::path::Path;
@@ -53,6 +53,7 @@ impl Storyboard {
     pub fn read(path: &Path, form: Form) -> Result<Self> {
         let (name, bytes) = match path.as_os_str() == "-" {
             true => ("standard input".to_owned(), bytes(std::io::stdin().lock())),
+            false if path.as_os_str().is_empty() => ("an empty file name".to_owned(), Err(anyhow!("give a file"))),
             false => (path.display().to_string(), open(path).and_then(bytes)),
         };
         let script = match form {
@@ -76,7 +77,7 @@ pub(super) fn parse(name: &str, bytes: &[u8], script: bool) -> Result<Storyboard
 
 fn open(path: &Path) -> Result<File> {
     let file = File::open(path).map_err(|error| match error.kind() {
-        ErrorKind::NotFound => anyhow::anyhow!("no such file"),
+        ErrorKind::NotFound => anyhow!("no such file"),
         _ => error.into(),
     })?;
     ensure!(
@@ -134,5 +135,5 @@ pub(super) fn check_count(scenes: usize) -> Result<()> {
 
 /// A scene that says nothing but its prompt.
 pub(super) fn plain(prompt: String) -> Scene {
-    Scene { prompt, length: None, transition: TransitionInto::default() }
+    Scene { prompt, subject: Vec::new(), length: None, transition: TransitionInto::default() }
 }

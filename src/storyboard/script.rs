@@ -15,7 +15,7 @@ use toml::de::{DeTable, DeValue};
 
 const SCHEMA: &str = "vidgen.scene.v1";
 const DEFAULTS: [&str; 3] = ["duration", "frames", "transition"];
-const SCENE: [&str; 4] = ["prompt", "duration", "frames", "transition"];
+const SCENE: [&str; 5] = ["prompt", "subject", "duration", "frames", "transition"];
 const TRANSITION: [&str; 3] = ["kind", "overlap", "windows"];
 
 /// The largest number that a script may ask for; what a model can do is for the job to say.
@@ -102,7 +102,8 @@ impl Script<'_> {
                     return Err(self.at(value.span(), "scenes of this script follow by cuts: add kind = \"blend\""));
                 }
             }
-            scenes.push(Scene { prompt, length: self.length(table)?.or(length), transition });
+            let subject = field(table, "subject").map(|value| self.subject(value)).transpose()?.unwrap_or_default();
+            scenes.push(Scene { prompt, subject, length: self.length(table)?.or(length), transition });
         }
         if scenes.is_empty() { Err(none()) } else { Ok(scenes) }
     }
@@ -145,6 +146,18 @@ impl Script<'_> {
             return Err(self.at(value.span(), "a cut shares nothing: leave out overlap and windows"));
         }
         Ok(into)
+    }
+
+    /// One text or several, none of them empty.
+    fn subject(&self, value: &Value) -> Result<Vec<String>> {
+        let words = |value: &Value| match self.word("subject", value)?.trim() {
+            "" => Err(self.at(value.span(), "an empty subject: write words of the prompt")),
+            words => Ok(words.to_owned()),
+        };
+        match value.get_ref() {
+            DeValue::Array(array) => array.iter().map(words).collect(),
+            _ => Ok(vec![words(value)?]),
+        }
     }
 
     /// A whole number.

@@ -47,6 +47,8 @@ pub struct Window {
     pub len: usize,
     /// Index into the plan's texts.
     pub text: usize,
+    /// Whether attention may reach into the window before, where a control shares keys and values. Never for the first.
+    pub joined: bool,
 }
 
 impl Window {
@@ -77,7 +79,7 @@ impl ChunkPlan {
         Self {
             frames,
             keep: frames,
-            windows: vec![Window { start: 0, len: frames, text: 0 }],
+            windows: vec![Window { start: 0, len: frames, text: 0, joined: false }],
             texts: vec![TextMix::Prompt(0)],
             overlap: 0,
         }
@@ -158,8 +160,8 @@ impl ChunkPlan {
             }
         }
         let stride = window - overlap;
-        let windows: Vec<Window> =
-            order.into_iter().enumerate().map(|(k, text)| Window { start: k * stride, len: window, text }).collect();
+        let place = |(k, text)| Window { start: k * stride, len: window, text, joined: k > 0 };
+        let windows: Vec<Window> = order.into_iter().enumerate().map(place).collect();
         let frames = window + (windows.len() - 1) * stride;
         Ok(Self { frames, keep: frames, windows, texts, overlap })
     }

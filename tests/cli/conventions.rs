@@ -137,7 +137,17 @@ fn the_names_of_other_programs_are_known() {
 fn every_flag_has_its_variable() {
     let program = tiny_program();
     // where any text would do, and what is shown in the record or the result instead
-    let free = ["prompt", "negative-prompt", "style", "model", "init-noise", "save-latents", "output", "text-cache"];
+    let free = [
+        "prompt",
+        "negative-prompt",
+        "style",
+        "model",
+        "init-noise",
+        "save-latents",
+        "output",
+        "text-cache",
+        "subject",
+    ];
     let switches = ["offline", "overwrite", "skip-existing", "json", "quiet", "verbose", "no-progress"];
     let sources = ["script", "prompt-file"];
     for flag in own_flags(&program, "multi-prompt") {
@@ -151,6 +161,9 @@ fn every_flag_has_its_variable() {
         assert_eq!(output.status.code(), Some(2), "{variable}: {stderr}");
         assert!(stderr.contains(&format!("--{flag}")) && stderr.contains(&variable), "{variable}: {stderr}");
     }
+    let mut subject = program.command(&["multi-prompt", "-p", "x", "-p", "y", "--model", "model"]);
+    let stderr = String::from_utf8(subject.env("VIDGEN_SUBJECT", "wolf").output().unwrap().stderr).unwrap();
+    assert!(stderr.contains("subject \"wolf\" is not in the prompt"), "{stderr}");
     let run = program
         .command(&["generate", "--frames", "1", "--guidance-scale", "6"])
         .env("VIDGEN_PROMPT", "a red ball")

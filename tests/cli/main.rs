@@ -5,6 +5,7 @@ mod common;
 
 mod bad_input;
 mod conventions;
+mod ditctrl;
 mod outputs;
 mod parity;
 mod program;

@@ -10,7 +10,7 @@ const PROMPT: &str = "a red ball rolls to the right";
 const STEPS: usize = 4;
 
 /// The noise of `tests/reference/pipeline.py` for `frames` latent frames.
-fn write_noise(path: &Path, shape: &[usize; 5]) {
+pub fn write_noise(path: &Path, shape: &[usize; 5]) {
     let steps: Vec<Tensor> = (0..STEPS).map(|step| tiny::unit(&format!("pipeline/step_noise/{step}"), shape)).collect();
     let tensors = HashMap::from([
         ("noise".to_owned(), tiny::unit("pipeline/noise", shape)),
@@ -19,7 +19,7 @@ fn write_noise(path: &Path, shape: &[usize; 5]) {
     candle_core::safetensors::save(&tensors, path).unwrap();
 }
 
-fn read(path: &Path, name: &str) -> Tensor {
+pub fn read(path: &Path, name: &str) -> Tensor {
     candle_core::safetensors::load(path, &Device::Cpu).unwrap().remove(name).unwrap()
 }
 

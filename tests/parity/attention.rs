@@ -220,7 +220,7 @@ fn every_schedule_of_a_sharing_step_equals_the_pair_loop() {
             check("forked", &forked.into_iter().map(|(_, branch)| branch).collect::<Vec<_>>(), &out);
 
             let plan = BankPlan {
-                purpose: Purpose::HandOver,
+                purpose: Purpose::HandOver { windows: Ranges::all() },
                 layers: "1-2".parse().unwrap(),
                 dtype: DType::F32,
                 device: Device::Cpu,

@@ -482,6 +482,9 @@ impl Denoiser for Transformer {
                 }
             }
         }
+        if let Some(sources) = hooks.fork(self.transformer_blocks.len())? {
+            state = sources.iter().map(|&row| state[row].clone()).collect(); // rows that were sources only end here
+        }
         state.iter().map(|x| self.output(x, &emb, text, grid)).collect()
     }
 }

@@ -1,0 +1,381 @@
+//! What a Toyland video shows, frame by frame and as a whole.
+//!
+//! A small convolutional network, trained by `training/train_judge.py` on rendered videos and shipped in
+//! `models/toyland-judge` (f16, computed in f32). It follows `training/judge.py`, whose page describes it, name by name:
+//! each frame becomes 12 x 18 cells, the cells' belief to lie on the subject pools them, the pooled features become the
+//! frame's embedding, and colour, shape, place and time are read from that. Motion is read from pairs of neighbouring
+//! frames at half size and from the path of the box, in windows of [`WINDOW`] frames.
+//!
+//! Frames are taken as 8 per second. Other sizes than 96 x 144 are averaged to it (each new pixel is the mean of the pixels
+//! it overlaps), so a video of another aspect is judged distorted.
+
+use super::toyland::{COLOURS, HEIGHT, MOTIONS, PLACES, SHAPES, TIMES, WIDTH};
+use crate::nn::conv::{Conv2d, conv2d};
+use crate::nn::linear::{Linear, linear};
+use crate::video::Frame;
+use candle_core::{D, DType, Device, Result, Tensor, bail};
+use candle_nn::VarBuilder;
+use candle_nn::ops::{sigmoid, softmax_last_dim};
+
+static WEIGHTS: &[u8] = include_bytes!("../../models/toyland-judge/model.safetensors");
+
+/// Numbers in the embedding of a frame.
+pub const EMBEDDING: usize = 64;
+/// Frames in one look at the motion; the looks begin every [`STRIDE`] frames, and the last one ends with the video.
+pub const WINDOW: usize = 16;
+pub const STRIDE: usize = 8;
+
+/// Frames that go through the network together.
+const BATCH: usize = 32;
+const CELL: usize = 8; // pixels
+const FEATURES: usize = 64;
+
+/// The network; it keeps no state between videos.
+#[derive(Debug, Clone)]
+pub struct Judge {
+    frame: Vec<Conv2d>,
+    locate: Conv2d,
+    subject: Linear,
+    scene: Linear,
+    colour: Linear,
+    shape: Linear,
+    place: Linear,
+    time: Linear,
+    pair: Vec<Conv2d>,
+    window: Vec<(Tensor, Tensor)>, // weights [48, in, 3] and biases [1, 48, 1]
+    motion: Linear,
+    centres: Tensor, // [cells, 4]: x and y of the cell, then zeros
+    device: Device,
+}
+
+/// The answer to one question about a video.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Answer {
+    /// The most probable word.
+    pub label: &'static str,
+    pub probability: f32,
+    /// Of every word, in the order of [`super::toyland`]'s list.
+    pub probabilities: Vec<f32>,
+}
+
+/// What one frame shows.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Seen {
+    /// The subject's box: x0, y0, x1, y1 in units of the frame's width and height. Without a subject it means nothing.
+    pub bounds: [f32; 4],
+    /// Probability that a subject is there.
+    pub presence: f32,
+    /// What it looks like: [`EMBEDDING`] numbers, the first half about the subject, the second about the scene.
+    pub embedding: Vec<f32>,
+}
+
+/// What a video shows.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Verdict {
+    pub colour: Answer,
+    pub shape: Answer,
+    pub motion: Answer,
+    pub place: Answer,
+    pub time: Answer,
+    /// One for each frame.
+    pub frames: Vec<Seen>,
+}
+
+impl Verdict {
+    /// Share of the frames in which a subject is more probable than none.
+    pub fn present(&self) -> f64 {
+        let found = self.frames.iter().filter(|frame| frame.presence > 0.5).count();
+        found as f64 / self.frames.len() as f64 // a verdict has at least two frames
+    }
+}
+
+/// What the network says of some frames; logits where not said otherwise.
+struct Logits {
+    presence: Tensor,  // [T]
+    bounds: Tensor,    // [T, 4]: centre x and y, width, height
+    embedding: Tensor, // [T, 64]
+    colour: Tensor,    // [T, 8]
+    shape: Tensor,
+    place: Tensor,
+    time: Tensor,
+}
+
+impl Judge {
+    /// The judge inside the binary.
+    pub fn embedded(device: &Device) -> Result<Self> {
+        Self::new(VarBuilder::from_slice_safetensors(WEIGHTS, DType::F32, device)?)
+    }
+
+    /// From the tensors that `training/train_judge.py` writes.
+    pub fn new(vb: VarBuilder) -> Result<Self> {
+        let conv = |name: &str, index: usize, (input, output, kernel, stride): (usize, usize, usize, usize)| {
+            let vb = vb.pp(name).pp(index).pp("conv");
+            conv2d(input, output, kernel, stride, kernel / 2, true, vb)
+        };
+        let stack = |name: &str, layers: &[(usize, usize, usize, usize)]| {
+            layers.iter().enumerate().map(|(index, layer)| conv(name, index, *layer)).collect::<Result<Vec<_>>>()
+        };
+        let frame =
+            [(3, 16, 5, 2), (16, 32, 3, 2), (32, 32, 3, 1), (32, 64, 3, 2), (64, 64, 3, 1), (64, FEATURES, 3, 1)];
+        let temporal = |index: usize, input: usize| {
+            let vb = vb.pp("window").pp(index).pp("conv");
+            Ok::<_, candle_core::Error>((vb.get((48, input, 3), "weight")?, vb.get(48, "bias")?.reshape((1, 48, 1))?))
+        };
+        let half = EMBEDDING / 2;
+        let head = |name: &str, count: usize| linear(half, count, true, vb.pp("heads").pp(name));
+        let device = vb.device().clone();
+        let (rows, columns) = (HEIGHT / CELL, WIDTH / CELL);
+        let centre = |cell: usize| {
+            let (y, x) = (cell / columns, cell % columns);
+            [(x as f32 + 0.5) / columns as f32, (y as f32 + 0.5) / rows as f32, 0.0, 0.0]
+        };
+        let centres: Vec<f32> = (0..rows * columns).flat_map(centre).collect();
+        Ok(Self {
+            frame: stack("frame", &frame)?,
+            locate: conv2d(FEATURES, 5, 1, 1, 0, true, vb.pp("locate"))?,
+            subject: linear(2 * FEATURES, half, true, vb.pp("subject"))?,
+            scene: linear(FEATURES, half, true, vb.pp("scene"))?,
+            colour: head("colour", COLOURS.len())?,
+            shape: head("shape", SHAPES.len())?,
+            place: head("place", PLACES.len())?,
+            time: head("time", TIMES.len())?,
+            pair: stack("pair", &[(6, 16, 3, 2), (16, 32, 3, 2), (32, 32, 3, 2)])?,
+            window: vec![temporal(0, 36)?, temporal(1, 48)?],
+            motion: linear(96, MOTIONS.len(), true, vb.pp("motion"))?,
+            centres: Tensor::from_vec(centres, (rows * columns, 4), &device)?,
+            device,
+        })
+    }
+
+    /// Judges a video of at least two frames, of any one size.
+    pub fn judge(&self, frames: &[Frame]) -> Result<Verdict> {
+        let mut values = Vec::with_capacity(frames.len() * 3 * HEIGHT * WIDTH);
+        for (index, frame) in frames.iter().enumerate() {
+            let (width, height) = (frame.width, frame.height);
+            if width.checked_mul(height).and_then(|pixels| pixels.checked_mul(3)) != Some(frame.data.len()) {
+                bail!("frame {index}: {} bytes do not make {width}x{height} pixels", frame.data.len());
+            }
+            for channel in 0..3 {
+                let at = |y: usize, x: usize| f32::from(frame.data[(y * width + x) * 3 + channel]) / 127.5 - 1.0;
+                resize(&mut values, height, width, at)?;
+            }
+        }
+        self.look(values, frames.len())
+    }
+
+    /// [`Judge::judge`] of a video `[T, 3, H, W]` with values from -1 to 1.
+    pub fn judge_tensor(&self, video: &Tensor) -> Result<Verdict> {
+        let (count, channels, height, width) = video.dims4()?;
+        if channels != 3 {
+            bail!("a video has 3 channels, not {channels}");
+        }
+        let video = video.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
+        let mut values = Vec::with_capacity(count * 3 * HEIGHT * WIDTH);
+        for plane in video.chunks((height * width).max(1)) {
+            resize(&mut values, height, width, |y, x| plane[y * width + x])?;
+        }
+        self.look(values, count)
+    }
+
+    /// `values` is `[T, 3, 96, 144]`.
+    fn look(&self, values: Vec<f32>, count: usize) -> Result<Verdict> {
+        if count < 2 {
+            bail!("the judge needs at least 2 frames, there are {count}");
+        }
+        let video = Tensor::from_vec(values, (count, 3, HEIGHT, WIDTH), &self.device)?;
+        let mut parts = Vec::new();
+        for start in (0..count).step_by(BATCH) {
+            parts.push(self.frames(&video.narrow(0, start, BATCH.min(count - start))?)?);
+        }
+        let join = |part: fn(&Logits) -> &Tensor| Tensor::cat(&parts.iter().map(part).collect::<Vec<_>>(), 0);
+        let presence = sigmoid(&join(|p| &p.presence)?)?; // [T]
+        let bounds = join(|p| &p.bounds)?;
+        let embedding = join(|p| &p.embedding)?;
+
+        let weight = (&presence + 1e-4)?;
+        let weight = weight.broadcast_div(&weight.sum_all()?)?.unsqueeze(1)?; // [T, 1]
+        let of_subject = |logits: Tensor| softmax_last_dim(&logits.broadcast_mul(&weight)?.sum(0)?);
+        let of_scene = |logits: Tensor| softmax_last_dim(&logits.mean(0)?);
+        let motion = self.moves(&video, &bounds)?;
+        Ok(Verdict {
+            colour: answer(&COLOURS, &of_subject(join(|p| &p.colour)?)?)?,
+            shape: answer(&SHAPES, &of_subject(join(|p| &p.shape)?)?)?,
+            motion: answer(&MOTIONS, &softmax_last_dim(&motion)?)?,
+            place: answer(&PLACES, &of_scene(join(|p| &p.place)?)?)?,
+            time: answer(&TIMES, &of_scene(join(|p| &p.time)?)?)?,
+            frames: seen(&presence, &bounds, &embedding)?,
+        })
+    }
+
+    /// `x` is `[T, 3, 96, 144]`.
+    fn frames(&self, x: &Tensor) -> Result<Logits> {
+        let features = convolve(&self.frame, x)?; // [T, 64, 12, 18]
+        let located = self.locate.forward(&features)?.flatten_from(2)?; // [T, 5, cells]
+        let belief = located.narrow(1, 0, 1)?.contiguous()?; // [T, 1, cells]
+        let share = softmax_last_dim(&belief)?;
+        let features = features.flatten_from(2)?; // [T, 64, cells]
+        let pooled = features.broadcast_mul(&share)?.sum(D::Minus1)?; // [T, 64]
+        let mean = features.mean(D::Minus1)?;
+        let offset = located.narrow(1, 1, 4)?.broadcast_mul(&share)?.sum(D::Minus1)?; // [T, 4]
+        let bounds = (offset + share.squeeze(1)?.matmul(&self.centres)?)?;
+        let subject = self.subject.forward(&Tensor::cat(&[&pooled, &mean], 1)?)?; // [T, 32]
+        let scene = self.scene.forward(&mean)?;
+        Ok(Logits {
+            presence: belief.squeeze(1)?.max(D::Minus1)?,
+            bounds,
+            embedding: Tensor::cat(&[&subject, &scene], 1)?,
+            colour: self.colour.forward(&subject)?,
+            shape: self.shape.forward(&subject)?,
+            place: self.place.forward(&scene)?,
+            time: self.time.forward(&scene)?,
+        })
+    }
+
+    /// Motion logits `[5]` of a video `[T, 3, 96, 144]` with boxes `[T, 4]`, averaged over the windows.
+    fn moves(&self, video: &Tensor, bounds: &Tensor) -> Result<Tensor> {
+        let count = video.dim(0)?;
+        let small = video.avg_pool2d(2)?; // [T, 3, 48, 72]
+        let mut pairs = Vec::new();
+        for start in (0..count - 1).step_by(BATCH) {
+            let some = BATCH.min(count - 1 - start);
+            let now = small.narrow(0, start, some)?;
+            let change = (small.narrow(0, start + 1, some)? - &now)?;
+            let both = Tensor::cat(&[&now, &change], 1)?; // [some, 6, 48, 72]
+            pairs.push(convolve(&self.pair, &both)?.flatten_from(2)?.mean(D::Minus1)?);
+        }
+        let pairs = Tensor::cat(&pairs, 0)?; // [T - 1, 32]
+        let centres = bounds.narrow(1, 0, 2)?;
+        let now = centres.narrow(0, 0, count - 1)?;
+        let steps = ((centres.narrow(0, 1, count - 1)? - &now)? * 20.0)?;
+        let path = Tensor::cat(&[&pairs, &((now * 2.0)? - 1.0)?, &steps], 1)?.t()?.contiguous()?; // [36, T - 1]
+        let mut logits = Vec::new();
+        for (start, length) in windows(count) {
+            let mut x = path.narrow(1, start, length - 1)?.unsqueeze(0)?.contiguous()?;
+            for (weight, bias) in &self.window {
+                x = x.conv1d(weight, 1, 1, 1, 1)?.broadcast_add(bias)?.relu()?; // [1, 48, length - 1]
+            }
+            let pooled = Tensor::cat(&[&x.mean(D::Minus1)?, &x.max(D::Minus1)?], 1)?;
+            logits.push(self.motion.forward(&pooled)?);
+        }
+        Tensor::cat(&logits, 0)?.mean(0)
+    }
+}
+
+fn convolve(layers: &[Conv2d], x: &Tensor) -> Result<Tensor> {
+    layers.iter().try_fold(x.clone(), |x, layer| layer.forward(&x)?.relu())
+}
+
+/// Start and length of the windows in which the motion of a video is judged.
+fn windows(frames: usize) -> Vec<(usize, usize)> {
+    if frames <= WINDOW {
+        return vec![(0, frames)];
+    }
+    let last = frames - WINDOW;
+    let mut starts: Vec<usize> = (0..=last).step_by(STRIDE).collect();
+    if starts.last() != Some(&last) {
+        starts.push(last);
+    }
+    starts.into_iter().map(|start| (start, WINDOW)).collect()
+}
+
+/// Appends one plane at 96 x 144: each new pixel is the mean of the pixels it overlaps.
+fn resize(into: &mut Vec<f32>, height: usize, width: usize, at: impl Fn(usize, usize) -> f32) -> Result<()> {
+    if height == 0 || width == 0 {
+        bail!("a frame of {width}x{height} pixels cannot be judged");
+    }
+    if (height, width) == (HEIGHT, WIDTH) {
+        into.extend((0..HEIGHT * WIDTH).map(|i| at(i / WIDTH, i % WIDTH)));
+        return Ok(());
+    }
+    let span = |i: usize, from: usize, to: usize| i * from / to..((i + 1) * from).div_ceil(to);
+    for y in 0..HEIGHT {
+        let rows = span(y, height, HEIGHT);
+        for x in 0..WIDTH {
+            let columns = span(x, width, WIDTH);
+            let sum: f32 = rows.clone().flat_map(|y| columns.clone().map(move |x| (y, x))).map(|(y, x)| at(y, x)).sum();
+            into.push(sum / (rows.len() * columns.len()) as f32);
+        }
+    }
+    Ok(())
+}
+
+fn answer(words: &[&'static str], probabilities: &Tensor) -> Result<Answer> {
+    let probabilities = probabilities.to_vec1::<f32>()?;
+    let best = words.iter().zip(&probabilities).max_by(|a, b| a.1.total_cmp(b.1));
+    let Some((&label, &probability)) = best else { bail!("a question without answers") };
+    Ok(Answer { label, probability, probabilities })
+}
+
+/// `presence` `[T]`, `bounds` `[T, 4]` as centre and size, `embedding` `[T, 64]`.
+fn seen(presence: &Tensor, bounds: &Tensor, embedding: &Tensor) -> Result<Vec<Seen>> {
+    let (centre, half) = (bounds.narrow(1, 0, 2)?, (bounds.narrow(1, 2, 2)? / 2.0)?);
+    let corners = Tensor::cat(&[(&centre - &half)?, (centre + half)?], 1)?.to_vec2::<f32>()?;
+    let (presence, embedding) = (presence.to_vec1::<f32>()?, embedding.to_vec2::<f32>()?);
+    let frames = corners.into_iter().zip(presence).zip(embedding);
+    Ok(frames
+        .map(|((corners, presence), embedding)| {
+            let mut bounds = [0.0; 4];
+            bounds.copy_from_slice(&corners);
+            Seen { bounds, presence, embedding }
+        })
+        .collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn windows_cover_every_frame_and_are_no_longer_than_a_look() {
+        for frames in [2, 13, 16, 17, 24, 49, 97, 600] {
+            let mut seen = vec![false; frames];
+            for (start, length) in windows(frames) {
+                assert!(length <= WINDOW);
+                seen[start..start + length].fill(true);
+            }
+            assert!(seen.iter().all(|&seen| seen), "{frames}");
+        }
+        assert_eq!(windows(49), [(0, 16), (8, 16), (16, 16), (24, 16), (32, 16), (33, 16)]);
+    }
+
+    #[test]
+    fn resizing_keeps_means_and_repeats_upwards() {
+        let mut small = Vec::new();
+        resize(&mut small, 2, 3, |y, x| (y * 3 + x) as f32).unwrap();
+        assert_eq!(small.len(), HEIGHT * WIDTH);
+        assert_eq!((small[0], small[47 * WIDTH + 47], small[48 * WIDTH + 48]), (0.0, 0.0, 4.0));
+        let mut large = Vec::new();
+        resize(&mut large, 2 * HEIGHT, 3 * WIDTH, |y, x| ((y + x) % 6) as f32).unwrap();
+        let mean = large.iter().sum::<f32>() / large.len() as f32;
+        assert!((mean - 2.5).abs() < 1e-3, "{mean}");
+        assert!(resize(&mut large, 0, 3, |_, _| 0.0).is_err());
+    }
+
+    #[test]
+    fn what_cannot_be_judged_is_refused() {
+        let judge = Judge::embedded(&Device::Cpu).unwrap();
+        let frame = |width: usize, bytes: usize| Frame { width, height: 2, data: vec![0; bytes] };
+        for frames in [vec![], vec![frame(4, 24)], vec![frame(4, 24), frame(4, 23)], vec![frame(0, 0), frame(0, 0)]] {
+            assert!(judge.judge(&frames).is_err(), "{frames:?}");
+        }
+        assert!(judge.judge(&[frame(4, 24), frame(4, 24)]).is_ok());
+    }
+
+    #[test]
+    fn frames_and_tensors_are_judged_alike() {
+        let judge = Judge::embedded(&Device::Cpu).unwrap();
+        let (width, height) = (36, 24);
+        let byte = |t: usize, i: usize| ((t * 31 + i * 7) % 251) as u8;
+        let frames: Vec<Frame> = (0..3)
+            .map(|t| Frame { width, height, data: (0..width * height * 3).map(|i| byte(t, i)).collect() })
+            .collect();
+        let mut values = Vec::new();
+        for frame in &frames {
+            for channel in 0..3 {
+                values.extend(frame.data.iter().skip(channel).step_by(3).map(|&v| f32::from(v) / 127.5 - 1.0));
+            }
+        }
+        let video = Tensor::from_vec(values, (3, 3, height, width), &Device::Cpu).unwrap();
+        assert_eq!(judge.judge(&frames).unwrap(), judge.judge_tensor(&video).unwrap());
+    }
+}

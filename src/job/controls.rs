@@ -1,0 +1,355 @@
+//! Which controls act on attention in a run, and where the words they name stand in the prompts.
+//!
+//! Keys and values are shared (DiTCtrl, arXiv 2412.18597) between windows that are joined: across attention transitions and
+//! inside scenes. A `kv-share` that is given replaces the one of the model's recipe.
+
+use super::plan::Segment;
+use super::settings::Settings;
+use crate::attention::SiteKind;
+use crate::models::cogvideox::transformer::TransformerConfig;
+use crate::processors::{BankPlan, BankSize, Control, Purpose, Ranges, Spec, check_order};
+use crate::recipe::Recipe;
+use crate::run::{Code, WithCode};
+use crate::storyboard::{Scene, Transition};
+use crate::text::{Tokenizer, Tokens};
+use crate::timeline::{ChunkPlan, TextMix};
+use crate::weights::ModelFolder;
+use anyhow::{Result, bail, ensure};
+use candle_core::{DType, Device};
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::RangeInclusive;
+
+/// Where and when joined windows share keys and values.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Sharing {
+    pub steps: Ranges,
+    pub layers: Ranges,
+    /// Layers of the network.
+    depth: usize,
+}
+
+impl Sharing {
+    /// The first and the last layer that share at a step; none at steps without sharing.
+    pub fn at(&self, step: usize) -> Option<RangeInclusive<usize>> {
+        let first = self.layers.first().filter(|_| self.steps.contains(step))?;
+        Some(first..=self.layers.last()?.min(self.depth - 1))
+    }
+}
+
+/// What is to stay itself from window to window.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Subject {
+    /// The words that name it, by prompt.
+    pub words: Vec<Vec<String>>,
+    pub threshold: f64,
+    /// Its tokens, by prompt, rising.
+    positions: Vec<Vec<u32>>,
+}
+
+/// The controls of a run.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Controls {
+    /// In the order of the stack, the outermost first.
+    pub specs: Vec<Spec>,
+    /// None where no windows are joined.
+    pub sharing: Option<Sharing>,
+    pub subject: Option<Subject>,
+    /// The tokens of other words that controls name, by prompt.
+    words: BTreeMap<String, Vec<Vec<u32>>>,
+}
+
+/// The share of a frame's peak from which a place belongs to the subject, in DiTCtrl's code and paper.
+const THRESHOLD: f64 = 0.3;
+
+/// The controls that were asked for, or are the model's own.
+#[derive(Debug, Clone)]
+pub struct Wanted {
+    specs: Vec<Spec>,
+    /// Whether sharing was asked for, rather than being the model's own.
+    explicit: bool,
+    depth: usize,
+}
+
+fn is_sharing(spec: &Spec) -> bool {
+    matches!(spec.control, Control::KvShare { .. })
+}
+
+impl Wanted {
+    /// `steps`: of the run.
+    pub fn new(settings: &Settings, recipe: &Recipe, transformer: &TransformerConfig, steps: usize) -> Result<Self> {
+        let given = settings.attn_proc.as_deref().unwrap_or_default();
+        let sites = [(SiteKind::Joint, transformer.num_layers)];
+        for spec in given {
+            let what = |error: anyhow::Error| anyhow::anyhow!("--attn-proc {spec}: {error:#}");
+            spec.check(steps, &sites).map_err(what)?;
+            if let Control::AttnMap { .. } = spec.control {
+                bail!("--attn-proc {spec}: no maps are written while a video is made: leave it out")
+            }
+        }
+        let explicit = given.iter().any(is_sharing);
+        let own = recipe.controls(steps).into_iter().filter(|spec| !(explicit && is_sharing(spec)));
+        let specs: Vec<Spec> = own.chain(given.iter().cloned()).collect();
+        ensure!(
+            specs.iter().filter(|spec| is_sharing(spec)).count() <= 1,
+            "--attn-proc: kv-share is given twice: give all its steps and layers in one"
+        );
+        check_order(&specs).map_err(|error| anyhow::anyhow!("--attn-proc: {error}"))?;
+        Ok(Self { specs, explicit, depth: transformer.num_layers })
+    }
+
+    /// How scenes follow each other where nobody says, and whether the windows inside one scene are joined.
+    ///
+    /// # Errors
+    /// When attention is asked for, and nobody says where it shares.
+    pub fn transition(&self, settings: &Settings, scenes: &[Scene]) -> Result<(Transition, bool)> {
+        let shares = self.specs.iter().any(is_sharing);
+        let asked = settings.transition.iter().chain(scenes.iter().filter_map(|scene| scene.transition.kind.as_ref()));
+        if let (false, Some(_)) = (shares, asked.into_iter().find(|kind| **kind == Transition::Attention)) {
+            bail!(
+                "transition attention: there is no recipe for sharing on this network of {} layers: say where, as \
+                 --attn-proc kv-share:layers={}-{},steps=2-24, or use --transition blend",
+                self.depth,
+                self.depth - self.depth.div_ceil(6),
+                self.depth - 1
+            )
+        }
+        let default = if shares { Transition::Attention } else { Transition::Blend };
+        let transition = settings.transition.unwrap_or(default);
+        Ok((transition, shares && transition != Transition::Blend))
+    }
+
+    /// Settles where the controls act and finds the words they name. Warnings are of subjects that can have no effect.
+    pub fn resolve(
+        self,
+        settings: &Settings,
+        scenes: &[Scene],
+        prompts: &[String],
+        segments: &[Segment],
+        (model, length): (&ModelFolder, usize),
+        warnings: &mut Vec<String>,
+    ) -> Result<Controls> {
+        let Self { mut specs, explicit, depth } = self;
+        let joined = segments.iter().any(|segment| segment.plan.windows.iter().any(|window| window.joined));
+        let idle = prompts.len() == 1; // window flags of a single window are accepted
+        let unjoined = "no effect: no windows are joined by an attention transition";
+        let given = settings.subject.as_deref().unwrap_or_default();
+        if !joined && !idle {
+            ensure!(!explicit, "--attn-proc kv-share has {unjoined}");
+            ensure!(given.is_empty(), "--subject has {unjoined}");
+        }
+        let own = match specs.iter().find(|spec| is_sharing(spec)).map(|spec| &spec.control) {
+            Some(Control::KvShare { subject, threshold }) if !subject.is_empty() => Some((subject.clone(), *threshold)),
+            _ => None,
+        };
+        let by_scene = scenes.iter().any(|scene| !scene.subject.is_empty());
+        if own.is_some() && (by_scene || !given.is_empty() || settings.mask_threshold.is_some()) {
+            bail!("--attn-proc kv-share names its own subject: leave it out there, or leave out the other subjects")
+        }
+        let named = own.is_some() || by_scene || !given.is_empty();
+        match settings.mask_threshold {
+            Some(_) if !named => bail!("--mask-threshold has no effect without --subject"),
+            Some(threshold) if !(0.0..=1.0).contains(&threshold) => {
+                bail!("--mask-threshold {threshold} is not within 0 and 1")
+            }
+            _ => {}
+        }
+        if !joined {
+            if by_scene {
+                warnings.push(format!("the subjects of the scenes have {unjoined}"));
+            }
+            specs.retain(|spec| !is_sharing(spec));
+        }
+
+        let mut prompts = Prompts { texts: prompts, model, length, tokens: Vec::new() };
+        let mut controls = Controls::default();
+        if named {
+            let (common, threshold) = own.unwrap_or_else(|| {
+                let trimmed = given.iter().map(|words| words.trim().to_owned()).filter(|words| !words.is_empty());
+                (trimmed.collect(), settings.mask_threshold.unwrap_or(THRESHOLD))
+            });
+            let words = scenes.iter().map(|scene| if scene.subject.is_empty() { &common } else { &scene.subject });
+            let subject = prompts.subject(words.cloned().collect(), threshold)?;
+            segments.iter().try_for_each(|segment| subject.check(&segment.plan, prompts.texts))?;
+            for spec in specs.iter_mut() {
+                if let Control::KvShare { subject: words, threshold } = &mut spec.control {
+                    *words = subject.words.iter().flatten().cloned().collect::<BTreeSet<_>>().into_iter().collect();
+                    *threshold = subject.threshold;
+                }
+            }
+            controls.subject = joined.then_some(subject);
+        }
+        for spec in &specs {
+            let Control::Reweight(words) = &spec.control else { continue };
+            for (word, _) in words {
+                controls.words.insert(word.clone(), prompts.word(word)?);
+            }
+        }
+        controls.sharing = specs.iter().find(|spec| is_sharing(spec)).map(|spec| Sharing {
+            steps: spec.steps.clone(),
+            layers: spec.layers.clone(),
+            depth,
+        });
+        controls.specs = specs;
+        Ok(controls)
+    }
+}
+
+impl Subject {
+    /// Positions may differ between two prompts without transition windows only: a window between two texts has one
+    /// embedding, in which a subject at two places would be at neither.
+    fn check(&self, plan: &ChunkPlan, prompts: &[String]) -> Result<()> {
+        if !plan.windows.iter().any(|window| window.joined) {
+            return Ok(());
+        }
+        let mut named = Vec::new();
+        for text in &plan.texts {
+            match *text {
+                TextMix::Prompt(prompt) => named.push(prompt),
+                TextMix::Between { from, to, .. } => named.extend([from, to]),
+            }
+        }
+        if let ([TextMix::Prompt(_), TextMix::Prompt(_)], _) | (_, []) = (plan.texts.as_slice(), named.as_slice()) {
+            return Ok(());
+        }
+        let first = named[0];
+        let Some(&other) = named.iter().find(|&&prompt| self.positions[prompt] != self.positions[first]) else {
+            return Ok(());
+        };
+        let place = |prompt: usize| {
+            let tokens: Vec<String> = self.positions[prompt].iter().map(u32::to_string).collect();
+            format!("{} is token {} of {:?}", self.words[prompt].join(", "), tokens.join(" "), prompts[prompt])
+        };
+        bail!(
+            "subject: {} and {}; places may differ between two prompts without transition windows only: begin the prompts \
+             alike, or use two prompts and --transition-windows 0",
+            place(first),
+            place(other)
+        )
+    }
+}
+
+/// The prompts of a job and, where words are looked for, their tokens.
+struct Prompts<'a> {
+    texts: &'a [String],
+    model: &'a ModelFolder,
+    length: usize,
+    tokens: Vec<Tokens>,
+}
+
+impl Prompts<'_> {
+    fn tokens(&mut self) -> Result<&[Tokens]> {
+        if self.tokens.is_empty() {
+            let tokenizer = Tokenizer::open(self.model).code(Code::Model)?;
+            let tokens = self.texts.iter().map(|text| tokenizer.encode(text, self.length)).collect::<Result<_>>();
+            self.tokens = tokens.code(Code::Model)?;
+        }
+        Ok(&self.tokens)
+    }
+
+    /// The tokens of words in a prompt; none where they do not stand in it.
+    fn find(&mut self, prompt: usize, words: &str) -> Result<Option<Vec<u32>>> {
+        let text = &self.texts[prompt];
+        let found = self.tokens()?[prompt].find(text, words);
+        Ok(found.map(|range| range.map(|token| token as u32).collect()))
+    }
+
+    /// What to say where they do not.
+    fn absent(&self, prompt: usize) -> String {
+        let text = &self.texts[prompt];
+        match self.tokens.get(prompt).and_then(|tokens| tokens.cut.as_ref()) {
+            None => format!("is not in the prompt {text:?}"),
+            Some(cut) => format!("is not in what is read of the prompt {text:?} (not read: {cut:?})"),
+        }
+    }
+
+    /// `words`: by prompt.
+    fn subject(&mut self, words: Vec<Vec<String>>, threshold: f64) -> Result<Subject> {
+        let mut positions = Vec::with_capacity(words.len());
+        for (prompt, words) in words.iter().enumerate() {
+            if words.is_empty() {
+                bail!("the prompt {:?} has no subject, and others have: give each scene one", self.texts[prompt])
+            }
+            let mut tokens = BTreeSet::new();
+            for words in words {
+                match self.find(prompt, words)? {
+                    Some(found) => tokens.extend(found),
+                    None => bail!("subject {words:?} {}", self.absent(prompt)),
+                }
+            }
+            positions.push(tokens.into_iter().collect());
+        }
+        Ok(Subject { words, threshold, positions })
+    }
+
+    /// The tokens of a word by prompt; it must stand in one of them.
+    fn word(&mut self, word: &str) -> Result<Vec<Vec<u32>>> {
+        let mut positions = Vec::with_capacity(self.texts.len());
+        for prompt in 0..self.texts.len() {
+            positions.push(self.find(prompt, word)?.unwrap_or_default());
+        }
+        if positions.iter().all(Vec::is_empty) {
+            let others = match self.texts.len() {
+                1 => String::new(),
+                several => format!(", nor in the other {}", several - 1),
+            };
+            bail!("--attn-proc reweight: {word:?} {}{others}", self.absent(0))
+        }
+        Ok(positions)
+    }
+}
+
+impl Controls {
+    /// The tokens of a word in each text of a plan; those of a text between two prompts are those of either.
+    pub fn positions(&self, word: &str, plan: &ChunkPlan) -> Vec<Vec<u32>> {
+        self.words.get(word).map_or_else(Vec::new, |positions| by_text(positions, plan))
+    }
+
+    /// The subject's tokens in each text of a plan.
+    pub fn subject_positions(&self, plan: &ChunkPlan) -> Vec<Vec<u32>> {
+        self.subject.as_ref().map_or_else(Vec::new, |subject| by_text(&subject.positions, plan))
+    }
+
+    /// The bank through which the windows of a plan share.
+    pub fn bank(&self, plan: &ChunkPlan, dtype: DType, device: &Device) -> Option<BankPlan> {
+        let sharing = self.sharing.as_ref()?;
+        let joined = plan.windows.iter().enumerate().filter(|(_, window)| window.joined);
+        let windows: Ranges = joined.map(|(index, _)| index - 1).collect();
+        windows.first()?;
+        Some(BankPlan {
+            purpose: Purpose::HandOver { windows },
+            layers: sharing.layers.clone(),
+            dtype,
+            device: device.clone(),
+            budget: usize::MAX, // the job's memory was checked
+        })
+    }
+}
+
+fn by_text(positions: &[Vec<u32>], plan: &ChunkPlan) -> Vec<Vec<u32>> {
+    let of = |prompt: usize| positions.get(prompt).map_or(&[][..], Vec::as_slice);
+    let text = |text: &TextMix| match *text {
+        TextMix::Prompt(prompt) => of(prompt).to_vec(),
+        TextMix::Between { from, to, .. } => {
+            of(from).iter().chain(of(to)).copied().collect::<BTreeSet<_>>().into_iter().collect()
+        }
+    };
+    plan.texts.iter().map(text).collect()
+}
+
+/// What a bank for a plan is made for.
+pub fn bank_size(plan: &ChunkPlan, transformer: &TransformerConfig, (height, width): (usize, usize)) -> BankSize {
+    let frames = plan.windows.iter().map(|window| window.len).max().unwrap_or(0);
+    BankSize {
+        windows: plan.windows.len(),
+        layers: transformer.num_layers,
+        halves: 2,
+        heads: transformer.num_attention_heads,
+        head_dim: transformer.attention_head_dim,
+        text: transformer.max_text_seq_length,
+        grid: (
+            frames / transformer.patch_size_t.unwrap_or(1),
+            height / transformer.patch_size,
+            width / transformer.patch_size,
+        ),
+    }
+}

@@ -1,0 +1,124 @@
+//! Keys and values shared between windows: against the reference's loop of pairs around diffusers' modules (goldens:
+//! `tests/reference/ditctrl.py`), and the laws.
+
+use crate::common::{assert_close, golden, tiny};
+use crate::parity::{read, write_noise};
+use crate::program::{Done, Program};
+use candle_core::Tensor;
+
+const STORY: [&str; 3] = ["a red ball rolls", "a blue ball rolls", "a green box rests"];
+
+/// A directory with a tiny model.
+fn program(kind: &str) -> Program {
+    let program = Program::new();
+    tiny::write_folder(kind, kind, &program.path("model"));
+    program
+}
+
+/// The latents of prompts with more flags.
+fn latents(program: &Program, prompts: &[&str], flags: &[&str]) -> Tensor {
+    run(program, prompts, flags).success();
+    read(&program.path("latents.safetensors"), "latents")
+}
+
+fn run(program: &Program, prompts: &[&str], flags: &[&str]) -> Done {
+    std::fs::write(program.path("story.txt"), prompts.join("\n")).unwrap();
+    let fixed = ["--model", "model", "--steps", "4", "--guidance-scale", "6", "--size", "48x32", "--text-cache", "off"];
+    let out = ["--save-latents", "latents.safetensors", "-y", "-o", "frames/"];
+    program.run(&[&["multi-prompt", "story.txt"][..], &fixed, &out, flags].concat())
+}
+
+#[test]
+fn sharing_equals_the_loop_of_pairs() {
+    let golden = golden("pipeline/ditctrl");
+    for (name, scheduler, prompts, overlap, transitions, spec) in [
+        ("2b-two", "ddim", 2, "1", "0", "kv-share:layers=1-2,steps=1-2"),
+        ("2b-three", "ddim", 2, "2", "1", "kv-share:layers=2,steps=0-2"),
+        ("2b-three-paper", "ddim", 2, "2", "1", "kv-share:layers=0-1,steps=1,3"),
+        ("2b-four", "dpm", 2, "2", "2", "kv-share:layers=0,2,steps=0,3"),
+        ("2b-five", "dpm", 3, "1", "1", "kv-share:layers=1,steps=all"),
+        ("2b-five-paper", "ddim", 3, "2", "1", "kv-share:layers=1,steps=0,2"),
+        ("5b-two", "dpm", 2, "2", "0", "kv-share:steps=1"),
+        ("5b-three", "ddim", 3, "1", "0", "kv-share:layers=0,steps=0-1"),
+        ("5b-four-paper", "dpm", 2, "2", "2", "kv-share:layers=1-2,steps=1-3"),
+        ("5b-five", "dpm", 3, "2", "1", "kv-share:layers=1-2,steps=1-2"),
+    ] {
+        let program = program(&format!("tiny-{}", &name[..2]));
+        let want = &golden[name];
+        write_noise(&program.path("noise.safetensors"), want.dims().try_into().unwrap());
+        let blend = if name.ends_with("paper") { "paper" } else { "repo" };
+        let windows = ["--overlap", overlap, "--transition-windows", transitions, "--blend", blend];
+        let how = ["--scheduler", scheduler, "--attn-proc", spec, "--init-noise", "noise.safetensors"];
+        let flags = [&windows[..], &how].concat();
+        let got = latents(&program, &STORY[..prompts], &flags);
+        assert_close(name, &got, want, 1e-5);
+        let apart =
+            latents(&program, &STORY[..prompts], &[&flags[..8], &how[4..], &["--transition", "blend"]].concat());
+        let distance = crate::common::relative_l2(&apart, want);
+        assert!(distance > 1e-3, "{name}: sharing makes no difference ({distance:.1e})");
+    }
+}
+
+#[test]
+fn sharing_that_never_acts_is_a_blend_bit_for_bit() {
+    let program = program("tiny-5b");
+    let flags = ["--seed", "3", "--transition-windows", "1"];
+    let blend = latents(&program, &STORY, &[&flags[..], &["--transition", "blend"]].concat());
+    let values = |x: &Tensor| x.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    for spec in ["kv-share:steps=none", "kv-share:layers=none"] {
+        let never = latents(&program, &STORY, &[&flags[..], &["--attn-proc", spec]].concat());
+        assert_eq!(values(&never), values(&blend), "{spec}");
+    }
+}
+
+/// Two windows with the same noise and the same text stay the same, whoever reads whom.
+#[test]
+fn equal_windows_are_as_if_nothing_were_shared() {
+    let program = program("tiny-5b");
+    let one = tiny::unit("ditctrl/equal", &[1, 3, 4, 4, 6]);
+    let noise = Tensor::cat(&[&one, &one], 1).unwrap();
+    let tensors = std::collections::HashMap::from([("noise".to_owned(), noise)]);
+    candle_core::safetensors::save(&tensors, program.path("noise.safetensors")).unwrap();
+    let prompts = [STORY[0], STORY[0]];
+    let windows = ["--overlap", "0", "--transition-windows", "0", "--scheduler", "ddim"];
+    let noise = ["--init-noise", "noise.safetensors"];
+    let shared = latents(&program, &prompts, &[&windows[..], &noise, &["--attn-proc", "kv-share"]].concat());
+    let plain = latents(&program, &prompts, &[&windows[..], &noise, &["--transition", "blend"]].concat());
+    assert_close("equal windows", &shared, &plain, 1e-6);
+}
+
+#[test]
+fn what_cannot_act_is_refused() {
+    let program = program("tiny-2b");
+    for (flags, words) in [
+        (&["--transition", "attention"][..], &["no recipe", "3 layers", "kv-share:layers=2-2"][..]),
+        (&["--transition", "blend", "--attn-proc", "kv-share"], &["kv-share has no effect", "attention transition"]),
+        (&["--transition", "cut", "--attn-proc", "kv-share"], &["kv-share has no effect"]),
+        (&["--subject", "ball"], &["--subject has no effect"]),
+        (
+            &["--attn-proc", "kv-share", "--mask-threshold", "0.2"],
+            &["--mask-threshold has no effect without --subject"],
+        ),
+        (&["--attn-proc", "kv-share:layers=3"], &["there are 3 layers, 0-2"]),
+        (&["--attn-proc", "kv-share:steps=4-9"], &["there are 4 steps, 0-3"]),
+        (&["--attn-proc", "kv-share", "--attn-proc", "kv-share"], &["given twice"]),
+        (&["--attn-proc", "kv-shar"], &["did you mean kv-share?"]),
+        (&["--attn-proc", "window"], &["works on temporal attention; this model has joint"]),
+        (&["--attn-proc", "attn-map:words=ball"], &["no maps are written"]),
+        (&["--attn-proc", "reweight:words=ball:2", "--attn-proc", "kv-share"], &["reweight comes after kv-share"]),
+        (&["--attn-proc", "reweight:words=cat:2"], &["\"cat\" is not in the prompt", "nor in the other 1"]),
+        (&["--attn-proc", "kv-share", "--subject", "red ball"], &["\"red ball\" is not in the prompt", STORY[1]]),
+        (&["--attn-proc", "kv-share", "--subject", "ball", "--mask-threshold", "3"], &["is not within 0 and 1"]),
+    ] {
+        run(&program, &STORY[..2], flags).error(2, words);
+    }
+    let moved = ["a red ball rolls", "the very big red ball rolls"];
+    let subject = ["--attn-proc", "kv-share", "--subject", "red ball"];
+    run(&program, &moved, &subject).error(2, &["red ball is token", "--transition-windows 0"]);
+    run(&program, &moved, &[&subject[..], &["--transition-windows", "0"]].concat()).success();
+    let generate = ["generate", "a ball", "--model", "model", "-o", "a/"];
+    program
+        .run(&[&generate[..], &["--attn-proc", "kv-share"]].concat())
+        .error(2, &["kv-share has no effect on a single"]);
+    program.run(&[&generate[..], &["--subject", "ball"]].concat()).error(2, &["--subject has no effect on a single"]);
+}

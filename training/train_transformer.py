@@ -1,0 +1,238 @@
+"""Trains the transformer (diffusers' CogVideoXTransformer3DModel, CogVideoX-2B's kind) and its T5 text encoder together.
+Writes a diffusers pipeline folder that CogVideoXPipeline and vidgen load.
+
+    python train_transformer.py --vae OUT/vae --out OUT --minutes 8 --total 16            # one GPU; then again with --resume
+    python train_transformer.py --vae OUT/vae --out OUT --minutes 9 --total 240 --resume \\
+        --batch 8 --bank 1500 --bank-file BANK --short 0.8                                # two CPU cores, again and again
+
+v-prediction on CogVideoX-2B's schedule (shift 3, zero terminal SNR), uniform time steps; the text becomes an all-zero
+embedding in a tenth of the samples. Videos are encoded once into a bank in the device's memory, with eight captions each;
+on a GPU a part of the bank is replaced as training goes on.
+
+Latent cells on the subject count up to `--subject` times, but only as far as the noise leaves visible where the subject
+is: weighting what cannot be seen yet would teach the model to expect the subject everywhere at once.
+"""
+
+import argparse
+import json
+import math
+import os
+import random
+import time
+
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKLCogVideoX, CogVideoXDDIMScheduler, CogVideoXTransformer3DModel
+from transformers import T5Config, T5EncoderModel
+
+import tokenizer
+from common import Average, Clock, State, autocast, export, learning_rate, setup
+from render import render
+from world import FRAMES, HEIGHT, WIDTH, caption, sample
+
+CAPTIONS = 8  # per clip of the bank
+
+
+def arguments():
+    p = argparse.ArgumentParser()
+    p.add_argument("--vae", required=True)
+    p.add_argument("--out", required=True, help="pipeline folder")
+    p.add_argument("--state", default="", help="where the resumable state is (default: OUT/state/transformer)")
+    p.add_argument("--minutes", type=float, default=8, help="of this run, the bank included")
+    p.add_argument("--total", type=float, default=0, help="of all runs together, for the learning rate (default: --minutes)")
+    p.add_argument("--steps", type=int, default=0, help="stop after this many steps instead (tests)")
+    p.add_argument("--resume", action="store_true")
+    p.add_argument("--batch", type=int, default=192)
+    p.add_argument("--lr", type=float, default=1e-3)
+    p.add_argument("--heads", type=int, default=3)
+    p.add_argument("--layers", type=int, default=6)
+    p.add_argument("--time-width", type=int, default=128)
+    p.add_argument("--size", type=int, nargs=2, default=[HEIGHT, WIDTH], help="height and width (tests)")
+    p.add_argument("--bank", type=int, default=32768, help="clips")
+    p.add_argument("--bank-minutes", type=float, default=1.5, help="stop filling the bank after this long")
+    p.add_argument("--bank-file", help="keeps the bank between runs (CPU)")
+    p.add_argument("--refresh", type=int, default=0, help="replace 64 clips of the bank every so many steps; 0: never")
+    p.add_argument("--short", type=float, default=0.0, help="share of batches, at first, with 4 latent frames of 4 times as many clips")
+    p.add_argument("--subject", type=float, default=4.0, help="weight of the subject's cells")
+    p.add_argument("--drop", type=float, default=0.06, help="chance of each clause to be left out of a caption")
+    p.add_argument("--compile", action="store_true", help="torch.compile the transformer")
+    p.add_argument("--seed", type=int, default=0)
+    return p.parse_args()
+
+
+def schedule() -> CogVideoXDDIMScheduler:
+    return CogVideoXDDIMScheduler(
+        beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, clip_sample=False, set_alpha_to_one=True,
+        prediction_type="v_prediction", rescale_betas_zero_snr=True, snr_shift_scale=3.0, timestep_spacing="trailing")
+
+
+def build(a, latent: int, vocabulary: int) -> torch.nn.ModuleDict:
+    text = T5EncoderModel(T5Config(
+        vocab_size=vocabulary, d_model=128, d_kv=32, d_ff=256, num_layers=2, num_heads=4, feed_forward_proj="gated-gelu",
+        relative_attention_num_buckets=32, dropout_rate=0.0, is_encoder_decoder=False, use_cache=False, tie_word_embeddings=False))
+    transformer = CogVideoXTransformer3DModel(
+        num_attention_heads=a.heads, attention_head_dim=64, in_channels=latent, out_channels=latent, time_embed_dim=a.time_width,
+        text_embed_dim=128, num_layers=a.layers, sample_width=a.size[1] // 8, sample_height=a.size[0] // 8, sample_frames=FRAMES,
+        max_text_seq_length=tokenizer.LENGTH, spatial_interpolation_scale=1.0, temporal_interpolation_scale=1.0)
+    for block in transformer.transformer_blocks:  # every block starts as the identity
+        for norm in (block.norm1, block.norm2):
+            torch.nn.init.zeros_(norm.linear.weight)
+            torch.nn.init.zeros_(norm.linear.bias)
+    for layer in (transformer.norm_out.linear, transformer.proj_out):
+        torch.nn.init.zeros_(layer.weight)
+        torch.nn.init.zeros_(layer.bias)
+    # sincos positions come out in float64 for clips of another length than the configured one
+    positions = transformer.patch_embed._get_positional_embeddings
+    transformer.patch_embed._get_positional_embeddings = lambda *x, **k: positions(*x, **k).float()
+    return torch.nn.ModuleDict({"transformer": transformer, "text": text})
+
+
+class Bank:
+    """Encoded clips: latents [N, F, C, h, w] in 16 bits, the subject's cover of each cell, and captions as ids."""
+
+    def __init__(self, a, vae, captions: tokenizer.Captions, device: str):
+        self.a, self.vae, self.captions, self.device = a, vae, captions, device
+        self.rng, self.next = random.Random(a.seed + 17), 0
+        self.z, self.cover, self.ids = [], [], []
+
+    @torch.no_grad()
+    def encode(self, count: int):
+        scenes = [sample(self.rng) for _ in range(count)]
+        z, cover = [], []
+        for part in (scenes[i:i + 16] for i in range(0, count, 16)):
+            clip = render(part, FRAMES, *self.a.size, device=self.device)
+            with autocast(self.device):
+                mean = self.vae.encode(clip.video).latent_dist.sample()
+            z.append((mean.float() * self.vae.config.scaling_factor).transpose(1, 2).half())
+            mask = clip.mask
+            first = F.avg_pool2d(mask[:, 0, :1], 8)  # the first latent frame is one frame, the others are four
+            rest = F.avg_pool3d(mask[:, :, 1:], (4, 8, 8))[:, 0]
+            cover.append(torch.cat([first, rest], 1).half())
+        texts = [caption(scene, self.rng, self.a.drop) for scene in scenes for _ in range(CAPTIONS)]
+        ids = self.captions.ids(texts).view(count, CAPTIONS, -1).short().to(self.device)
+        return torch.cat(z), torch.cat(cover), ids
+
+    def fill(self, minutes: float):
+        began, file = time.time(), self.a.bank_file
+        if file and os.path.exists(file):
+            self.z, self.cover, self.ids = (t.to(self.device) for t in torch.load(file, weights_only=True))
+            self.rng.seed(len(self.z))
+        parts = [(self.z, self.cover, self.ids)] if len(self.z) else []
+        held, chunk = len(self.z), 64 if self.device == "cuda" else 4
+        while held < self.a.bank and (not parts or time.time() - began < minutes * 60):
+            parts.append(self.encode(chunk))
+            held += chunk
+        self.z, self.cover, self.ids = (torch.cat(values) for values in zip(*parts))
+        if file:
+            torch.save((self.z.cpu(), self.cover.cpu(), self.ids.cpu()), file + ".partial")
+            os.replace(file + ".partial", file)
+        print(f"bank: {held} clips, {time.time() - began:.0f} s, latent std {self.z[:64].float().std():.3f}", flush=True)
+
+    def refresh(self, count: int = 64):
+        where = torch.arange(self.next, self.next + count, device=self.device) % len(self.z)
+        self.z[where], self.cover[where], self.ids[where] = self.encode(count)
+        self.next = (self.next + count) % len(self.z)
+
+    def batch(self, count: int, frames: int | None):
+        index = torch.randint(len(self.z), (count,), device=self.device)
+        which = torch.randint(CAPTIONS, (count,), device=self.device)
+        return self.z[index, :frames].float(), self.cover[index, :frames].float(), self.ids[index, which].long()
+
+
+def loss_of(nets, z, cover, ids, alphas, a, device: str) -> torch.Tensor:
+    """`z` [B, F, C, h, w], `cover` [B, F, h, w], `ids` [B, L]."""
+    noise = torch.randn_like(z)
+    # spread over the batch instead of independent: the loss is less noisy
+    t = ((torch.arange(len(z), device=device) + torch.rand(len(z), device=device)) * (1000 / len(z))).long().clamp(max=999)
+    alpha = alphas[t].view(-1, 1, 1, 1, 1)
+    noisy, v = alpha.sqrt() * z + (1 - alpha).sqrt() * noise, alpha.sqrt() * noise - (1 - alpha).sqrt() * z
+    with autocast(device):
+        embedding = nets["text"](input_ids=ids).last_hidden_state
+        keep = (torch.rand(len(z), 1, 1, device=device) > 0.1).to(embedding.dtype)
+        out = nets["transformer"](noisy, embedding * keep, t, return_dict=False)[0]
+    seen = alpha / (alpha + 0.1)
+    weight = 1 + (a.subject - 1) * cover.unsqueeze(2) * seen
+    return ((out.float() - v).square() * weight).mean() / weight.mean()
+
+
+def write(a, nets, vae):
+    """The pipeline folder, with the weights that `nets` holds now."""
+    export(nets["transformer"], os.path.join(a.out, "transformer"))
+    export(nets["text"], os.path.join(a.out, "text_encoder"), "model.safetensors")
+    export(vae, os.path.join(a.out, "vae"))
+    schedule().save_pretrained(os.path.join(a.out, "scheduler"))
+    index = {"_class_name": "CogVideoXPipeline", "scheduler": ["diffusers", "CogVideoXDDIMScheduler"],
+             "text_encoder": ["transformers", "T5EncoderModel"], "tokenizer": ["transformers", "T5TokenizerFast"],
+             "transformer": ["diffusers", "CogVideoXTransformer3DModel"], "vae": ["diffusers", "AutoencoderKLCogVideoX"]}
+    with open(os.path.join(a.out, "model_index.json"), "w") as file:
+        json.dump(index, file, indent=1)
+
+
+def main():
+    a = arguments()
+    began, device = time.time(), setup(a.seed)
+    vocabulary = tokenizer.write(os.path.join(a.out, "tokenizer"))
+    captions = tokenizer.Captions(os.path.join(a.out, "tokenizer"))
+    vae = AutoencoderKLCogVideoX.from_pretrained(a.vae).float().to(device).eval().requires_grad_(False)
+    nets = build(a, vae.config.latent_channels, vocabulary).to(device).train()
+    average = Average(nets, 0.9995)
+    optimizer = torch.optim.AdamW(nets.parameters(), lr=a.lr, betas=(0.9, 0.98), weight_decay=0.01, fused=device == "cuda")
+    state, before, done = State(a.state or os.path.join(a.out, "state", "transformer")), 0.0, 0
+    if a.resume and state.exists():
+        record = state.load(nets, average, optimizer)
+        before, done = record["minutes"], record["steps"]
+    for name, net in nets.items():
+        print(f"{name}: {sum(p.numel() for p in net.parameters()) / 1e6:.2f} M parameters", flush=True)
+    print(f"on {device}, {done} steps in {before:.1f} min before", flush=True)
+    torch.manual_seed(a.seed + done)
+    a.seed += 1000 * done
+    bank = Bank(a, vae, captions, device)
+    bank.fill(a.bank_minutes)
+    torch.manual_seed(a.seed + done)
+    running_nets = dict(nets.items())
+    if a.compile:
+        running_nets["transformer"] = torch.compile(nets["transformer"], dynamic=False)
+    alphas = schedule().alphas_cumprod.float().to(device)
+    chance = random.Random(a.seed)
+    # the bank counts as this run's time, but not as progress of the schedule
+    clock = Clock(max(0.1, a.minutes - (time.time() - began) / 60), a.total or a.minutes, before, a.steps)
+
+    def save():
+        state.save(nets, average, optimizer, clock, {"steps": done + clock.count})
+        average.swap()
+        write(a, nets, vae)
+        average.swap()
+
+    saved, running, began = time.time(), None, time.time()
+    while clock.tick():
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(a.lr, clock)
+        short = chance.random() < a.short * max(0.0, 1 - clock.progress() / 0.7)
+        z, cover, ids = bank.batch(a.batch * 4 if short else a.batch, 4 if short else None)
+        loss = loss_of(running_nets, z, cover, ids, alphas, a, device)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(nets.parameters(), 1.0)
+        optimizer.step()
+        average.update()
+        if a.refresh and clock.count % a.refresh == 0:
+            bank.refresh()
+        if clock.count % 50 == 0 or 0 < a.steps <= 20:
+            if not math.isfinite(loss.item()):
+                raise SystemExit(f"the loss is {loss.item()} at step {done + clock.count}; the last state is in {state.folder}")
+            running = loss.item() if running is None else 0.8 * running + 0.2 * loss.item()
+            print(f"step {done + clock.count} loss {running:.4f} {clock.rate():.2f} it/s", flush=True)
+        if time.time() - saved > 150:
+            save()
+            saved = time.time()
+    clock.count -= 1
+    save()
+    result = {"steps": done + clock.count, "minutes": round(clock.before + clock.spent(), 1), "loss": running, "device": device,
+              "batch": a.batch, "clips": len(bank.z)}
+    with open(os.path.join(a.out, "transformer.json"), "w") as file:
+        json.dump(result, file, indent=1)
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,242 @@
+"""Trains the autoencoder: diffusers' AutoencoderKLCogVideoX, small. Writes a diffusers `vae` folder.
+
+    python train_vae.py --out OUT --minutes 8                                    # one GPU
+    python train_vae.py --out OUT --minutes 9 --total 180 --batch 1 --resume     # two CPU cores, again and again
+
+The subject is a twentieth of the pixels and most of what is looked at, so a pixel of it (and around it) counts `--subject`
+times. Clips have 9 or 17 frames in turn: 17 frames are encoded and decoded in two pieces with carried caches, as whole
+videos are. The latents are drawn from the posterior, plus a little more noise, which the decoder learns to ignore: what a
+transformer makes is never exact.
+
+Shipped and measured are the averaged weights, with each latent channel brought to a standard deviation of one: the
+encoder's last and the decoder's first layers are rescaled, which changes no picture, and a diffusion model then sees no
+channel drown in noise before the others.
+"""
+
+import argparse
+import json
+import os
+import random
+import time
+
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKLCogVideoX
+
+from common import Average, Clock, State, autocast, export, learning_rate, psnr, setup
+from render import render
+from world import FPS, FRAMES, HEIGHT, WIDTH, sample
+
+
+def arguments():
+    p = argparse.ArgumentParser()
+    p.add_argument("--out", required=True, help="folder: vae/ is written in it, and state/vae/ to resume from")
+    p.add_argument("--state", default="", help="where the resumable state is (default: OUT/state/vae)")
+    p.add_argument("--minutes", type=float, default=8, help="of this run")
+    p.add_argument("--total", type=float, default=0, help="of all runs together, for the learning rate (default: --minutes)")
+    p.add_argument("--steps", type=int, default=0, help="stop after this many steps instead (tests)")
+    p.add_argument("--resume", action="store_true")
+    p.add_argument("--batch", type=int, default=16, help="clips of 9 frames; half as many of 17")
+    p.add_argument("--lr", type=float, default=1.5e-3)
+    p.add_argument("--channels", type=int, nargs=4, default=[16, 32, 32, 64])
+    p.add_argument("--latent", type=int, default=8, help="latent channels")
+    p.add_argument("--size", type=int, nargs=2, default=[HEIGHT, WIDTH], help="height and width (tests)")
+    p.add_argument("--subject", type=float, default=10.0, help="weight of the subject's pixels")
+    p.add_argument("--kl", type=float, default=2e-4)
+    p.add_argument("--latent-noise", type=float, default=0.05, help="extra noise on the latents, in their standard deviation")
+    p.add_argument("--eager", action="store_true", help="no CUDA graphs")
+    p.add_argument("--channels-last", action="store_true")
+    p.add_argument("--evaluate", type=int, default=32, help="whole held-out videos to measure at the end")
+    p.add_argument("--seed", type=int, default=0)
+    return p.parse_args()
+
+
+def build(a) -> AutoencoderKLCogVideoX:
+    height, width = a.size
+    return AutoencoderKLCogVideoX(block_out_channels=tuple(a.channels), latent_channels=a.latent, layers_per_block=1,
+                                  norm_num_groups=8, sample_height=height, sample_width=width)
+
+
+def around(mask: torch.Tensor) -> torch.Tensor:
+    """The subject's coverage, grown by three pixels: its outline counts too."""
+    b, _, t, h, w = mask.shape
+    flat = F.max_pool2d(mask.transpose(1, 2).reshape(b * t, 1, h, w), 7, 1, 3)
+    return flat.view(b, t, 1, h, w).transpose(1, 2)
+
+
+def differences(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    return x[..., 1:, :] - x[..., :-1, :], x[..., :, 1:] - x[..., :, :-1]
+
+
+def loss_of(vae, x: torch.Tensor, weight: torch.Tensor, a, device: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """The loss and the plain mean squared error; `weight` [B, 1, T, H, W] has mean one."""
+    with autocast(device):
+        posterior = vae.encode(x).latent_dist
+        z = posterior.sample()
+        z = z + a.latent_noise * z.detach().std() * torch.randn_like(z)
+        y = vae.decode(z).sample
+    y = y.float()
+    error = y - x
+    loss = (error.abs() * weight).mean() + 2 * (error.square() * weight).mean()
+    for slope, (made, true) in enumerate(zip(differences(y), differences(x))):
+        near = weight[..., 1:, :] if slope == 0 else weight[..., :, 1:]
+        loss = loss + ((made - true).abs() * near).mean()
+    mean, logvar = posterior.mean.float(), posterior.logvar.float()
+    loss = loss + a.kl * 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
+    return loss, error.square().mean().detach()
+
+
+class Step:
+    """Forward and backward on one shape of batch; on CUDA recorded once as a graph, because hundreds of small kernels cost
+    more to start than to run. Falls back to plain calls if recording fails."""
+
+    def __init__(self, vae, a, device: str):
+        self.vae, self.a, self.device, self.graphs = vae, a, device, {}
+        self.graphed = device == "cuda" and not a.eager
+
+    def plain(self, x, weight):
+        loss, mse = loss_of(self.vae, x, weight, self.a, self.device)
+        loss.backward()
+        return loss.detach(), mse
+
+    def __call__(self, x, weight):
+        if self.graphed and x.shape not in self.graphs:
+            try:
+                self.graphs[x.shape] = self.record(x, weight)
+            except Exception as error:  # noqa: BLE001 - whatever a driver or a library refuses, training goes on
+                print("no CUDA graph:", str(error).split("\n")[0], flush=True)
+                torch.cuda.synchronize()
+                self.graphed = False
+        if not self.graphed:
+            for parameter in self.vae.parameters():
+                parameter.grad = None
+            return self.plain(x, weight)
+        graph, inputs, outputs, grads = self.graphs[x.shape]
+        inputs[0].copy_(x)
+        inputs[1].copy_(weight)
+        graph.replay()
+        for parameter, grad in zip(self.vae.parameters(), grads):
+            parameter.grad = grad
+        return outputs
+
+    def record(self, x, weight):
+        inputs = (x.clone(), weight.clone())
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(3):
+                for parameter in self.vae.parameters():
+                    parameter.grad = None
+                self.plain(*inputs)
+        torch.cuda.current_stream().wait_stream(side)
+        for parameter in self.vae.parameters():
+            parameter.grad = None
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            outputs = self.plain(*inputs)
+        return graph, inputs, outputs, [parameter.grad for parameter in self.vae.parameters()]
+
+
+@torch.no_grad()
+def deviations(vae, count: int, device: str, size, frames: int) -> torch.Tensor:
+    """Standard deviation of each latent channel over training videos: [latent channels]."""
+    rng, parts = random.Random(78), []
+    for _ in range(count):
+        z = vae.encode(render([sample(rng)], frames, *size, device=device).video).latent_dist.sample()
+        parts.append(z.float().transpose(0, 1).flatten(1))
+    return torch.cat(parts, 1).std(1)
+
+
+@torch.no_grad()
+def balance(vae, std: torch.Tensor):
+    """Divides each latent channel by its `std`, in the weights. Everything that reads latents is a convolution: the
+    decoder's first one, and those that make the norms' scales and shifts."""
+    last = vae.encoder.conv_out.conv
+    count = len(std)
+    last.weight[:count] /= std.view(-1, 1, 1, 1, 1)
+    last.bias[:count] /= std
+    last.bias[count:] -= 2 * std.log()
+    readers = [vae.decoder.conv_in.conv]
+    for module in vae.decoder.modules():
+        if hasattr(module, "conv_y") and hasattr(module, "conv_b"):
+            readers += [module.conv_y.conv, module.conv_b.conv]
+    for reader in readers:
+        reader.weight *= std.view(1, -1, 1, 1, 1)
+
+
+@torch.no_grad()
+def measure(vae, count: int, device: str, size, frames: int, split: str = "unseen") -> dict:
+    """PSNR over whole videos of held-out combinations, and over the pixels of the subject alone."""
+    rng, total, subject, cover = random.Random(77), 0.0, 0.0, 0.0
+    for _ in range(count):
+        clip = render([sample(rng, split)], frames, *size, device=device)
+        error = (vae.decode(vae.encode(clip.video).latent_dist.mode()).sample.float().clamp(-1, 1) - clip.video).square()
+        total += error.mean().item()
+        subject += (error.mean(1, keepdim=True) * clip.mask).sum().item()
+        cover += clip.mask.sum().item()
+    return {"psnr": round(psnr(total / count), 2), "psnr_subject": round(psnr(subject / cover), 2), "videos": count}
+
+
+def main():
+    a = arguments()
+    device = setup(a.seed)
+    vae = build(a).to(device).train()
+    if a.channels_last:
+        vae = vae.to(memory_format=torch.channels_last_3d)
+    average = Average(vae, 0.999)
+    optimizer = torch.optim.AdamW(vae.parameters(), lr=a.lr, betas=(0.9, 0.99), weight_decay=1e-4, fused=device == "cuda")
+    state, before, seen = State(a.state or os.path.join(a.out, "state", "vae")), 0.0, 0
+    if a.resume and state.exists():
+        record = state.load(vae, average, optimizer)
+        before, seen = record["minutes"], record["steps"]
+    clock = Clock(a.minutes, a.total or a.minutes, before, a.steps)
+    rng = random.Random(a.seed + 1000 * seen)
+    torch.manual_seed(a.seed + seen)
+    print(f"vae: {sum(p.numel() for p in vae.parameters()) / 1e6:.2f} M parameters on {device}, {before:.1f} min before", flush=True)
+
+    def save():
+        state.save(vae, average, optimizer, clock, {"steps": seen + clock.count})
+        average.swap()
+        export(vae, os.path.join(a.out, "vae"))
+        average.swap()
+
+    step, saved, running = Step(vae, a, device), time.time(), None
+    while clock.tick():
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(a.lr, clock)
+        frames, batch = (9, a.batch) if clock.count % 2 else (17, max(1, a.batch // 2))
+        with torch.no_grad():
+            scenes = [sample(rng) for _ in range(batch)]
+            start = [rng.random() * (FRAMES - frames) / FPS for _ in scenes]
+            x, _, mask = render(scenes, frames, *a.size, device=device, start=start)
+            weight = 1 + (a.subject - 1) * around(mask)
+            weight = weight / weight.mean()
+        loss, mse = step(x, weight)
+        torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
+        optimizer.step()
+        average.update()
+        if clock.count % 50 == 0 or 0 < a.steps <= 20:
+            running = mse.item() if running is None else 0.8 * running + 0.2 * mse.item()
+            print(f"step {seen + clock.count} loss {loss.item():.4f} psnr {psnr(running):.2f} {clock.rate():.2f} it/s", flush=True)
+        if time.time() - saved > 150:
+            save()
+            saved = time.time()
+
+    clock.count -= 1  # the tick that ended the loop
+    state.save(vae, average, optimizer, clock, {"steps": seen + clock.count})
+    average.swap()
+    vae.eval()
+    frames = 17 if a.steps else FRAMES
+    std = deviations(vae, a.evaluate, device, a.size, frames)
+    balance(vae, std)
+    vae.register_to_config(scaling_factor=1.0)
+    result = measure(vae, a.evaluate, device, a.size, frames) | {"channel_std_before": [round(v, 3) for v in std.tolist()]}
+    export(vae, os.path.join(a.out, "vae"))
+    result |= {"steps": seen + clock.count, "minutes": round(clock.before + clock.spent(), 1), "device": device}
+    with open(os.path.join(a.out, "vae.json"), "w") as file:
+        json.dump(result, file, indent=1)
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
