@@ -1,6 +1,3 @@
-<<<<<<< HEAD
-//! Metrics of generated videos.
-=======
 //! Metrics of finished videos.
 //!
 //! [`toyland`] holds the world that the embedded model knows: its words, and which combinations its training never saw.
@@ -8,4 +5,3 @@
 
 pub mod judge;
 pub mod toyland;
->>>>>>> main
