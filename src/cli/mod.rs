@@ -2,6 +2,7 @@
 
 mod inspect;
 mod model;
+mod processors;
 mod render;
 mod shell;
 mod usage;
@@ -41,6 +42,8 @@ enum Command {
     Inspect(inspect::Args),
     /// Look at models
     Model(model::Args),
+    /// List the controls of attention and their parameters
+    Processors,
     /// Print the completions of a shell
     Completions(shell::Completions),
     /// Print the manual page
@@ -112,6 +115,7 @@ pub fn main() -> ExitCode {
         Command::MultiPrompt(args) => args.run(&report),
         Command::Inspect(args) => inspect::run(args, report.json),
         Command::Model(args) => model::run(args, report.json),
+        Command::Processors => processors::run(report.json),
         Command::Completions(args) => shell::completions(args, command()),
         Command::Man(args) => shell::man(args, command()),
     };

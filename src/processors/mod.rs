@@ -35,7 +35,7 @@ mod testing;
 pub use attention_map::{AttentionMap, AttentionMaps};
 pub use key_mask::KeyMask;
 pub use kv_bank::{BankPlan, BankSize, KvBank, Purpose};
-pub use registry::list;
+pub use registry::{COMMON, Parameter, list};
 pub use reweight::Reweight;
 pub use row_gather::RowGather;
 pub use spec::{Control, Spec, parse};

@@ -125,3 +125,12 @@ fn shells_and_man_get_what_they_need() {
     assert!(page.contains(".TH vidgen-generate 1") && page.contains("guidance\\-scale"), "{page}");
     program.run(&["man", "gen"]).error(2, &["gen", "generate"]);
 }
+
+#[test]
+fn controls_of_attention_are_listed() {
+    let program = Program::new();
+    let text = program.run(&["processors"]).success().stdout();
+    assert!(text.contains("kv-share") && text.contains("layers"), "{text}");
+    let object: Value = serde_json::from_str(&program.run(&["processors", "--json"]).success().stdout()).unwrap();
+    assert!(object["processors"].as_array().unwrap().iter().any(|entry| entry["name"] == "reweight"), "{object}");
+}

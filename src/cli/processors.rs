@@ -1,0 +1,60 @@
+//! `processors`: the controls of attention that can be asked for by name.
+
+use crate::attention::SiteKind;
+use crate::processors::{COMMON, Parameter, list};
+use crate::run::{Failure, print};
+use serde_json::{Value, json};
+use std::fmt::Write;
+
+/// Lists them, or with `json` prints them as one object.
+pub fn run(json: bool) -> Result<(), Failure> {
+    match json {
+        true => print(&format!("{}\n", object())),
+        false => print(&table()),
+    }
+}
+
+fn site(kind: SiteKind) -> &'static str {
+    match kind {
+        SiteKind::Joint => "joint",
+        SiteKind::SelfSpatial => "self",
+        SiteKind::Cross => "cross",
+        SiteKind::Temporal => "temporal",
+    }
+}
+
+fn object() -> Value {
+    let parameter = |p: &Parameter| json!({ "name": p.name, "default": p.default, "help": p.help });
+    let entries: Vec<Value> = list()
+        .iter()
+        .map(|entry| {
+            let parameters: Vec<Value> = entry.parameters.iter().chain(COMMON).map(parameter).collect();
+            let sites: Vec<&str> = entry.sites.iter().map(|&kind| site(kind)).collect();
+            json!({ "name": entry.name, "sites": sites, "help": entry.help, "parameters": parameters })
+        })
+        .collect();
+    json!({ "processors": entries })
+}
+
+fn table() -> String {
+    let mut text =
+        String::from("Written as NAME:PARAMETER=VALUE,..; ranges are inclusive: kv-share:layers=25-29,steps=2-24\n");
+    let mut line = |words: std::fmt::Arguments| {
+        // writing to a string does not fail
+        let _ = writeln!(text, "{words}");
+    };
+    let parameters = |line: &mut dyn FnMut(std::fmt::Arguments), parameters: &[Parameter]| {
+        for Parameter { name, default, help } in parameters {
+            let default = if default.is_empty() { String::new() } else { format!(" [default: {default}]") };
+            line(format_args!("    {name:<10} {help}{default}"));
+        }
+    };
+    for entry in list() {
+        let sites: Vec<&str> = entry.sites.iter().map(|&kind| site(kind)).collect();
+        line(format_args!("\n{:<12} {} (on {} attention)", entry.name, entry.help, sites.join(", ")));
+        parameters(&mut line, entry.parameters);
+    }
+    line(format_args!("\nEach also has"));
+    parameters(&mut line, COMMON);
+    text
+}
