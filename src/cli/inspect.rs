@@ -28,9 +28,16 @@ pub fn run(args: Args, json: bool) -> Result<(), Failure> {
     print(&if json { manifest.sidecar_json()? } else { describe(&manifest) })
 }
 
-/// A value without the quotes of JSON.
+/// A value without the quotes of JSON; lists of windows may be long, and are whole in the JSON.
 fn shown(value: &Value) -> String {
-    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+    const MOST: usize = 100;
+    match value {
+        Value::String(text) => text.clone(),
+        other => match other.to_string() {
+            text if text.chars().count() > MOST => text.chars().take(MOST).chain(" ...".chars()).collect(),
+            text => text,
+        },
+    }
 }
 
 /// The text of a file someone may have sent, on a terminal: without control characters.
@@ -44,7 +51,7 @@ fn describe(manifest: &Manifest) -> String {
     let mut row = |name: &str, value: &str| {
         let value = value.replace('\n', " ");
         // writing to a String cannot fail
-        let _ = writeln!(text, "{name:<COLUMN$} {value}");
+        let _ = writeln!(text, "{}", format!("{name:<COLUMN$} {value}").trim_end());
     };
     row("made by", &format!("vidgen {} {}", manifest.version, manifest.command));
     row("model", &[manifest.model.name.as_str(), manifest.model.revision.as_deref().unwrap_or_default()].join(" "));

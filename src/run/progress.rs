@@ -136,15 +136,22 @@ impl Words {
     }
 }
 
-/// The plan in a few words.
+/// The plan in a line. The seed is always told: without it a lucky video could not be made again.
+fn summary(plan: &Plan) -> String {
+    let Plan { model, width, height, frames, seed, .. } = plan;
+    format!("{model}: {width}x{height}, {frames} {}, seed {seed}", if *frames == 1 { "frame" } else { "frames" })
+}
+
+/// The plan in a few lines.
 fn describe(plan: &Plan) -> String {
     let Plan { model, width, height, frames, fps, windows, steps, seed, device, dtype, threads, memory, .. } = plan;
     let prompts = plan.prompts.iter().map(|prompt| format!("\n  prompt {prompt:?}")).collect::<String>();
     format!(
         "{model} on {device} in {dtype}, {threads} threads, about {}\n  {width}x{height}, {frames} frames at {fps} per \
-         second, {} latent frames in {windows} windows, {steps} steps, seed {seed}{prompts}",
+         second, {} latent frames in {windows} window{}, {steps} steps, seed {seed}{prompts}",
         human_bytes(*memory),
-        plan.latent_frames
+        plan.latent_frames,
+        if *windows == 1 { "" } else { "s" },
     )
 }
 
@@ -196,6 +203,7 @@ impl<W: Write> Observer for Lines<W> {
             return Ok(());
         }
         match event {
+            Event::Plan(plan) if !self.words.verbose => self.say(&summary(plan)),
             Event::Phase { phase, of, what } => {
                 self.end_stage();
                 self.stage = Some((*phase, Instant::now()));
@@ -294,6 +302,7 @@ impl Observer for Bars {
             }
         }
         match event {
+            Event::Plan(plan) if !self.words.verbose => line(&summary(plan)),
             Event::Phase { phase, of, what } => self.begin(*phase, *of, what),
             Event::Step { index, seconds, eta, .. } => {
                 let left = human_seconds(*eta);
@@ -368,9 +377,8 @@ mod tests {
         assert_eq!(said(Words { quiet: true, ..PLAIN }, false, &events()), ["error: disk full"]);
     }
 
-    #[test]
-    fn verbose_tells_times_files_and_the_plan() {
-        let plan = Plan {
+    fn plan() -> Event {
+        Event::Plan(Box::new(Plan {
             model: "toyland".into(),
             prompts: vec!["a ball".into()],
             width: 144,
@@ -386,9 +394,20 @@ mod tests {
             threads: 2,
             memory: 400_000_000,
             output: "a.mp4".into(),
-        };
+        }))
+    }
+
+    #[test]
+    fn the_seed_is_always_told() {
+        assert_eq!(said(PLAIN, true, &[plan()]), ["toyland: 144x96, 49 frames, seed 7"]);
+        let verbose = said(Words { verbose: true, ..PLAIN }, true, &[plan()]);
+        assert!(verbose[1].ends_with("13 latent frames in 1 window, 30 steps, seed 7"), "{verbose:?}");
+    }
+
+    #[test]
+    fn verbose_tells_times_files_and_the_plan() {
         let mut events = events();
-        events.insert(0, Event::Plan(Box::new(plan)));
+        events.insert(0, plan());
         let lines = said(Words { verbose: true, ..PLAIN }, true, &events);
         assert!(lines[0].starts_with("toyland on cpu in f32, 2 threads, about 400 MB"), "{lines:?}");
         assert_eq!(lines[2], "  prompt \"a ball\"");

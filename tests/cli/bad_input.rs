@@ -32,7 +32,7 @@ impl Place {
     /// Runs `generate` with a quick model; whatever happens, nothing is left.
     #[track_caller]
     fn generate(&self, words: &[&str]) -> Done {
-        self.run(&[&["generate", "a red ball", "--model", "model"], words].concat())
+        self.run(&[&["generate", "a red ball", "--model", "model", "-o", "out.gif"], words].concat())
     }
 
     #[track_caller]

@@ -249,7 +249,7 @@ fn results_and_messages_keep_apart() {
     let program = tiny_program();
     let plain = program.run(&quick(&["generate", "a red ball", "-o", "a.gif"])).success();
     assert_eq!(plain.stdout(), "a.gif\n");
-    for stage in ["load transformer", "denoise", "decode"] {
+    for stage in ["1 frame, seed ", "load transformer", "denoise", "decode"] {
         assert!(plain.stderr().contains(stage), "{stage}: {}", plain.stderr());
     }
     assert!(!plain.stderr().contains('\u{1b}'), "no colours and no bars where there is no terminal");

@@ -183,8 +183,8 @@ fn a_full_disk_keeps_the_latents() {
     let line = stderr.lines().find(|line| line.starts_with("error: ")).unwrap();
     assert!(line.contains("no space left") && line.contains("latents"), "{line}");
     // the latents are where the line says
-    let mut kept = line.split_whitespace().map(|word| word.trim_matches([';', ',', ':', '"']));
-    let kept = kept.rfind(|word| word.ends_with(".safetensors")).expect(line);
+    let mut words = line.split_whitespace().map(|word| word.trim_matches([';', ',', ':', '"']));
+    let kept = words.rfind(|word| word.ends_with(".safetensors")).expect(line);
     let tensors = candle_core::safetensors::load(program.path(kept), &candle_core::Device::Cpu).unwrap();
     assert_eq!(tensors["latents"].dims(), [1, 13, 4, 16, 16]);
     assert!(!stderr.lines().any(|line| line.contains("partial")), "a partial file stays: {stderr}");
