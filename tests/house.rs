@@ -63,7 +63,7 @@ const ROOMS: [(&str, &[&str]); 19] = [
             "job",
         ],
     ),
-    ("cli", &["weights", "video", "storyboard", "run", "recipe", "job", "pipelines"]),
+    ("cli", &["weights", "video", "storyboard", "run", "recipe", "job", "pipelines", "attention", "processors"]),
 ];
 
 /// Rooms that open files.
