@@ -20,7 +20,7 @@ as_root() {
 }
 
 if ! command -v cargo >/dev/null 2>&1; then
-    echo "deps: Rust is missing; install it from https://rustup.rs (1.89 or newer), then run this again" >&2
+    echo "deps: Rust is missing; install it from https://rustup.rs (1.93 or newer), then run this again" >&2
     exit 1
 fi
 if have_all; then
