@@ -180,7 +180,7 @@ def evaluate(judge: Judge, videos: int, device: str, seed: int, frames: int = WI
             overlap.append((inside / (area(truth) + area(out["box"]) - inside)).mean().item())
             present.append((out["presence"] > 0.5).float().mean().item())
             if i % 10 == 0:
-                empty = render([scene], 2, device=device, start=begin, opacity=[0.0]).video[0].transpose(0, 1)
+                empty = render([scene], 5, device=device, start=begin, opacity=[0.0]).video[0].transpose(0, 1)
                 absent.append((judge.judge(change(empty) if change else empty)["presence"] > 0.5).float().mean().item())
         mean = lambda v: sum(v) / max(1, len(v))
         row = {name: right[name] / count for name in NAMES}
