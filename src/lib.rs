@@ -6,7 +6,7 @@
 //! ```text
 //! storyboard file -> Storyboard -> Job (resolved, validated once)
 //!  -> TextEncoder: Conditioning per prompt            (load, use, drop; cached on disk)
-//!  -> LatentTimeline filled by noise, ChunkPlan over it
+//!  -> latent timeline filled by noise, ChunkPlan over it
 //!  -> for each step:  for each Pass of the plan: windows -> Denoiser(input, Hooks) -> guidance -> Blend.accumulate
 //!                     Scheduler.step on the whole timeline
 //!  -> Autoencoder.decode, chunk by chunk, caches carried -> bounded channel -> FrameSink thread -> MP4 + manifest
