@@ -244,3 +244,61 @@ fn covering(keep: usize, parts: &[usize], strides: &[Stride], n: usize) -> Resul
         false => Err(Short::Other(anyhow::anyhow!("{keep} latent frames are more than {MOST_WINDOWS} windows hold"))),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storyboard::Storyboard;
+
+    fn rules(overlap: usize, transition_windows: usize, hold: usize) -> WindowRules {
+        let transition = Transition::Attention;
+        WindowRules {
+            window: 13,
+            patch_t: 1,
+            ratio: 4,
+            overlap,
+            transition_windows,
+            hold,
+            transition,
+            joined: true,
+            fps: 8.0,
+        }
+    }
+
+    fn scenes(prompts: usize) -> Vec<Scene> {
+        Storyboard::from_prompts(&vec!["a ball".to_owned(); prompts]).unwrap().scenes
+    }
+
+    #[test]
+    fn scenes_that_say_nothing_have_the_layout_of_the_specification() {
+        // spec/ditctrl.md 2: (overlap, transition windows, hold), prompts, frames; the layout itself is `timeline`'s
+        for (overlap, transitions, hold, prompts, frames) in [
+            (6, 1, 0, 2, 105),
+            (6, 1, 0, 4, 217),
+            (9, 2, 0, 2, 97),
+            (9, 2, 0, 3, 145),
+            (9, 2, 0, 5, 241),
+            (9, 2, 1, 3, 161),
+        ] {
+            let segments = rules(overlap, transitions, hold).segments(&scenes(prompts), None).unwrap();
+            let [segment] = segments.as_slice() else { panic!("{} segments", segments.len()) };
+            let layout = ChunkPlan::segments(prompts, 13, overlap, transitions, hold).unwrap();
+            assert_eq!((&segment.plan, segment.frames, segment.padding), (&layout, frames, 0));
+        }
+    }
+
+    #[test]
+    fn a_wanted_length_is_kept_and_covered() {
+        for frames in 1..400 {
+            let segments = rules(9, 2, 0).segments(&scenes(1), Some(frames)).unwrap();
+            let plan = &segments[0].plan;
+            let needed = (frames - 1).div_ceil(4) + 1;
+            assert_eq!((segments[0].frames, plan.keep), (frames, needed));
+            // no window more than the length takes
+            assert!(plan.frames >= needed && plan.frames - needed < 4, "{frames}: {}", plan.frames);
+        }
+        assert!(rules(9, 2, 0).segments(&scenes(2), Some(85)).is_ok()); // 22 latent frames: 4 windows
+        let error = rules(9, 2, 0).segments(&scenes(2), Some(81)).unwrap_err().to_string();
+        assert!(error.contains("need at least 85 frames"), "{error}");
+    }
+}
