@@ -31,7 +31,7 @@ pub struct Recipe {
     #[serde(deserialize_with = "word")]
     pub uncond: Uncond,
     /// Another sampler than the model folder's.
-    #[serde(default, deserialize_with = "text")]
+    #[serde(default, deserialize_with = "text::deserialize")]
     pub scheduler: Option<SchedulerKind>,
     #[serde(deserialize_with = "word")]
     pub schedule: Table,

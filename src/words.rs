@@ -1,7 +1,7 @@
 //! Values read from words, as flags, scripts and recipes all write them, and the one form of "no such word".
 
 use anyhow::{Error, Result, bail};
-use serde::de::{Deserialize, Deserializer, Error as _, Visitor};
+use serde::de::{Deserialize, Deserializer, Visitor};
 use std::fmt;
 use std::marker::PhantomData;
 use std::str::FromStr;
@@ -21,32 +21,60 @@ pub fn unknown(what: &str, word: &str, known: &[&str]) -> Error {
     }
 }
 
-/// [`word`] for settings that may be absent.
-pub fn text<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
-where
-    D: Deserializer<'de>,
-    T: FromStr<Err: fmt::Display>,
-{
-    word(deserializer).map(Some)
+/// A setting that may be absent, written and read as its words (`#[serde(with = "text")]`).
+pub mod text {
+    use super::{Deserializer, FromStr, fmt, word};
+    use serde::Serializer;
+
+    pub fn serialize<S: Serializer, T: fmt::Display>(value: &Option<T>, serializer: S) -> Result<S::Ok, S::Error> {
+        match value {
+            Some(value) => serializer.collect_str(value),
+            None => serializer.serialize_none(),
+        }
+    }
+
+    pub fn deserialize<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
+    where
+        D: Deserializer<'de>,
+        T: FromStr<Err: fmt::Display>,
+    {
+        word(deserializer).map(Some)
+    }
 }
 
-/// Reads what a flag takes several times: one text or a list of them.
-pub fn list<'de, D, T>(deserializer: D) -> Result<Option<Vec<T>>, D::Error>
-where
-    D: Deserializer<'de>,
-    T: FromStr<Err: fmt::Display>,
-{
-    #[derive(serde::Deserialize)]
-    #[serde(untagged, expecting = "a text or a list of texts")]
-    enum Texts {
-        One(String),
-        Several(Vec<String>),
+/// What a flag takes several times: read from one text or a list of them, written as a list (`#[serde(with = "list")]`).
+pub mod list {
+    use super::{Deserialize, Deserializer, FromStr, fmt};
+    use serde::Serializer;
+    use serde::de::Error;
+
+    pub fn serialize<S: Serializer, T: fmt::Display>(
+        values: &Option<Vec<T>>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        match values {
+            Some(values) => serializer.collect_seq(values.iter().map(T::to_string)),
+            None => serializer.serialize_none(),
+        }
     }
-    let texts = match Texts::deserialize(deserializer)? {
-        Texts::One(text) => vec![text],
-        Texts::Several(texts) => texts,
-    };
-    texts.iter().map(|text| text.parse().map_err(D::Error::custom)).collect::<Result<_, _>>().map(Some)
+
+    pub fn deserialize<'de, D, T>(deserializer: D) -> Result<Option<Vec<T>>, D::Error>
+    where
+        D: Deserializer<'de>,
+        T: FromStr<Err: fmt::Display>,
+    {
+        #[derive(serde::Deserialize)]
+        #[serde(untagged, expecting = "a text or a list of texts")]
+        enum Texts {
+            One(String),
+            Several(Vec<String>),
+        }
+        let texts = match Texts::deserialize(deserializer)? {
+            Texts::One(text) => vec![text],
+            Texts::Several(texts) => texts,
+        };
+        texts.iter().map(|text| text.parse().map_err(D::Error::custom)).collect::<Result<_, _>>().map(Some)
+    }
 }
 
 /// Reads a value of a file as its flag would be read: `6`, `"wave:6"` and `true` all by way of their words.
@@ -119,6 +147,12 @@ pub(crate) use words;
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Duration(pub f64);
 
+impl fmt::Display for Duration {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "{}s", self.0)
+    }
+}
+
 impl FromStr for Duration {
     type Err = Error;
 
@@ -150,7 +184,9 @@ mod tests {
     fn durations() {
         for (word, seconds) in [("6", 6.0), ("6s", 6.0), ("1.5s", 1.5), ("1m30s", 90.0), ("2m", 120.0), ("500ms", 0.5)]
         {
-            assert_eq!(word.parse::<Duration>().unwrap().0, seconds, "{word}");
+            let duration = word.parse::<Duration>().unwrap();
+            assert_eq!(duration.0, seconds, "{word}");
+            assert_eq!(duration.to_string().parse::<Duration>().unwrap(), duration);
         }
         for word in ["", "s", "m", "0", "-3", "nan", "inf", "6h"] {
             assert!(word.parse::<Duration>().is_err(), "{word}");

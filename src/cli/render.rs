@@ -3,7 +3,7 @@
 use super::Report;
 use crate::job::values::ManifestMode;
 use crate::job::{self, Command, Job, Settings};
-use crate::pipelines;
+use crate::pipelines::{self, Loaded};
 use crate::run::{Code, Event, Failure, WithCode, config, interrupt, print, progress};
 use crate::storyboard::{Form, Storyboard};
 use crate::video::{self, Fault, Format, VideoError};
@@ -142,19 +142,20 @@ fn render(command: Command, settings: Settings, mut storyboard: Storyboard, repo
         let message = "--json has no effect with --output -, which puts the video on standard output: leave out one";
         return Err(Failure::message(Code::Usage, message));
     }
+    let mut loaded = Loaded::for_jobs(jobs.len() > 1);
     for job in &jobs {
-        one(job, report)?;
+        one(job, &mut loaded, report)?;
     }
     Ok(())
 }
 
-fn one(job: &Job, report: &Report) -> Result<(), Failure> {
+fn one(job: &Job, loaded: &mut Loaded, report: &Report) -> Result<(), Failure> {
     let mut observer = report.observer();
     if job.skip {
         let message = format!("{} exists: skipped", job.output.path.display());
         return Ok(observer.event(&Event::Warning(message))?);
     }
-    let outcome = pipelines::run(job, &mut *observer)?;
+    let outcome = pipelines::run(job, loaded, &mut *observer)?;
     if job.output.format == Format::Y4mStdout {
         return Ok(());
     }

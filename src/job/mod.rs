@@ -6,6 +6,7 @@ mod geometry;
 mod memory;
 mod output;
 mod plan;
+mod request;
 pub mod settings;
 pub mod values;
 pub mod work;
@@ -13,6 +14,7 @@ pub mod work;
 pub use controls::{Controls, Sharing, Subject, bank_size};
 pub use memory::Need;
 pub use plan::{Segment, WindowRules};
+pub use request::Request;
 pub use settings::Settings;
 
 use crate::guidance::GuidanceSchedule;
@@ -21,7 +23,7 @@ use crate::models::cogvideox::vae::{DecodeOptions, VaeConfig};
 use crate::recipe::Recipe;
 use crate::run::{Code, Failure, WithCode};
 use crate::schedulers::{ScheduleConfig, SchedulerKind, Table};
-use crate::storyboard::{Scene, Storyboard};
+use crate::storyboard::Storyboard;
 use crate::timeline::BlendMode;
 use crate::video::{self, Output};
 use crate::weights::{self, ModelError, ModelFolder};
@@ -29,12 +31,14 @@ use anyhow::{Context, Result, bail, ensure};
 use candle_core::{DType, Device, DeviceLocation};
 use controls::Wanted;
 use geometry::Geometry;
+use serde::{Deserialize, Serialize};
 use std::hash::{BuildHasher, RandomState};
 use std::path::PathBuf;
 use values::{DeviceSpec, ManifestMode, Parity, Precision, Seed, TextCacheAt, Uncond};
 
 /// The commands that make videos.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Command {
     /// One prompt, one window.
     Generate,
@@ -63,6 +67,8 @@ pub enum UncondText {
 #[derive(Debug, Clone)]
 pub struct Job {
     pub command: Command,
+    /// What it was resolved from.
+    pub request: Request,
     pub model: ModelFolder,
     pub transformer: TransformerConfig,
     pub vae: VaeConfig,
@@ -146,11 +152,12 @@ pub fn resolve(command: Command, settings: Settings, storyboard: Storyboard) -> 
         let message = "--init-noise makes every video the same: leave out --num-videos";
         return Err(Failure::message(Code::Usage, message));
     }
+    let request = Request { command, settings, scenes: storyboard.scenes };
     (0..videos)
         .map(|index| {
             let seed = first.wrapping_add(index as u64);
             let place = output::Place { seed, index, videos };
-            let job = one(command, &settings, &storyboard.scenes, &model, &configs, place);
+            let job = one(&request, &model, &configs, place);
             let damaged = job.as_ref().is_err_and(|error| error.chain().any(|reason| reason.is::<ModelError>()));
             job.code(if damaged { Code::Model } else { Code::Usage })
         })
@@ -206,14 +213,8 @@ impl Configs {
     }
 }
 
-fn one(
-    command: Command,
-    settings: &Settings,
-    scenes: &[Scene],
-    model: &ModelFolder,
-    configs: &Configs,
-    place: output::Place,
-) -> Result<Job> {
+fn one(request: &Request, model: &ModelFolder, configs: &Configs, place: output::Place) -> Result<Job> {
+    let Request { command, settings, scenes } = request;
     let Configs { transformer, vae, schedule } = configs.clone();
     let mut warnings = Vec::new();
     let recipe = Recipe::for_model(model.name(), &transformer)?;
@@ -238,7 +239,7 @@ fn one(
         joined,
         fps: geometry.fps.as_f64(),
     };
-    let segments = match command {
+    let segments = match *command {
         Command::Generate => vec![rules.single(geometry.frames.unwrap_or(transformer.sample_frames))],
         Command::MultiPrompt => rules.segments(scenes, geometry.frames)?,
     };
@@ -314,7 +315,8 @@ fn one(
         check_latents_place(settings)?;
     }
     let mut job = Job {
-        command,
+        command: *command,
+        request: request.of_video(place.seed, output.asked()),
         model: model.clone(),
         uncond,
         latents: (transformer.in_channels, geometry.latent_height, geometry.latent_width),

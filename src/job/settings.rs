@@ -15,11 +15,11 @@ use crate::timeline::BlendMode;
 use crate::video::{Codec, PixelFormat, Rate};
 use clap::Args;
 use clap::builder::FalseyValueParser;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
 /// The settings of a run, each absent until someone says it.
-#[derive(Debug, Clone, Default, PartialEq, Args, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Args, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Settings {
     /// Model: a folder in diffusers layout, a hub id (org/name or org/name@revision), a known name, or toyland, which is built in
@@ -44,12 +44,12 @@ pub struct Settings {
     /// Guidance scale, also as a schedule: 6, wave:6, ramp:1..6 [default: the model's]
     #[arg(long, env = "VIDGEN_GUIDANCE_SCALE", value_name = "X")]
     #[arg(aliases = ["guidance_scale", "cfg-scale", "cfg_scale", "cfg", "guidance", "sample-guide-scale", "sample_guide_scale"])]
-    #[serde(deserialize_with = "text")]
+    #[serde(with = "text")]
     pub guidance_scale: Option<GuidanceSchedule>,
 
     /// Seed, a number or random [default: random, printed and stored]
     #[arg(short, long, env = "VIDGEN_SEED", value_name = "N", allow_negative_numbers = true, aliases = ["base-seed", "base_seed"])]
-    #[serde(deserialize_with = "text")]
+    #[serde(with = "text")]
     pub seed: Option<Seed>,
 
     /// Width in pixels [default: the model's]
@@ -62,7 +62,7 @@ pub struct Settings {
 
     /// Width and height in pixels, as 144x96
     #[arg(long, env = "VIDGEN_SIZE", value_name = "WxH", conflicts_with_all = ["width", "height"])]
-    #[serde(deserialize_with = "text")]
+    #[serde(with = "text")]
     pub size: Option<Size>,
 
     /// Frames of the video, exactly [default: the model's, or what the windows make]
@@ -72,19 +72,19 @@ pub struct Settings {
 
     /// Length of the video: 6, 6s, 1m30s
     #[arg(long, env = "VIDGEN_DURATION", value_name = "SECONDS")]
-    #[serde(deserialize_with = "text")]
+    #[serde(with = "text")]
     pub duration: Option<Duration>,
 
     /// Frames per second of the file [default: the model's]
     #[arg(long, env = "VIDGEN_FPS", value_name = "N")]
     #[arg(aliases = ["frame-rate", "frame_rate", "sampling-fps", "sampling_fps", "out-fps", "out_fps"])]
-    #[serde(deserialize_with = "text")]
+    #[serde(with = "text")]
     pub fps: Option<Rate>,
 
     /// How scenes follow each other: attention (overlapping windows that read each other's keys and values), blend
     /// (overlapping windows) or cut [default: attention where the model has a recipe for it, else blend]
     #[arg(long, env = "VIDGEN_TRANSITION", value_name = "KIND", help_heading = "Windows")]
-    #[serde(deserialize_with = "text")]
+    #[serde(with = "text")]
     pub transition: Option<Transition>,
 
     /// Latent frames that neighbouring windows share [default: the model's]
@@ -110,12 +110,12 @@ pub struct Settings {
         alias = "attn_proc",
         value_delimiter = ';'
     )]
-    #[serde(deserialize_with = "list")]
+    #[serde(with = "list")]
     pub attn_proc: Option<Vec<Spec>>,
 
     /// Words of the prompts for what is to stay itself: its place reads its place in the window before, the rest the rest
     #[arg(long, env = "VIDGEN_SUBJECT", value_name = "WORDS", help_heading = "Attention", value_delimiter = ',')]
-    #[serde(deserialize_with = "list")]
+    #[serde(with = "list")]
     pub subject: Option<Vec<String>>,
 
     /// Share of a frame's peak from which a place belongs to the subject [default: 0.3]
@@ -125,7 +125,7 @@ pub struct Settings {
     /// Sampler: ddim or dpmpp-2m-sde [default: the model's]
     #[arg(long, env = "VIDGEN_SCHEDULER", value_name = "NAME", help_heading = "Sampling")]
     #[arg(aliases = ["sampler", "sampling-method", "sampling_method", "sample-solver", "sample_solver"])]
-    #[serde(deserialize_with = "text")]
+    #[serde(with = "text")]
     pub scheduler: Option<SchedulerKind>,
 
     /// Shift of the noise levels (signal-to-noise ratio divided by it) [default: the model's]
@@ -162,32 +162,32 @@ pub struct Settings {
 
     /// Noise-level table and coefficients: diffusers or sat
     #[arg(long, env = "VIDGEN_SCHEDULE", value_name = "NAME", help_heading = "Reproducing another program's run")]
-    #[serde(deserialize_with = "text")]
+    #[serde(with = "text")]
     pub schedule: Option<Table>,
 
     /// Unconditional text: zeros (an all-zero embedding) or empty (the encoding of "")
     #[arg(long, env = "VIDGEN_UNCOND", value_name = "KIND", help_heading = "Reproducing another program's run")]
-    #[serde(deserialize_with = "text")]
+    #[serde(with = "text")]
     pub uncond: Option<Uncond>,
 
     /// Weight of inner windows in the blend: repo (twice) or paper (once)
     #[arg(long, env = "VIDGEN_BLEND", value_name = "KIND", help_heading = "Reproducing another program's run")]
-    #[serde(deserialize_with = "text")]
+    #[serde(with = "text")]
     pub blend: Option<BlendMode>,
 
     /// Set all of these as another program has them: diffusers, sat or paper
     #[arg(long, env = "VIDGEN_PARITY", value_name = "NAME", help_heading = "Reproducing another program's run")]
-    #[serde(deserialize_with = "text")]
+    #[serde(with = "text")]
     pub parity: Option<Parity>,
 
     /// Where to compute: auto, cpu, cuda, cuda:N or metal
     #[arg(short, long, env = "VIDGEN_DEVICE", value_name = "NAME", help_heading = "Model and machine", aliases = ["backend", "gpu"])]
-    #[serde(deserialize_with = "text")]
+    #[serde(with = "text")]
     pub device: Option<DeviceSpec>,
 
     /// Numbers to compute with: auto, f32, bf16 or f16
     #[arg(long, env = "VIDGEN_DTYPE", value_name = "NAME", help_heading = "Model and machine", aliases = ["precision", "type"])]
-    #[serde(deserialize_with = "text")]
+    #[serde(with = "text")]
     pub dtype: Option<Precision>,
 
     /// CPU threads [default: physical cores]
@@ -204,7 +204,7 @@ pub struct Settings {
     /// Decode large frames in tiles: auto, on or off
     #[arg(long, env = "VIDGEN_VAE_TILING", value_name = "MODE", help_heading = "Model and machine")]
     #[arg(aliases = ["vae_tiling", "enable-tiling", "enable_tiling"])]
-    #[serde(deserialize_with = "text")]
+    #[serde(with = "text")]
     pub vae_tiling: Option<Tiling>,
 
     /// Size of a tile in pixels, as 360x240
@@ -215,7 +215,7 @@ pub struct Settings {
         help_heading = "Model and machine",
         alias = "vae_tile_size"
     )]
-    #[serde(deserialize_with = "text")]
+    #[serde(with = "text")]
     pub vae_tile_size: Option<Size>,
 
     /// Latent frames decoded at a time
@@ -230,7 +230,7 @@ pub struct Settings {
         help_heading = "Model and machine",
         alias = "text_cache"
     )]
-    #[serde(deserialize_with = "text")]
+    #[serde(with = "text")]
     pub text_cache: Option<TextCacheAt>,
 
     /// Never use the network
@@ -250,12 +250,12 @@ pub struct Settings {
 
     /// Encoder: h264, hevc, av1, vp9, mpeg4 ...
     #[arg(long, env = "VIDGEN_CODEC", value_name = "NAME", help_heading = "Output")]
-    #[serde(deserialize_with = "text")]
+    #[serde(with = "text")]
     pub codec: Option<Codec>,
 
     /// Pixel format: yuv420p, yuv444p ...
     #[arg(long, env = "VIDGEN_PIX_FMT", value_name = "NAME", help_heading = "Output", alias = "pix_fmt")]
-    #[serde(deserialize_with = "text")]
+    #[serde(with = "text")]
     pub pix_fmt: Option<PixelFormat>,
 
     /// Replace an existing output
@@ -270,7 +270,7 @@ pub struct Settings {
 
     /// Where the record of the run goes: embed (into the video), sidecar (FILE.json), both or none
     #[arg(long, env = "VIDGEN_MANIFEST", value_name = "WHERE", help_heading = "Output")]
-    #[serde(deserialize_with = "text")]
+    #[serde(with = "text")]
     pub manifest: Option<ManifestMode>,
 }
 

@@ -5,6 +5,7 @@ pub use crate::words::{Duration, list, text, unknown};
 
 use crate::words::words;
 use anyhow::{Error, Result, bail};
+use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -58,6 +59,15 @@ impl FromStr for Seed {
     }
 }
 
+impl fmt::Display for Seed {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            Self::Random => f.write_str("random"),
+            Self::Given(seed) => seed.fmt(f),
+        }
+    }
+}
+
 /// Width and height in pixels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Size {
@@ -74,6 +84,12 @@ impl FromStr for Size {
             Some((Ok(width), Ok(height))) => Ok(Self { width, height }),
             _ => bail!("size {word:?} is not WIDTHxHEIGHT, as 144x96"),
         }
+    }
+}
+
+impl fmt::Display for Size {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "{}x{}", self.width, self.height)
     }
 }
 
@@ -107,6 +123,17 @@ impl FromStr for DeviceSpec {
     }
 }
 
+impl fmt::Display for DeviceSpec {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::Cpu => f.write_str("cpu"),
+            Self::Cuda(ordinal) => write!(f, "cuda:{ordinal}"),
+            Self::Metal(ordinal) => write!(f, "metal:{ordinal}"),
+        }
+    }
+}
+
 /// Where embeddings of texts are kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TextCacheAt {
@@ -122,6 +149,15 @@ impl FromStr for TextCacheAt {
             "" => bail!("an empty directory name"),
             "off" => Ok(Self::Off),
             folder => Ok(Self::Folder(folder.into())),
+        }
+    }
+}
+
+impl fmt::Display for TextCacheAt {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            Self::Off => f.write_str("off"),
+            Self::Folder(folder) => folder.display().fmt(f),
         }
     }
 }

@@ -6,8 +6,13 @@
 mod controls;
 mod decode;
 pub mod denoise;
+mod frames;
+mod latents;
+mod loaded;
 mod record;
 mod rows;
 mod text_to_video;
+mod texts;
 
+pub use loaded::Loaded;
 pub use text_to_video::{Outcome, run};

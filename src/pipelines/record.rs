@@ -26,6 +26,7 @@ pub fn record(job: &Job) -> Result<Manifest> {
             hashes,
         },
         settings: settings(job),
+        request: job.request.of_frames().json()?,
         output: OutputRecord {
             codec: job.codec.clone(),
             pix_fmt: job.output.pix_fmt.map(|format| format.to_string()),

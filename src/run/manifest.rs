@@ -37,6 +37,9 @@ pub struct Manifest {
     pub model: ModelRecord,
     /// Every effective setting, under the name of its flag with underscores.
     pub settings: Map<String, Value>,
+    /// What was asked for, as `job::Request` writes it: resolved again it is the same run.
+    #[serde(default, skip_serializing_if = "Value::is_null")]
+    pub request: Value,
     pub output: OutputRecord,
     /// How the run went; in sidecars only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -292,6 +295,7 @@ mod tests {
                 hashes: BTreeMap::from([("vae".to_owned(), "ab".to_owned())]),
             },
             settings: settings.as_object().unwrap().clone(),
+            request: json!({ "command": "generate" }),
             output: OutputRecord { codec: "gif".to_owned(), pix_fmt: None, crf: None },
             run: None,
         }

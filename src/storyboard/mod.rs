@@ -8,8 +8,9 @@ mod tests;
 
 pub use read::Form;
 
-use crate::words::unknown;
+use crate::words::{text, unknown};
 use anyhow::{Error, Result};
+use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
 
@@ -48,27 +49,43 @@ impl fmt::Display for Transition {
 }
 
 /// How long a scene is.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Length {
     Frames(usize),
     Seconds(f64),
 }
 
 /// The transition into a scene, where the scene says something about it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct TransitionInto {
+    #[serde(with = "text", skip_serializing_if = "Option::is_none")]
     pub kind: Option<Transition>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub overlap: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub windows: Option<usize>,
 }
 
+impl TransitionInto {
+    /// Whether it says nothing.
+    fn is_silent(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
 /// One prompt and what belongs to it.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Scene {
     pub prompt: String,
     /// Words for what is to stay itself from scene to scene; empty where the scene says none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub subject: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub length: Option<Length>,
+    #[serde(default, skip_serializing_if = "TransitionInto::is_silent")]
     pub transition: TransitionInto,
 }
 

@@ -30,18 +30,19 @@ impl Storyboard {
     ///
     /// With [`Code::Usage`]: no prompt, an empty one, one that is too long or holds control characters.
     pub fn from_prompts(prompts: &[String]) -> Result<Self> {
-        let scenes = || {
-            check_count(prompts.len())?;
-            let scene = |(index, text): (usize, &String)| {
-                prompt(text).map(plain).with_context(|| format!("prompt {}", index + 1))
-            };
-            prompts.iter().enumerate().map(scene).collect::<Result<Vec<_>>>()
+        Ok(Self::checked(prompts.iter().cloned().map(plain).collect()).code(Code::Usage)?)
+    }
+
+    /// Scenes that come from a record: prompts are held to what every reader holds them to.
+    pub fn checked(scenes: Vec<Scene>) -> Result<Self> {
+        check_count(scenes.len())?;
+        ensure!(!scenes.is_empty(), "no prompt: write what is to be seen");
+        let scene = |(index, scene): (usize, Scene)| {
+            let prompt = prompt(&scene.prompt).with_context(|| format!("prompt {}", index + 1))?;
+            Ok(Scene { prompt, ..scene })
         };
-        let scenes = scenes().and_then(|scenes| match scenes.is_empty() {
-            true => bail!("no prompt: write what is to be seen"),
-            false => Ok(scenes),
-        });
-        Ok(Self { scenes: scenes.code(Code::Usage)?, settings: toml::Table::new() })
+        let scenes = scenes.into_iter().enumerate().map(scene).collect::<Result<_>>()?;
+        Ok(Self { scenes, settings: toml::Table::new() })
     }
 
     /// The scenes of a file; `-` is standard input.

@@ -118,6 +118,15 @@ impl Output {
             overwrite: false,
         })
     }
+
+    /// The path as it would be asked for: directories end in a slash.
+    pub fn asked(&self) -> String {
+        let path = self.path.to_string_lossy();
+        match self.format {
+            Format::PngDir if !path.ends_with('/') => format!("{path}/"),
+            _ => path.into_owned(),
+        }
+    }
 }
 
 /// What was written.

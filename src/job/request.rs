@@ -1,0 +1,125 @@
+//! What a run was asked for, complete: resolved again it is the same run. Records of runs carry it, so that a video can be
+//! made again, continued or edited from the file alone.
+
+use super::settings::Settings;
+use super::values::Seed;
+use super::{Command, Job, resolve};
+use crate::run::{Code, Failure, Manifest};
+use crate::storyboard::{Scene, Storyboard};
+use anyhow::{Context, Result, ensure};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// A command, its settings from all places together, and its scenes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Request {
+    pub command: Command,
+    pub settings: Settings,
+    pub scenes: Vec<Scene>,
+}
+
+impl Request {
+    /// The request for one of its videos: `seed` is settled, `output` is the path itself.
+    pub(super) fn of_video(&self, seed: u64, output: String) -> Self {
+        let settings =
+            Settings { seed: Some(Seed::Given(seed)), num_videos: None, output: Some(output), ..self.settings.clone() };
+        Self { settings, ..self.clone() }
+    }
+
+    /// What decides the frames and the bytes of the video, without where things go and what happens to files that are there
+    /// already: the same for two runs that make the same video.
+    pub fn of_frames(&self) -> Self {
+        let settings = Settings {
+            output: None,
+            overwrite: None,
+            skip_existing: None,
+            save_latents: None,
+            text_cache: None,
+            offline: None,
+            manifest: None,
+            ..self.settings.clone()
+        };
+        Self { settings, ..self.clone() }
+    }
+
+    /// As it stands in records: settings that nobody made are left out.
+    pub fn json(&self) -> Result<Value> {
+        let mut value = serde_json::to_value(self)?;
+        if let Some(Value::Object(settings)) = value.get_mut("settings") {
+            settings.retain(|_, value| !value.is_null());
+        }
+        Ok(value)
+    }
+
+    /// Reads what [`Request::json`] wrote, from a file of unknown origin.
+    pub fn from_json(value: &Value) -> Result<Self> {
+        let mut request: Self = serde_path_to_error::deserialize(value).context("what was asked for cannot be read")?;
+        request.scenes = Storyboard::checked(request.scenes)?.scenes;
+        Ok(request)
+    }
+
+    /// The request in the record of a run.
+    ///
+    /// # Errors
+    /// Records of other versions may have none, or one that this version does not understand.
+    pub fn of_manifest(manifest: &Manifest) -> Result<Self> {
+        let asked = &manifest.request;
+        ensure!(!asked.is_null(), "the record (of vidgen {}) does not say what was asked for", manifest.version);
+        Self::from_json(asked).with_context(|| format!("a record of vidgen {}", manifest.version))
+    }
+
+    /// One job for each video; see [`resolve`].
+    pub fn resolve(self) -> Result<Vec<Job>, Failure> {
+        let storyboard = Storyboard::checked(self.scenes).map_err(|error| Failure::new(Code::Usage, error))?;
+        resolve(self.command, self.settings, storyboard)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(script: &str, settings: &str) -> Request {
+        let settings = toml::from_str(settings).unwrap();
+        let scenes =
+            Storyboard::from_prompts(&[script.to_owned(), "a red ball in the snow".to_owned()]).unwrap().scenes;
+        Request { command: Command::MultiPrompt, settings, scenes }
+    }
+
+    #[test]
+    fn a_request_survives_its_record() {
+        let mut request = request(
+            "a \"ball\"",
+            "model = \"toyland\"\nguidance_scale = \"wave:6\"\nseed = 18446744073709551615\nsize = \"48x32\"\nduration = 1.5\n\
+             fps = \"24000/1001\"\ntransition = \"blend\"\nattn_proc = [\"kv-share:layers=1-2,steps=0-3\"]\nsubject = \"a ball\"\n\
+             eta = 0.25\nscheduler = \"dpmpp-2m-sde\"\nuncond = \"empty\"\nblend = \"paper\"\nparity = \"sat\"\ndevice = \"cpu\"\n\
+             dtype = \"f32\"\nvae_tiling = \"on\"\ntext_cache = \"off\"\ncodec = \"h264\"\npix_fmt = \"yuv420p\"\noverwrite = true",
+        );
+        request.scenes[1].length = Some(crate::storyboard::Length::Seconds(0.1));
+        request.scenes[1].transition.overlap = Some(3);
+        let value = request.json().unwrap();
+        assert!(value["settings"].get("negative_prompt").is_none(), "{value}");
+        let text: Value = serde_json::from_str(&value.to_string()).unwrap();
+        assert_eq!(Request::from_json(&text).unwrap(), request);
+    }
+
+    #[test]
+    fn where_a_video_goes_decides_nothing_about_it() {
+        let there = request("a ball", "output = \"a.mp4\"\noverwrite = true\nseed = 7");
+        let elsewhere = request("a ball", "output = \"b/\"\nseed = 7");
+        assert_eq!(there.of_frames(), elsewhere.of_frames());
+        assert_ne!(there.of_frames(), request("a ball", "seed = 8").of_frames());
+    }
+
+    #[test]
+    fn records_of_unknown_origin_are_checked() {
+        let mut value = request("a ball", "seed = 7").json().unwrap();
+        value["settings"]["stepz"] = 5.into();
+        assert!(format!("{:#}", Request::from_json(&value).unwrap_err()).contains("stepz"));
+        let mut value = request("a ball", "seed = 7").json().unwrap();
+        value["scenes"][0]["prompt"] = "a\u{1b}[31m".into();
+        assert!(format!("{:#}", Request::from_json(&value).unwrap_err()).contains("control character"));
+        assert!(Request::from_json(&Value::Null).is_err());
+    }
+}

@@ -1,0 +1,92 @@
+//! The second stage: noise becomes latents, timeline by timeline.
+
+use super::controls;
+use super::denoise::{Denoising, NoiseSource, denoise};
+use super::loaded::Loaded;
+use super::texts::Texts;
+use crate::job::{Job, Segment, work};
+use crate::nn::sdpa::Sdpa;
+use crate::noise::Noise;
+use crate::run::{Event, Failure, Observer, Phase};
+use crate::timeline;
+use crate::weights::{read_tensors, write_tensors};
+use anyhow::{Result, bail, ensure};
+use candle_core::{DType, Device, Tensor};
+use std::path::Path;
+
+/// The noise of a job, read and checked before anything is loaded where it is given.
+pub fn noise(job: &Job) -> Result<NoiseSource> {
+    let Some(path) = &job.init_noise else { return Ok(NoiseSource::Seeded(Noise::new(job.seed))) };
+    let shown = path.display();
+    let mut tensors = read_tensors(path)?;
+    let frames: usize = job.segments.iter().map(|segment| segment.plan.frames).sum();
+    let (c, h, w) = job.latents;
+    let mut take = |name: &str, shape: &[usize]| match tensors.remove(name) {
+        None => Ok(None),
+        Some(tensor) if tensor.dims() == shape => Ok(Some(tensor)),
+        Some(tensor) => bail!("{shown}: {name} has shape {:?}, this run needs {shape:?}", tensor.dims()),
+    };
+    let Some(initial) = take("noise", &[1, frames, c, h, w])? else { bail!("{shown}: holds no tensor named noise") };
+    let steps = take("step_noise", &[job.steps, 1, frames, c, h, w])?.map(|steps| steps.squeeze(1)).transpose()?;
+    let scheduler = crate::schedulers::build(&job.schedule, job.scheduler, job.table, job.steps, job.eta)?;
+    let needed = (0..job.steps).any(|step| scheduler.needs_noise(step));
+    ensure!(
+        steps.is_some() || !needed,
+        "{shown}: holds no step_noise, and {} adds noise at every step: add it, or use --scheduler ddim",
+        job.scheduler
+    );
+    Ok(NoiseSource::Given { initial: initial.squeeze(0)?, steps })
+}
+
+/// The denoised latents of each segment, `[F, C, H, W]` without padding, on the CPU.
+pub fn latents(
+    job: &Job,
+    loaded: &mut Loaded,
+    texts: &Texts,
+    noise: &NoiseSource,
+    observer: &mut dyn Observer,
+) -> Result<Vec<Tensor>, Failure> {
+    observer.event(&Event::Phase { phase: Phase::Load, of: 0, what: "transformer".into() })?;
+    let transformer = loaded.transformer(job)?;
+    let mut done = Vec::with_capacity(job.segments.len());
+    let mut start = 0;
+    for (index, Segment { plan, padding, .. }) in job.segments.iter().enumerate() {
+        let mut scheduler = crate::schedulers::build(&job.schedule, job.scheduler, job.table, job.steps, job.eta)?;
+        let (c, h, w) = job.latents;
+        let texts_of_plan = plan
+            .texts
+            .iter()
+            .map(|text| timeline::mix(&texts.prompts, text))
+            .collect::<candle_core::Result<Vec<_>>>()?;
+        let mut stack = controls::stack(job, plan)?;
+        let part = Denoising {
+            denoiser: &*transformer,
+            scheduler: &mut *scheduler,
+            plan,
+            texts: &texts_of_plan,
+            uncond: &texts.uncond,
+            guidance: job.guidance,
+            table: job.table,
+            blend: job.blend,
+            noise,
+            start,
+            shape: (c, h, w),
+            device: &job.device,
+            sharing: job.controls.sharing.as_ref(),
+            stack: &mut stack.processors,
+            kernel: Sdpa::default(),
+            micro_batch: 2,
+            part: (index, job.segments.len()),
+            after: work::decode(job) * job.segments.len() as f64 / work::step(job),
+        };
+        let latents = denoise(part, observer)?;
+        start += plan.frames;
+        done.push(latents.narrow(0, *padding, plan.keep - padding)?.to_device(&Device::Cpu)?);
+    }
+    Ok(done)
+}
+
+/// Writes the latents of all segments as one timeline: `latents` `[1, F, C, H, W]` in f32.
+pub fn write_latents(path: &Path, latents: &[Tensor]) -> Result<()> {
+    write_tensors(path, &[("latents", &Tensor::cat(latents, 0)?.unsqueeze(0)?.to_dtype(DType::F32)?)])
+}

@@ -1,0 +1,62 @@
+//! Networks that stay in memory from one job to the next, where a command has several.
+
+use crate::job::Job;
+use crate::models::cogvideox::transformer::Transformer;
+use crate::models::cogvideox::vae::Autoencoder;
+use crate::run::{Code, Failure, WithCode};
+use candle_core::DType;
+use std::rc::Rc;
+
+/// What was loaded for the last job. Each network is kept on its own, and only where more jobs follow: a single job's peak
+/// memory is that of its largest stage, not of all stages together.
+#[derive(Default)]
+pub struct Loaded {
+    keep: bool,
+    transformer: Option<(Key, Rc<Transformer>)>,
+    decoder: Option<(Key, Rc<Autoencoder>)>,
+}
+
+/// The model, the numbers it computes with and where.
+#[derive(PartialEq)]
+struct Key(String, DType, String);
+
+impl Key {
+    fn of(job: &Job, dtype: DType) -> Self {
+        Self(job.model.place(), dtype, job.device_name())
+    }
+}
+
+impl Loaded {
+    /// `several`: whether more than one job will ask.
+    pub fn for_jobs(several: bool) -> Self {
+        Self { keep: several, ..Self::default() }
+    }
+
+    /// The transformer of a job.
+    pub fn transformer(&mut self, job: &Job) -> Result<Rc<Transformer>, Failure> {
+        let key = Key::of(job, job.dtype);
+        if let Some((_, network)) = self.transformer.as_ref().filter(|(loaded, _)| *loaded == key) {
+            return Ok(network.clone());
+        }
+        self.transformer = None; // before the next takes memory
+        let part = job.model.part("transformer").code(Code::Model)?;
+        let vb = part.var_builder(job.dtype, &job.device).code(Code::Model)?;
+        let network = Rc::new(Transformer::load(&job.transformer, vb).code(Code::Model)?);
+        self.transformer = self.keep.then(|| (key, network.clone()));
+        Ok(network)
+    }
+
+    /// The decoder of a job.
+    pub fn decoder(&mut self, job: &Job) -> Result<Rc<Autoencoder>, Failure> {
+        let key = Key::of(job, job.vae_dtype);
+        if let Some((_, network)) = self.decoder.as_ref().filter(|(loaded, _)| *loaded == key) {
+            return Ok(network.clone());
+        }
+        self.decoder = None;
+        let part = job.model.part("vae").code(Code::Model)?;
+        let vb = part.var_builder(job.vae_dtype, &job.device).code(Code::Model)?;
+        let network = Rc::new(Autoencoder::load_decoder(&job.vae, vb).code(Code::Model)?);
+        self.decoder = self.keep.then(|| (key, network.clone()));
+        Ok(network)
+    }
+}
