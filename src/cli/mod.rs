@@ -1,5 +1,6 @@
 //! The command line: what was typed. One file per command; what it means is `job`'s.
 
+mod extend;
 mod inspect;
 mod model;
 mod processors;
@@ -18,6 +19,7 @@ const EXAMPLES: &str = "\
 Examples:
   vidgen generate \"a red ball rolls to the right in a green meadow on a sunny day\" -o ball.mp4
   vidgen multi-prompt prompts/seasons.txt -o seasons.mp4
+  vidgen extend seasons.mp4 \"a red ball rests on a beach\" -o longer.mp4
   vidgen generate --model cogvideox-2b \"a panda plays the guitar in a bamboo forest\"
   vidgen inspect ball.mp4";
 
@@ -38,6 +40,8 @@ enum Command {
     /// One long video from several prompts, in order
     #[command(alias = "multi_prompt")]
     MultiPrompt(Box<render::MultiPrompt>),
+    /// One long video from one prompt, or a given video continued
+    Extend(Box<extend::Extend>),
     /// Print the record of the run that a video carries
     Inspect(inspect::Args),
     /// Look at models
@@ -113,6 +117,7 @@ pub fn main() -> ExitCode {
     let done = match cli.command {
         Command::Generate(args) => args.run(&report),
         Command::MultiPrompt(args) => args.run(&report),
+        Command::Extend(args) => args.run(&report),
         Command::Inspect(args) => inspect::run(args, report.json),
         Command::Model(args) => model::run(args, report.json),
         Command::Processors => processors::run(report.json),

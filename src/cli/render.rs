@@ -1,4 +1,4 @@
-//! `generate` and `multi-prompt`: from prompts to a video.
+//! `generate` and `multi-prompt`: from prompts to a video; and the end that `extend` shares with them.
 
 use super::Report;
 use crate::job::values::ManifestMode;
@@ -116,12 +116,18 @@ impl MultiPrompt {
     }
 }
 
-fn recorded(settings: Settings, no_metadata: bool) -> Settings {
+pub(super) fn recorded(settings: Settings, no_metadata: bool) -> Settings {
     let none = no_metadata.then_some(ManifestMode::None);
     Settings { manifest: none.or(settings.manifest), ..settings }
 }
 
-fn render(command: Command, settings: Settings, mut storyboard: Storyboard, report: &Report) -> Result<(), Failure> {
+/// Resolves and makes all videos of a command, and prints where they are.
+pub(super) fn render(
+    command: Command,
+    settings: Settings,
+    mut storyboard: Storyboard,
+    report: &Report,
+) -> Result<(), Failure> {
     set_threads(settings.threads);
     interrupt::install(report.progress == progress::Mode::Json, video::remove_partials)?;
     let script = job::read_settings(std::mem::take(&mut storyboard.settings))?;

@@ -80,8 +80,9 @@ fn shared(job: &Job, state: u64) -> u64 {
 }
 
 fn decode(job: &Job) -> Result<u64> {
-    // about half of the autoencoder is its encoder, which is not loaded
-    let weights = job.model.part("vae")?.bytes_as(job.vae_dtype) * 6 / 10;
+    // about half of the autoencoder is its encoder, which is loaded where a video is given and needs as much for its maps
+    let share = if job.given.is_some() { 10 } else { 6 };
+    let weights = job.model.part("vae")?.bytes_as(job.vae_dtype) * share / 10;
     let (_, height, width) = job.latents;
     let frames = job.segments.iter().map(|segment| segment.plan.keep).max().unwrap_or(0);
     let memory = job.decode.memory(&job.vae, frames, height, width)?;

@@ -3,6 +3,7 @@
 
 mod controls;
 mod geometry;
+mod given;
 mod memory;
 mod output;
 mod plan;
@@ -12,6 +13,7 @@ pub mod values;
 pub mod work;
 
 pub use controls::{Controls, Sharing, Subject, bank_size};
+pub use given::{Given, Kind as GivenKind, is_latents, taken_over};
 pub use memory::Need;
 pub use plan::{Segment, WindowRules};
 pub use request::Request;
@@ -31,6 +33,7 @@ use anyhow::{Context, Result, bail, ensure};
 use candle_core::{DType, Device, DeviceLocation};
 use controls::Wanted;
 use geometry::Geometry;
+use given::Source;
 use serde::{Deserialize, Serialize};
 use std::hash::{BuildHasher, RandomState};
 use std::path::PathBuf;
@@ -44,6 +47,8 @@ pub enum Command {
     Generate,
     /// Scenes over overlapping windows.
     MultiPrompt,
+    /// One long video from one prompt, or scenes that go on from a given video.
+    Extend,
 }
 
 impl Command {
@@ -51,6 +56,7 @@ impl Command {
         match self {
             Self::Generate => "generate",
             Self::MultiPrompt => "multi-prompt",
+            Self::Extend => "extend",
         }
     }
 }
@@ -78,6 +84,8 @@ pub struct Job {
     pub uncond: UncondText,
     /// Stretches between hard cuts, in order; mostly one.
     pub segments: Vec<Segment>,
+    /// The video that this one continues.
+    pub given: Option<Given>,
     pub controls: Controls,
     pub rules: WindowRules,
     /// Channels, height and width of the latents.
@@ -85,7 +93,7 @@ pub struct Job {
     /// Pixels.
     pub width: usize,
     pub height: usize,
-    /// Frames of the whole video.
+    /// Frames of the whole video, those of the one it continues included where they belong to the output.
     pub frames: usize,
     pub steps: usize,
     pub guidance: GuidanceSchedule,
@@ -139,6 +147,7 @@ pub fn resolve(command: Command, settings: Settings, storyboard: Storyboard) -> 
     let name = settings.model.clone().unwrap_or_else(|| weights::EMBEDDED.to_owned());
     let model = ModelFolder::open(&name, settings.offline.unwrap_or(false)).code(Code::Model)?;
     let configs = Configs::read(&model).code(Code::Model)?;
+    let source = source(command, &settings)?;
     let videos = settings.num_videos.unwrap_or(1);
     let first = match settings.seed.unwrap_or(Seed::Random) {
         Seed::Given(seed) => seed,
@@ -157,11 +166,26 @@ pub fn resolve(command: Command, settings: Settings, storyboard: Storyboard) -> 
         .map(|index| {
             let seed = first.wrapping_add(index as u64);
             let place = output::Place { seed, index, videos };
-            let job = one(&request, &model, &configs, place);
+            let job = one(&request, &model, &configs, source.as_ref(), place);
             let damaged = job.as_ref().is_err_and(|error| error.chain().any(|reason| reason.is::<ModelError>()));
             job.code(if damaged { Code::Model } else { Code::Usage })
         })
         .collect()
+}
+
+/// The video that is to be continued, for the command that can.
+fn source(command: Command, settings: &Settings) -> Result<Option<Source>, Failure> {
+    let only_new = settings.only_new.unwrap_or(false);
+    let message = match (command, &settings.video) {
+        (Command::Extend, Some(_)) => return Source::read(settings),
+        (_, Some(path)) => {
+            let (name, path) = (command.name(), path.display());
+            format!("video {path}: {name} goes on from no video: use extend, or leave it out")
+        }
+        (_, None) if only_new => "--only-new has no effect without a video to go on from: leave it out".to_owned(),
+        _ => return Ok(None),
+    };
+    Err(Failure::message(Code::Usage, message))
 }
 
 /// Settings of a script by their names, with a suggestion for names that do not exist.
@@ -213,10 +237,18 @@ impl Configs {
     }
 }
 
-fn one(request: &Request, model: &ModelFolder, configs: &Configs, place: output::Place) -> Result<Job> {
+fn one(
+    request: &Request,
+    model: &ModelFolder,
+    configs: &Configs,
+    source: Option<&Source>,
+    place: output::Place,
+) -> Result<Job> {
     let Request { command, settings, scenes } = request;
     let Configs { transformer, vae, schedule } = configs.clone();
     let mut warnings = Vec::new();
+    let settled = source.map(|source| source.settled(settings, &transformer, &vae, &mut warnings)).transpose()?;
+    let settings = settled.as_ref().unwrap_or(settings);
     let recipe = Recipe::for_model(model.name(), &transformer)?;
     let geometry = Geometry::new(settings, &transformer, &vae, &recipe)?;
 
@@ -239,11 +271,21 @@ fn one(request: &Request, model: &ModelFolder, configs: &Configs, place: output:
         joined,
         fps: geometry.fps.as_f64(),
     };
+    let only_new = settings.only_new.unwrap_or(false);
+    let given = source.map(|source| source.given(&rules, only_new)).transpose()?;
     let segments = match *command {
         Command::Generate => vec![rules.single(geometry.frames.unwrap_or(transformer.sample_frames))],
-        Command::MultiPrompt => rules.segments(scenes, geometry.frames)?,
+        Command::Extend if given.is_none() && geometry.frames.is_none() => {
+            let long = scenes.iter().any(|scene| scene.length.is_some());
+            ensure!(long, "how long is the video to be? give --duration, as 30s, or --frames");
+            rules.segments(scenes, None, 0)?
+        }
+        Command::MultiPrompt | Command::Extend => {
+            let context = given.as_ref().map_or(0, |given| given.context);
+            rules.segments(scenes, geometry.frames, context)?
+        }
     };
-    let frames = segments.iter().map(|segment| segment.frames).sum();
+    let frames = segments.iter().map(|segment| segment.frames).sum::<usize>() + given.as_ref().map_or(0, Given::kept);
     let schedule = match settings.shift {
         None => schedule,
         Some(shift) => {
@@ -327,6 +369,7 @@ fn one(request: &Request, model: &ModelFolder, configs: &Configs, place: output:
         schedule,
         prompts,
         segments,
+        given,
         controls,
         rules,
         frames,

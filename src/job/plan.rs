@@ -11,7 +11,9 @@ pub struct Segment {
     pub plan: ChunkPlan,
     /// Latent frames in front that only fill up the network's patches in time; they are dropped before decoding.
     pub padding: usize,
-    /// Frames of video.
+    /// Latent frames after the padding that are given: the end of a video that this one continues.
+    pub context: usize,
+    /// Frames of video, without those that the context stands for.
     pub frames: usize,
 }
 
@@ -55,11 +57,12 @@ impl WindowRules {
     pub fn single(&self, frames: usize) -> Segment {
         let latent_frames = self.latent_frames(frames);
         let padding = self.padding(latent_frames);
-        Segment { plan: ChunkPlan::single(latent_frames + padding), padding, frames }
+        Segment { plan: ChunkPlan::single(latent_frames + padding), padding, context: 0, frames }
     }
 
-    /// The segments of scenes in order. `frames`: the whole video's length, over what the scenes say.
-    pub fn segments(&self, scenes: &[Scene], frames: Option<usize>) -> Result<Vec<Segment>> {
+    /// The segments of scenes in order. `frames`: the whole video's length, over what the scenes say. `context`: latent
+    /// frames that are given before the first scene; no length counts them.
+    pub fn segments(&self, scenes: &[Scene], frames: Option<usize>, context: usize) -> Result<Vec<Segment>> {
         let mut groups: Vec<(usize, &[Scene])> = Vec::new(); // first prompt, scenes
         let mut start = 0;
         for index in 1..=scenes.len() {
@@ -76,7 +79,12 @@ impl WindowRules {
             }
             None => vec![None; groups.len()],
         };
-        groups.iter().zip(shares).map(|(&(first, group), share)| self.segment(first, group, share)).collect()
+        let given = |first: usize| if first == 0 { context } else { 0 };
+        groups
+            .iter()
+            .zip(shares)
+            .map(|(&(first, group), share)| self.segment(first, group, share, given(first)))
+            .collect()
     }
 
     /// How a scene follows the one before it.
@@ -84,18 +92,23 @@ impl WindowRules {
         scene.transition.kind.unwrap_or(self.transition)
     }
 
-    fn segment(&self, first: usize, scenes: &[Scene], frames: Option<usize>) -> Result<Segment> {
+    fn segment(&self, first: usize, scenes: &[Scene], frames: Option<usize>, context: usize) -> Result<Segment> {
         let n = self.window + self.padding(self.window);
         let padding = n - self.window;
         let lengths = frames.is_none() && scenes.iter().any(|scene| scene.length.is_some());
         let wanted = match frames {
             _ if lengths => Some(scenes.iter().map(|scene| self.scene_frames(scene)).sum::<Result<usize>>()?),
+            // what the scenes would make by themselves
+            None if context > 0 => Some(self.segment(first, scenes, None, 0)?.frames),
             frames => frames,
         };
+        let given = if context > 0 { self.video_frames(context) } else { 0 };
+        let wanted = wanted.map(|frames| frames + given);
         if let (Some(frames), [_]) = (wanted, scenes)
             && self.latent_frames(frames) <= self.window
         {
-            return Ok(Segment { plan: renumbered(self.single(frames).plan, first), ..self.single(frames) });
+            let segment = self.single(frames);
+            return Ok(Segment { plan: renumbered(segment.plan, first), context, frames: frames - given, ..segment });
         }
         let strides = self.strides(scenes, n)?;
         let plan = match wanted {
@@ -106,24 +119,26 @@ impl WindowRules {
                 windows(&(0..scenes.len()).map(held).collect::<Vec<_>>(), &strides, n)?
             }
             Some(frames) => {
-                let parts = match lengths {
+                let mut parts = match lengths {
                     true => scenes.iter().map(|scene| self.scene_frames(scene)).collect::<Result<Vec<_>>>()?,
-                    false => vec![1; scenes.len()],
+                    false => vec![(frames - given).div_ceil(scenes.len()); scenes.len()],
                 };
+                parts[0] += given;
                 let keep = self.latent_frames(frames) + padding;
                 covering(keep, &parts, &strides, n).map_err(|least| match least {
                     Short::Windows(least) => anyhow::anyhow!(
-                        "{} prompts with their transitions need at least {} frames; {frames} were asked for: ask for more, or \
+                        "{} prompts with their transitions need at least {} frames; {} were asked for: ask for more, or \
                          for fewer --transition-windows, or for cuts",
                         scenes.len(),
-                        self.video_frames(least - padding)
+                        self.video_frames(least - padding) - given,
+                        frames - given
                     ),
                     Short::Other(error) => error,
                 })?
             }
         };
         let frames = wanted.unwrap_or_else(|| self.video_frames(plan.keep - padding));
-        Ok(Segment { plan: renumbered(plan, first), padding, frames })
+        Ok(Segment { plan: renumbered(plan, first), padding, context, frames: frames - given })
     }
 
     fn scene_frames(&self, scene: &Scene) -> Result<usize> {
@@ -280,7 +295,7 @@ mod tests {
             (9, 2, 0, 5, 241),
             (9, 2, 1, 3, 161),
         ] {
-            let segments = rules(overlap, transitions, hold).segments(&scenes(prompts), None).unwrap();
+            let segments = rules(overlap, transitions, hold).segments(&scenes(prompts), None, 0).unwrap();
             let [segment] = segments.as_slice() else { panic!("{} segments", segments.len()) };
             let layout = ChunkPlan::segments(prompts, 13, overlap, transitions, hold).unwrap();
             assert_eq!((&segment.plan, segment.frames, segment.padding), (&layout, frames, 0));
@@ -290,15 +305,15 @@ mod tests {
     #[test]
     fn a_wanted_length_is_kept_and_covered() {
         for frames in 1..400 {
-            let segments = rules(9, 2, 0).segments(&scenes(1), Some(frames)).unwrap();
+            let segments = rules(9, 2, 0).segments(&scenes(1), Some(frames), 0).unwrap();
             let plan = &segments[0].plan;
             let needed = (frames - 1).div_ceil(4) + 1;
             assert_eq!((segments[0].frames, plan.keep), (frames, needed));
             // no window more than the length takes
             assert!(plan.frames >= needed && plan.frames - needed < 4, "{frames}: {}", plan.frames);
         }
-        assert!(rules(9, 2, 0).segments(&scenes(2), Some(85)).is_ok()); // 22 latent frames: 4 windows
-        let error = rules(9, 2, 0).segments(&scenes(2), Some(81)).unwrap_err().to_string();
+        assert!(rules(9, 2, 0).segments(&scenes(2), Some(85), 0).is_ok()); // 22 latent frames: 4 windows
+        let error = rules(9, 2, 0).segments(&scenes(2), Some(81), 0).unwrap_err().to_string();
         assert!(error.contains("need at least 85 frames"), "{error}");
     }
 }

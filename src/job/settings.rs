@@ -75,6 +75,14 @@ pub struct Settings {
     #[serde(with = "text")]
     pub duration: Option<Duration>,
 
+    /// The video to go on from; `extend` has a flag for it.
+    #[arg(skip)]
+    pub video: Option<PathBuf>,
+
+    /// Leave the given video's own frames out; `extend` has a flag for it.
+    #[arg(skip)]
+    pub only_new: Option<bool>,
+
     /// Frames per second of the file [default: the model's]
     #[arg(long, env = "VIDGEN_FPS", value_name = "N")]
     #[arg(aliases = ["frame-rate", "frame_rate", "sampling-fps", "sampling_fps", "out-fps", "out_fps"])]
@@ -301,6 +309,8 @@ impl Settings {
             size,
             frames,
             duration,
+            video,
+            only_new,
             fps,
             transition,
             overlap,

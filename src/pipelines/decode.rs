@@ -5,11 +5,12 @@ use crate::run::{Code, Event, Failure, Observer, Phase};
 use crate::video::{Frame, Writer};
 use anyhow::Result;
 use candle_core::{DType, Device, Tensor};
+use std::ops::Range;
 
 /// A frame whose brightest value is below this counts as black.
 const BLACK: u8 = 4;
 
-/// Decodes `latents` `[F, C, H, W]` (scaled as the denoiser has them) and writes the first `frames` frames.
+/// Decodes `latents` `[F, C, H, W]` (scaled as the denoiser has them) and writes the frames in the range `frames`.
 ///
 /// Values that are not finite, and a video without a single frame that is not black, are a failure
 /// ([`Code::Numbers`]): no user wants that file.
@@ -17,21 +18,23 @@ pub fn decode(
     vae: &Autoencoder,
     latents: &Tensor,
     options: &DecodeOptions,
-    frames: usize,
+    frames: Range<usize>,
     writer: &mut Writer,
     observer: &mut dyn Observer,
 ) -> Result<()> {
     let latents = (latents / vae.config().scaling_factor)?;
     let of = options.chunks(latents.dim(0)?).len();
     observer.event(&Event::Phase { phase: Phase::Decode, of, what: String::new() })?;
-    let (mut index, mut written, mut brightest) = (0, 0, 0);
+    let (mut index, mut seen, mut brightest) = (0, 0, 0);
     let mut failure = None;
     let decoded = vae.decode(&latents, options, &mut |chunk| {
         let mut step = || -> Result<()> {
-            for frame in to_frames(&chunk, index)?.into_iter().take(frames - written) {
-                brightest = brightest.max(frame.data.iter().copied().max().unwrap_or(0));
-                writer.write(frame)?;
-                written += 1;
+            for frame in to_frames(&chunk, index)? {
+                if frames.contains(&seen) {
+                    brightest = brightest.max(frame.data.iter().copied().max().unwrap_or(0));
+                    writer.write(frame)?;
+                }
+                seen += 1;
             }
             observer.event(&Event::Chunk { phase: Phase::Decode, index, of })?;
             index += 1;

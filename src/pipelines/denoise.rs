@@ -58,6 +58,28 @@ impl NoiseSource {
     }
 }
 
+/// Frames of the timeline that are known, such as the end of a video that is continued. In every step the estimate of
+/// them is what they are, so they are under the right noise in all windows that see them; and they come out bit for bit.
+#[derive(Debug, Clone)]
+pub struct Fixed {
+    /// The first of them on the timeline.
+    pub start: usize,
+    /// `[F, C, H, W]` in f32, scaled, on the device of the run.
+    pub latents: Tensor,
+}
+
+impl Fixed {
+    /// The known frames of a tensor over the timeline.
+    pub fn of(&self, timeline: &Tensor) -> Result<Tensor> {
+        Ok(timeline.narrow(0, self.start, self.latents.dim(0)?)?)
+    }
+
+    /// Puts values in the place of the known frames, in `timeline` itself, which nobody else may hold.
+    fn put(&self, timeline: &Tensor, values: &Tensor) -> Result<()> {
+        Ok(timeline.slice_set(&values.contiguous()?, 0, self.start)?)
+    }
+}
+
 /// Everything the loop works with.
 pub struct Denoising<'a> {
     pub denoiser: &'a dyn Denoiser,
@@ -74,6 +96,8 @@ pub struct Denoising<'a> {
     pub noise: &'a NoiseSource,
     /// The timeline's first frame among all of the video, for noise that does not depend on how a video is cut.
     pub start: usize,
+    /// Frames that are known already.
+    pub fixed: Option<&'a Fixed>,
     pub shape: LatentShape,
     pub device: &'a Device,
     /// Where joined windows share keys and values; the stack then has the control that does.
@@ -94,6 +118,9 @@ pub fn denoise(run: Denoising, observer: &mut dyn Observer) -> Result<Tensor> {
     let timesteps = scheduler.timesteps().to_vec();
     let frames = run.start..run.start + plan.frames;
     let mut timeline = (run.noise.initial(frames.clone(), run.shape, run.device)? * scheduler.init_noise_sigma())?;
+    if let Some(fixed) = run.fixed {
+        fixed.put(&timeline, &scheduler.noised(0, &fixed.latents, &fixed.of(&timeline)?)?)?;
+    }
     let mut blend = Blend::new(plan, run.blend);
     let mut clock = Clock::new(timesteps.len(), run.part, run.after);
     if run.part.0 == 0 {
@@ -137,6 +164,10 @@ pub fn denoise(run: Denoising, observer: &mut dyn Observer) -> Result<Tensor> {
         }
         let prediction = blend.finish()?;
         check_finite(&prediction, step, "transformer")?;
+        if let Some(fixed) = run.fixed {
+            let known = scheduler.predict_from_x0(step, &fixed.latents, &fixed.of(&timeline)?)?;
+            fixed.put(&prediction, &known)?;
+        }
         let noise = scheduler
             .needs_noise(step)
             .then(|| run.noise.step(step, frames.clone(), run.shape, run.device))
@@ -144,6 +175,9 @@ pub fn denoise(run: Denoising, observer: &mut dyn Observer) -> Result<Tensor> {
         timeline = scheduler.step(step, &prediction, &timeline, noise.as_ref())?;
         check_finite(&timeline, step, "scheduler")?;
         observer.event(&clock.step(step))?;
+    }
+    if let Some(fixed) = run.fixed {
+        fixed.put(&timeline, &fixed.latents)?; // without what the steps have rounded
     }
     Ok(timeline)
 }

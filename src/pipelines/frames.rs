@@ -1,6 +1,7 @@
 //! The last stage: latents become frames, and frames a video.
 
 use super::decode::decode;
+use super::extend;
 use super::latents::write_latents;
 use super::loaded::Loaded;
 use crate::job::Job;
@@ -23,14 +24,15 @@ pub fn frames(
     let mut output = job.output.clone();
     output.metadata = job.manifest.embeds().then(|| manifest.embedded_json()).transpose()?;
     let mut writer = video::open(&output).code(Code::Encoder)?;
-    for (latents, segment) in latents.iter().zip(&job.segments) {
+    extend::write_given(job, &mut writer)?;
+    for (index, latents) in latents.iter().enumerate() {
         let latents = latents.to_device(&job.device)?;
-        decode(&*vae, &latents, &job.decode, segment.frames, &mut writer, observer).map_err(
-            |error| match video::fault(&error) {
+        decode(&*vae, &latents, &job.decode, extend::wanted(job, index), &mut writer, observer).map_err(|error| {
+            match video::fault(&error) {
                 Some(_) => Failure::new(Code::Encoder, error),
                 None => error.into(),
-            },
-        )?;
+            }
+        })?;
     }
     observer.event(&Event::Phase { phase: Phase::Mux, of: 0, what: String::new() })?;
     writer.finish().code(Code::Encoder)

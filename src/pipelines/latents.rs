@@ -2,6 +2,7 @@
 
 use super::controls;
 use super::denoise::{Denoising, NoiseSource, denoise};
+use super::extend::Context;
 use super::loaded::Loaded;
 use super::texts::Texts;
 use crate::job::{Job, Segment, work};
@@ -38,19 +39,24 @@ pub fn noise(job: &Job) -> Result<NoiseSource> {
     Ok(NoiseSource::Given { initial: initial.squeeze(0)?, steps })
 }
 
-/// The denoised latents of each segment, `[F, C, H, W]` without padding, on the CPU.
+/// The denoised latents of each segment, `[F, C, H, W]` without padding, on the CPU; those of the first begin with what is
+/// given.
 pub fn latents(
     job: &Job,
     loaded: &mut Loaded,
     texts: &Texts,
     noise: &NoiseSource,
+    context: Option<&Context>,
     observer: &mut dyn Observer,
 ) -> Result<Vec<Tensor>, Failure> {
     observer.event(&Event::Phase { phase: Phase::Load, of: 0, what: "transformer".into() })?;
     let transformer = loaded.transformer(job)?;
     let mut done = Vec::with_capacity(job.segments.len());
     let mut start = 0;
-    for (index, Segment { plan, padding, .. }) in job.segments.iter().enumerate() {
+    for (index, segment) in job.segments.iter().enumerate() {
+        let Segment { plan, padding, .. } = segment;
+        let context = context.filter(|_| segment.context > 0);
+        let fixed = context.map(|context| context.fixed(segment, &job.device)).transpose()?;
         let mut scheduler = crate::schedulers::build(&job.schedule, job.scheduler, job.table, job.steps, job.eta)?;
         let (c, h, w) = job.latents;
         let texts_of_plan = plan
@@ -70,6 +76,7 @@ pub fn latents(
             blend: job.blend,
             noise,
             start,
+            fixed: fixed.as_ref(),
             shape: (c, h, w),
             device: &job.device,
             sharing: job.controls.sharing.as_ref(),
@@ -81,7 +88,11 @@ pub fn latents(
         };
         let latents = denoise(part, observer)?;
         start += plan.frames;
-        done.push(latents.narrow(0, *padding, plan.keep - padding)?.to_device(&Device::Cpu)?);
+        let latents = latents.narrow(0, *padding, plan.keep - padding)?.to_device(&Device::Cpu)?;
+        done.push(match context {
+            Some(context) => context.before(latents)?,
+            None => latents,
+        });
     }
     Ok(done)
 }

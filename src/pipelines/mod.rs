@@ -6,6 +6,7 @@
 mod controls;
 mod decode;
 pub mod denoise;
+mod extend;
 mod frames;
 mod latents;
 mod loaded;

@@ -1,6 +1,7 @@
-//! Prompts to video: one prompt and one window (`generate`), or several prompts over overlapping windows
-//! (`multi-prompt`). The two differ in their plan only.
+//! Prompts to video: one prompt and one window (`generate`), several prompts over overlapping windows (`multi-prompt`), or
+//! windows that go on from a given video (`extend`). They differ in their plan, and in what is known of the timeline.
 
+use super::extend;
 use super::frames::{frames, keep};
 use super::latents::{latents, noise, write_latents};
 use super::loaded::Loaded;
@@ -41,13 +42,17 @@ pub fn run(job: &Job, loaded: &mut Loaded, observer: &mut dyn Observer) -> Resul
     let mut watch = Stopwatch::new(observer);
 
     let texts = encode(job, &mut watch)?;
-    let latents = latents(job, loaded, &texts, &noise, &mut watch)?;
+    let context = extend::context(job, &mut watch)?;
+    let latents = latents(job, loaded, &texts, &noise, context.as_ref(), &mut watch)?;
     if let Some(path) = &job.save_latents {
         write_latents(path, &latents).code(Code::Failed)?;
         watch.event(&Event::Saved { kind: "latents", path: path.clone() })?;
     }
 
     let mut manifest = record(job).code(Code::Model)?;
+    if let (Some(context), Some(given)) = (&context, &job.given) {
+        manifest.settings.insert("context".to_owned(), context.record(given));
+    }
     let video = frames(job, loaded, &latents, &manifest, &mut watch).map_err(|failure| match failure.code {
         Code::Encoder => keep(job, &latents, failure),
         _ => failure,

@@ -72,6 +72,14 @@ impl Scheduler for Ddim {
         self.levels.x0(index, prediction, sample)
     }
 
+    fn predict_from_x0(&self, index: usize, x0: &Tensor, sample: &Tensor) -> Result<Tensor> {
+        self.levels.prediction(index, x0, sample)
+    }
+
+    fn noised(&self, index: usize, x0: &Tensor, noise: &Tensor) -> Result<Tensor> {
+        self.levels.noised(index, x0, noise)
+    }
+
     fn state(&self) -> Option<Tensor> {
         None
     }

@@ -132,9 +132,7 @@ impl Levels {
 
     /// The estimate of the clean sample from what the network predicts at step `index`.
     pub fn x0(&self, index: usize, prediction: &Tensor, sample: &Tensor) -> candle_core::Result<Tensor> {
-        let Some(level) = self.levels.get(index) else {
-            candle_bail!("step {index} of a run of {} steps", self.levels.len())
-        };
+        let level = self.level(index)?;
         if prediction.shape() != sample.shape() {
             candle_bail!("step {index}: prediction {:?} for a sample {:?}", prediction.shape(), sample.shape())
         }
@@ -143,6 +141,35 @@ impl Levels {
             PredictionType::VPrediction => (sample * signal)? - (prediction * noise)?,
             PredictionType::Epsilon => (sample - (prediction * noise)?)? / signal,
             PredictionType::Sample => Ok(prediction.clone()),
+        }
+    }
+
+    /// What the network would have to predict at step `index` for [`Levels::x0`] to be `x0`.
+    pub fn prediction(&self, index: usize, x0: &Tensor, sample: &Tensor) -> candle_core::Result<Tensor> {
+        let level = self.level(index)?;
+        if x0.shape() != sample.shape() {
+            candle_bail!("step {index}: an estimate {:?} for a sample {:?}", x0.shape(), sample.shape())
+        }
+        let (signal, noise) = self.factors(level);
+        match self.prediction {
+            PredictionType::Sample => Ok(x0.clone()),
+            // nothing is left to predict: the sample is the clean one
+            _ if noise == 0.0 => x0.zeros_like(),
+            PredictionType::VPrediction => ((sample * signal)? - x0)? / noise,
+            PredictionType::Epsilon => (sample - (x0 * signal)?)? / noise,
+        }
+    }
+
+    /// `x0` under unit noise at the level before step `index`.
+    pub fn noised(&self, index: usize, x0: &Tensor, noise: &Tensor) -> candle_core::Result<Tensor> {
+        let now = self.level(index)?.now;
+        (x0 * self.precision.round(now.sqrt()))? + (noise * self.precision.round((1.0 - now).sqrt()))?
+    }
+
+    fn level(&self, index: usize) -> candle_core::Result<&Level> {
+        match self.levels.get(index) {
+            Some(level) => Ok(level),
+            None => candle_bail!("step {index} of a run of {} steps", self.levels.len()),
         }
     }
 }

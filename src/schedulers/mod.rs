@@ -38,6 +38,13 @@ pub trait Scheduler {
     /// The estimate of the clean sample at step `index`.
     fn predict_x0(&self, index: usize, prediction: &Tensor, sample: &Tensor) -> Result<Tensor>;
 
+    /// The prediction at step `index` whose estimate of the clean sample is `x0`: what keeps known frames what they are,
+    /// whatever the network says of them. Finite also where `sample` is noise alone.
+    fn predict_from_x0(&self, index: usize, x0: &Tensor, sample: &Tensor) -> Result<Tensor>;
+
+    /// The clean sample `x0` under unit noise, as it is before step `index`.
+    fn noised(&self, index: usize, x0: &Tensor, noise: &Tensor) -> Result<Tensor>;
+
     /// What must be kept to go on after `index` steps (multi-step samplers keep the last estimate).
     fn state(&self) -> Option<Tensor>;
 

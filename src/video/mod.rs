@@ -40,6 +40,7 @@ mod partial;
 mod partial_dir;
 mod png;
 mod read;
+mod resize;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]

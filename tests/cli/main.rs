@@ -6,6 +6,7 @@ mod common;
 mod bad_input;
 mod conventions;
 mod ditctrl;
+mod extend;
 mod outputs;
 mod parity;
 mod program;

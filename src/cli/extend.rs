@@ -1,0 +1,149 @@
+//! `extend`: one long video from one prompt, or a given video continued.
+
+use super::Report;
+use super::render::{recorded, render};
+use crate::job::{self, Command, Settings};
+use crate::run::{Code, Event, Failure, Manifest, WithCode};
+use crate::storyboard::{Form, Storyboard};
+use crate::video;
+use clap::builder::FalseyValueParser;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+const EXAMPLES: &str = "\
+Examples:
+  vidgen extend \"a red ball rolls to the right in a green meadow\" --duration 60s -o long.mp4
+  vidgen extend clip.mp4 \"a red ball rests in the snow\" -o longer.mp4
+  vidgen extend clip.mp4 --duration 10s -o longer.mp4         (clip.mp4 says what it was asked for)
+  vidgen extend film.mov -p \"a car stops\" -p \"a car burns\" --size 144x96 --only-new -o next.mp4
+  vidgen extend latents.safetensors \"a red ball rests\" -o longer.mp4
+
+With a video, --duration and --frames are the length of the new part; without them it is as long as the same prompts
+would be by themselves. See docs/extend.md.";
+
+/// Suffixes of videos, to tell a missing file from a prompt.
+const SUFFIXES: [&str; 9] = ["mp4", "mov", "mkv", "webm", "avi", "gif", "y4m", "png", "safetensors"];
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES, args_override_self = true)]
+pub struct Extend {
+    /// A video to continue (.mp4 .webm .gif .y4m, a directory of PNGs, or latents of --save-latents), or what is to be seen
+    #[arg(value_name = "VIDEO|PROMPT")]
+    first: Option<OsString>,
+    /// What is to be seen, after a video [default: what the video's record says]
+    #[arg(value_name = "PROMPT", conflicts_with_all = ["prompt", "video"])]
+    second: Option<String>,
+    /// What is to be seen; again for each scene, in order
+    #[arg(short, long, env = "VIDGEN_PROMPT", value_name = "TEXT", alias = "prompts", group = "scenes")]
+    prompt: Vec<String>,
+    /// A scene script for what follows, whatever its name; - for standard input
+    #[arg(long, env = "VIDGEN_SCRIPT", value_name = "FILE", group = "scenes")]
+    script: Option<PathBuf>,
+    /// Prompts for what follows, one per line; - for standard input
+    #[arg(long, env = "VIDGEN_PROMPT_FILE", value_name = "FILE", group = "scenes")]
+    prompt_file: Option<PathBuf>,
+    /// The video to continue
+    #[arg(long, env = "VIDGEN_VIDEO", value_name = "FILE")]
+    video: Option<PathBuf>,
+    /// Leave the given video's own frames out of the output
+    #[arg(long, env = "VIDGEN_ONLY_NEW", num_args = 0, default_missing_value = "true", value_parser = FalseyValueParser::new())]
+    only_new: Option<bool>,
+    /// The same as --manifest none
+    #[arg(long, hide = true, conflicts_with = "manifest")]
+    no_metadata: bool,
+    #[command(flatten)]
+    settings: Settings,
+}
+
+impl Extend {
+    pub fn run(self, report: &Report) -> Result<(), Failure> {
+        let mut prompts = self.prompt;
+        let mut video = self.video;
+        match (self.first, self.second) {
+            (Some(first), Some(second)) => {
+                video = Some(first.into());
+                prompts = vec![second];
+            }
+            (Some(first), None) if video.is_none() && names_a_file(Path::new(&first)) => video = Some(first.into()),
+            (Some(first), _) => match first.into_string() {
+                Ok(text) if prompts.is_empty() => prompts = vec![text],
+                Ok(text) => {
+                    return Err(usage(format!("{text:?} is no file, and --prompt gives the prompts: leave out one")));
+                }
+                Err(name) => return Err(usage(format!("{}: no such file", name.display()))),
+            },
+            (None, _) => {}
+        }
+        let scripts = [(self.script, Form::Script), (self.prompt_file, Form::Lines)];
+        let source = scripts.into_iter().find_map(|(path, form)| Some((path?, form)));
+        if source.is_some() && !prompts.is_empty() {
+            return Err(usage("a prompt and a file of scenes: leave out one"));
+        }
+        let mut storyboard = match &source {
+            Some((path, form)) => Some(Storyboard::read(path, *form)?),
+            None if prompts.is_empty() => None,
+            None => Some(Storyboard::from_prompts(&prompts)?),
+        };
+        let mut settings = recorded(self.settings, self.no_metadata);
+        settings.only_new = self.only_new.or(settings.only_new);
+        if let Some(storyboard) = &mut storyboard {
+            settings = settings.or(job::read_settings(std::mem::take(&mut storyboard.settings))?);
+        }
+        settings.video = video.or(settings.video);
+        if let Some(path) = settings.video.clone() {
+            let asked = path.exists().then(|| record(&path, report)).transpose()?.flatten();
+            let new_prompt = storyboard.is_some();
+            if let Some(manifest) = asked {
+                match job::taken_over(&manifest, new_prompt) {
+                    Ok((old, scene)) => {
+                        settings = settings.or(old);
+                        let own = scene.map(|scene| Storyboard::checked(vec![scene])).transpose().code(Code::Usage)?;
+                        storyboard = storyboard.or(own);
+                    }
+                    Err(error) if new_prompt => {
+                        let message = format!("{}: {error:#}: no settings are taken over", path.display());
+                        report.observer().event(&Event::Warning(message))?;
+                    }
+                    Err(error) => return Err(Failure::new(Code::Usage, error.context(path.display().to_string()))),
+                }
+            }
+        }
+        let storyboard = storyboard.ok_or_else(|| match &settings.video {
+            Some(path) if path.exists() => {
+                usage(format!("{} carries no record of what it was asked for: give a prompt", path.display()))
+            }
+            Some(path) => usage(format!("{}: no such file", path.display())),
+            None => usage("no prompt: write what is to be seen, or name a video to continue"),
+        })?;
+        render(Command::Extend, settings, storyboard, report)
+    }
+}
+
+fn usage(message: impl std::fmt::Display) -> Failure {
+    Failure::message(Code::Usage, message)
+}
+
+/// Whether a word is a file's name rather than a prompt: there is one of that name, or it ends like one.
+fn names_a_file(word: &Path) -> bool {
+    let suffix = word.extension().is_some_and(|suffix| SUFFIXES.iter().any(|known| suffix.eq_ignore_ascii_case(known)));
+    suffix || word.as_os_str().as_encoded_bytes().ends_with(b"/") || word.exists()
+}
+
+/// The record in a video, or beside it; none where another program made it. One that cannot be read is told about.
+fn record(path: &Path, report: &Report) -> Result<Option<Manifest>, Failure> {
+    if job::is_latents(path) {
+        return Ok(None);
+    }
+    match Manifest::read(path) {
+        Ok(manifest) => Ok(Some(manifest)),
+        // no video at all: whoever reads it says so
+        Err(failure) if failure.code == Code::Usage => Ok(None),
+        Err(failure) => {
+            let ours = video::metadata(path).ok().flatten().is_some_and(|text| text.contains("vidgen.manifest."));
+            if ours {
+                report.observer().event(&Event::Warning(format!("{}: no settings are taken over", failure.line())))?;
+            }
+            Ok(None)
+        }
+    }
+}

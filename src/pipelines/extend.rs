@@ -1,0 +1,248 @@
+//! Going on from a given video: its end becomes latent frames at the start of the timeline, which the loop leaves as they
+//! are, and its frames come before the new ones.
+//!
+//! The encoder's most likely latents are taken (the mean of what it says), times the scaling factor, so nothing is drawn at
+//! random. The new frames are decoded together with the latents before them, whose own frames are dropped: the decoder is
+//! causal and sees what it would see in the middle of a video.
+
+use super::denoise::Fixed;
+use crate::job::{Given, GivenKind, Job, Segment};
+use crate::models::cogvideox::vae::{Autoencoder, EncodeOptions};
+use crate::run::{Code, Event, Failure, Observer, Phase, WithCode};
+use crate::video::{self, Frame, Limits, Writer};
+use crate::weights::read_tensors;
+use anyhow::{Context as _, Result, ensure};
+use candle_core::{DType, Device, Tensor};
+use serde_json::{Value, json};
+use std::ops::Range;
+
+/// What a run knows of the video that it continues.
+pub struct Context {
+    /// The given latent frames before those that the run looks at, `[F, C, H, W]`; only where latents were given.
+    earlier: Option<Tensor>,
+    /// Those it looks at.
+    latents: Tensor,
+    /// blake3 of their values in hexadecimal.
+    hash: String,
+}
+
+impl Context {
+    /// The known frames of a timeline.
+    pub fn fixed(&self, segment: &Segment, device: &Device) -> Result<Fixed> {
+        Ok(Fixed { start: segment.padding, latents: self.latents.to_device(device)? })
+    }
+
+    /// A denoised timeline with the given latents before it, as far as they are not on it already.
+    pub fn before(&self, timeline: Tensor) -> Result<Tensor> {
+        Ok(match &self.earlier {
+            Some(earlier) => Tensor::cat(&[earlier, &timeline], 0)?,
+            None => timeline,
+        })
+    }
+
+    /// What the record says of it.
+    pub fn record(&self, given: &Given) -> Value {
+        json!({
+            "video": given.path.to_string_lossy(),
+            "frames": given.frames,
+            "latent_frames": given.context,
+            "only_new": given.only_new,
+            "blake3": self.hash,
+        })
+    }
+}
+
+/// Reads, or encodes, the end of the video that a job continues.
+pub fn context(job: &Job, observer: &mut dyn Observer) -> Result<Option<Context>, Failure> {
+    let Some(given) = &job.given else { return Ok(None) };
+    let (earlier, latents) = match given.kind {
+        GivenKind::Latents { .. } => read(job, given).code(Code::Usage)?,
+        GivenKind::Video { .. } => (None, encode(job, given, observer)?),
+    };
+    let values = latents.flatten_all()?.to_vec1::<f32>()?;
+    if !values.iter().all(|value| value.is_finite()) {
+        let message = format!("{}: NaN or infinity in its latents: try --dtype f32", given.path.display());
+        return Err(Failure::message(Code::Numbers, message));
+    }
+    let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+    let hash = blake3::hash(&bytes).to_hex().to_string();
+    Ok(Some(Context { earlier, latents, hash }))
+}
+
+fn read(job: &Job, given: &Given) -> Result<(Option<Tensor>, Tensor)> {
+    let mut tensors = read_tensors(&given.path)?;
+    let all = tensors.remove("latents").context("no latents")?.squeeze(0)?; // [F, C, H, W]
+    let frames = all.dim(0)?;
+    unchanged(job.rules.video_frames(frames) == given.frames, given)?;
+    let split = frames - given.context;
+    let earlier = (split > 0).then(|| all.narrow(0, 0, split)).transpose()?;
+    Ok((earlier, all.narrow(0, split, given.context)?.contiguous()?))
+}
+
+fn unchanged(same: bool, given: &Given) -> Result<()> {
+    ensure!(same, "{}: has changed since the run began", given.path.display());
+    Ok(())
+}
+
+/// `[K, C, H, W]` in f32 on the CPU, scaled.
+fn encode(job: &Job, given: &Given, observer: &mut dyn Observer) -> Result<Tensor, Failure> {
+    observer.event(&Event::Phase { phase: Phase::Load, of: 0, what: "vae".into() })?;
+    let part = job.model.part("vae").code(Code::Model)?;
+    let vb = part.var_builder(job.vae_dtype, &job.device).code(Code::Model)?;
+    let vae = Autoencoder::load(&job.vae, vb).code(Code::Model)?;
+    observer.event(&Event::Phase { phase: Phase::Encode, of: 0, what: "given video".into() })?;
+    let tail = given.tail(job.rules.ratio);
+    let mut values = Vec::with_capacity(tail * 3 * job.width * job.height);
+    for frame in frames(job, given, given.frames - tail..given.frames)? {
+        let pixels = frame?.data;
+        let plane = |channel| pixels.iter().skip(channel).step_by(3).map(|&byte| f32::from(byte) / 127.5 - 1.0);
+        values.extend((0..3).flat_map(plane));
+    }
+    unchanged(values.len() == tail * 3 * job.width * job.height, given)?;
+    let video = Tensor::from_vec(values, (tail, 3, job.height, job.width), &Device::Cpu)?; // [T, 3, H, W]
+    let options = EncodeOptions { tile: job.decode.tile.clone(), ..EncodeOptions::default() };
+    let latents = (vae.encode(&video, &options)?.mode() * vae.config().scaling_factor)?;
+    Ok(latents.to_device(&Device::Cpu)?.to_dtype(DType::F32)?)
+}
+
+/// Some frames of the given video in the size of the job, one by one.
+fn frames(job: &Job, given: &Given, range: Range<usize>) -> Result<impl Iterator<Item = Result<Frame>>> {
+    let (width, height) = (job.width, job.height);
+    let reader = video::read(&given.path, &Limits::default())?;
+    Ok(reader.skip(range.start).take(range.len()).map(move |frame| Ok(frame?.resized(width, height))))
+}
+
+/// Puts the given frames before the new ones, where they belong into the output and are not decoded from latents.
+pub fn write_given(job: &Job, writer: &mut Writer) -> Result<(), Failure> {
+    let Some(given) = job.given.as_ref().filter(|given| !given.only_new) else { return Ok(()) };
+    if let GivenKind::Latents { .. } = given.kind {
+        return Ok(());
+    }
+    let mut written = 0;
+    for frame in frames(job, given, 0..given.frames)? {
+        writer.write(frame?).code(Code::Encoder)?;
+        written += 1;
+    }
+    Ok(unchanged(written == given.frames, given)?)
+}
+
+/// Which of the frames that a segment decodes to belong into the output.
+pub fn wanted(job: &Job, index: usize) -> Range<usize> {
+    let frames = job.segments[index].frames;
+    match &job.given {
+        Some(given) if index == 0 => {
+            let (decoded, dropped) = given.decoded(job.rules.ratio);
+            dropped..decoded + frames
+        }
+        _ => 0..frames,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::denoise::{Denoising, NoiseSource, denoise};
+    use super::*;
+    use crate::attention::Hooks;
+    use crate::guidance::GuidanceSchedule;
+    use crate::models::{Denoiser, DenoiserRow};
+    use crate::nn::sdpa::Sdpa;
+    use crate::noise::{Noise, Stream};
+    use crate::schedulers::{self, ScheduleConfig, SchedulerKind, Table};
+    use crate::timeline::{BlendMode, ChunkPlan};
+    use std::cell::RefCell;
+
+    const SHAPE: (usize, usize, usize) = (2, 3, 4);
+
+    /// Answers with something that has nothing to do with what is fixed, and remembers what it was asked about.
+    #[derive(Default)]
+    struct Witness(RefCell<Vec<Tensor>>);
+
+    impl Denoiser for Witness {
+        fn forward(&self, rows: &[DenoiserRow], _: &mut Hooks) -> candle_core::Result<Vec<Tensor>> {
+            self.0.borrow_mut().push(rows[0].latents.copy()?);
+            rows.iter().map(|row| row.latents.sin()? + 0.3).collect()
+        }
+    }
+
+    fn run(scheduler: &mut dyn schedulers::Scheduler, blend: BlendMode, fixed: Option<&Fixed>) -> (Tensor, Witness) {
+        let witness = Witness::default();
+        let text = Tensor::zeros((1, 1), DType::F32, &Device::Cpu).unwrap();
+        let plan = ChunkPlan::cover(1, 11, 5, 2, 0).unwrap();
+        let noise = NoiseSource::Seeded(Noise::new(1));
+        let part = Denoising {
+            denoiser: &witness,
+            scheduler,
+            plan: &plan,
+            texts: std::slice::from_ref(&text),
+            uncond: &text,
+            guidance: GuidanceSchedule::Constant(3.0),
+            table: Table::Diffusers,
+            blend,
+            noise: &noise,
+            start: 0,
+            fixed,
+            shape: SHAPE,
+            device: &Device::Cpu,
+            sharing: None,
+            stack: &mut [],
+            kernel: Sdpa::default(),
+            micro_batch: 2,
+            part: (0, 1),
+            after: 0.0,
+        };
+        let timeline = denoise(part, &mut ()).unwrap();
+        (timeline, witness)
+    }
+
+    fn values(tensor: &Tensor) -> Vec<f32> {
+        tensor.flatten_all().unwrap().to_vec1().unwrap()
+    }
+
+    /// Known frames come out bit for bit, and every window sees them under the noise of the step: with DDIM that is the one
+    /// noise they began with.
+    #[test]
+    fn known_frames_stay_and_are_seen_under_the_right_noise() {
+        let (c, h, w) = SHAPE;
+        let zero = ScheduleConfig::cogvideox(3.0);
+        let some_signal = ScheduleConfig { rescale_betas_zero_snr: false, ..zero.clone() };
+        for config in [zero, some_signal] {
+            for table in [Table::Diffusers, Table::Sat] {
+                for (kind, eta) in
+                    [(SchedulerKind::Ddim, 0.0), (SchedulerKind::Ddim, 0.7), (SchedulerKind::Dpmpp2mSde, 0.0)]
+                {
+                    for blend in [BlendMode::Repo, BlendMode::Paper] {
+                        for (start, count) in [(0, 2), (1, 4)] {
+                            let latents = Noise::new(7).latents(Stream::Encode, 0..count, 0, SHAPE, &Device::Cpu);
+                            let fixed = Fixed { start, latents: latents.unwrap() };
+                            let mut scheduler = schedulers::build(&config, kind, table, 6, eta).unwrap();
+                            let (timeline, witness) = run(&mut *scheduler, blend, Some(&fixed));
+                            assert_eq!(timeline.dims(), [11, c, h, w]);
+                            assert_eq!(values(&fixed.of(&timeline).unwrap()), values(&fixed.latents));
+                            let (free, _) =
+                                run(&mut *schedulers::build(&config, kind, table, 6, eta).unwrap(), blend, None);
+                            assert_ne!(values(&fixed.of(&free).unwrap()), values(&fixed.latents));
+                            if (kind, eta) != (SchedulerKind::Ddim, 0.0) {
+                                continue;
+                            }
+                            let noise = Noise::new(1).latents(Stream::Initial, 0..11, 0, SHAPE, &Device::Cpu).unwrap();
+                            let noise = fixed.of(&noise).unwrap();
+                            let passes = witness.0.into_inner();
+                            assert_eq!(passes.len(), 6 * 3);
+                            for (pass, row) in passes.iter().enumerate() {
+                                let want = scheduler.noised(pass / 3, &fixed.latents, &noise).unwrap();
+                                let window = 3 * (pass % 3)..3 * (pass % 3) + 5;
+                                for frame in (start..start + count).filter(|frame| window.contains(frame)) {
+                                    let seen = values(&row.get(frame - window.start).unwrap());
+                                    let want = values(&want.get(frame - start).unwrap());
+                                    let apart = seen.iter().zip(want).map(|(a, b)| (a - b).abs());
+                                    let worst = apart.fold(0f32, f32::max);
+                                    assert!(worst < 1e-5, "{table} pass {pass} frame {frame}: {worst}");
+                                }
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
