@@ -33,11 +33,13 @@ def arguments():
     p.add_argument("--frames", type=int, default=20000, help="single frames in the bank")
     p.add_argument("--clips", type=int, default=0, help="half-size clips in the bank (default: an eighth of the frames)")
     p.add_argument("--batch", type=int, default=64)
+    p.add_argument("--moving", type=float, default=0.125, help="clips in a batch, as a share of its frames")
     p.add_argument("--lr", type=float, default=2e-3)
     p.add_argument("--vae", help="autoencoder folder, for reconstructions")
     p.add_argument("--reconstructions", help="file that keeps the reconstructions between runs")
     p.add_argument("--reconstructed", type=int, default=64, help="clips to reconstruct")
     p.add_argument("--resume", action="store_true", help="start from the weights in --out's state folder")
+    p.add_argument("--shipped", action="store_true", help="go on from the weights in --out itself, which have no batch norm")
     p.add_argument("--state", default="", help="where the resumable weights are (default: OUT/state)")
     p.add_argument("--evaluate", type=int, default=0, help="only measure, on this many videos")
     p.add_argument("--seed", type=int, default=0)
@@ -74,7 +76,9 @@ def pick(bank: dict, index: torch.Tensor, device: str) -> dict:
 
 def train(a, device: str):
     rng, spoiler = random.Random(a.seed), torch.Generator().manual_seed(a.seed)
-    judge = Judge().to(device)
+    judge = load(a.out).to(device) if a.shipped else Judge().to(device)
+    if a.shipped:
+        rng.seed(a.seed + 2)  # other scenes than the first time
     state = os.path.join(a.state or os.path.join(a.out, "state"), "judge.safetensors")
     if a.resume and os.path.exists(state):
         from safetensors.torch import load_file
@@ -105,7 +109,7 @@ def train(a, device: str):
             group["lr"] = learning_rate(a.lr, clock, warmup=100)
         index = torch.randint(len(frames["pictures"]), (a.batch,), generator=spoiler)
         batch, pictures = pick(frames, index, device), data.from_bytes(frames["pictures"][index], device)
-        count = max(2, a.batch // 8)
+        count = max(2, int(a.batch * a.moving))
         index = torch.randint(len(clips["pictures"]), (count,), generator=spoiler)
         moving, labels, boxes = data.from_bytes(clips["pictures"][index], device), clips["labels"][index], clips["box"][index]
         length = rng.randint(9, WINDOW) if made is None else made["pictures"].shape[1] if rng.random() < 0.3 else WINDOW
