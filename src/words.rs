@@ -12,7 +12,8 @@ const SHOWN: usize = 60;
 /// An error that lists what would have been right, the nearest first.
 pub fn unknown(what: &str, word: &str, known: &[&str]) -> Error {
     let word: String = word.chars().take(SHOWN).collect();
-    let near = known.iter().map(|&name| (strsim::damerau_levenshtein(&word.to_ascii_lowercase(), name), name));
+    let lower = str::to_ascii_lowercase;
+    let near = known.iter().map(|&name| (strsim::damerau_levenshtein(&lower(&word), &lower(name)), name));
     match near.min().filter(|(distance, name)| *distance <= 2.min(name.len() / 2)) {
         Some((_, name)) => {
             anyhow::anyhow!("unknown {what} {word:?}: did you mean {name}? (known: {})", known.join(", "))

@@ -87,7 +87,7 @@ impl Extend {
         let mut settings = recorded(self.settings, self.no_metadata);
         settings.only_new = self.only_new.or(settings.only_new);
         if let Some(storyboard) = &mut storyboard {
-            settings = settings.or(job::read_settings(std::mem::take(&mut storyboard.settings))?);
+            settings = settings.or(job::script_settings(storyboard)?);
         }
         settings.video = video.or(settings.video);
         if let Some(path) = settings.video.clone() {

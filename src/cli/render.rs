@@ -22,10 +22,12 @@ Examples:
   vidgen multi-prompt prompts/seasons.txt -o seasons.mp4
   vidgen multi-prompt -p \"a red ball rests in the snow\" -p \"a red ball rests in the desert\" -o two.mp4
   vidgen multi-prompt story.toml --num-videos 3 -o 'story-{seed}.mp4'
+  vidgen multi-prompt -p \"a red ball; a blue box; a yellow star\" --split ';' --transition fade:8 -o three.mp4
   cat prompts.txt | vidgen multi-prompt - -o out.mp4
 
-A prompt file is plain text, one prompt per line; blank lines and lines that begin with # are left out. A .toml file is a
-scene script: see docs/scripts.md.";
+A prompt file is plain text, one prompt per line, with a time before each ([00:00-00:06] ..) or none; blank lines and lines
+that begin with # are left out. A .toml, .json or .yaml file is a scene script, a list of prompts by frame, or a case file
+of DiTCtrl: see docs/scripts.md.";
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = GENERATE, args_override_self = true)]
@@ -46,7 +48,7 @@ pub struct Generate {
 #[derive(Debug, clap::Args)]
 #[command(after_help = MULTI_PROMPT, args_override_self = true)]
 pub struct MultiPrompt {
-    /// Prompts, one per line, or a scene script (.toml); - for standard input
+    /// Prompts, one per line, or a scene script (.toml, .json, .yaml); - for standard input
     #[arg(value_name = "FILE", group = "scenes")]
     file: Option<PathBuf>,
     /// A prompt; give it again for each scene, in order
@@ -60,6 +62,9 @@ pub struct MultiPrompt {
     #[arg(long, env = "VIDGEN_PROMPT_FILE", value_name = "FILE", group = "scenes")]
     #[arg(aliases = ["prompt_file", "prompts-file", "prompts_file"])]
     prompt_file: Option<PathBuf>,
+    /// What parts several prompts in one text or line, as ';'
+    #[arg(long, env = "VIDGEN_SPLIT", value_name = "TEXT")]
+    split: Option<String>,
     /// The same as --manifest none
     #[arg(long, hide = true, conflicts_with = "manifest")]
     no_metadata: bool,
@@ -112,6 +117,10 @@ impl MultiPrompt {
             }
             None => Storyboard::from_prompts(&self.prompt)?,
         };
+        let storyboard = match self.split {
+            Some(separator) => storyboard.split(&separator)?,
+            None => storyboard,
+        };
         render(Command::MultiPrompt, recorded(self.settings, self.no_metadata), storyboard, report)
     }
 }
@@ -130,7 +139,7 @@ pub(super) fn render(
 ) -> Result<(), Failure> {
     set_threads(settings.threads);
     interrupt::install(report.progress == progress::Mode::Json, video::remove_partials)?;
-    let script = job::read_settings(std::mem::take(&mut storyboard.settings))?;
+    let script = job::script_settings(&mut storyboard)?;
     let mut settings = settings.or(script);
     for (path, table) in config::read()? {
         let file = job::read_settings(table).with_context(|| path.display().to_string()).code(Code::Usage)?;

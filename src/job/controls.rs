@@ -142,10 +142,12 @@ impl Wanted {
             _ => None,
         };
         let by_scene = scenes.iter().any(|scene| !scene.subject.is_empty());
-        if own.is_some() && (by_scene || !given.is_empty() || settings.mask_threshold.is_some()) {
+        // places in a file are for those who have no words; a flag has
+        let by_token = given.is_empty() && scenes.iter().any(|scene| !scene.subject_tokens.is_empty());
+        if own.is_some() && (by_scene || by_token || !given.is_empty() || settings.mask_threshold.is_some()) {
             bail!("--attn-proc kv-share names its own subject: leave it out there, or leave out the other subjects")
         }
-        let named = own.is_some() || by_scene || !given.is_empty();
+        let named = own.is_some() || by_scene || by_token || !given.is_empty();
         match settings.mask_threshold {
             Some(_) if !named => bail!("--mask-threshold has no effect without --subject"),
             Some(threshold) if !(0.0..=1.0).contains(&threshold) => {
@@ -154,7 +156,7 @@ impl Wanted {
             _ => {}
         }
         if !joined {
-            if by_scene {
+            if by_scene || by_token {
                 warnings.push(format!("the subjects of the scenes have {unjoined}"));
             }
             specs.retain(|spec| !is_sharing(spec));
@@ -167,8 +169,12 @@ impl Wanted {
                 let trimmed = given.iter().map(|words| words.trim().to_owned()).filter(|words| !words.is_empty());
                 (trimmed.collect(), settings.mask_threshold.unwrap_or(THRESHOLD))
             });
-            let words = scenes.iter().map(|scene| if scene.subject.is_empty() { &common } else { &scene.subject });
-            let subject = prompts.subject(words.cloned().collect(), threshold)?;
+            let named = |scene: &Scene| match (scene.subject.is_empty(), by_token) {
+                (true, true) => Named::Tokens(scene.subject_tokens.clone()),
+                (true, false) => Named::Words(common.clone()),
+                (false, _) => Named::Words(scene.subject.clone()),
+            };
+            let subject = prompts.subject(scenes.iter().map(named).collect(), threshold)?;
             segments.iter().try_for_each(|segment| subject.check(&segment.plan, prompts.texts))?;
             for spec in specs.iter_mut() {
                 if let Control::KvShare { subject: words, threshold } = &mut spec.control {
@@ -228,6 +234,12 @@ impl Subject {
     }
 }
 
+/// How a prompt's subject is named.
+enum Named {
+    Words(Vec<String>),
+    Tokens(Vec<usize>),
+}
+
 /// The prompts of a job and, where words are looked for, their tokens.
 struct Prompts<'a> {
     texts: &'a [String],
@@ -262,23 +274,54 @@ impl Prompts<'_> {
         }
     }
 
-    /// `words`: by prompt.
-    fn subject(&mut self, words: Vec<Vec<String>>, threshold: f64) -> Result<Subject> {
-        let mut positions = Vec::with_capacity(words.len());
-        for (prompt, words) in words.iter().enumerate() {
-            if words.is_empty() {
-                bail!("the prompt {:?} has no subject, and others have: give each scene one", self.texts[prompt])
-            }
-            let mut tokens = BTreeSet::new();
-            for words in words {
-                match self.find(prompt, words)? {
-                    Some(found) => tokens.extend(found),
-                    None => bail!("subject {words:?} {}", self.absent(prompt)),
+    /// `named`: by prompt.
+    fn subject(&mut self, named: Vec<Named>, threshold: f64) -> Result<Subject> {
+        let (mut words, mut positions) = (Vec::with_capacity(named.len()), Vec::with_capacity(named.len()));
+        for (prompt, named) in named.into_iter().enumerate() {
+            let (own, tokens) = match named {
+                Named::Words(own) if own.is_empty() => {
+                    bail!("the prompt {:?} has no subject, and others have: give each scene one", self.texts[prompt])
                 }
-            }
+                Named::Words(own) => {
+                    let mut tokens = BTreeSet::new();
+                    for words in &own {
+                        match self.find(prompt, words)? {
+                            Some(found) => tokens.extend(found),
+                            None => bail!("subject {words:?} {}", self.absent(prompt)),
+                        }
+                    }
+                    (own, tokens)
+                }
+                Named::Tokens(tokens) => {
+                    let tokens: BTreeSet<u32> =
+                        tokens.into_iter().map(|token| u32::try_from(token).unwrap_or(u32::MAX)).collect();
+                    (self.words_at(prompt, &tokens)?, tokens)
+                }
+            };
+            words.push(own);
             positions.push(tokens.into_iter().collect());
         }
         Ok(Subject { words, threshold, positions })
+    }
+
+    /// What stands at tokens of a prompt.
+    fn words_at(&mut self, prompt: usize, tokens: &BTreeSet<u32>) -> Result<Vec<String>> {
+        let text = &self.texts[prompt];
+        let spans = &self.tokens()?[prompt].spans;
+        let count = spans.iter().filter(|span| span.0 < span.1).count();
+        let mut stretches: Vec<(usize, usize)> = Vec::new(); // in bytes
+        let mut before = None;
+        for &token in tokens {
+            let Some(&(start, end)) = spans.get(token as usize).filter(|span| span.0 < span.1) else {
+                bail!("subject: there is no token {token} in the prompt {text:?}, which has {count}, from 0")
+            };
+            match stretches.last_mut() {
+                Some(last) if before == token.checked_sub(1) => last.1 = end,
+                _ => stretches.push((start, end)),
+            }
+            before = Some(token);
+        }
+        Ok(stretches.into_iter().map(|(start, end)| text.get(start..end).unwrap_or_default().to_owned()).collect())
     }
 
     /// The tokens of a word by prompt; it must stand in one of them.

@@ -87,7 +87,10 @@ fn decode(job: &Job) -> Result<u64> {
     let frames = job.segments.iter().map(|segment| segment.plan.keep).max().unwrap_or(0);
     let memory = job.decode.memory(&job.vae, frames, height, width)?;
     let values = memory.caches + 5 * memory.map;
-    Ok(weights + values as u64 * job.vae_dtype.size_in_bytes() as u64)
+    // frames of both sides of a fade wait for each other
+    let fade = job.segments.iter().map(|segment| segment.fade).max().unwrap_or(0);
+    let waiting = (2 * fade * job.width * job.height * 3) as u64;
+    Ok(weights + values as u64 * job.vae_dtype.size_in_bytes() as u64 + waiting)
 }
 
 /// Refuses a job that this machine cannot hold. Memory of other devices than the CPU is theirs to tell.

@@ -82,7 +82,7 @@ pub struct Job {
     /// Final texts, style included.
     pub prompts: Vec<String>,
     pub uncond: UncondText,
-    /// Stretches between hard cuts, in order; mostly one.
+    /// Stretches between cuts and fades, in order; mostly one.
     pub segments: Vec<Segment>,
     /// The video that this one continues.
     pub given: Option<Given>,
@@ -141,9 +141,8 @@ impl Job {
 /// Resolves settings and scenes into one job for each video, in the order of their seeds.
 ///
 /// Errors carry the exit code: 2 for settings, 3 for the model, 4 for memory.
-pub fn resolve(command: Command, settings: Settings, storyboard: Storyboard) -> Result<Vec<Job>, Failure> {
-    let script: Settings = read_settings(storyboard.settings)?;
-    let settings = settings.or(script);
+pub fn resolve(command: Command, settings: Settings, mut storyboard: Storyboard) -> Result<Vec<Job>, Failure> {
+    let settings = settings.or(script_settings(&mut storyboard)?);
     let name = settings.model.clone().unwrap_or_else(|| weights::EMBEDDED.to_owned());
     let model = ModelFolder::open(&name, settings.offline.unwrap_or(false)).code(Code::Model)?;
     let configs = Configs::read(&model).code(Code::Model)?;
@@ -162,7 +161,7 @@ pub fn resolve(command: Command, settings: Settings, storyboard: Storyboard) -> 
         return Err(Failure::message(Code::Usage, message));
     }
     let request = Request { command, settings, scenes: storyboard.scenes };
-    (0..videos)
+    let mut jobs = (0..videos)
         .map(|index| {
             let seed = first.wrapping_add(index as u64);
             let place = output::Place { seed, index, videos };
@@ -170,7 +169,12 @@ pub fn resolve(command: Command, settings: Settings, storyboard: Storyboard) -> 
             let damaged = job.as_ref().is_err_and(|error| error.chain().any(|reason| reason.is::<ModelError>()));
             job.code(if damaged { Code::Model } else { Code::Usage })
         })
-        .collect()
+        .collect::<Result<Vec<_>, _>>()?;
+    // once for all videos of a file
+    if let Some(job) = jobs.first_mut() {
+        job.warnings.splice(0..0, storyboard.warnings);
+    }
+    Ok(jobs)
 }
 
 /// The video that is to be continued, for the command that can.
@@ -188,14 +192,30 @@ fn source(command: Command, settings: &Settings) -> Result<Option<Source>, Failu
     Err(Failure::message(Code::Usage, message))
 }
 
-/// Settings of a script by their names, with a suggestion for names that do not exist.
+/// Takes the settings out of a script. Errors name the place in the file.
+pub fn script_settings(storyboard: &mut Storyboard) -> Result<Settings, Failure> {
+    let table = std::mem::take(&mut storyboard.settings);
+    for (key, value) in &table {
+        let alone = read_settings([(key.clone(), value.clone())].into_iter().collect());
+        if let Some(place) = storyboard.places.get(key) {
+            alone.context(place.clone()).code(Code::Usage)?;
+        }
+    }
+    read_settings(table)
+}
+
+/// Settings of a file by their names, with a suggestion for names that do not exist.
 pub fn read_settings(table: toml::Table) -> Result<Settings, Failure> {
     serde_path_to_error::deserialize(toml::Value::Table(table))
         .map_err(|error| {
             let message = error.inner().message();
-            match error.path().to_string() {
-                path if path == "." || message.contains("unknown field") => anyhow::anyhow!("{message}"),
-                path => anyhow::anyhow!("{path}: {message}"),
+            let mut words = message.split('`').skip(1).step_by(2); // serde lists the names that it knows
+            match (error.path().to_string(), words.next()) {
+                (_, Some(word)) if message.starts_with("unknown field") => {
+                    values::unknown("setting", word, &words.collect::<Vec<_>>())
+                }
+                (path, _) if path == "." => anyhow::anyhow!("{message}"),
+                (path, _) => anyhow::anyhow!("{path}: {message}"),
             }
         })
         .code(Code::Usage)
@@ -285,7 +305,7 @@ fn one(
             rules.segments(scenes, geometry.frames, context)?
         }
     };
-    let frames = segments.iter().map(|segment| segment.frames).sum::<usize>() + given.as_ref().map_or(0, Given::kept);
+    let frames = plan::video_frames(&segments) + given.as_ref().map_or(0, Given::kept);
     let schedule = match settings.shift {
         None => schedule,
         Some(shift) => {

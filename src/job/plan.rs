@@ -1,10 +1,11 @@
 //! From scenes and lengths to windows.
 
 use crate::storyboard::{Length, Scene, Transition};
-use crate::timeline::{ChunkPlan, TextMix, Window};
-use anyhow::{Result, bail, ensure};
+use crate::timeline::{ChunkPlan, Short, Stride, TextMix};
+use anyhow::{Result, anyhow, bail, ensure};
+use std::ops::Range;
 
-/// A stretch of video between two hard cuts: denoised on its own timeline, decoded on its own.
+/// A stretch of video between two cuts or fades: denoised on its own timeline, decoded on its own.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Segment {
     /// Windows and texts; the texts' prompts are indices into the prompts of the job.
@@ -13,8 +14,16 @@ pub struct Segment {
     pub padding: usize,
     /// Latent frames after the padding that are given: the end of a video that this one continues.
     pub context: usize,
-    /// Frames of video, without those that the context stands for.
+    /// Frames of video that are decoded, without those that the context stands for.
     pub frames: usize,
+    /// How many of them, at the start, are mixed with as many at the end of the segment before, so that both make one; 0
+    /// where this one follows by a cut.
+    pub fade: usize,
+}
+
+/// Frames of the video that segments make.
+pub fn video_frames(segments: &[Segment]) -> usize {
+    segments.iter().map(|segment| segment.frames - segment.fade).sum()
 }
 
 /// What the model and the user say about windows. Lengths in latent frames where nothing else is said.
@@ -57,34 +66,47 @@ impl WindowRules {
     pub fn single(&self, frames: usize) -> Segment {
         let latent_frames = self.latent_frames(frames);
         let padding = self.padding(latent_frames);
-        Segment { plan: ChunkPlan::single(latent_frames + padding), padding, context: 0, frames }
+        Segment { plan: ChunkPlan::single(latent_frames + padding), padding, context: 0, frames, fade: 0 }
     }
 
     /// The segments of scenes in order. `frames`: the whole video's length, over what the scenes say. `context`: latent
     /// frames that are given before the first scene; no length counts them.
+    ///
+    /// What is said about lengths is kept: the frames that a fade mixes are added to both its sides. A segment about which
+    /// nobody says anything has those of its windows, and a fade takes its own from them.
     pub fn segments(&self, scenes: &[Scene], frames: Option<usize>, context: usize) -> Result<Vec<Segment>> {
-        let mut groups: Vec<(usize, &[Scene])> = Vec::new(); // first prompt, scenes
-        let mut start = 0;
-        for index in 1..=scenes.len() {
-            if index == scenes.len() || self.kind(&scenes[index]) == Transition::Cut {
-                groups.push((start, &scenes[start..index]));
-                start = index;
+        let lengths = self.lengths(scenes, frames)?;
+        let mut groups: Vec<Range<usize>> = Vec::new();
+        for (index, scene) in scenes.iter().enumerate() {
+            match groups.last_mut() {
+                Some(group) if !self.kind(scene).parts() => group.end = index + 1,
+                _ => groups.push(index..index + 1),
             }
         }
-        let shares = match frames {
-            Some(frames) => {
-                ensure!(frames >= groups.len(), "{frames} frames are fewer than the {} cuts need", groups.len());
-                let before = |count: usize| frames * count / scenes.len();
-                groups.iter().map(|(first, group)| Some(before(first + group.len()) - before(*first))).collect()
-            }
-            None => vec![None; groups.len()],
-        };
-        let given = |first: usize| if first == 0 { context } else { 0 };
-        groups
-            .iter()
-            .zip(shares)
-            .map(|(&(first, group), share)| self.segment(first, group, share, given(first)))
-            .collect()
+        let mut segments = Vec::with_capacity(groups.len());
+        for group in groups {
+            let said = frames.is_some() || scenes[group.clone()].iter().any(|scene| scene.length.is_some());
+            let lengths = lengths.as_ref().filter(|_| said).map(|lengths| &lengths[group.clone()]);
+            let fade = if group.start == 0 { 0 } else { self.fade(&scenes[group.start]) };
+            let next = scenes.get(group.end).map_or(0, |next| self.fade(next));
+            let wanted = match lengths.map(|lengths| lengths.iter().sum::<usize>()) {
+                Some(0) => bail!("{} frames are fewer than {} scenes need", frames.unwrap_or(0), scenes.len()),
+                // the middle of a fade is where one scene ends and the next begins
+                wanted => wanted.map(|frames| frames + (fade - fade / 2) + next / 2),
+            };
+            let context = if group.start == 0 { context } else { 0 };
+            let segment = self.segment(group.start, &scenes[group.clone()], wanted, lengths, context)?;
+            ensure!(
+                fade + next <= segment.frames,
+                "scene {}: a fade of {} frames is too long for its {}: give fewer, as fade:{}, or a longer scene",
+                group.start + 1,
+                fade.max(next),
+                segment.frames,
+                (segment.frames / 2).max(1)
+            );
+            segments.push(Segment { fade, ..segment });
+        }
+        Ok(segments)
     }
 
     /// How a scene follows the one before it.
@@ -92,17 +114,74 @@ impl WindowRules {
         scene.transition.kind.unwrap_or(self.transition)
     }
 
-    fn segment(&self, first: usize, scenes: &[Scene], frames: Option<usize>, context: usize) -> Result<Segment> {
+    /// Frames that the fade into a scene mixes.
+    fn fade(&self, scene: &Scene) -> usize {
+        match self.kind(scene) {
+            Transition::Fade(Some(frames)) => frames,
+            Transition::Fade(None) => (self.fps.round() as usize).max(1),
+            _ => 0,
+        }
+    }
+
+    /// Frames of each scene; none where nobody says anything. `frames`: of all of them together. The scenes that say theirs
+    /// then keep them if that leaves some for those that do not, which share the rest; else all are scaled.
+    fn lengths(&self, scenes: &[Scene], frames: Option<usize>) -> Result<Option<Vec<usize>>> {
+        let own = |scene: &Scene| match scene.length {
+            None => Ok(None),
+            Some(length) => {
+                let frames = match length {
+                    Length::Frames(frames) => frames as f64,
+                    Length::Seconds(seconds) => seconds * self.fps,
+                };
+                let rounded = frames.round();
+                ensure!(
+                    (1.0..=MOST_FRAMES as f64).contains(&rounded),
+                    "a scene of {rounded} frames: scenes go from 1 to {MOST_FRAMES}"
+                );
+                Ok(Some(frames))
+            }
+        };
+        let own: Vec<Option<f64>> = scenes.iter().map(own).collect::<Result<_>>()?;
+        let said: f64 = own.iter().flatten().sum();
+        let silent = own.iter().filter(|own| own.is_none()).count();
+        let usual = self.video_frames(self.window) as f64;
+        let (silent, scale) = match frames.map(|frames| frames as f64) {
+            None if silent == own.len() => return Ok(None),
+            None => (usual, 1.0),
+            Some(frames) if silent > 0 && said + silent as f64 <= frames => ((frames - said) / silent as f64, 1.0),
+            Some(frames) => (usual, frames / (said + silent as f64 * usual)),
+        };
+        // rounded where scenes end, so that fractions do not add up
+        let (mut end, mut before) = (0.0, 0);
+        let mut lengths = Vec::with_capacity(own.len());
+        for own in own {
+            end += own.unwrap_or(silent) * scale;
+            // what should come out whole is not rounded down for an error in the last digit
+            let rounded = (end + 1e-6).round() as usize;
+            lengths.push(rounded - before);
+            before = rounded;
+        }
+        ensure!(before <= MOST_FRAMES, "{before} frames are more than the {MOST_FRAMES} that a video may have");
+        Ok(Some(lengths))
+    }
+
+    /// `wanted`: frames to decode, where somebody says. `lengths`: those of the scenes.
+    fn segment(
+        &self,
+        first: usize,
+        scenes: &[Scene],
+        wanted: Option<usize>,
+        lengths: Option<&[usize]>,
+        context: usize,
+    ) -> Result<Segment> {
         let n = self.window + self.padding(self.window);
         let padding = n - self.window;
-        let lengths = frames.is_none() && scenes.iter().any(|scene| scene.length.is_some());
-        let wanted = match frames {
-            _ if lengths => Some(scenes.iter().map(|scene| self.scene_frames(scene)).sum::<Result<usize>>()?),
-            // what the scenes would make by themselves
-            None if context > 0 => Some(self.segment(first, scenes, None, 0)?.frames),
-            frames => frames,
-        };
         let given = if context > 0 { self.video_frames(context) } else { 0 };
+        let wanted = match wanted {
+            // what the scenes would make by themselves
+            None if context > 0 => Some(self.segment(first, scenes, None, None, 0)?.frames),
+            wanted => wanted,
+        };
         let wanted = wanted.map(|frames| frames + given);
         if let (Some(frames), [_]) = (wanted, scenes)
             && self.latent_frames(frames) <= self.window
@@ -116,17 +195,16 @@ impl WindowRules {
                 let held = |index: usize| {
                     if index == 0 || index + 1 == scenes.len() { 1 } else { self.hold.saturating_add(1) }
                 };
-                windows(&(0..scenes.len()).map(held).collect::<Vec<_>>(), &strides, n)?
+                ChunkPlan::layout(&(0..scenes.len()).map(held).collect::<Vec<_>>(), &strides, n)?
             }
             Some(frames) => {
-                let mut parts = match lengths {
-                    true => scenes.iter().map(|scene| self.scene_frames(scene)).collect::<Result<Vec<_>>>()?,
-                    false => vec![(frames - given).div_ceil(scenes.len()); scenes.len()],
-                };
+                let said = lengths.filter(|_| scenes.iter().any(|scene| scene.length.is_some()));
+                let equal = || vec![(frames - given).div_ceil(scenes.len()); scenes.len()];
+                let mut parts = said.map_or_else(equal, <[usize]>::to_vec);
                 parts[0] += given;
                 let keep = self.latent_frames(frames) + padding;
-                covering(keep, &parts, &strides, n).map_err(|least| match least {
-                    Short::Windows(least) => anyhow::anyhow!(
+                ChunkPlan::covering(keep, &parts, &strides, n).map_err(|short| match short {
+                    Short::Least(least) => anyhow!(
                         "{} prompts with their transitions need at least {} frames; {} were asked for: ask for more, or \
                          for fewer --transition-windows, or for cuts",
                         scenes.len(),
@@ -138,17 +216,7 @@ impl WindowRules {
             }
         };
         let frames = wanted.unwrap_or_else(|| self.video_frames(plan.keep - padding));
-        Ok(Segment { plan: renumbered(plan, first), padding, context, frames: frames - given })
-    }
-
-    fn scene_frames(&self, scene: &Scene) -> Result<usize> {
-        let frames = match scene.length {
-            None => self.video_frames(self.window),
-            Some(Length::Frames(frames)) => frames,
-            Some(Length::Seconds(seconds)) => (seconds * self.fps).round() as usize,
-        };
-        ensure!((1..=MOST_FRAMES).contains(&frames), "a scene of {frames} frames: scenes go from 1 to {MOST_FRAMES}");
-        Ok(frames)
+        Ok(Segment { plan: renumbered(plan, first), padding, context, frames: frames - given, fade: 0 })
     }
 
     /// For each scene: how its windows follow each other, and, for its boundary to the next, the same and the transition
@@ -176,15 +244,6 @@ impl WindowRules {
     }
 }
 
-#[derive(Debug, Clone, Copy)]
-struct Stride {
-    inside: usize,
-    boundary: usize,
-    /// Whether windows are joined inside the scene, and across its boundary.
-    joined: (bool, bool),
-    transition_windows: usize,
-}
-
 /// Prompts of a segment's plan as prompts of the job.
 fn renumbered(mut plan: ChunkPlan, first: usize) -> ChunkPlan {
     for text in &mut plan.texts {
@@ -199,71 +258,10 @@ fn renumbered(mut plan: ChunkPlan, first: usize) -> ChunkPlan {
     plan
 }
 
-const MOST_WINDOWS: usize = 100_000;
-
-/// `counts[p]` windows for prompt p, with each boundary's transition windows between.
-fn windows(counts: &[usize], strides: &[Stride], n: usize) -> Result<ChunkPlan> {
-    let transitions = strides[..counts.len() - 1].iter().map(|stride| stride.transition_windows);
-    let total = counts.iter().copied().chain(transitions).fold(0usize, usize::saturating_add);
-    ensure!(total <= MOST_WINDOWS, "{total} windows are more than the {MOST_WINDOWS} that a video may have");
-    let (mut windows, mut texts): (Vec<Window>, Vec<TextMix>) = (Vec::with_capacity(total), Vec::new());
-    let mut push = |text: usize, (stride, joined): (usize, bool)| {
-        let start = windows.last().map_or(0, |last: &Window| last.start + stride);
-        windows.push(Window { start, len: n, text, joined });
-    };
-    let mut into = (0, false);
-    for (prompt, (&count, here)) in counts.iter().zip(strides).enumerate() {
-        texts.push(TextMix::Prompt(prompt));
-        for index in 0..count {
-            push(texts.len() - 1, if index == 0 { into } else { (here.inside, here.joined.0) });
-        }
-        into = (here.boundary, here.joined.1);
-        if prompt + 1 < counts.len() {
-            for j in 1..=here.transition_windows {
-                let weight = j as f64 / (here.transition_windows + 1) as f64;
-                texts.push(TextMix::Between { from: prompt, to: prompt + 1, weight });
-                push(texts.len() - 1, into);
-            }
-        }
-    }
-    let frames = windows.last().map_or(0, Window::end);
-    let overlap = n - strides[0].inside;
-    Ok(ChunkPlan { frames, keep: frames, windows, texts, overlap })
-}
-
-enum Short {
-    /// Latent frames that the least number of windows makes.
-    Windows(usize),
-    Other(anyhow::Error),
-}
-
-/// As few windows as cover `keep` latent frames, shared out by `parts`; the surplus at the end is not kept.
-fn covering(keep: usize, parts: &[usize], strides: &[Stride], n: usize) -> Result<ChunkPlan, Short> {
-    let mut counts = vec![1; parts.len()];
-    let least = windows(&counts, strides, n).map_err(Short::Other)?.frames;
-    // the last window may be cut off but for one frame
-    if parts.len() > 1 && keep + strides[0].inside <= least {
-        return Err(Short::Windows(least - strides[0].inside + 1));
-    }
-    let missing = keep.saturating_sub(least).div_ceil(strides[0].inside);
-    let total: usize = parts.iter().sum();
-    for _ in 0..missing.min(MOST_WINDOWS) {
-        // to the scene that is furthest behind its share
-        let behind = |index: &usize| parts[*index] as f64 / total as f64 / counts[*index] as f64;
-        let next = (0..parts.len()).max_by(|a, b| behind(a).total_cmp(&behind(b)).then(b.cmp(a))).unwrap_or(0);
-        counts[next] += 1;
-    }
-    let plan = windows(&counts, strides, n).map_err(Short::Other)?;
-    match keep <= plan.frames {
-        true => Ok(ChunkPlan { keep, ..plan }),
-        false => Err(Short::Other(anyhow::anyhow!("{keep} latent frames are more than {MOST_WINDOWS} windows hold"))),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::storyboard::Storyboard;
+    use crate::storyboard::{Storyboard, TransitionInto};
 
     fn rules(overlap: usize, transition_windows: usize, hold: usize) -> WindowRules {
         let transition = Transition::Attention;
@@ -297,7 +295,8 @@ mod tests {
         ] {
             let segments = rules(overlap, transitions, hold).segments(&scenes(prompts), None, 0).unwrap();
             let [segment] = segments.as_slice() else { panic!("{} segments", segments.len()) };
-            let layout = ChunkPlan::segments(prompts, 13, overlap, transitions, hold).unwrap();
+            let held = |prompt: usize| if prompt == 0 || prompt + 1 == prompts { 1 } else { 1 + hold };
+            let layout = ChunkPlan::even(&(0..prompts).map(held).collect::<Vec<_>>(), 13, overlap, transitions);
             assert_eq!((&segment.plan, segment.frames, segment.padding), (&layout, frames, 0));
         }
     }
@@ -315,5 +314,90 @@ mod tests {
         assert!(rules(9, 2, 0).segments(&scenes(2), Some(85), 0).is_ok()); // 22 latent frames: 4 windows
         let error = rules(9, 2, 0).segments(&scenes(2), Some(81), 0).unwrap_err().to_string();
         assert!(error.contains("need at least 85 frames"), "{error}");
+    }
+
+    /// Scenes with lengths in frames, and how each follows.
+    fn story(scenes: &[(Option<usize>, &str)]) -> Vec<Scene> {
+        let scene = |(index, &(frames, kind)): (usize, &(Option<usize>, &str))| Scene {
+            prompt: format!("scene {index}"),
+            length: frames.map(Length::Frames),
+            transition: TransitionInto {
+                kind: (!kind.is_empty()).then(|| kind.parse().unwrap()),
+                ..TransitionInto::default()
+            },
+            ..Scene::default()
+        };
+        scenes.iter().enumerate().map(scene).collect()
+    }
+
+    /// Frames and fades of the segments.
+    fn parts(scenes: &[Scene], frames: Option<usize>) -> Result<Vec<(usize, usize)>> {
+        let segments = rules(9, 2, 0).segments(scenes, frames, 0)?;
+        if let Some(frames) = frames {
+            assert_eq!(video_frames(&segments), frames);
+        }
+        Ok(segments.iter().map(|segment| (segment.frames, segment.fade)).collect())
+    }
+
+    #[test]
+    fn a_fade_takes_its_frames_from_windows_and_adds_them_to_lengths() {
+        let of = |scenes: &[(Option<usize>, &str)], frames| parts(&story(scenes), frames).unwrap();
+        // nobody says how long: windows of 49 frames, 90 in all
+        assert_eq!(of(&[(None, ""), (None, "fade")], None), [(49, 0), (49, 8)]);
+        assert_eq!(of(&[(None, ""), (None, "fade:5"), (None, "cut")], None), [(49, 0), (49, 5), (49, 0)]);
+        // two scenes of 48 make 96
+        assert_eq!(of(&[(Some(48), ""), (Some(48), "fade:8")], None), [(52, 0), (52, 8)]);
+        assert_eq!(
+            of(&[(Some(40), ""), (Some(20), "fade:5"), (Some(30), "fade:1")], None),
+            [(42, 0), (23, 5), (31, 1)]
+        );
+        for frames in 30..200 {
+            let segments = of(&[(None, ""), (None, "fade:5"), (None, "fade:2"), (None, "cut")], Some(frames));
+            assert_eq!(segments.iter().map(|segment| segment.1).collect::<Vec<_>>(), [0, 5, 2, 0]);
+        }
+        // the first scene is nothing to fade from
+        let rules = WindowRules { transition: Transition::Fade(Some(6)), ..rules(9, 2, 0) };
+        let segments = rules.segments(&story(&[(Some(9), ""), (Some(9), "")]), None, 0).unwrap();
+        assert_eq!(segments.iter().map(|s| (s.frames, s.fade)).collect::<Vec<_>>(), [(12, 0), (12, 6)]);
+    }
+
+    #[test]
+    fn a_fade_that_is_longer_than_its_scene_is_refused() {
+        let refused = |scenes: &[(Option<usize>, &str)], frames| parts(&story(scenes), frames).unwrap_err().to_string();
+        let error = refused(&[(None, ""), (None, "fade:50")], None);
+        assert!(
+            error.contains("scene 1: a fade of 50 frames is too long for its 49: give fewer, as fade:24"),
+            "{error}"
+        );
+        let error = refused(&[(Some(40), ""), (Some(3), "fade:8"), (Some(40), "fade:8")], None);
+        assert!(error.contains("scene 2: a fade of 8 frames is too long for its 11"), "{error}");
+        assert!(parts(&story(&[(Some(40), ""), (Some(8), "fade:8"), (Some(40), "fade:8")]), None).is_ok());
+        let error = refused(&[(None, ""), (None, "cut")], Some(1));
+        assert!(error.contains("1 frames are fewer than 2 scenes need"), "{error}");
+    }
+
+    #[test]
+    fn lengths_add_up() {
+        let lengths = |scenes: &[Scene], frames| rules(9, 2, 0).lengths(scenes, frames).unwrap();
+        let said = |scenes: &[(Option<usize>, &str)]| story(scenes);
+        assert_eq!(lengths(&said(&[(None, ""), (None, "")]), None), None);
+        assert_eq!(lengths(&said(&[(None, ""), (Some(9), "")]), None), Some(vec![49, 9]));
+        // the rest is for those that say nothing
+        assert_eq!(lengths(&said(&[(Some(24), ""), (Some(24), ""), (None, "")]), Some(100)), Some(vec![24, 24, 52]));
+        assert_eq!(lengths(&said(&[(Some(24), ""), (None, ""), (None, "")]), Some(31)), Some(vec![24, 4, 3]));
+        // else all keep their proportions
+        assert_eq!(lengths(&said(&[(Some(10), ""), (Some(30), "")]), Some(20)), Some(vec![5, 15]));
+        assert_eq!(lengths(&said(&[(None, ""), (None, ""), (None, "")]), Some(100)), Some(vec![33, 34, 33]));
+        // a tenth of a second is 0.8 frames
+        let mut tenths = said(&[(None, ""); 10]);
+        tenths.iter_mut().for_each(|scene| scene.length = Some(Length::Seconds(0.1)));
+        assert_eq!(lengths(&tenths, None).unwrap().iter().sum::<usize>(), 8);
+        for length in [Length::Seconds(0.01), Length::Seconds(1e300), Length::Frames(MOST_FRAMES + 1)] {
+            let scene = Scene { length: Some(length), ..Scene::default() };
+            let error = rules(9, 2, 0).lengths(&[scene], None).unwrap_err().to_string();
+            assert!(error.contains("scenes go from 1 to 500000"), "{error}");
+        }
+        let long = said(&[(Some(300_000), ""), (Some(300_000), "")]);
+        assert!(rules(9, 2, 0).lengths(&long, None).unwrap_err().to_string().contains("600000 frames are more"));
     }
 }

@@ -90,7 +90,8 @@ pub struct Settings {
     pub fps: Option<Rate>,
 
     /// How scenes follow each other: attention (overlapping windows that read each other's keys and values), blend
-    /// (overlapping windows) or cut [default: attention where the model has a recipe for it, else blend]
+    /// (overlapping windows), cut, or fade:FRAMES (a cut whose two sides are mixed over so many frames; fade for a
+    /// second) [default: attention where the model has a recipe for it, else blend]
     #[arg(long, env = "VIDGEN_TRANSITION", value_name = "KIND", help_heading = "Windows")]
     #[serde(with = "text")]
     pub transition: Option<Transition>,

@@ -1,8 +1,8 @@
-//! The last stage: latents become frames, chunk by chunk, and frames go to the writer as they come.
+//! The last stage: latents become frames, chunk by chunk, and frames are handed on as they come.
 
 use crate::models::cogvideox::vae::{Autoencoder, DecodeOptions};
 use crate::run::{Code, Event, Failure, Observer, Phase};
-use crate::video::{Frame, Writer};
+use crate::video::Frame;
 use anyhow::Result;
 use candle_core::{DType, Device, Tensor};
 use std::ops::Range;
@@ -10,7 +10,7 @@ use std::ops::Range;
 /// A frame whose brightest value is below this counts as black.
 const BLACK: u8 = 4;
 
-/// Decodes `latents` `[F, C, H, W]` (scaled as the denoiser has them) and writes the frames in the range `frames`.
+/// Decodes `latents` `[F, C, H, W]` (scaled as the denoiser has them) and hands the frames in the range `frames` to `take`.
 ///
 /// Values that are not finite, and a video without a single frame that is not black, are a failure
 /// ([`Code::Numbers`]): no user wants that file.
@@ -19,7 +19,7 @@ pub fn decode(
     latents: &Tensor,
     options: &DecodeOptions,
     frames: Range<usize>,
-    writer: &mut Writer,
+    take: &mut dyn FnMut(Frame) -> Result<()>,
     observer: &mut dyn Observer,
 ) -> Result<()> {
     let latents = (latents / vae.config().scaling_factor)?;
@@ -32,7 +32,7 @@ pub fn decode(
             for frame in to_frames(&chunk, index)? {
                 if frames.contains(&seen) {
                     brightest = brightest.max(frame.data.iter().copied().max().unwrap_or(0));
-                    writer.write(frame)?;
+                    take(frame)?;
                 }
                 seen += 1;
             }

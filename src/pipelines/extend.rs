@@ -167,7 +167,7 @@ mod tests {
     fn run(scheduler: &mut dyn schedulers::Scheduler, blend: BlendMode, fixed: Option<&Fixed>) -> (Tensor, Witness) {
         let witness = Witness::default();
         let text = Tensor::zeros((1, 1), DType::F32, &Device::Cpu).unwrap();
-        let plan = ChunkPlan::cover(1, 11, 5, 2, 0).unwrap();
+        let plan = ChunkPlan::even(&[3], 5, 2, 0);
         let noise = NoiseSource::Seeded(Noise::new(1));
         let part = Denoising {
             denoiser: &witness,

@@ -2,6 +2,7 @@
 
 use super::decode::decode;
 use super::extend;
+use super::fade::Fades;
 use super::latents::write_latents;
 use super::loaded::Loaded;
 use crate::job::Job;
@@ -25,9 +26,14 @@ pub fn frames(
     output.metadata = job.manifest.embeds().then(|| manifest.embedded_json()).transpose()?;
     let mut writer = video::open(&output).code(Code::Encoder)?;
     extend::write_given(job, &mut writer)?;
-    for (index, latents) in latents.iter().enumerate() {
+    let mut write = |frame| writer.write(frame);
+    let mut fades = Fades::new(&mut write);
+    for (index, (latents, segment)) in latents.iter().zip(&job.segments).enumerate() {
         let latents = latents.to_device(&job.device)?;
-        decode(&*vae, &latents, &job.decode, extend::wanted(job, index), &mut writer, observer).map_err(|error| {
+        let wanted = extend::wanted(job, index);
+        fades.begin(segment.fade, wanted.len(), job.segments.get(index + 1).map_or(0, |next| next.fade))?;
+        let mut take = |frame| fades.write(frame);
+        decode(&*vae, &latents, &job.decode, wanted, &mut take, observer).map_err(|error| {
             match video::fault(&error) {
                 Some(_) => Failure::new(Code::Encoder, error),
                 None => error.into(),

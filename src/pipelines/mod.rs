@@ -7,6 +7,7 @@ mod controls;
 mod decode;
 pub mod denoise;
 mod extend;
+mod fade;
 mod frames;
 mod latents;
 mod loaded;

@@ -80,6 +80,7 @@ fn settings(job: &Job) -> Map<String, Value> {
         "subject": job.controls.subject.as_ref().map(|subject| &subject.words),
         "mask_threshold": job.controls.subject.as_ref().map(|subject| subject.threshold),
         "joined": joined,
+        "fades": job.segments.iter().map(|segment| segment.fade).collect::<Vec<_>>(),
         "latent_frames": job.segments.iter().map(|segment| segment.plan.frames).collect::<Vec<_>>(),
         "windows": windows,
         "device": job.device_name(),

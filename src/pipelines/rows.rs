@@ -92,7 +92,7 @@ mod tests {
     use crate::timeline::{Blend, BlendMode};
 
     fn plan(windows: usize) -> ChunkPlan {
-        ChunkPlan::scenes(&[windows], 5, 2, 0).unwrap()
+        ChunkPlan::even(&[windows], 5, 2, 0)
     }
 
     /// Rows after the fork before layer 3, rows at the end, and estimates as (shared, uncond, cond).

@@ -1,6 +1,15 @@
 //! What is to be seen, in order: scenes with their prompts, and the readers that make them.
 
+mod by_frame;
+mod ditctrl;
+#[cfg(test)]
+mod form_tests;
+mod from_json;
+mod from_toml;
+mod from_yaml;
 mod lines;
+mod mold;
+mod node;
 mod read;
 mod script;
 #[cfg(test)]
@@ -9,8 +18,9 @@ mod tests;
 pub use read::Form;
 
 use crate::words::{text, unknown};
-use anyhow::{Error, Result};
+use anyhow::{Error, Result, bail};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
@@ -23,28 +33,47 @@ pub enum Transition {
     Blend,
     /// A hard cut: nothing is shared.
     Cut,
+    /// A cut whose two sides are mixed over some frames of the video; none for a second of them.
+    Fade(Option<usize>),
 }
+
+impl Transition {
+    /// Whether what comes after is denoised on a timeline of its own.
+    pub fn parts(self) -> bool {
+        matches!(self, Self::Cut | Self::Fade(_))
+    }
+}
+
+/// Frames of the longest fade.
+const MOST_FADE: usize = 1000;
 
 impl FromStr for Transition {
     type Err = Error;
 
     fn from_str(word: &str) -> Result<Self> {
-        match word {
-            "attention" => Ok(Self::Attention),
-            "blend" => Ok(Self::Blend),
-            "cut" => Ok(Self::Cut),
-            _ => Err(unknown("transition", word, &["attention", "blend", "cut"])),
+        match word.split_once(':') {
+            None if word == "attention" => Ok(Self::Attention),
+            None if word == "blend" => Ok(Self::Blend),
+            None if word == "cut" => Ok(Self::Cut),
+            None if word == "fade" => Ok(Self::Fade(None)),
+            Some(("fade", frames)) => match frames.trim().parse() {
+                Ok(frames @ 1..=MOST_FADE) => Ok(Self::Fade(Some(frames))),
+                _ => bail!("transition {word:?}: a fade takes 1 to {MOST_FADE} frames, as fade:8"),
+            },
+            _ => Err(unknown("transition", word, &["attention", "blend", "cut", "fade"])),
         }
     }
 }
 
 impl fmt::Display for Transition {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        f.pad(match self {
-            Self::Attention => "attention",
-            Self::Blend => "blend",
-            Self::Cut => "cut",
-        })
+        match self {
+            Self::Attention => f.pad("attention"),
+            Self::Blend => f.pad("blend"),
+            Self::Cut => f.pad("cut"),
+            Self::Fade(None) => f.pad("fade"),
+            Self::Fade(Some(frames)) => f.pad(&format!("fade:{frames}")),
+        }
     }
 }
 
@@ -76,13 +105,16 @@ impl TransitionInto {
 }
 
 /// One prompt and what belongs to it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Scene {
     pub prompt: String,
     /// Words for what is to stay itself from scene to scene; empty where the scene says none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub subject: Vec<String>,
+    /// The same as places among the prompt's tokens, from files that have no words for it; `subject` is then empty.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub subject_tokens: Vec<usize>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub length: Option<Length>,
     #[serde(default, skip_serializing_if = "TransitionInto::is_silent")]
@@ -90,9 +122,13 @@ pub struct Scene {
 }
 
 /// Scenes in order, and what the file says beside them.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct Storyboard {
     pub scenes: Vec<Scene>,
     /// Settings of the run by their names in files (`seed`, `size`, ..), for the job to read; empty for plain text.
     pub settings: toml::Table,
+    /// Where settings stand, as `FILE:LINE`, by their names.
+    pub places: BTreeMap<String, String>,
+    /// What the file says that has no effect here, for the user to know.
+    pub warnings: Vec<String>,
 }

@@ -1,6 +1,7 @@
 //! Where scenes come from: arguments, a file, standard input. Files are of unknown origin, so they are read within bounds.
 
-use super::{Scene, Storyboard, TransitionInto, lines, script};
+use super::node::{Source, Value};
+use super::{Scene, Storyboard, by_frame, ditctrl, from_json, from_toml, from_yaml, lines, mold, script};
 use crate::run::{Code, WithCode};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use std::fs::File;
@@ -12,15 +13,25 @@ const MOST_BYTES: usize = 4 << 20;
 pub(super) const MOST_PROMPT: usize = 16 << 10;
 pub(super) const MOST_SCENES: usize = 10_000;
 
-/// How a file is written.
+/// What a file is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Form {
-    /// By the suffix: `.toml` is a script, everything else is lines. Standard input is lines.
+    /// By the suffix: `.toml`, `.json`, `.yaml` and `.yml` are scripts, everything else is lines. Standard input is lines
+    /// unless it begins as a script does.
     Auto,
     /// One prompt per line.
     Lines,
-    /// A scene script in TOML.
+    /// A scene script, by the suffix in TOML, JSON or YAML; without one of these by what it begins with.
     Script,
+}
+
+/// How a file is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Syntax {
+    Lines,
+    Toml,
+    Json,
+    Yaml,
 }
 
 impl Storyboard {
@@ -42,7 +53,35 @@ impl Storyboard {
             Ok(Scene { prompt, ..scene })
         };
         let scenes = scenes.into_iter().enumerate().map(scene).collect::<Result<_>>()?;
-        Ok(Self { scenes, settings: toml::Table::new() })
+        Ok(Self { scenes, ..Self::default() })
+    }
+
+    /// Every prompt as several, one after the other, where `separator` stands between them.
+    ///
+    /// # Errors
+    ///
+    /// With [`Code::Usage`]: an empty separator or prompt, and scenes that say more than their prompts.
+    pub fn split(self, separator: &str) -> Result<Self> {
+        let split = || {
+            ensure!(!separator.is_empty(), "--split: give what stands between prompts, as ';'");
+            ensure!(
+                self.settings.is_empty() && self.scenes.iter().all(|scene| *scene == plain(scene.prompt.clone())),
+                "--split is for prompts in plain text: this file says where its scenes begin"
+            );
+            let mut scenes = Vec::new();
+            for scene in &self.scenes {
+                // one behind the last ends it
+                let prompts = scene.prompt.strip_suffix(separator).unwrap_or(&scene.prompt).split(separator);
+                for text in prompts {
+                    let scene = prompt(text).map(plain);
+                    scenes.push(scene.with_context(|| format!("--split {separator:?}: prompt {}", scenes.len() + 1))?);
+                }
+                check_count(scenes.len())?;
+            }
+            Ok(scenes)
+        };
+        let scenes: Result<_> = split();
+        Ok(Self { scenes: scenes.code(Code::Usage)?, ..self })
     }
 
     /// The scenes of a file; `-` is standard input.
@@ -57,22 +96,69 @@ impl Storyboard {
             false if path.as_os_str().is_empty() => ("an empty file name".to_owned(), Err(anyhow!("give a file"))),
             false => (path.display().to_string(), open(path).and_then(bytes)),
         };
-        let script = match form {
-            Form::Auto => path.extension().is_some_and(|suffix| suffix.eq_ignore_ascii_case("toml")),
-            Form::Lines => false,
-            Form::Script => true,
-        };
-        let storyboard = bytes.with_context(|| name.clone()).and_then(|bytes| parse(&name, &bytes, script));
+        let storyboard = bytes.with_context(|| name.clone()).and_then(|bytes| {
+            let text = text(&name, &bytes)?;
+            parse(&name, text, syntax(path, form, text))
+        });
         Ok(storyboard.code(Code::Usage)?)
     }
 }
 
+fn syntax(path: &Path, form: Form, text: &str) -> Syntax {
+    let suffix = path.extension().and_then(|suffix| suffix.to_str()).map(str::to_ascii_lowercase);
+    let by_suffix = match suffix.as_deref() {
+        Some("toml") => Some(Syntax::Toml),
+        Some("json") => Some(Syntax::Json),
+        Some("yaml" | "yml") => Some(Syntax::Yaml),
+        _ => None,
+    };
+    match form {
+        Form::Lines => Syntax::Lines,
+        Form::Auto if path.as_os_str() != "-" => by_suffix.unwrap_or(Syntax::Lines),
+        Form::Auto => beginning(text).unwrap_or(Syntax::Lines),
+        Form::Script => by_suffix.or_else(|| beginning(text)).unwrap_or(Syntax::Toml),
+    }
+}
+
+/// The syntax of a script that begins as no prompt does.
+fn beginning(text: &str) -> Option<Syntax> {
+    let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+    let line = lines.next()?;
+    let key = |end: char| {
+        let key = line.split_once(end)?.0.trim_end();
+        let bare = |c: char| c.is_ascii_alphanumeric() || "_-.".contains(c);
+        (!key.is_empty() && key.chars().all(bare)).then_some(key)
+    };
+    match line {
+        _ if line.starts_with('{') => Some(Syntax::Json),
+        "[defaults]" | "[chain]" => Some(Syntax::Toml),
+        _ if line.starts_with("[[") || key('=').is_some() => Some(Syntax::Toml),
+        _ if line.starts_with("---") || line.starts_with("%YAML") => Some(Syntax::Yaml),
+        _ if ["args", "schema", "scene", "defaults"].contains(&key(':')?) => Some(Syntax::Yaml),
+        _ => None,
+    }
+}
+
 /// The scenes of a file's contents; `name` is the file's, for messages.
-pub(super) fn parse(name: &str, bytes: &[u8], script: bool) -> Result<Storyboard> {
-    let text = text(name, bytes)?;
-    match script {
-        true => script::parse(name, text),
-        false => lines::parse(name, text),
+pub(super) fn parse(name: &str, text: &str, syntax: Syntax) -> Result<Storyboard> {
+    let source = Source { name, syntax };
+    let root = match syntax {
+        Syntax::Lines => return lines::parse(name, text),
+        Syntax::Toml => from_toml::parse(source, text)?,
+        Syntax::Json => from_json::parse(source, text)?,
+        Syntax::Yaml => from_yaml::parse(source, text)?,
+    };
+    let Value::Table(table) = &root.value else {
+        bail!("{name}: not a table of keys: see docs/scripts.md for what a script holds")
+    };
+    if table.get("args").is_some() {
+        ditctrl::read(source, table)
+    } else if table.get("stage").is_some() || table.get("chain").is_some() {
+        mold::read(source, table)
+    } else if by_frame::is_by_frame(table) {
+        by_frame::read(source, table)
+    } else {
+        script::read(source, table)
     }
 }
 
@@ -83,7 +169,7 @@ fn open(path: &Path) -> Result<File> {
     })?;
     ensure!(
         !file.metadata()?.is_dir(),
-        "is a directory: give a file of prompts, one per line, or a scene script (.toml)"
+        "is a directory: give a file of prompts, one per line, or a scene script (.toml, .yaml, .json)"
     );
     Ok(file)
 }
@@ -95,7 +181,7 @@ fn bytes(source: impl Read) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-fn text<'a>(name: &str, bytes: &'a [u8]) -> Result<&'a str> {
+pub(super) fn text<'a>(name: &str, bytes: &'a [u8]) -> Result<&'a str> {
     match std::str::from_utf8(bytes) {
         Ok(text) => Ok(text.strip_prefix('\u{feff}').unwrap_or(text)),
         Err(error) => {
@@ -136,5 +222,5 @@ pub(super) fn check_count(scenes: usize) -> Result<()> {
 
 /// A scene that says nothing but its prompt.
 pub(super) fn plain(prompt: String) -> Scene {
-    Scene { prompt, subject: Vec::new(), length: None, transition: TransitionInto::default() }
+    Scene { prompt, ..Scene::default() }
 }

@@ -1,6 +1,7 @@
 //! The readers on good, bad and damaged input, and the storyboards of `prompts/`.
 
-use super::read::{MOST_PROMPT, MOST_SCENES, parse};
+use super::form_tests::{CASE, CHAIN, SCRIPT_JSON, TIMES};
+use super::read::{self, MOST_PROMPT, MOST_SCENES, Syntax};
 use super::*;
 use crate::run::{Code, Failure};
 use std::collections::BTreeSet;
@@ -33,19 +34,23 @@ transition = "cut"
 duration = 1.5
 "#;
 
+pub(super) fn parse(name: &str, bytes: &[u8], syntax: Syntax) -> Result<Storyboard> {
+    read::parse(name, read::text(name, bytes)?, syntax)
+}
+
 fn lines(text: &[u8]) -> Result<Storyboard> {
-    parse("f.txt", text, false)
+    parse("f.txt", text, Syntax::Lines)
 }
 
 fn script(text: &str) -> Result<Storyboard> {
-    parse("f.toml", text.as_bytes(), true)
+    parse("f.toml", text.as_bytes(), Syntax::Toml)
 }
 
-fn prompts(storyboard: &Storyboard) -> Vec<&str> {
+pub(super) fn prompts(storyboard: &Storyboard) -> Vec<&str> {
     storyboard.scenes.iter().map(|scene| scene.prompt.as_str()).collect()
 }
 
-fn message(result: Result<Storyboard>) -> String {
+pub(super) fn message(result: Result<Storyboard>) -> String {
     Failure::from(result.unwrap_err()).line()
 }
 
@@ -95,6 +100,12 @@ fn files_are_read_by_their_form() {
         std::fs::write(&path, bytes).unwrap();
         path
     };
+    for (name, text) in [("a.json", SCRIPT_JSON), ("a.yaml", CASE), ("A.YML", CASE), ("b.txt", TIMES)] {
+        assert_eq!(Storyboard::read(&write(name, text.as_bytes()), Form::Auto).unwrap().scenes.len(), 3, "{name}");
+    }
+    for text in [SCRIPT_JSON, CASE, SCRIPT, CHAIN] {
+        assert_eq!(Storyboard::read(&write("a", text.as_bytes()), Form::Script).unwrap().scenes.len(), 3);
+    }
     let upper = write("story.TOML", SCRIPT.as_bytes());
     let plain = write("story", SCRIPT.as_bytes());
     assert_eq!(Storyboard::read(&upper, Form::Auto).unwrap().scenes.len(), 3);
@@ -124,6 +135,7 @@ fn scripts_become_scenes() {
         subject: subject.iter().map(|&words| words.to_owned()).collect(),
         length: Some(length),
         transition,
+        ..Scene::default()
     };
     let none = TransitionInto::default();
     assert_eq!(
@@ -139,6 +151,16 @@ fn scripts_become_scenes() {
             scene("a star", &[], Length::Seconds(1.5), TransitionInto { kind: Some(Transition::Cut), ..none }),
         ]
     );
+    assert_eq!(storyboard.places["seed"], "f.toml:2");
+    assert_eq!(storyboard.places["overlap"], "f.toml:7");
+    let into = |text: &str| {
+        let text = format!("[[scene]]\nprompt = \"a\"\n[[scene]]\nprompt = \"b\"\ntransition = {text}\n");
+        script(&text).unwrap().scenes[1].transition.kind
+    };
+    assert_eq!(into("\"fade\""), Some(Transition::Fade(None)));
+    assert_eq!(into("\"fade:12\""), Some(Transition::Fade(Some(12))));
+    assert_eq!(into("{ kind = \"fade\", frames = 3 }"), Some(Transition::Fade(Some(3))));
+    assert_eq!(Transition::Fade(Some(3)).to_string().parse::<Transition>().unwrap(), Transition::Fade(Some(3)));
     // the default transition is a setting, so that a flag outweighs it
     let settings = "overlap = 9\nseed = 42\nsize = \"144x96\"\ntransition = \"blend\"\n";
     assert_eq!(storyboard.settings, toml::from_str(settings).unwrap());
@@ -175,9 +197,13 @@ fn bad_scripts_name_their_line() {
         (format!("{scene}transition = \"cut\"\n"), "3: a transition leads into its scene, and before the first"),
         (
             format!("{scene}{scene}transition = \"atention\"\n"),
-            "5: unknown transition \"atention\": did you mean attention? (known: attention, blend, cut)",
+            "5: unknown transition \"atention\": did you mean attention? (known: attention, blend, cut, fade)",
         ),
-        (format!("{scene}{scene}transition = {{ kind = \"fade\" }}\n"), "5: unknown transition \"fade\""),
+        (format!("{scene}{scene}transition = \"fade:0\"\n"), "5: transition \"fade:0\": a fade takes 1 to 1000 frames"),
+        (format!("{scene}{scene}transition = {{ kind = \"fade\", windows = 1 }}\n"), "5: a fade shares nothing"),
+        (format!("{scene}{scene}transition = {{ kind = \"fade:3\", frames = 3 }}\n"), "5: kind and frames both"),
+        (format!("{scene}{scene}transition = {{ kind = \"cut\", frames = 3 }}\n"), "5: frames are those of a fade"),
+        (format!("{scene}{scene}transition = {{ kind = \"fade\", frames = 9999 }}\n"), "5: transition \"fade:9999\""),
         (
             format!("{scene}{scene}transition = {{ overlp = 3 }}\n"),
             "5: unknown key of a transition \"overlp\": did you",
@@ -187,7 +213,7 @@ fn bad_scripts_name_their_line() {
         (format!("{scene}{scene}transition = 3\n"), "5: transition is not a text"),
         (
             format!("transition = \"cut\"\n{scene}{scene}transition = {{ windows = 1 }}\n"),
-            "6: scenes of this script follow",
+            "6: scenes of this script follow by cut: add kind",
         ),
         (format!("overlap = 3\n[defaults.transition]\noverlap = 3\n{scene}"), "2: overlap stands at the top"),
         ("[scene]\nprompt = \"a\"\n".to_owned(), "1: a scene is a table: write [[scene]]"),
@@ -232,9 +258,16 @@ fn damaged_files_never_panic() {
         (state >> 33) as usize % most
     };
     let (mut read, mut refused) = (0, 0);
-    for round in 0..6000 {
-        let is_script = round % 3 != 0;
-        let mut bytes = if is_script { SCRIPT } else { &text }.as_bytes().to_vec();
+    for round in 0..9000 {
+        let (source, syntax) = [
+            (text.as_str(), Syntax::Lines),
+            (SCRIPT, Syntax::Toml),
+            (CASE, Syntax::Yaml),
+            (SCRIPT_JSON, Syntax::Json),
+            (CHAIN, Syntax::Toml),
+            (TIMES, Syntax::Lines),
+        ][round % 6];
+        let mut bytes = source.as_bytes().to_vec();
         for _ in 0..=below(4) {
             let at = below(bytes.len());
             let until = at + below(bytes.len() - at).min(20);
@@ -249,7 +282,7 @@ fn damaged_files_never_panic() {
                 bytes.push(b'x');
             }
         }
-        match parse("f", &bytes, is_script) {
+        match parse("f", &bytes, syntax) {
             Ok(storyboard) => {
                 assert!(storyboard.scenes.iter().all(|scene| !scene.prompt.trim().is_empty()));
                 assert!(!storyboard.scenes.is_empty());

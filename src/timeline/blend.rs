@@ -235,7 +235,7 @@ mod tests {
         for (j, want) in W.into_iter().enumerate() {
             assert!((triangle(j, 13) - want).abs() < 5.1e-5);
         }
-        let three = Blend::new(&ChunkPlan::segments(2, 13, 6, 1, 0).unwrap(), BlendMode::Repo);
+        let three = Blend::new(&ChunkPlan::even(&[1, 1], 13, 6, 1), BlendMode::Repo);
         for (frame, want) in (7..13).zip([0.846, 0.600, 0.412, 0.263, 0.143, 0.043]) {
             assert_printed(of_window(&three, frame, 0), want);
             assert_printed(of_window(&three, frame, 1), 1.0 - want);
@@ -243,19 +243,19 @@ mod tests {
             assert_printed(of_window(&three, 26 - frame, 2), want);
         }
         for mode in [BlendMode::Repo, BlendMode::Paper] {
-            let two = Blend::new(&ChunkPlan::segments(2, 13, 6, 0, 0).unwrap(), mode);
+            let two = Blend::new(&ChunkPlan::even(&[1, 1], 13, 6, 0), mode);
             for (frame, want) in (7..13).zip([0.917, 0.75, 0.583, 0.417, 0.25, 0.083]) {
                 assert_printed(of_window(&two, frame, 0), want);
             }
         }
-        let paper = Blend::new(&ChunkPlan::segments(2, 13, 6, 1, 0).unwrap(), BlendMode::Paper);
+        let paper = Blend::new(&ChunkPlan::even(&[1, 1], 13, 6, 1), BlendMode::Paper);
         assert_printed(of_window(&paper, 7, 0), 0.917);
     }
 
     #[test]
     fn estimates_are_those_of_the_mode() {
         use Estimate::{Plain, Shared};
-        let plan = ChunkPlan::segments(2, 13, 9, 2, 0).unwrap();
+        let plan = ChunkPlan::even(&[1, 1], 13, 9, 2);
         let of = |mode| {
             let blend = Blend::new(&plan, mode);
             (0..4).map(|window| blend.estimates(window).to_vec()).collect::<Vec<_>>()
@@ -272,7 +272,7 @@ mod tests {
     #[test]
     fn blends_like_a_plain_loop() {
         for (prompts, overlap, transitions) in [(2, 6, 1), (2, 6, 0), (3, 9, 2), (2, 0, 1), (2, 12, 3), (1, 9, 2)] {
-            let plan = ChunkPlan::segments(prompts, 13, overlap, transitions, 0).unwrap();
+            let plan = ChunkPlan::even(&vec![1; prompts], 13, overlap, transitions);
             for mode in [BlendMode::Repo, BlendMode::Paper] {
                 let mut blend = Blend::new(&plan, mode);
                 let s = plan.windows.len();
@@ -308,7 +308,7 @@ mod tests {
 
     #[test]
     fn equal_estimates_may_come_as_one() {
-        let plan = ChunkPlan::segments(2, 13, 9, 2, 0).unwrap();
+        let plan = ChunkPlan::even(&[1, 1], 13, 9, 2);
         let mut blend = Blend::new(&plan, BlendMode::Repo);
         // a second round begins anew
         for _ in 0..2 {
@@ -339,7 +339,7 @@ mod tests {
                 assert_eq!(bits(&blend.finish().unwrap()), bits(&given));
             }
             // three windows, of which frames 2..=10 belong to one each
-            let plan = ChunkPlan::segments(3, 13, 2, 0, 0).unwrap();
+            let plan = ChunkPlan::even(&[1, 1, 1], 13, 2, 0);
             let mut blend = Blend::new(&plan, mode);
             let given: Vec<Tensor> = (0..3).map(|k| estimate(&plan, k, Estimate::Plain)).collect();
             for (k, given) in given.iter().enumerate() {
@@ -355,7 +355,7 @@ mod tests {
 
     #[test]
     fn misuse_is_refused() {
-        let plan = ChunkPlan::segments(2, 13, 6, 0, 0).unwrap();
+        let plan = ChunkPlan::even(&[1, 1], 13, 6, 0);
         let mut blend = Blend::new(&plan, BlendMode::Repo);
         let given = estimate(&plan, 0, Estimate::Plain);
         let text = |result: Result<()>| result.unwrap_err().to_string();

@@ -5,4 +5,4 @@ mod blend;
 mod plan;
 
 pub use blend::{Blend, BlendMode, Estimate, Share};
-pub use plan::{ChunkPlan, TextMix, Window, mix};
+pub use plan::{ChunkPlan, Short, Stride, TextMix, Window, mix};

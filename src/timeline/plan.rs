@@ -1,15 +1,16 @@
 //! Windows over a long video, and the text of each.
 //!
-//! Layout as in DiTCtrl (spec/ditctrl.md 2): windows of one length at a fixed stride, one or more for each prompt, and
-//! between prompts windows whose text is interpolated. Different on purpose: a layout of one window is plain sampling,
-//! where the reference divides by zero; and a wanted length ([`ChunkPlan::cover`]) trims the end of the last window
-//! rather than moving it, so a frame's place in its window does not depend on the length asked for.
+//! Layout as in DiTCtrl (spec/ditctrl.md 2): windows of one length, one or more for each prompt, and between prompts windows
+//! whose text is interpolated. Different on purpose: each boundary may have its own overlap and transition windows; a layout
+//! of one window is plain sampling, where the reference divides by zero; and a wanted length ([`ChunkPlan::covering`]) trims
+//! the end of the last window rather than moving it, so a frame's place in its window does not depend on the length asked
+//! for.
 
-use anyhow::{Result, bail};
+use anyhow::{Result, anyhow, bail, ensure};
 use candle_core::{Tensor, bail as candle_bail};
 
-/// Hours of video; a number beyond is a slip.
-const MOST_WINDOWS: usize = 10_000;
+/// Days of video; a number beyond is a slip.
+const MOST_WINDOWS: usize = 100_000;
 
 /// The text of a window.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -58,6 +59,19 @@ impl Window {
     }
 }
 
+/// How the windows of a prompt follow each other, and how those of the next prompt follow them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stride {
+    /// Latent frames from the start of a window to that of the next, inside the prompt.
+    pub inside: usize,
+    /// The same from the prompt's last window over the transition windows to the next prompt's first.
+    pub boundary: usize,
+    /// Whether windows are joined inside the prompt, and across its boundary.
+    pub joined: (bool, bool),
+    /// Windows on interpolated text before the next prompt.
+    pub transition_windows: usize,
+}
+
 /// Which windows make up a video.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ChunkPlan {
@@ -69,8 +83,14 @@ pub struct ChunkPlan {
     pub windows: Vec<Window>,
     /// Each text once, in the order of their first windows.
     pub texts: Vec<TextMix>,
-    /// Latent frames that neighbouring windows share.
-    pub overlap: usize,
+}
+
+/// Why a length cannot be covered.
+#[derive(Debug)]
+pub enum Short {
+    /// The prompts and their transitions take at least so many latent frames.
+    Least(usize),
+    Other(anyhow::Error),
 }
 
 impl ChunkPlan {
@@ -81,111 +101,97 @@ impl ChunkPlan {
             keep: frames,
             windows: vec![Window { start: 0, len: frames, text: 0, joined: false }],
             texts: vec![TextMix::Prompt(0)],
-            overlap: 0,
         }
     }
 
-    /// The reference's layout for `prompts` prompts: one window for each, `hold` more for each that is neither first nor
-    /// last, and `transition_windows` between neighbours. Lengths in latent frames.
-    pub fn segments(
-        prompts: usize,
-        window: usize,
-        overlap: usize,
-        transition_windows: usize,
-        hold: usize,
-    ) -> Result<Self> {
-        windows_within_bounds(prompts, prompts.saturating_mul(hold.saturating_add(1)))?;
-        let held = |index: usize| if index == 0 || index + 1 == prompts { 1 } else { 1 + hold };
-        Self::scenes(&(0..prompts).map(held).collect::<Vec<_>>(), window, overlap, transition_windows)
-    }
-
-    /// At least `frames` latent frames for `prompts` prompts, in as few windows as that takes; the surplus at the end is
-    /// not kept. What the transitions leave is shared out evenly. Lengths in latent frames.
-    ///
-    /// One prompt whose length fits a window gets [`ChunkPlan::single`]. Several prompts, or transitions, that need more
-    /// windows than the length has are an error.
-    pub fn cover(
-        prompts: usize,
-        frames: usize,
-        window: usize,
-        overlap: usize,
-        transition_windows: usize,
-    ) -> Result<Self> {
-        check(prompts, window, overlap)?;
-        if frames == 0 {
-            bail!("no frames asked for")
-        }
-        if prompts == 1 && frames <= window {
-            return Ok(Self::single(frames));
-        }
-        let stride = window - overlap;
-        let count = frames.saturating_sub(window).div_ceil(stride) + 1;
-        windows_within_bounds(prompts, count)?;
-        let least = prompts.saturating_add(transition_windows.saturating_mul(prompts - 1));
-        if count < least {
-            windows_within_bounds(prompts, least)?;
-            bail!(
-                "{prompts} prompts with {transition_windows} transition windows take {least} windows, and {frames} latent \
-                 frames hold {count}: ask for {} or more, or for fewer transition windows",
-                (window + (least - 1) * stride).saturating_sub(stride) + 1
-            )
-        }
-        let shared = count - transition_windows * (prompts - 1);
-        let counts: Vec<usize> = (0..prompts).map(|p| shared * (p + 1) / prompts - shared * p / prompts).collect();
-        Ok(Self { keep: frames, ..Self::scenes(&counts, window, overlap, transition_windows)? })
-    }
-
-    /// `counts[p]` windows for prompt p, and `transition_windows` between neighbours. Lengths in latent frames.
-    pub fn scenes(counts: &[usize], window: usize, overlap: usize, transition_windows: usize) -> Result<Self> {
-        let prompts = counts.len();
-        check(prompts, window, overlap)?;
-        if let Some(prompt) = counts.iter().position(|&count| count == 0) {
-            bail!("prompt {prompt} has no window")
-        }
-        let held = counts.iter().fold(0usize, |sum, &count| sum.saturating_add(count));
-        let total = held.saturating_add(transition_windows.saturating_mul(prompts - 1));
-        windows_within_bounds(prompts, total)?;
-
-        let mut texts = Vec::new();
-        let mut order = Vec::with_capacity(total); // the text of each window
-        for (prompt, &count) in counts.iter().enumerate() {
-            order.extend(std::iter::repeat_n(texts.len(), count));
+    /// `counts[p]` windows of `window` latent frames for prompt p, and its boundary's transition windows behind them.
+    /// `strides`: one for each prompt; the last one's boundary leads nowhere.
+    pub fn layout(counts: &[usize], strides: &[Stride], window: usize) -> Result<Self> {
+        check(counts, strides, window)?;
+        let transitions = strides[..counts.len() - 1].iter().map(|stride| stride.transition_windows);
+        let total = counts.iter().copied().chain(transitions).fold(0usize, usize::saturating_add);
+        ensure!(total <= MOST_WINDOWS, "{total} windows are more than the {MOST_WINDOWS} that a video may have");
+        let (mut windows, mut texts): (Vec<Window>, Vec<TextMix>) = (Vec::with_capacity(total), Vec::new());
+        let mut push = |text: usize, (stride, joined): (usize, bool)| {
+            let start = windows.last().map_or(0, |last: &Window| last.start + stride);
+            windows.push(Window { start, len: window, text, joined });
+        };
+        let mut into = (0, false);
+        for (prompt, (&count, here)) in counts.iter().zip(strides).enumerate() {
             texts.push(TextMix::Prompt(prompt));
-            if prompt + 1 < prompts {
-                for j in 1..=transition_windows {
-                    order.push(texts.len());
-                    let weight = j as f64 / (transition_windows + 1) as f64;
+            for index in 0..count {
+                push(texts.len() - 1, if index == 0 { into } else { (here.inside, here.joined.0) });
+            }
+            into = (here.boundary, here.joined.1);
+            if prompt + 1 < counts.len() {
+                for j in 1..=here.transition_windows {
+                    let weight = j as f64 / (here.transition_windows + 1) as f64;
                     texts.push(TextMix::Between { from: prompt, to: prompt + 1, weight });
+                    push(texts.len() - 1, into);
                 }
             }
         }
-        let stride = window - overlap;
-        let place = |(k, text)| Window { start: k * stride, len: window, text, joined: k > 0 };
-        let windows: Vec<Window> = order.into_iter().enumerate().map(place).collect();
-        let frames = window + (windows.len() - 1) * stride;
-        Ok(Self { frames, keep: frames, windows, texts, overlap })
+        let frames = windows.last().map_or(0, Window::end);
+        Ok(Self { frames, keep: frames, windows, texts })
+    }
+
+    /// As few windows as cover `keep` latent frames, shared out by `parts`, one for each prompt; the surplus at the end is
+    /// not kept. A prompt has at least one window.
+    pub fn covering(keep: usize, parts: &[usize], strides: &[Stride], window: usize) -> Result<Self, Short> {
+        let mut counts = vec![1; parts.len()];
+        let least = Self::layout(&counts, strides, window).map_err(Short::Other)?.frames;
+        if keep == 0 {
+            return Err(Short::Other(anyhow!("no frames asked for")));
+        }
+        // the last window may be cut off but for one frame
+        if parts.len() > 1 && keep.saturating_add(strides[0].inside) <= least {
+            return Err(Short::Least(least - strides[0].inside + 1));
+        }
+        let missing = keep.saturating_sub(least).div_ceil(strides[0].inside);
+        let total: usize = parts.iter().sum();
+        for _ in 0..missing.min(MOST_WINDOWS) {
+            // to the prompt that is furthest behind its share
+            let behind = |index: &usize| parts[*index] as f64 / total as f64 / counts[*index] as f64;
+            let next = (0..parts.len()).max_by(|a, b| behind(a).total_cmp(&behind(b)).then(b.cmp(a))).unwrap_or(0);
+            counts[next] += 1;
+        }
+        let plan = Self::layout(&counts, strides, window).map_err(Short::Other)?;
+        match keep <= plan.frames {
+            true => Ok(Self { keep, ..plan }),
+            false => Err(Short::Other(anyhow!("{keep} latent frames are more than {MOST_WINDOWS} windows hold"))),
+        }
+    }
+
+    /// A layout with one overlap and one number of transition windows, all windows joined.
+    #[cfg(test)]
+    pub fn even(counts: &[usize], window: usize, overlap: usize, transition_windows: usize) -> Self {
+        Self::layout(counts, &Stride::even(counts.len(), window, overlap, transition_windows), window).unwrap()
+    }
+}
+
+#[cfg(test)]
+impl Stride {
+    pub fn even(prompts: usize, window: usize, overlap: usize, transition_windows: usize) -> Vec<Self> {
+        let stride = window.wrapping_sub(overlap);
+        vec![Self { inside: stride, boundary: stride, joined: (true, true), transition_windows }; prompts]
     }
 }
 
 /// A window no longer than this keeps every later product within bounds.
 const LONGEST_WINDOW: usize = 1 << 20;
 
-fn check(prompts: usize, window: usize, overlap: usize) -> Result<()> {
-    if prompts == 0 {
-        bail!("no prompt")
-    }
+fn check(counts: &[usize], strides: &[Stride], window: usize) -> Result<()> {
+    ensure!(!counts.is_empty(), "no prompt");
+    ensure!(counts.len() == strides.len(), "{} prompts and {} strides", counts.len(), strides.len());
     if !(1..=LONGEST_WINDOW).contains(&window) {
         bail!("a window of {window} latent frames: it must have 1 to {LONGEST_WINDOW}")
     }
-    if overlap >= window {
-        bail!("--overlap is {overlap}: it must be below the window's {window} latent frames")
+    let of_stride = |stride: &Stride| [stride.inside, stride.boundary];
+    if let Some(stride) = strides.iter().flat_map(of_stride).find(|stride| !(1..=window).contains(stride)) {
+        bail!("a stride of {stride} latent frames for windows of {window}")
     }
-    Ok(())
-}
-
-fn windows_within_bounds(prompts: usize, windows: usize) -> Result<()> {
-    if windows > MOST_WINDOWS {
-        bail!("{prompts} prompts at this length, overlap and hold take {windows} windows, more than {MOST_WINDOWS}")
+    if let Some(prompt) = counts.iter().position(|&count| count == 0) {
+        bail!("prompt {prompt} has no window")
     }
     Ok(())
 }
@@ -207,11 +213,12 @@ mod tests {
             (9, 2, 4, 10, 49, 193),
             (9, 2, 5, 13, 61, 241),
         ] {
-            let plan = ChunkPlan::segments(prompts, 13, overlap, transitions, 0).unwrap();
+            let plan = ChunkPlan::even(&vec![1; prompts], 13, overlap, transitions);
             assert_eq!((plan.windows.len(), plan.frames, 4 * (plan.frames - 1) + 1), (s, l, frames));
             assert_eq!(plan.keep, plan.frames);
             for (k, window) in plan.windows.iter().enumerate() {
                 assert_eq!((window.start, window.len, window.end()), (k * (13 - overlap), 13, k * (13 - overlap) + 13));
+                assert_eq!(window.joined, k > 0);
             }
             assert_eq!(plan.windows[s - 1].end(), plan.frames);
         }
@@ -219,7 +226,7 @@ mod tests {
 
     #[test]
     fn texts_come_in_the_order_of_the_specification() {
-        let plan = ChunkPlan::segments(3, 13, 9, 2, 1).unwrap();
+        let plan = ChunkPlan::even(&[1, 2, 1], 13, 9, 2);
         let between = |from, weight| TextMix::Between { from, to: from + 1, weight };
         let third = 1.0 / 3.0;
         assert_eq!(
@@ -234,79 +241,83 @@ mod tests {
                 TextMix::Prompt(2),
             ]
         );
-        // S = P + n_t (P - 1) + m (P - 2) = 3 + 4 + 1
         let order: Vec<usize> = plan.windows.iter().map(|window| window.text).collect();
         assert_eq!(order, [0, 1, 2, 3, 3, 4, 5, 6]);
-        // hold counts only from three prompts on
-        assert_eq!(ChunkPlan::segments(2, 13, 9, 2, 5).unwrap().windows.len(), 4);
     }
 
     #[test]
     fn overlap_may_be_nothing_or_all_but_one() {
-        let apart = ChunkPlan::segments(3, 13, 0, 0, 0).unwrap();
+        let apart = ChunkPlan::even(&[1, 1, 1], 13, 0, 0);
         assert_eq!(apart.windows.iter().map(|w| w.start).collect::<Vec<_>>(), [0, 13, 26]);
         assert_eq!(apart.frames, 39);
-        let close = ChunkPlan::segments(3, 13, 12, 1, 0).unwrap();
+        let close = ChunkPlan::even(&[1, 1, 1], 13, 12, 1);
         assert_eq!(close.windows.iter().map(|w| w.start).collect::<Vec<_>>(), [0, 1, 2, 3, 4]);
         assert_eq!(close.frames, 17);
-        let one = ChunkPlan::segments(1, 13, 9, 2, 3).unwrap();
-        assert_eq!(
-            (one.windows.clone(), one.frames, one.texts),
-            (ChunkPlan::single(13).windows, 13, vec![TextMix::Prompt(0)])
-        );
+        assert_eq!(ChunkPlan::even(&[1], 13, 9, 2), ChunkPlan::single(13));
     }
 
     #[test]
-    fn cover_takes_as_few_windows_as_the_length_needs() {
-        for frames in 1..200 {
-            let plan = ChunkPlan::cover(1, frames, 13, 9, 2).unwrap();
-            assert_eq!(plan.keep, frames);
-            if frames <= 13 {
-                assert_eq!(plan, ChunkPlan::single(frames));
-            } else {
-                assert!(plan.frames >= frames && plan.frames - frames < 4, "{frames}: {}", plan.frames);
-                assert!(plan.windows.iter().all(|window| window.text == 0 && window.len == 13));
-                assert_eq!(plan.texts, [TextMix::Prompt(0)]);
-            }
+    fn boundaries_may_differ() {
+        let stride = |boundary, joined, transition_windows| Stride { inside: 4, boundary, joined, transition_windows };
+        let strides = [stride(13, (true, false), 0), stride(6, (false, true), 1), stride(1, (true, true), 5)];
+        let plan = ChunkPlan::layout(&[2, 2, 1], &strides, 13).unwrap();
+        let starts: Vec<_> = plan.windows.iter().map(|window| (window.start, window.text, window.joined)).collect();
+        assert_eq!(starts, [(0, 0, false), (4, 0, true), (17, 1, false), (21, 1, false), (27, 2, true), (33, 3, true)]);
+        assert_eq!((plan.frames, plan.texts.len()), (46, 4));
+    }
+
+    fn covering(keep: usize, prompts: usize, overlap: usize, transitions: usize) -> Result<ChunkPlan, Short> {
+        ChunkPlan::covering(keep, &vec![1; prompts], &Stride::even(prompts, 13, overlap, transitions), 13)
+    }
+
+    #[test]
+    fn a_length_takes_as_few_windows_as_it_needs() {
+        for keep in 1..200 {
+            let plan = covering(keep, 1, 9, 2).unwrap();
+            assert_eq!(plan.keep, keep);
+            assert!(plan.frames == 13 || (plan.frames >= keep && plan.frames - keep < 4), "{keep}: {}", plan.frames);
+            assert!(plan.windows.iter().all(|window| window.text == 0 && window.len == 13));
+            assert_eq!(plan.texts, [TextMix::Prompt(0)]);
         }
     }
 
     #[test]
-    fn cover_shares_windows_out_evenly() {
+    fn windows_are_shared_out() {
         // the natural length of a layout gives that layout
         for prompts in 2..5 {
-            let segments = ChunkPlan::segments(prompts, 13, 9, 2, 0).unwrap();
-            assert_eq!(ChunkPlan::cover(prompts, segments.frames, 13, 9, 2).unwrap(), segments);
+            let layout = ChunkPlan::even(&vec![1; prompts], 13, 9, 2);
+            assert_eq!(covering(layout.frames, prompts, 9, 2).unwrap(), layout);
         }
-        let plan = ChunkPlan::cover(3, 60, 13, 9, 2).unwrap(); // 13 windows, 4 of them transitions
-        let of = |text: usize| plan.windows.iter().filter(|window| window.text == text).count();
-        assert_eq!([of(0), of(3), of(6)], [3, 3, 3]);
+        let plan = covering(60, 3, 9, 2).unwrap(); // 13 windows, 4 of them transitions
+        let count = |plan: &ChunkPlan, text: usize| plan.windows.iter().filter(|window| window.text == text).count();
+        assert_eq!([0, 3, 6].map(|text| count(&plan, text)), [3, 3, 3]);
         assert_eq!((plan.windows.len(), plan.frames, plan.keep), (13, 61, 60));
+        let plan = ChunkPlan::covering(60, &[1, 2, 3], &Stride::even(3, 13, 9, 2), 13).unwrap();
+        assert_eq!([0, 3, 6].map(|text| count(&plan, text)), [2, 3, 4]);
         // 97 frames need 4 windows of 22..=25 latent frames
-        assert!(ChunkPlan::cover(2, 22, 13, 9, 2).is_ok());
-        let error = ChunkPlan::cover(2, 21, 13, 9, 2).unwrap_err().to_string();
-        assert!(error.contains("ask for 22 or more"), "{error}");
+        assert!(covering(22, 2, 9, 2).is_ok());
+        assert!(matches!(covering(21, 2, 9, 2), Err(Short::Least(22))));
     }
 
     #[test]
     fn impossible_layouts_are_refused() {
-        let text = |plan: Result<ChunkPlan>| plan.unwrap_err().to_string();
-        assert!(text(ChunkPlan::segments(2, 13, 13, 2, 0)).contains("--overlap is 13"));
-        assert!(text(ChunkPlan::segments(1, 13, 13, 2, 0)).contains("--overlap is 13"));
-        assert!(text(ChunkPlan::segments(0, 13, 9, 2, 0)).contains("no prompt"));
-        assert!(text(ChunkPlan::segments(2, 0, 0, 2, 0)).contains("window of 0"));
-        assert!(text(ChunkPlan::segments(2, usize::MAX, 0, 2, 0)).contains("must have"));
-        for plan in [
-            ChunkPlan::segments(2, 13, 9, usize::MAX, 0),
-            ChunkPlan::segments(3, 13, 9, 2, usize::MAX),
-            ChunkPlan::segments(usize::MAX, 13, 9, 2, 0),
-            ChunkPlan::cover(1, usize::MAX, 13, 9, 2),
-            ChunkPlan::cover(2, 100, 13, 9, usize::MAX),
-        ] {
-            assert!(text(plan).contains("more than 10000"));
-        }
-        assert!(text(ChunkPlan::cover(1, 0, 13, 9, 2)).contains("no frames"));
-        assert!(text(ChunkPlan::scenes(&[1, 0], 13, 9, 2)).contains("prompt 1"));
+        let text = |counts: &[usize], window, overlap, transitions| {
+            let strides = Stride::even(counts.len(), window, overlap, transitions);
+            ChunkPlan::layout(counts, &strides, window).unwrap_err().to_string()
+        };
+        assert!(text(&[1, 1], 13, 13, 2).contains("stride of 0"));
+        assert!(text(&[], 13, 9, 2).contains("no prompt"));
+        assert!(text(&[1, 1], 0, 0, 2).contains("window of 0"));
+        assert!(text(&[1, 1], usize::MAX, 0, 2).contains("must have"));
+        assert!(text(&[1, 0], 13, 9, 2).contains("prompt 1 has no window"));
+        assert!(text(&[1, 1], 13, 9, usize::MAX).contains("more than the 100000"));
+        assert!(text(&[1, usize::MAX], 13, 9, 2).contains("more than the 100000"));
+        let other = |keep| match covering(keep, 1, 9, 2) {
+            Err(Short::Other(error)) => error.to_string(),
+            other => panic!("{other:?}"),
+        };
+        assert!(other(0).contains("no frames"));
+        assert!(other(usize::MAX).contains("more than the 100000"));
     }
 
     #[test]

@@ -147,6 +147,7 @@ fn every_flag_has_its_variable() {
         "output",
         "text-cache",
         "subject",
+        "split",
     ];
     let switches = ["offline", "overwrite", "skip-existing", "json", "quiet", "verbose", "no-progress"];
     let sources = ["script", "prompt-file"];
@@ -164,6 +165,9 @@ fn every_flag_has_its_variable() {
     let mut subject = program.command(&["multi-prompt", "-p", "x", "-p", "y"]); // on Toyland, which shares by default
     let stderr = String::from_utf8(subject.env("VIDGEN_SUBJECT", "wolf").output().unwrap().stderr).unwrap();
     assert!(stderr.contains("subject \"wolf\" is not in the prompt"), "{stderr}");
+    let mut split = program.command(&["multi-prompt", "-p", "x;;y"]);
+    let stderr = String::from_utf8(split.env("VIDGEN_SPLIT", ";").output().unwrap().stderr).unwrap();
+    assert!(stderr.contains("--split \";\": prompt 2: an empty prompt"), "{stderr}");
     let run = program
         .command(&["generate", "--frames", "1", "--guidance-scale", "6"])
         .env("VIDGEN_PROMPT", "a red ball")
