@@ -25,7 +25,7 @@ pub struct Sharing {
     pub steps: Ranges,
     pub layers: Ranges,
     /// Layers of the network.
-    depth: usize,
+    pub depth: usize,
 }
 
 impl Sharing {

@@ -13,6 +13,8 @@ mod latents;
 mod loaded;
 mod record;
 mod rows;
+#[cfg(test)]
+mod schedule_tests;
 mod text_to_video;
 mod texts;
 
