@@ -60,6 +60,90 @@ fn sharing_equals_the_loop_of_pairs() {
 }
 
 #[test]
+fn masked_sharing_equals_the_loop_of_pairs_with_dense_masks() {
+    const ALIKE: [&str; 3] = ["a red ball rolls", "a blue ball rolls", "a green ball rests"];
+    const MOVED: [&str; 2] = ["a red ball rolls", "the very big red ball rolls"];
+    let golden = golden("pipeline/ditctrl");
+    for (name, scheduler, prompts, overlap, transitions, spec, subject, threshold) in [
+        ("2b-moved-subject", "ddim", &MOVED[..], "1", "0", "kv-share:layers=1-2,steps=1-2", "red ball", "0.3"),
+        ("2b-subject", "dpm", &ALIKE[..2], "2", "1", "kv-share:layers=0,2,steps=0,2-3", "ball", "0.3"),
+        ("2b-subject-paper", "ddim", &ALIKE, "1", "0", "kv-share:layers=1-2,steps=0-1", "ball", "0.45"),
+        ("5b-moved-subject", "dpm", &MOVED, "2", "0", "kv-share:steps=1,3", "ball", "0.3"),
+        ("5b-subject", "ddim", &ALIKE, "2", "0", "kv-share:layers=1,steps=0-2", "ball", "0.3"),
+    ] {
+        let program = program(&format!("tiny-{}", &name[..2]));
+        let want = &golden[name];
+        write_noise(&program.path("noise.safetensors"), want.dims().try_into().unwrap());
+        let blend = if name.ends_with("paper") { "paper" } else { "repo" };
+        let windows = ["--overlap", overlap, "--transition-windows", transitions, "--blend", blend];
+        let how = ["--scheduler", scheduler, "--attn-proc", spec, "--init-noise", "noise.safetensors"];
+        let masks = ["--subject", subject, "--mask-threshold", threshold];
+        let got = latents(&program, prompts, &[&windows[..], &how, &masks].concat());
+        assert_close(name, &got, want, 1e-5);
+        let whole = latents(&program, prompts, &[&windows[..], &how].concat());
+        let distance = crate::common::relative_l2(&whole, want);
+        assert!(distance > 1e-4, "{name}: masks make no difference ({distance:.1e})");
+    }
+}
+
+/// A case file of DiTCtrl is the run that its flags are.
+#[test]
+fn cases_are_the_runs_that_they_describe() {
+    let program = program("tiny-2b");
+    let golden = golden("pipeline/ditctrl");
+    let want = &golden["2b-moved-subject"];
+    write_noise(&program.path("noise.safetensors"), want.dims().try_into().unwrap());
+    // "red ball" by its pieces in either prompt
+    let case = "args:
+  seed: 3
+  output_dir: outputs/moved
+  sampling_fps: 16
+  overlap_size: 1
+  num_transition_blocks: 0
+  adaln_mixin_names:
+    - 'KVSharingMaskGuidedAdaLNMixin'
+  start_step: 1
+  end_step: 3
+  start_layer: 1
+  end_layer: 3
+  thres: 0.3
+  ref_token_idx: [1, 2]
+  cur_token_idx: [8, 9]
+  prompts:
+  - \"a red ball rolls\"
+  - the very big
+    red ball rolls
+";
+    std::fs::write(program.path("moved.yaml"), case).unwrap();
+    let fixed = ["--model", "model", "--steps", "4", "--guidance-scale", "6", "--size", "48x32", "--text-cache", "off"];
+    let noise = ["--scheduler", "ddim", "--init-noise", "noise.safetensors", "--json"];
+    let out = ["--save-latents", "latents.safetensors", "-y", "-o", "a.gif"];
+    let run =
+        |file: &str, flags: &[&str]| program.run(&[&["multi-prompt", file][..], &fixed, &noise, &out, flags].concat());
+    let done = run("moved.yaml", &[]).success();
+    assert!(done.stderr().contains("moved.yaml: not read, since flags say this here: output_dir"), "{}", done.stderr());
+    assert_close("case", &read(&program.path("latents.safetensors"), "latents"), want, 1e-5);
+    let result: serde_json::Value = serde_json::from_str(&done.stdout()).unwrap();
+    let settings = &result["manifest"]["settings"];
+    assert_eq!((&settings["fps"], &result["manifest"]["seed"]), (&"16".into(), &3.into()));
+    assert_eq!(settings["subject"], serde_json::json!([["red ball"], ["red ball"]]));
+    // a flag outweighs the file
+    run("moved.yaml", &["--subject", "green"]).error(2, &["subject \"green\" is not in the prompt"]);
+
+    std::fs::write(program.path("far.yaml"), case.replace("[8, 9]", "[8, 12]")).unwrap();
+    run("far.yaml", &[])
+        .error(2, &["there is no token 12 in the prompt \"the very big red ball rolls\", which has 11"]);
+    std::fs::write(program.path("seed.yaml"), case.replace("seed: 3", "seed: three")).unwrap();
+    run("seed.yaml", &[]).error(2, &["seed.yaml:2: seed: seed \"three\" is neither a number"]);
+    std::fs::write(program.path("key.json"), "{\"0\": \"a red ball\",\n\"x\": 3}").unwrap();
+    run("key.json", &[]).error(2, &["key.json: no scene in it"]);
+    std::fs::write(program.path("key.toml"), "\nstep = 3\n[[scene]]\nprompt = \"a red ball\"\n").unwrap();
+    run("key.toml", &[]).error(2, &["key.toml:2: unknown setting \"step\": did you mean steps?"]);
+    std::fs::write(program.path("edit.yaml"), case.replace("seed: 3", "is_edit: True")).unwrap();
+    run("edit.yaml", &[]).error(2, &["edit.yaml:2: this case is a word swap: use vidgen edit"]);
+}
+
+#[test]
 fn sharing_that_never_acts_is_a_blend_bit_for_bit() {
     let program = program("tiny-5b");
     let flags = ["--seed", "3", "--transition-windows", "1"];

@@ -7,6 +7,10 @@ models: in every step every pair of neighbouring windows goes through the transf
 [uncond source, uncond target, cond source, cond target], an attention processor gives the targets the sources' keys and
 values in the chosen layers and steps, and the guided estimates of the clean video, two of each inner window, are blended
 with triangular weights. `paper`: one estimate of each window, plain of the first, shared of the others.
+
+Cases with a subject are the mask-guided form (spec 5), with dense masks: the mean over heads and over the layers so far of
+what each video token pays to the subject's tokens, cut at a threshold frame by frame, says where the subject is in the source
+and in the target; a target's foreground then attends to text and the source's foreground, the rest to text and the rest.
 """
 
 import torch
@@ -34,6 +38,20 @@ CASES = {
 }
 
 
+# name: as above, but the prompts, and behind them the subject's words and the threshold
+ALIKE = ["a red ball rolls", "a blue ball rolls", "a green ball rests"]
+MOVED = ["a red ball rolls", "the very big red ball rolls"]
+MASKED = {
+    "2b-moved-subject": ("tiny-2b", "ddim", MOVED, 1, 0, [1, 2], [1, 2], "repo", "red ball", 0.3),
+    "2b-subject": ("tiny-2b", "dpm", ALIKE[:2], 2, 1, [0, 2], [0, 2, 3], "repo", "ball", 0.3),
+    "2b-subject-paper": ("tiny-2b", "ddim", ALIKE, 1, 0, [1, 2], [0, 1], "paper", "ball", 0.45),
+    "5b-moved-subject": ("tiny-5b", "dpm", MOVED, 2, 0, [0, 1, 2], [1, 3], "repo", "ball", 0.3),
+    "5b-subject": ("tiny-5b", "ddim", ALIKE, 2, 0, [1], [0, 1, 2], "repo", "ball", 0.3),
+}
+# values of a map that stand nearer to the threshold would make a golden of rounding
+MARGIN = 1e-4
+
+
 class Share:
     """One layer's attention; in a sharing step rows 1 and 3 of a batch attend to keys and values of rows 0 and 2."""
 
@@ -52,6 +70,61 @@ class Share:
         out = torch.softmax(q @ k.transpose(2, 3) * q.shape[-1] ** -0.5, dim=-1) @ v
         out = attn.to_out[0](out.transpose(1, 2).flatten(2))
         return out[:, text:], out[:, :text]
+
+
+class MaskedShare:
+    """As [Share] in layers that share; every layer adds to the maps of a pair."""
+
+    def __init__(self, state, layer, shares):
+        self.state, self.layer, self.shares = state, layer, shares
+
+    def mask(self, attention, tokens):
+        """Tokens of the video that belong to the subject, from the mean map [video, text] so far."""
+        height, width = self.state["frame"]
+        m = attention[:, tokens].sum(dim=1).view(-1, height * width)
+        low, high = m.min(dim=1, keepdim=True).values, m.max(dim=1, keepdim=True).values
+        m = (m - low) / (high - low + 1e-6)
+        assert (m - self.state["threshold"]).abs().min() > MARGIN, "a value stands at the threshold"
+        return (m >= self.state["threshold"]).flatten()
+
+    def __call__(self, attn, hidden_states, encoder_hidden_states, attention_mask=None, image_rotary_emb=None):
+        text = encoder_hidden_states.shape[1]
+        x = torch.cat([encoder_hidden_states, hidden_states], dim=1)
+        q, k, v = (proj(x).unflatten(2, (attn.heads, -1)).transpose(1, 2) for proj in (attn.to_q, attn.to_k, attn.to_v))
+        q, k = attn.norm_q(q), attn.norm_k(k)
+        if image_rotary_emb is not None:
+            q, k = (torch.cat([y[:, :, :text], apply_rotary_emb(y[:, :, text:], image_rotary_emb)], dim=2) for y in (q, k))
+        scale = q.shape[-1] ** -0.5
+        own = torch.softmax(q @ k.transpose(2, 3) * scale, dim=-1)
+        if self.layer == 0:
+            self.state["sum"] = 0
+        self.state["sum"] = self.state["sum"] + own[:, :, text:, :text].mean(dim=1)
+        out = own @ v
+        if self.state["sharing"] and self.shares:
+            mean = self.state["sum"] / (self.layer + 1)
+            source, target = (self.mask(mean[row], tokens) for row, tokens in zip((2, 3), self.state["tokens"]))
+            assert source.any() and target.any() and not source.all() and not target.all()
+            self.state["cut"] += 1
+            everything = torch.ones(text, dtype=torch.bool)
+            for row, of in ((1, 0), (3, 2)):
+                scores = q[row] @ k[of].transpose(1, 2) * scale
+                side = []
+                for keys in (source, ~source):
+                    bias = torch.zeros_like(scores)
+                    bias[:, text:, ~torch.cat([everything, keys])] = float("-inf")
+                    side.append(torch.softmax(scores + bias, dim=-1) @ v[of])
+                m = torch.cat([everything, target]).float()[:, None]
+                out[row] = m * side[0] + (1 - m) * side[1]
+        out = attn.to_out[0](out.transpose(1, 2).flatten(2))
+        return out[:, text:], out[:, :text]
+
+
+def places(tokenizer, prompt, words):
+    """Where the pieces of words stand in a prompt."""
+    ids = tokenizer(prompt, add_special_tokens=False).input_ids
+    wanted = tokenizer(words, add_special_tokens=False).input_ids
+    starts = [i for i in range(len(ids)) if ids[i:i + len(wanted)] == wanted]
+    return list(range(starts[0], starts[0] + len(wanted)))
 
 
 def window_texts(embeds, transitions):
@@ -81,6 +154,8 @@ def loop(pipe, scheduler, texts, overlap, steps, blend, state):
         total, norm = torch.zeros(shape, dtype=torch.float64), torch.zeros((1, length, 1, 1, 1), dtype=torch.float64)
         for k in range(count - 1):
             source, target = (x[:, j * stride:j * stride + n] for j in (k, k + 1))
+            if "subject" in state:
+                state["tokens"] = state["subject"][k:k + 2]
             v = pipe.transformer(hidden_states=torch.cat([source, target, source, target]),
                                  encoder_hidden_states=torch.cat([uncond, uncond, texts[k], texts[k + 1]]),
                                  timestep=t.expand(4), image_rotary_emb=rotary, return_dict=False)[0].double()
@@ -110,6 +185,25 @@ def case(kind, scheduler, prompts, overlap, transitions, layers, steps, blend):
     return loop(pipe, scheduler, window_texts(embeds, transitions), overlap, steps, blend, state)
 
 
+@torch.no_grad()
+def masked(kind, scheduler, prompts, overlap, transitions, layers, steps, blend, words, threshold):
+    pipe = with_scheduler(pipeline(kind), scheduler)
+    config = pipe.transformer.config
+    tokens = [places(pipe.tokenizer, prompt, words) for prompt in prompts]
+    assert transitions == 0 or tokens[0] == tokens[1]
+    subject = [place for place in tokens[:-1] for _ in range(transitions + 1)] + tokens[-1:]
+    frame = HEIGHT // config.patch_size, WIDTH // config.patch_size
+    state = dict(sharing=False, subject=subject, threshold=threshold, frame=frame, cut=0)
+    for layer, block in enumerate(pipe.transformer.transformer_blocks):
+        block.attn1.processor = MaskedShare(state, layer, layer in layers)
+    embeds = [pipe._get_t5_prompt_embeds([p], max_sequence_length=config.max_text_seq_length) for p in prompts]
+    latents = loop(pipe, scheduler, window_texts(embeds, transitions), overlap, steps, blend, state)
+    assert state["cut"] == len(steps) * len(layers) * (len(subject) - 1)
+    return latents
+
+
 if __name__ == "__main__":
     torch.set_num_threads(2)
-    save_file({name: case(*values) for name, values in CASES.items()}, GOLDEN / "pipeline" / "ditctrl.safetensors")
+    goldens = {name: case(*values) for name, values in CASES.items()}
+    goldens |= {name: masked(*values) for name, values in MASKED.items()}
+    save_file(goldens, GOLDEN / "pipeline" / "ditctrl.safetensors")
