@@ -67,7 +67,7 @@ fn clock(word: &str) -> Result<f64> {
         let part = part.replace(',', ".");
         let whole = index + 1 < parts.len();
         ensure!(!whole || part.bytes().all(|byte| byte.is_ascii_digit()), wrong());
-        let number: f64 = part.parse().ok().filter(|number| (0.0..1e6).contains(number)).with_context(|| wrong())?;
+        let number: f64 = part.parse().ok().filter(|number| (0.0..1e6).contains(number)).with_context(wrong)?;
         ensure!(index == 0 || number < 60.0, wrong());
         seconds = seconds * 60.0 + number;
     }

@@ -328,5 +328,16 @@ fn the_storyboards_of_the_repository_are_read() {
         names.push(name);
     }
     names.sort();
-    assert_eq!(names, ["dark-knight.txt", "day-to-night.toml", "seasons.txt"]);
+    assert_eq!(
+        names,
+        [
+            "ball.yaml",
+            "by-frame.json",
+            "by-time.txt",
+            "dark-knight.txt",
+            "day-to-night.toml",
+            "seasons.txt",
+            "two-scenes.json"
+        ]
+    );
 }

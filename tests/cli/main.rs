@@ -11,3 +11,4 @@ mod outputs;
 mod parity;
 mod program;
 mod reading;
+mod storyboards;
