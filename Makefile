@@ -3,11 +3,12 @@
 VIDGEN := target/release/vidgen
 DEMO   := out/seasons.mp4
 
-.PHONY: help deps build demo test lint bench
+.PHONY: help deps build demo test torture lint bench
 
 help:
 	@echo 'make demo    install what is missing, build, render a video on the embedded model'
 	@echo 'make test    run all tests'
+	@echo 'make torture kill a run 200 times, at random moments, and compare what it makes in the end'
 	@echo 'make build   the release binary, target/release/vidgen'
 	@echo 'make lint    formatting, clippy and documentation, warnings denied'
 	@echo 'make deps    FFmpeg development files, pkg-config, clang'
@@ -24,6 +25,9 @@ demo: build
 
 test: deps
 	cargo test --locked
+
+torture: deps
+	VIDGEN_KILLS=200 cargo test --locked --test cli killed -- --nocapture
 
 lint: deps
 	cargo fmt --check

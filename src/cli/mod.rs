@@ -1,10 +1,14 @@
 //! The command line: what was typed. One file per command; what it means is `job`'s.
 
+mod chosen;
+mod decode;
 mod extend;
 mod inspect;
 mod model;
 mod processors;
 mod render;
+mod rerun;
+mod resume;
 mod shell;
 mod usage;
 
@@ -42,8 +46,16 @@ enum Command {
     MultiPrompt(Box<render::MultiPrompt>),
     /// One long video from one prompt, or a given video continued
     Extend(Box<extend::Extend>),
+    /// Go on with a run that was interrupted or failed
+    Resume(Box<resume::Resume>),
+    /// List the runs that are kept
+    Runs(resume::Runs),
+    /// Make the video of kept latents again, with other output settings
+    Decode(Box<decode::Args>),
     /// Print the record of the run that a video carries
     Inspect(inspect::Args),
+    /// Make a video again from its record, and compare
+    Rerun(Box<rerun::Args>),
     /// Look at models
     Model(model::Args),
     /// List the controls of attention and their parameters
@@ -118,6 +130,10 @@ pub fn main() -> ExitCode {
         Command::Generate(args) => args.run(&report),
         Command::MultiPrompt(args) => args.run(&report),
         Command::Extend(args) => args.run(&report),
+        Command::Resume(args) => args.run(&report),
+        Command::Runs(args) => args.run(report.json),
+        Command::Decode(args) => args.run(&report),
+        Command::Rerun(args) => args.run(&report),
         Command::Inspect(args) => inspect::run(args, report.json),
         Command::Model(args) => model::run(args, report.json),
         Command::Processors => processors::run(report.json),

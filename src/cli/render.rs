@@ -3,7 +3,7 @@
 use super::Report;
 use crate::job::values::ManifestMode;
 use crate::job::{self, Command, Job, Settings};
-use crate::pipelines::{self, Loaded};
+use crate::pipelines::{self, Loaded, Outcome};
 use crate::run::{Code, Event, Failure, WithCode, config, interrupt, print, progress};
 use crate::storyboard::{Form, Storyboard};
 use crate::video::{self, Fault, Format, VideoError};
@@ -138,7 +138,7 @@ pub(super) fn render(
     report: &Report,
 ) -> Result<(), Failure> {
     set_threads(settings.threads);
-    interrupt::install(report.progress == progress::Mode::Json, video::remove_partials)?;
+    start(report)?;
     let script = job::script_settings(&mut storyboard)?;
     let mut settings = settings.or(script);
     for (path, table) in config::read()? {
@@ -164,13 +164,24 @@ pub(super) fn render(
     Ok(())
 }
 
-fn one(job: &Job, loaded: &mut Loaded, report: &Report) -> Result<(), Failure> {
+/// From now on interruptions are heard.
+pub(super) fn start(report: &Report) -> Result<(), Failure> {
+    Ok(interrupt::install(report.progress == progress::Mode::Json, video::remove_partials)?)
+}
+
+/// Makes one video.
+pub(super) fn one(job: &Job, loaded: &mut Loaded, report: &Report) -> Result<(), Failure> {
     let mut observer = report.observer();
     if job.skip {
         let message = format!("{} exists: skipped", job.output.path.display());
         return Ok(observer.event(&Event::Warning(message))?);
     }
     let outcome = pipelines::run(job, loaded, &mut *observer)?;
+    tell(job, &outcome, report)
+}
+
+/// Prints what was made.
+pub(super) fn tell(job: &Job, outcome: &Outcome, report: &Report) -> Result<(), Failure> {
     if job.output.format == Format::Y4mStdout {
         return Ok(());
     }
@@ -193,7 +204,7 @@ fn ask(failure: &Failure) -> bool {
 }
 
 /// The number of threads, for every pool that is made later.
-fn set_threads(threads: Option<usize>) {
+pub(super) fn set_threads(threads: Option<usize>) {
     let Some(threads) = threads.filter(|threads| (1..=1024).contains(threads)) else { return };
     for name in ["RAYON_NUM_THREADS", "CANDLE_NUM_THREADS"] {
         // SAFETY: the program has one thread until the first pool is made, and no pool is made before this.

@@ -4,6 +4,7 @@
 mod controls;
 mod geometry;
 mod given;
+mod keep;
 mod memory;
 mod output;
 mod plan;
@@ -14,6 +15,7 @@ pub mod work;
 
 pub use controls::{Controls, Sharing, Subject, bank_size};
 pub use given::{Given, Kind as GivenKind, is_latents, taken_over};
+pub use keep::KeepRules;
 pub use memory::Need;
 pub use plan::{Segment, WindowRules};
 pub use request::Request;
@@ -121,6 +123,7 @@ pub struct Job {
     pub manifest: ManifestMode,
     /// The output exists and is to be left alone.
     pub skip: bool,
+    pub keep: KeepRules,
     /// Estimate of the memory of each stage.
     pub need: Need,
     /// What the user should know before the run.
@@ -190,6 +193,38 @@ fn source(command: Command, settings: &Settings) -> Result<Option<Source>, Failu
         _ => return Ok(None),
     };
     Err(Failure::message(Code::Usage, message))
+}
+
+/// A job that only decodes: latents of so many frames, channels, rows and columns.
+pub fn of_latents(settings: Settings, latents: (usize, usize, usize, usize)) -> Result<Job, Failure> {
+    let (frames, channels, height, width) = latents;
+    let name = settings.model.as_deref().unwrap_or(weights::EMBEDDED);
+    let model = ModelFolder::open(name, settings.offline.unwrap_or(false)).code(Code::Model)?;
+    let vae = Configs::read(&model).code(Code::Model)?.vae;
+    if frames == 0 || height == 0 || width == 0 || channels != vae.latent_channels {
+        let message = format!(
+            "latents of {frames} frames with {channels} channels of {height} by {width} are none of {name}, which has {} \
+             channels: use --model",
+            vae.latent_channels
+        );
+        return Err(Failure::message(Code::Usage, message));
+    }
+    let ratio = vae.spatial_ratio();
+    let size = width.checked_mul(ratio).zip(height.checked_mul(ratio));
+    let length = (frames - 1).checked_mul(vae.temporal_ratio());
+    let (Some((width, height)), Some(length)) = (size, length) else {
+        return Err(Failure::message(Code::Usage, "latents of an impossible size"));
+    };
+    let settings = Settings {
+        size: Some(values::Size { width, height }),
+        frames: Some(length + 1),
+        seed: Some(Seed::Given(0)),
+        manifest: Some(ManifestMode::None),
+        ..settings
+    };
+    let storyboard = Storyboard::from_prompts(&["latents".to_owned()])?;
+    let mut jobs = resolve(Command::Generate, settings, storyboard)?;
+    jobs.pop().context("no job").code(Code::Failed)
 }
 
 /// Takes the settings out of a script. Errors name the place in the file.
@@ -417,6 +452,7 @@ fn one(
         codec,
         manifest: settings.manifest.unwrap_or(ManifestMode::Both),
         skip,
+        keep: KeepRules::new(settings)?,
         need: Need::default(),
         warnings,
     };

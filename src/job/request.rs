@@ -38,6 +38,11 @@ impl Request {
             text_cache: None,
             offline: None,
             manifest: None,
+            work_dir: None,
+            resume: None,
+            keep: None,
+            checkpoint_every: None,
+            on_interrupt: None,
             ..self.settings.clone()
         };
         Self { settings, ..self.clone() }
@@ -106,7 +111,11 @@ mod tests {
 
     #[test]
     fn where_a_video_goes_decides_nothing_about_it() {
-        let there = request("a ball", "output = \"a.mp4\"\noverwrite = true\nseed = 7");
+        let there = request(
+            "a ball",
+            "output = \"a.mp4\"\noverwrite = true\nseed = 7\nwork_dir = \"runs\"\nresume = true\nkeep = true\n\
+             checkpoint_every = 5\non_interrupt = \"decode\"",
+        );
         let elsewhere = request("a ball", "output = \"b/\"\nseed = 7");
         assert_eq!(there.of_frames(), elsewhere.of_frames());
         assert_ne!(there.of_frames(), request("a ball", "seed = 8").of_frames());

@@ -5,7 +5,8 @@
 //! [`super::Job`].
 
 use super::values::{
-    DeviceSpec, Duration, ManifestMode, Parity, Precision, Seed, Size, TextCacheAt, Tiling, Uncond, list, text,
+    DeviceSpec, Duration, Every, ManifestMode, OnInterrupt, Parity, Precision, Seed, Size, TextCacheAt, Tiling, Uncond,
+    list, text,
 };
 use crate::guidance::GuidanceSchedule;
 use crate::processors::Spec;
@@ -281,6 +282,37 @@ pub struct Settings {
     #[arg(long, env = "VIDGEN_MANIFEST", value_name = "WHERE", help_heading = "Output")]
     #[serde(with = "text")]
     pub manifest: Option<ManifestMode>,
+
+    /// Where runs are kept until they end well [default: vidgen/runs in the user's state directory]
+    #[arg(long, env = "VIDGEN_WORK_DIR", value_name = "DIR", help_heading = "Run", aliases = ["work_dir", "temp"])]
+    pub work_dir: Option<PathBuf>,
+
+    /// Go on where an earlier run of the same command and seed stopped
+    #[arg(short_alias = 'r', long, env = "VIDGEN_RESUME", help_heading = "Run")]
+    #[arg(num_args = 0, default_missing_value = "true", value_parser = FalseyValueParser::new())]
+    pub resume: Option<bool>,
+
+    /// Keep the run (its plan and latents) when the video is done, for vidgen decode
+    #[arg(long, env = "VIDGEN_KEEP", help_heading = "Run")]
+    #[arg(num_args = 0, default_missing_value = "true", value_parser = FalseyValueParser::new())]
+    pub keep: Option<bool>,
+
+    /// How often a run is saved: after so many steps, or so that no more time than this is lost, as 60s [default: 60s]
+    #[arg(
+        long,
+        env = "VIDGEN_CHECKPOINT_EVERY",
+        value_name = "K|TIME",
+        help_heading = "Run",
+        alias = "checkpoint_every"
+    )]
+    #[serde(with = "text")]
+    pub checkpoint_every: Option<Every>,
+
+    /// What Ctrl-C leaves after the step it waits for: save (go on later), decode (and a draft of the video), or discard
+    /// [default: save]
+    #[arg(long, env = "VIDGEN_ON_INTERRUPT", value_name = "WHAT", help_heading = "Run", alias = "on_interrupt")]
+    #[serde(with = "text")]
+    pub on_interrupt: Option<OnInterrupt>,
 }
 
 impl Settings {
@@ -345,6 +377,11 @@ impl Settings {
             overwrite,
             skip_existing,
             manifest,
+            work_dir,
+            resume,
+            keep,
+            checkpoint_every,
+            on_interrupt,
         )
     }
 }

@@ -26,6 +26,56 @@ words!(
     ManifestMode, "place for the manifest", { Embed = "embed", Sidecar = "sidecar", Both = "both", None = "none" }
 );
 
+words!(
+    /// What an interruption leaves.
+    OnInterrupt, "way to end", {
+        /// The run, to go on with.
+        Save = "save",
+        /// The run, and a draft of the video.
+        Decode = "decode",
+        /// Nothing.
+        Discard = "discard",
+    }
+);
+
+/// How often a run is kept.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Every {
+    /// After so many steps, and as many chunks of decoding.
+    Steps(usize),
+    /// So that no more work than this is lost.
+    Time(Duration),
+}
+
+impl Default for Every {
+    /// A minute.
+    fn default() -> Self {
+        Self::Time(Duration(60.0))
+    }
+}
+
+impl FromStr for Every {
+    type Err = Error;
+
+    /// `5` (steps), `60s`, `2m`.
+    fn from_str(word: &str) -> Result<Self> {
+        match word.trim().parse::<usize>() {
+            Ok(0) => bail!("a checkpoint every 0 steps: give 1 or more, or a length of time, as 60s"),
+            Ok(steps) => Ok(Self::Steps(steps)),
+            Err(_) => Ok(Self::Time(word.parse()?)),
+        }
+    }
+}
+
+impl fmt::Display for Every {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            Self::Steps(steps) => steps.fmt(f),
+            Self::Time(time) => time.fmt(f),
+        }
+    }
+}
+
 impl ManifestMode {
     pub fn embeds(self) -> bool {
         matches!(self, Self::Embed | Self::Both)
@@ -172,6 +222,17 @@ mod tests {
         let message = "zeroes".parse::<Uncond>().unwrap_err().to_string();
         assert!(message.contains("did you mean zeros?"), "{message}");
         assert!("x".parse::<Precision>().unwrap_err().to_string().contains("known: auto, f32"));
+    }
+
+    #[test]
+    fn checkpoints_are_by_steps_or_by_time() {
+        for (word, every) in [("5", Every::Steps(5)), ("60s", Every::default()), ("2m", Every::Time(Duration(120.0)))] {
+            assert_eq!(word.parse::<Every>().unwrap(), every);
+            assert_eq!(every.to_string().parse::<Every>().unwrap(), every);
+        }
+        for word in ["0", "-1", "often", "0s"] {
+            assert!(word.parse::<Every>().is_err(), "{word}");
+        }
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The last stage: latents become frames, chunk by chunk, and frames are handed on as they come.
 
+use super::tape::{Begun, Tape};
 use crate::models::cogvideox::vae::{Autoencoder, DecodeOptions};
 use crate::run::{Code, Event, Failure, Observer, Phase};
 use crate::video::Frame;
@@ -10,7 +11,8 @@ use std::ops::Range;
 /// A frame whose brightest value is below this counts as black.
 const BLACK: u8 = 4;
 
-/// Decodes `latents` `[F, C, H, W]` (scaled as the denoiser has them) and hands the frames in the range `frames` to `take`.
+/// Decodes `latents` `[F, C, H, W]` (scaled as the denoiser has them), timeline `part` of the video, and hands the frames in
+/// the range `frames` to `take`: those that the tape has first, the others by way of it.
 ///
 /// Values that are not finite, and a video without a single frame that is not black, are a failure
 /// ([`Code::Numbers`]): no user wants that file.
@@ -18,38 +20,42 @@ pub fn decode(
     vae: &Autoencoder,
     latents: &Tensor,
     options: &DecodeOptions,
-    frames: Range<usize>,
+    (part, frames): (usize, Range<usize>),
+    tape: &mut Tape,
     take: &mut dyn FnMut(Frame) -> Result<()>,
     observer: &mut dyn Observer,
 ) -> Result<()> {
     let latents = (latents / vae.config().scaling_factor)?;
-    let of = options.chunks(latents.dim(0)?).len();
-    observer.event(&Event::Phase { phase: Phase::Decode, of, what: String::new() })?;
-    let (mut index, mut seen, mut brightest) = (0, 0, 0);
-    let mut failure = None;
-    let decoded = vae.decode(&latents, options, &mut |chunk| {
-        let mut step = || -> Result<()> {
-            for frame in to_frames(&chunk, index)? {
-                if frames.contains(&seen) {
-                    brightest = brightest.max(frame.data.iter().copied().max().unwrap_or(0));
-                    take(frame)?;
-                }
-                seen += 1;
-            }
-            observer.event(&Event::Chunk { phase: Phase::Decode, index, of })?;
-            index += 1;
-            Ok(())
-        };
-        step().map_err(|error| {
-            let message = error.to_string();
-            failure = Some(error); // candle's error type would lose the exit code
-            candle_core::Error::Msg(message)
-        })
-    });
-    if let Some(failure) = failure {
-        return Err(failure);
+    let (count, _, h, w) = latents.dims4()?;
+    let (height, width) = (h * vae.config().spatial_ratio(), w * vae.config().spatial_ratio());
+    let chunks = options.chunks(count);
+    let of = chunks.len();
+    let mut session = vae.session(h, w, options)?;
+    let begun = tape.begin(part, (frames.len(), width * height * 3), of, &mut session)?;
+    let Begun { frames: kept, chunks: done } = begun;
+    let mut seen = options.frames_of(vae.config(), &chunks[..done]);
+    let what = if done > 0 { format!("from part {}", done + 1) } else { String::new() };
+    observer.event(&Event::Phase { phase: Phase::Decode, of, what })?;
+    let mut brightest = 0;
+    let mut bright = |frame: &Frame| brightest = brightest.max(frame.data.iter().copied().max().unwrap_or(0));
+    for _ in 0..kept {
+        let frame = tape.kept(width, height)?;
+        bright(&frame);
+        take(frame)?;
     }
-    decoded?;
+    for (index, chunk) in chunks.into_iter().enumerate().skip(done) {
+        let pixels = session.next(&latents.narrow(0, chunk.start, chunk.len())?)?;
+        for frame in to_frames(&pixels, index)? {
+            if frames.contains(&seen) {
+                bright(&frame);
+                tape.push(&frame, observer)?;
+                take(frame)?;
+            }
+            seen += 1;
+        }
+        observer.event(&Event::Chunk { phase: Phase::Decode, index, of })?;
+        tape.chunk(part, (index + 1, of), &session, observer)?;
+    }
     if brightest < BLACK {
         let message = "vae: every frame is black: try --dtype f32 or another --seed";
         return Err(Failure::message(Code::Numbers, message).into());

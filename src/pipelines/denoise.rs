@@ -80,6 +80,43 @@ impl Fixed {
     }
 }
 
+/// A timeline between two steps.
+#[derive(Debug, Clone)]
+pub struct State {
+    /// Steps that are done.
+    pub done: usize,
+    /// `[F, C, H, W]` in f32.
+    pub timeline: Tensor,
+    /// What the sampler remembers, as [`Scheduler::state`] gives it.
+    pub scheduler: Option<Tensor>,
+}
+
+/// What a keeper is shown after a step.
+pub struct At<'a> {
+    /// Which of the video's timelines it is.
+    pub part: usize,
+    /// Steps that are done.
+    pub done: usize,
+    pub steps: usize,
+    pub timeline: &'a Tensor,
+    pub scheduler: &'a dyn Scheduler,
+    /// The estimate of the clean timeline at the step just done.
+    pub estimate: &'a dyn Fn() -> candle_core::Result<Tensor>,
+}
+
+/// Someone who may keep what a run has got so far.
+pub trait Keeper {
+    /// Is asked after each step. An error stops the run: it is how an interruption reaches the loop.
+    fn step(&mut self, at: &At, observer: &mut dyn Observer) -> Result<()>;
+}
+
+/// Nobody keeps anything.
+impl Keeper for () {
+    fn step(&mut self, _: &At, _: &mut dyn Observer) -> Result<()> {
+        Ok(())
+    }
+}
+
 /// Everything the loop works with.
 pub struct Denoising<'a> {
     pub denoiser: &'a dyn Denoiser,
@@ -98,6 +135,9 @@ pub struct Denoising<'a> {
     pub start: usize,
     /// Frames that are known already.
     pub fixed: Option<&'a Fixed>,
+    /// Where to go on; none from the beginning.
+    pub from: Option<State>,
+    pub keeper: &'a mut dyn Keeper,
     pub shape: LatentShape,
     pub device: &'a Device,
     /// Where joined windows share keys and values; the stack then has the control that does.
@@ -108,26 +148,42 @@ pub struct Denoising<'a> {
     pub micro_batch: usize,
     /// Which of the video's timelines this is, of how many; for the progress that is told.
     pub part: (usize, usize),
+    /// Whether it is the first one that is worked on.
+    pub begins: bool,
     /// Work that follows the loop, in steps; for the remaining time that is told.
     pub after: f64,
 }
 
 /// Runs all steps; returns the denoised timeline `[F, C, H, W]` in f32.
 pub fn denoise(run: Denoising, observer: &mut dyn Observer) -> Result<Tensor> {
-    let Denoising { denoiser, scheduler, plan, texts, uncond, stack, .. } = run;
+    let Denoising { denoiser, scheduler, plan, texts, uncond, stack, keeper, .. } = run;
     let timesteps = scheduler.timesteps().to_vec();
     let frames = run.start..run.start + plan.frames;
-    let mut timeline = (run.noise.initial(frames.clone(), run.shape, run.device)? * scheduler.init_noise_sigma())?;
-    if let Some(fixed) = run.fixed {
-        fixed.put(&timeline, &scheduler.noised(0, &fixed.latents, &fixed.of(&timeline)?)?)?;
-    }
+    let (first, mut timeline) = match run.from {
+        Some(State { done, timeline, scheduler: state }) => {
+            scheduler.restore(state);
+            (done, timeline)
+        }
+        None => {
+            let noise = run.noise.initial(frames.clone(), run.shape, run.device)?;
+            let timeline = (noise * scheduler.init_noise_sigma())?;
+            if let Some(fixed) = run.fixed {
+                fixed.put(&timeline, &scheduler.noised(0, &fixed.latents, &fixed.of(&timeline)?)?)?;
+            }
+            (0, timeline)
+        }
+    };
     let mut blend = Blend::new(plan, run.blend);
-    let mut clock = Clock::new(timesteps.len(), run.part, run.after);
-    if run.part.0 == 0 {
+    let mut clock = Clock::new(timesteps.len(), first, run.part, run.after);
+    if run.begins {
         let of = timesteps.len() * run.part.1;
-        observer.event(&Event::Phase { phase: Phase::Denoise, of, what: String::new() })?;
+        let what = match run.part.0 * timesteps.len() + first {
+            0 => String::new(),
+            done => format!("from step {}", done + 1),
+        };
+        observer.event(&Event::Phase { phase: Phase::Denoise, of, what })?;
     }
-    for (step, &timestep) in timesteps.iter().enumerate() {
+    for (step, &timestep) in timesteps.iter().enumerate().skip(first) {
         let pass = Pass { step, steps: timesteps.len(), timestep };
         let scale = run.guidance.scale_in(run.table, step, timesteps.len(), timestep);
         let guided = run.guidance.needs_uncond(step, timesteps.len(), timestep);
@@ -172,9 +228,19 @@ pub fn denoise(run: Denoising, observer: &mut dyn Observer) -> Result<Tensor> {
             .needs_noise(step)
             .then(|| run.noise.step(step, frames.clone(), run.shape, run.device))
             .transpose()?;
-        timeline = scheduler.step(step, &prediction, &timeline, noise.as_ref())?;
+        let before = timeline;
+        timeline = scheduler.step(step, &prediction, &before, noise.as_ref())?;
         check_finite(&timeline, step, "scheduler")?;
         observer.event(&clock.step(step))?;
+        let at = At {
+            part: run.part.0,
+            done: step + 1,
+            steps: timesteps.len(),
+            timeline: &timeline,
+            scheduler: &*scheduler,
+            estimate: &|| scheduler.predict_x0(step, &prediction, &before),
+        };
+        keeper.step(&at, observer)?;
     }
     if let Some(fixed) = run.fixed {
         fixed.put(&timeline, &fixed.latents)?; // without what the steps have rounded

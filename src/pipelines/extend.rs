@@ -8,7 +8,7 @@
 use super::denoise::Fixed;
 use crate::job::{Given, GivenKind, Job, Segment};
 use crate::models::cogvideox::vae::{Autoencoder, EncodeOptions};
-use crate::run::{Code, Event, Failure, Observer, Phase, WithCode};
+use crate::run::{Code, Event, Failure, Manifest, Observer, Phase, WithCode};
 use crate::video::{self, Frame, Limits, Writer};
 use crate::weights::read_tensors;
 use anyhow::{Context as _, Result, ensure};
@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 use std::ops::Range;
 
 /// What a run knows of the video that it continues.
+#[derive(Debug, Clone)]
 pub struct Context {
     /// The given latent frames before those that the run looks at, `[F, C, H, W]`; only where latents were given.
     earlier: Option<Tensor>,
@@ -49,6 +50,13 @@ impl Context {
             "only_new": given.only_new,
             "blake3": self.hash,
         })
+    }
+}
+
+/// Puts what a run knows of the video that it continues into its record.
+pub fn note(job: &Job, context: Option<&Context>, manifest: &mut Manifest) {
+    if let (Some(context), Some(given)) = (context, &job.given) {
+        manifest.settings.insert("context".to_owned(), context.record(given));
     }
 }
 
@@ -181,6 +189,8 @@ mod tests {
             noise: &noise,
             start: 0,
             fixed,
+            from: None,
+            keeper: &mut (),
             shape: SHAPE,
             device: &Device::Cpu,
             sharing: None,
@@ -188,6 +198,7 @@ mod tests {
             kernel: Sdpa::default(),
             micro_batch: 2,
             part: (0, 1),
+            begins: true,
             after: 0.0,
         };
         let timeline = denoise(part, &mut ()).unwrap();

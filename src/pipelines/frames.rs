@@ -3,12 +3,14 @@
 use super::decode::decode;
 use super::extend;
 use super::fade::Fades;
+use super::keeping::Keeping;
 use super::latents::write_latents;
 use super::loaded::Loaded;
+use super::tape::Tape;
 use crate::job::Job;
 use crate::run::manifest::Manifest;
 use crate::run::{Code, Event, Failure, Observer, Phase, WithCode};
-use crate::video::{self, Fault, VideoError, Written};
+use crate::video::{self, Fault, Format, Output, VideoError, Written};
 use candle_core::Tensor;
 use std::path::{Path, PathBuf};
 
@@ -18,26 +20,69 @@ pub fn frames(
     loaded: &mut Loaded,
     latents: &[Tensor],
     manifest: &Manifest,
+    keeping: &mut Keeping,
+    observer: &mut dyn Observer,
+) -> Result<Written, Failure> {
+    let mut output = job.output.clone();
+    output.metadata = job.manifest.embeds().then(|| manifest.embedded_json()).transpose()?;
+    let mut tape = Tape::new(keeping, observer)?;
+    write(job, loaded, latents, &output, &mut tape, observer)
+}
+
+/// Decodes latents that were kept.
+pub fn again(
+    job: &Job,
+    loaded: &mut Loaded,
+    latents: &[Tensor],
+    manifest: &Manifest,
+    observer: &mut dyn Observer,
+) -> Result<Written, Failure> {
+    let mut output = job.output.clone();
+    output.metadata = job.manifest.embeds().then(|| manifest.embedded_json()).transpose()?;
+    write(job, loaded, latents, &output, &mut Tape::off(), observer)
+}
+
+/// A draft of the video from the latents there are, under a name of its own: `NAME.draft.mp4` for `NAME.mp4`. Its record
+/// would be that of another video, so it has none.
+pub fn draft(
+    job: &Job,
+    loaded: &mut Loaded,
+    latents: &[Tensor],
+    observer: &mut dyn Observer,
+) -> Result<Written, Failure> {
+    let path = &job.output.path;
+    let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+    let name = match path.extension().filter(|_| job.output.format != Format::PngDir) {
+        Some(suffix) => format!("{stem}.draft.{}", suffix.to_string_lossy()),
+        None => format!("{}.draft", path.file_name().unwrap_or_default().to_string_lossy()),
+    };
+    let output = Output { path: path.with_file_name(name), metadata: None, overwrite: true, ..job.output.clone() };
+    write(job, loaded, latents, &output, &mut Tape::off(), observer)
+}
+
+fn write(
+    job: &Job,
+    loaded: &mut Loaded,
+    latents: &[Tensor],
+    output: &Output,
+    tape: &mut Tape,
     observer: &mut dyn Observer,
 ) -> Result<Written, Failure> {
     observer.event(&Event::Phase { phase: Phase::Load, of: 0, what: "vae".into() })?;
     let vae = loaded.decoder(job)?;
-    let mut output = job.output.clone();
-    output.metadata = job.manifest.embeds().then(|| manifest.embedded_json()).transpose()?;
-    let mut writer = video::open(&output).code(Code::Encoder)?;
+    let mut writer = video::open(output).code(Code::Encoder)?;
     extend::write_given(job, &mut writer)?;
     let mut write = |frame| writer.write(frame);
     let mut fades = Fades::new(&mut write);
-    for (index, (latents, segment)) in latents.iter().zip(&job.segments).enumerate() {
+    for (part, latents) in latents.iter().enumerate() {
         let latents = latents.to_device(&job.device)?;
-        let wanted = extend::wanted(job, index);
-        fades.begin(segment.fade, wanted.len(), job.segments.get(index + 1).map_or(0, |next| next.fade))?;
+        let wanted = extend::wanted(job, part);
+        fades.begin(job.segments[part].fade, wanted.len(), job.segments.get(part + 1).map_or(0, |next| next.fade))?;
         let mut take = |frame| fades.write(frame);
-        decode(&*vae, &latents, &job.decode, wanted, &mut take, observer).map_err(|error| {
-            match video::fault(&error) {
-                Some(_) => Failure::new(Code::Encoder, error),
-                None => error.into(),
-            }
+        let decoded = decode(&vae, &latents, &job.decode, (part, wanted), tape, &mut take, observer);
+        decoded.map_err(|error| match video::fault(&error) {
+            Some(_) => Failure::new(Code::Encoder, error),
+            None => error.into(),
         })?;
     }
     observer.event(&Event::Phase { phase: Phase::Mux, of: 0, what: String::new() })?;

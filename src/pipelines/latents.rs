@@ -3,6 +3,7 @@
 use super::controls;
 use super::denoise::{Denoising, NoiseSource, denoise};
 use super::extend::Context;
+use super::keeping::Keeping;
 use super::loaded::Loaded;
 use super::texts::Texts;
 use crate::job::{Job, Segment, work};
@@ -40,22 +41,33 @@ pub fn noise(job: &Job) -> Result<NoiseSource> {
 }
 
 /// The denoised latents of each segment, `[F, C, H, W]` without padding, on the CPU; those of the first begin with what is
-/// given.
+/// given. Those that are kept are not made again.
 pub fn latents(
     job: &Job,
     loaded: &mut Loaded,
     texts: &Texts,
     noise: &NoiseSource,
     context: Option<&Context>,
+    keeping: &mut Keeping,
     observer: &mut dyn Observer,
 ) -> Result<Vec<Tensor>, Failure> {
+    keeping.heard()?;
     observer.event(&Event::Phase { phase: Phase::Load, of: 0, what: "transformer".into() })?;
     let transformer = loaded.transformer(job)?;
+    keeping.heard()?;
     let mut done = Vec::with_capacity(job.segments.len());
     let mut start = 0;
+    let mut begins = true;
     for (index, segment) in job.segments.iter().enumerate() {
         let Segment { plan, padding, .. } = segment;
+        if let Some(latents) = keeping.finished(index) {
+            start += plan.frames;
+            done.push(latents);
+            continue;
+        }
+        let from = keeping.point(index, observer)?;
         let context = context.filter(|_| segment.context > 0);
+        keeping.goes_on_from(context.cloned());
         let fixed = context.map(|context| context.fixed(segment, &job.device)).transpose()?;
         let mut scheduler = crate::schedulers::build(&job.schedule, job.scheduler, job.table, job.steps, job.eta)?;
         let (c, h, w) = job.latents;
@@ -77,6 +89,8 @@ pub fn latents(
             noise,
             start,
             fixed: fixed.as_ref(),
+            from,
+            keeper: keeping,
             shape: (c, h, w),
             device: &job.device,
             sharing: job.controls.sharing.as_ref(),
@@ -84,15 +98,18 @@ pub fn latents(
             kernel: Sdpa::default(),
             micro_batch: 2,
             part: (index, job.segments.len()),
+            begins: std::mem::take(&mut begins),
             after: work::decode(job) * job.segments.len() as f64 / work::step(job),
         };
         let latents = denoise(part, observer)?;
         start += plan.frames;
         let latents = latents.narrow(0, *padding, plan.keep - padding)?.to_device(&Device::Cpu)?;
-        done.push(match context {
+        let latents = match context {
             Some(context) => context.before(latents)?,
             None => latents,
-        });
+        };
+        keeping.latents(index, &latents, observer)?;
+        done.push(latents);
     }
     Ok(done)
 }

@@ -3,20 +3,26 @@
 //! Peak memory is that of the largest stage. All tensor work stays on the calling thread; the video writer has its own and
 //! gets `u8` frames only.
 
+mod again;
 mod controls;
 mod decode;
 pub mod denoise;
 mod extend;
 mod fade;
 mod frames;
+mod keeping;
 mod latents;
 mod loaded;
 mod record;
 mod rows;
 #[cfg(test)]
 mod schedule_tests;
+mod tape;
 mod text_to_video;
 mod texts;
 
+pub use again::{decode_again, kept_latents};
+pub use keeping::differs;
 pub use loaded::Loaded;
+pub use record::hashes;
 pub use text_to_video::{Outcome, run};

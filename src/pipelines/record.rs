@@ -6,13 +6,10 @@ use crate::run::Manifest;
 use crate::run::manifest::{ModelRecord, OutputRecord, SCHEMA};
 use anyhow::Result;
 use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
 
 /// What decides the frames of a job. Reads all weights once, for their hashes.
 pub fn record(job: &Job) -> Result<Manifest> {
-    let hashes = ["text_encoder", "transformer", "vae"]
-        .map(|part| Ok::<_, anyhow::Error>((part.to_owned(), job.model.part(part)?.hash()?)))
-        .into_iter()
-        .collect::<Result<_>>()?;
     Ok(Manifest {
         schema: SCHEMA.to_owned(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -23,7 +20,7 @@ pub fn record(job: &Job) -> Result<Manifest> {
             name: job.model.name().to_owned(),
             revision: job.model.revision().map(str::to_owned),
             class: job.model.class().to_owned(),
-            hashes,
+            hashes: hashes(job)?,
         },
         settings: settings(job),
         request: job.request.of_frames().json()?,
@@ -34,6 +31,14 @@ pub fn record(job: &Job) -> Result<Manifest> {
         },
         run: None,
     })
+}
+
+/// blake3 of the weights by part.
+pub fn hashes(job: &Job) -> Result<BTreeMap<String, String>> {
+    ["text_encoder", "transformer", "vae"]
+        .map(|part| Ok::<_, anyhow::Error>((part.to_owned(), job.model.part(part)?.hash()?)))
+        .into_iter()
+        .collect()
 }
 
 fn settings(job: &Job) -> Map<String, Value> {

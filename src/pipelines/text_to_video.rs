@@ -2,15 +2,18 @@
 //! windows that go on from a given video (`extend`). They differ in their plan, and in what is known of the timeline.
 
 use super::extend;
-use super::frames::{frames, keep};
+use super::frames::{draft, frames, keep};
+use super::keeping::Keeping;
 use super::latents::{latents, noise, write_latents};
 use super::loaded::Loaded;
 use super::record::record;
 use super::texts::encode;
 use crate::job::Job;
+use crate::job::values::OnInterrupt;
 use crate::run::manifest::{Manifest, Stopwatch};
-use crate::run::{Code, Event, Failure, Observer, Plan, WithCode};
-use crate::video::Written;
+use crate::run::{Code, Event, Failure, Observer, Plan, WithCode, interrupt};
+use crate::video::{Format, Written};
+use candle_core::Tensor;
 use serde_json::json;
 
 /// What a run has made.
@@ -31,46 +34,90 @@ impl Outcome {
     }
 }
 
-/// Makes the video of a job. Partial files are gone when it fails; the latents of a run whose video could not be written
-/// are kept, and the error says where.
+/// Makes the video of a job. Partial files are gone when it fails; what was done is kept until the video is whole, and the
+/// error says how to go on.
 pub fn run(job: &Job, loaded: &mut Loaded, observer: &mut dyn Observer) -> Result<Outcome, Failure> {
+    // nothing is to be saved where everything is discarded: such a run ends at once
+    let _attention = (job.keep.on_interrupt != OnInterrupt::Discard).then(interrupt::attend);
     for warning in &job.warnings {
         observer.event(&Event::Warning(warning.clone()))?;
     }
     observer.event(&Event::Plan(Box::new(plan(job))))?;
-    let noise = noise(job).code(Code::Usage)?;
+    let mut keeping = Keeping::begin(job, observer)?;
     let mut watch = Stopwatch::new(observer);
+    match made(job, loaded, &mut keeping, &mut watch) {
+        Ok((video, mut manifest)) => {
+            manifest.run = Some(watch.facts(job.threads));
+            if job.manifest.writes_sidecar()
+                && let Some(path) = manifest.write_sidecar(&video.path, job.output.overwrite).code(Code::Failed)?
+            {
+                observer.event(&Event::Saved { kind: "manifest", path })?;
+            }
+            keeping.finish(&video.path.to_string_lossy(), observer)?;
+            Ok(Outcome { video, manifest })
+        }
+        Err(failure) if failure.code == Code::Interrupted => Err(match keeping.draft() {
+            latents if latents.is_empty() => failure,
+            latents => drafted(job, loaded, &latents, failure, observer),
+        }),
+        Err(failure) => Err(keeping.failed(failure)),
+    }
+}
 
-    let texts = encode(job, &mut watch)?;
-    let context = extend::context(job, &mut watch)?;
-    let latents = latents(job, loaded, &texts, &noise, context.as_ref(), &mut watch)?;
+/// The stages, from the texts to the closed file.
+fn made(
+    job: &Job,
+    loaded: &mut Loaded,
+    keeping: &mut Keeping,
+    watch: &mut Stopwatch,
+) -> Result<(Written, Manifest), Failure> {
+    keeping.heard()?;
+    let context = extend::context(job, watch)?;
+    let latents = if keeping.all_finished() {
+        (0..job.segments.len()).filter_map(|part| keeping.finished(part)).collect()
+    } else {
+        let noise = noise(job).code(Code::Usage)?;
+        let texts = encode(job, watch)?;
+        latents(job, loaded, &texts, &noise, context.as_ref(), keeping, watch)?
+    };
     if let Some(path) = &job.save_latents {
         write_latents(path, &latents).code(Code::Failed)?;
         watch.event(&Event::Saved { kind: "latents", path: path.clone() })?;
     }
-
     let mut manifest = record(job).code(Code::Model)?;
-    if let (Some(context), Some(given)) = (&context, &job.given) {
-        manifest.settings.insert("context".to_owned(), context.record(given));
-    }
-    let video = frames(job, loaded, &latents, &manifest, &mut watch).map_err(|failure| match failure.code {
-        Code::Encoder => keep(job, &latents, failure),
+    extend::note(job, context.as_ref(), &mut manifest);
+    let video = frames(job, loaded, &latents, &manifest, keeping, watch);
+    let video = video.map_err(|failure| match failure.code {
+        Code::Encoder if !keeping.holds_latents() => keep(job, &latents, failure),
         _ => failure,
     })?;
     for warning in &video.warnings {
         watch.event(&Event::Warning(warning.clone()))?;
     }
     watch.event(&Event::Saved { kind: "video", path: video.path.clone() })?;
-    manifest.run = Some(watch.facts(job.threads));
-    if job.manifest.writes_sidecar()
-        && let Some(path) = manifest.write_sidecar(&video.path, job.output.overwrite).code(Code::Failed)?
-    {
-        observer.event(&Event::Saved { kind: "manifest", path })?;
-    }
-    Ok(Outcome { video, manifest })
+    Ok((video, manifest))
 }
 
-fn plan(job: &Job) -> Plan {
+/// The end of an interrupted run with a draft of its video.
+fn drafted(
+    job: &Job,
+    loaded: &mut Loaded,
+    latents: &[Tensor],
+    failure: Failure,
+    observer: &mut dyn Observer,
+) -> Failure {
+    if job.output.format == Format::Y4mStdout {
+        return failure; // half a video in a pipe would be taken for the video
+    }
+    let message = match draft(job, loaded, latents, observer) {
+        Ok(video) => format!("{}; a draft is in {}", failure.line(), video.path.display()),
+        Err(error) => format!("{}; no draft was made: {}", failure.line(), error.line()),
+    };
+    Failure::message(failure.code, message)
+}
+
+/// What the job is going to do, for those who listen.
+pub(super) fn plan(job: &Job) -> Plan {
     Plan {
         model: job.model.name().to_owned(),
         prompts: job.prompts.clone(),

@@ -9,6 +9,8 @@ use std::time::Instant;
 pub struct Clock {
     /// Steps of one timeline.
     steps: usize,
+    /// Steps of it that were done before the clock began.
+    done: usize,
     /// This timeline, of how many.
     part: (usize, usize),
     /// What follows the last step of the last timeline, in steps of this one.
@@ -18,15 +20,15 @@ pub struct Clock {
 }
 
 impl Clock {
-    pub fn new(steps: usize, part: (usize, usize), after: f64) -> Self {
+    pub fn new(steps: usize, done: usize, part: (usize, usize), after: f64) -> Self {
         let now = Instant::now();
-        Self { steps, part, after, started: now, last: now }
+        Self { steps, done, part, after, started: now, last: now }
     }
 
     /// Step `index` (from 0) of the timeline is done.
     pub fn step(&mut self, index: usize) -> Event {
         let now = Instant::now();
-        let mean = (now - self.started).as_secs_f64() / (index + 1) as f64;
+        let mean = (now - self.started).as_secs_f64() / (index + 1 - self.done) as f64;
         let seconds = (now - self.last).as_secs_f64();
         self.last = now;
         let (index, of) = (self.part.0 * self.steps + index, self.part.1 * self.steps);

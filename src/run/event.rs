@@ -1,7 +1,7 @@
 //! What a run tells about itself while it goes on. Pipelines emit events; who listens decides what becomes of them.
 //!
 //! As JSON an event is one object on one line, with `v` (1) and `event`; the vocabulary is `plan`, `phase`, `step`,
-//! `warning`, `saved`, `error`. Fields may be added within a version, never renamed.
+//! `checkpoint`, `warning`, `saved`, `error`. Fields may be added within a version, never renamed.
 
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -86,8 +86,16 @@ pub enum Event {
         index: usize,
         of: usize,
     },
+    /// What was done so far can be gone on with, should the run end: the first `index` of `of` steps or chunks.
+    Checkpoint {
+        phase: Phase,
+        index: usize,
+        of: usize,
+        /// The run's directory.
+        path: PathBuf,
+    },
     Warning(String),
-    /// A file is complete; `kind` is `video`, `latents` or `manifest`.
+    /// A file is complete; `kind` is `video`, `latents` or `manifest`, or `run` for the directory of a run that is kept.
     Saved {
         kind: &'static str,
         path: PathBuf,
@@ -109,6 +117,9 @@ impl Event {
                 json!({ "index": index, "of": of, "seconds": seconds, "eta": eta, "peak_memory": peak_memory }),
             ),
             Self::Chunk { phase, index, of } => ("phase", json!({ "phase": phase, "index": index, "of": of })),
+            Self::Checkpoint { phase, index, of, path } => {
+                ("checkpoint", json!({ "phase": phase, "index": index, "of": of, "path": path.to_string_lossy() }))
+            }
             Self::Warning(message) => ("warning", json!({ "message": message })),
             Self::Saved { kind, path } => ("saved", json!({ "kind": kind, "path": path.to_string_lossy() })),
             Self::Error { code, message } => ("error", json!({ "code": code, "message": message })),

@@ -21,6 +21,8 @@ pub enum Code {
     Numbers = 5,
     /// The video encoder failed; latents were kept.
     Encoder = 6,
+    /// A check failed: what was compared differs.
+    Check = 7,
     /// Interrupted by the user.
     Interrupted = 130,
 }

@@ -1,23 +1,72 @@
-//! Ctrl-C (and SIGTERM): unfinished files go, and the process ends at once.
+//! Ctrl-C (and SIGTERM). While a run attends, the first one only asks: the run finishes its step, keeps what there is and
+//! ends by itself. The second one, and any other time the first, removes unfinished files and ends the process at once.
 
 use super::event::Event;
 use super::exit::Code;
 use anyhow::{Context, Result};
+use std::fs;
 use std::io::Write;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 
-/// From now on an interruption runs `cleanup` and ends the process with [`Code::Interrupted`]. To be called once. With
-/// `json` the last line on standard error is an event.
+static ATTENDED: AtomicBool = AtomicBool::new(false);
+static ASKED: AtomicBool = AtomicBool::new(false);
+static HINT: Mutex<Option<String>> = Mutex::new(None);
+static DISCARD: Mutex<Option<PathBuf>> = Mutex::new(None);
+
+/// As long as it lives, someone looks at [`asked`].
+#[derive(Debug)]
+pub struct Attention(());
+
+/// From now on the first interruption is left to the caller, who looks at [`asked`].
+pub fn attend() -> Attention {
+    ATTENDED.store(true, Ordering::SeqCst);
+    Attention(())
+}
+
+impl Drop for Attention {
+    fn drop(&mut self) {
+        ATTENDED.store(false, Ordering::SeqCst);
+    }
+}
+
+/// Whether the user wants the run to stop.
+pub fn asked() -> bool {
+    ASKED.load(Ordering::SeqCst)
+}
+
+/// What an end at once tells, such as how to go on; none for that nothing is left.
+pub fn hint(text: Option<String>) {
+    *HINT.lock().unwrap_or_else(PoisonError::into_inner) = text;
+}
+
+/// The run's directory that an end at once removes as well.
+pub fn discard(path: Option<PathBuf>) {
+    *DISCARD.lock().unwrap_or_else(PoisonError::into_inner) = path;
+}
+
+/// From now on interruptions are heard, and an end at once runs `cleanup` and has [`Code::Interrupted`]. To be called once.
+/// With `json` the lines on standard error are events.
 pub fn install(json: bool, cleanup: impl Fn() + Send + 'static) -> Result<()> {
-    let handler = move || {
-        cleanup();
-        let message = "interrupted: nothing unfinished was kept".to_owned();
-        let code = Code::Interrupted as i32;
-        let line = match json {
-            true => Event::Error { code, message }.json().to_string(),
-            false => format!("\n{message}"), // below the bar, or the terminal's ^C
-        };
+    let say = move |event: Event, text: &str| {
+        let line = if json { event.json().to_string() } else { format!("\n{text}") }; // below the bar, or the terminal's ^C
         // a closed standard error is no reason to go on
         let _ = writeln!(std::io::stderr(), "{line}");
+    };
+    let handler = move || {
+        if ATTENDED.load(Ordering::SeqCst) && !ASKED.swap(true, Ordering::SeqCst) {
+            let text = "interrupted: finishing this step; once more stops at once";
+            return say(Event::Warning(text.to_owned()), text);
+        }
+        cleanup();
+        if let Some(path) = DISCARD.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            let _ = fs::remove_dir_all(path); // nobody is left to hear of a failure
+        }
+        let hint = HINT.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let message = hint.unwrap_or_else(|| "interrupted: nothing unfinished was kept".to_owned());
+        let code = Code::Interrupted as i32;
+        say(Event::Error { code, message: message.clone() }, &message);
         std::process::exit(code);
     };
     ctrlc::set_handler(handler).context("cannot listen for Ctrl-C")

@@ -1,10 +1,14 @@
-//! Telling the user: events while a run goes on, the record of it afterwards, and how it ends.
+//! Telling the user: events while a run goes on, the record of it afterwards, and how it ends. Keeping a run, so that it
+//! can go on when it did not end well.
 
 mod clock;
 pub mod config;
+pub mod directory;
 mod event;
 mod exit;
+pub mod frames;
 pub mod interrupt;
+pub mod journal;
 pub mod manifest;
 mod memory;
 pub mod progress;

@@ -128,6 +128,9 @@ impl Words {
             Event::Error { message, .. } => Some(format!("{} {message}", self.paint("1;31", "error:"))),
             Event::Warning(message) if !self.quiet => Some(format!("{} {message}", self.paint("1;33", "warning:"))),
             Event::Plan(plan) if self.verbose && !self.quiet => Some(describe(plan)),
+            Event::Checkpoint { phase, index, of, .. } if self.verbose && !self.quiet => {
+                Some(format!("checkpoint: {} {index}/{of} is safe", phase.name()))
+            }
             Event::Saved { kind, path } if self.verbose && !self.quiet => {
                 Some(format!("saved {kind} {}", path.display()))
             }

@@ -39,7 +39,7 @@ pub use info::{FileInfo, ModelInfo, Native, PartInfo, PartState, info, native};
 pub use list::{Listed, list};
 pub use part::{Part, TensorInfo};
 pub use tensor_cache::TensorCache;
-pub use tensors::{read_tensors, write_tensors};
+pub use tensors::{bytes_of, read_tensors, tensors_of, write_tensors};
 
 use cache::{Hub, HubId};
 use error::{Result, refuse};

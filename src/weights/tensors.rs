@@ -20,24 +20,32 @@ pub fn read_tensors(path: &Path) -> anyhow::Result<HashMap<String, Tensor>> {
     // SAFETY: as in `source`: the mapping is a slice as long as nobody changes the file while it is read, and every offset
     // is checked against its length.
     let map = unsafe { Mmap::map(&file) }.map_err(failed)?;
-    let header = Header::parse(&map).map_err(|error| ModelError::new(format!("{shown}: {error}")))?;
+    tensors_of(&map).map_err(|error| ModelError::new(format!("{shown}: {error}")).into())
+}
+
+/// The tensors of a safetensors file that was read already, as [`read_tensors`] gives them.
+pub fn tensors_of(bytes: &[u8]) -> anyhow::Result<HashMap<String, Tensor>> {
     let mut tensors = HashMap::new();
-    for entry in header.entries {
+    for entry in Header::parse(bytes)?.entries {
         let dtype = DType::try_from(entry.dtype)?;
-        let tensor = Tensor::from_raw_buffer(&map[entry.range], dtype, &entry.shape, &Device::Cpu)?;
+        let tensor = Tensor::from_raw_buffer(&bytes[entry.range], dtype, &entry.shape, &Device::Cpu)?;
         tensors.insert(entry.name, tensor.to_dtype(DType::F32)?);
     }
     Ok(tensors)
+}
+
+/// Tensors as the bytes of a safetensors file.
+pub fn bytes_of(tensors: &[(&str, &Tensor)]) -> anyhow::Result<Vec<u8>> {
+    let views: Vec<(&str, Tensor)> =
+        tensors.iter().map(|(name, tensor)| Ok((*name, tensor.contiguous()?))).collect::<candle_core::Result<_>>()?;
+    Ok(safetensors::serialize(views.iter().map(|(name, tensor)| (name, tensor)), None)?)
 }
 
 /// Writes tensors to a safetensors file; it is there whole or not at all.
 pub fn write_tensors(path: &Path, tensors: &[(&str, &Tensor)]) -> anyhow::Result<()> {
     let shown = path.display();
     let failed = |error: std::io::Error| ModelError::new(format!("{shown}: {error}"));
-    let views: Vec<(&str, Tensor)> =
-        tensors.iter().map(|(name, tensor)| Ok((*name, tensor.contiguous()?))).collect::<candle_core::Result<_>>()?;
-    let bytes = safetensors::serialize(views.iter().map(|(name, tensor)| (name, tensor)), None)
-        .map_err(|error| ModelError::new(format!("{shown}: {error}")))?;
+    let bytes = bytes_of(tensors).map_err(|error| ModelError::new(format!("{shown}: {error}")))?;
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut partial = tempfile::NamedTempFile::new_in(folder).map_err(failed)?;
     partial.write_all(&bytes).and_then(|()| partial.as_file().sync_all()).map_err(failed)?;

@@ -46,7 +46,9 @@ fn nothing_typed_gives_help_and_bad_usage() {
     assert_eq!((nothing.code(), nothing.stdout().as_str()), (2, ""));
     let help = program.run(&["--help"]).success();
     assert_eq!(help.stdout(), nothing.stderr());
-    for command in ["generate", "multi-prompt", "inspect", "model", "completions", "man"] {
+    for command in
+        ["generate", "multi-prompt", "resume", "runs", "decode", "inspect", "rerun", "model", "completions", "man"]
+    {
         assert!(help.stdout().contains(&format!("\n  {command} ")), "{command}");
         let own = program.run(&[command, "--help"]).success();
         assert!(own.stderr().is_empty() && own.stdout().contains("Usage: "), "{command}");
@@ -148,8 +150,10 @@ fn every_flag_has_its_variable() {
         "text-cache",
         "subject",
         "split",
+        "work-dir",
     ];
-    let switches = ["offline", "overwrite", "skip-existing", "json", "quiet", "verbose", "no-progress"];
+    let switches =
+        ["offline", "overwrite", "skip-existing", "resume", "keep", "json", "quiet", "verbose", "no-progress"];
     let sources = ["script", "prompt-file"];
     for flag in own_flags(&program, "multi-prompt") {
         if [&free[..], &switches, &sources].concat().contains(&flag.as_str()) {
@@ -180,6 +184,9 @@ fn every_flag_has_its_variable() {
         .env("VIDGEN_OUTPUT", "{seed}.gif")
         .env("VIDGEN_SAVE_LATENTS", "latents.safetensors")
         .env("VIDGEN_TEXT_CACHE", "texts")
+        .env("VIDGEN_WORK_DIR", "runs")
+        .env("VIDGEN_KEEP", "1")
+        .env("VIDGEN_RESUME", "0")
         .env("VIDGEN_OFFLINE", "yes")
         .env("VIDGEN_JSON", "1")
         .env("VIDGEN_QUIET", "1")
@@ -193,7 +200,7 @@ fn every_flag_has_its_variable() {
     let manifest = &result["manifest"];
     assert_eq!(manifest["prompts"][0], "a red ball, at night");
     assert_eq!(manifest["settings"]["negative_prompt"], "a blue box");
-    for made in ["11.gif", "latents.safetensors", "texts"] {
+    for made in ["11.gif", "latents.safetensors", "texts", "runs"] {
         assert!(program.path(made).exists(), "{made}");
     }
     for switch in ["VIDGEN_SKIP_EXISTING", "VIDGEN_OVERWRITE"] {
@@ -281,7 +288,7 @@ fn events_are_json_lines() {
     let names: Vec<&str> = events.iter().map(|event| event["event"].as_str().unwrap()).collect();
     assert_eq!(names[0], "plan");
     for name in &names {
-        assert!(["plan", "phase", "step", "warning", "saved", "error"].contains(name), "{name}");
+        assert!(["plan", "phase", "step", "checkpoint", "warning", "saved", "error"].contains(name), "{name}");
     }
     let steps: Vec<&Value> = events.iter().filter(|event| event["event"] == "step").collect();
     let indices: Vec<_> = steps.iter().map(|step| (step["index"].as_u64(), step["of"].as_u64())).collect();

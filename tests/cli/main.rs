@@ -11,4 +11,6 @@ mod outputs;
 mod parity;
 mod program;
 mod reading;
+mod rerun;
+mod resume;
 mod storyboards;

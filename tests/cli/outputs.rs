@@ -128,9 +128,18 @@ fn a_full_pipe_keeps_the_latents() {
     let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
     let output = program.command(&quick(&["-o", "-"])).stdout(full).stderr(Stdio::piped()).output().unwrap();
     let stderr = Done(output).error(6, &["no space left", "latents are kept in"]).stderr();
-    let kept = stderr.trim().rsplit("latents are kept in ").next().unwrap().trim().to_owned();
+    let kept = stderr.rsplit("latents are kept in ").next().unwrap().split(';').next().unwrap().to_owned();
+    assert!(stderr.contains("to go on: vidgen resume "), "{stderr}");
     let latents = candle_core::safetensors::load(program.path(&kept), &candle_core::Device::Cpu).unwrap();
     assert_eq!(latents["latents"].dims(), [1, 3, 4, 4, 4]);
+    assert!(names(&program).is_empty(), "{:?}", names(&program));
+    // where runs cannot be kept the latents go beside the output
+    fs::remove_dir_all(program.path("home")).unwrap();
+    fs::write(program.path("home"), "").unwrap();
+    let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let output = program.command(&quick(&["-o", "-"])).stdout(full).stderr(Stdio::piped()).output().unwrap();
+    let stderr = Done(output).error(6, &["no space left", "latents are kept in"]).stderr();
+    let kept = stderr.trim().rsplit("latents are kept in ").next().unwrap().trim().to_owned();
     assert_eq!(names(&program), [kept]);
 }
 

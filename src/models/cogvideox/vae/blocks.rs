@@ -49,6 +49,16 @@ impl ConvCache {
         Ok(padded)
     }
 
+    /// What is remembered, layer by layer.
+    pub(super) fn contexts(&self) -> &[Tensor] {
+        &self.contexts
+    }
+
+    /// Remembers what another cache of the same network did.
+    pub(super) fn remember(contexts: Vec<Tensor>) -> Self {
+        Self { contexts, next: 0 }
+    }
+
     /// Bytes held.
     pub(super) fn bytes(&self) -> usize {
         self.contexts.iter().map(|context| context.elem_count() * context.dtype().size_in_bytes()).sum()

@@ -62,12 +62,17 @@ impl DecodeOptions {
 
     /// The number of frames that so many latent frames become.
     pub fn frames(&self, config: &VaeConfig, latent_frames: usize) -> usize {
-        let begins = |chunk: &Range<usize>| match self.beginning {
+        self.frames_of(config, &self.chunks(latent_frames))
+    }
+
+    /// The number of frames that some chunks become.
+    pub fn frames_of(&self, config: &VaeConfig, chunks: &[Range<usize>]) -> usize {
+        let begins = |chunk: &&Range<usize>| match self.beginning {
             Beginning::FirstChunk => chunk.start == 0,
             Beginning::OddChunks => chunk.len() % 2 == 1,
         };
-        let singles = self.chunks(latent_frames).iter().filter(|chunk| begins(chunk)).count();
-        config.temporal_ratio() * (latent_frames - singles) + singles
+        let singles = chunks.iter().filter(begins).count();
+        config.temporal_ratio() * (chunks.iter().map(Range::len).sum::<usize>() - singles) + singles
     }
 
     /// What decoding so many latent frames of `height` by `width` cells needs besides the weights, known before they are
@@ -292,6 +297,24 @@ impl DecodeSession<'_> {
             }
             None => decode(&latents, &mut self.caches[0]),
         }
+    }
+
+    /// What the session remembers between two chunks: for each tile the last input frames of each causal convolution.
+    pub fn state(&self) -> Vec<Vec<Tensor>> {
+        self.caches.iter().map(|cache| cache.contexts().to_vec()).collect()
+    }
+
+    /// Goes on from the state of another session of the same options and size.
+    pub fn restore(&mut self, state: Vec<Vec<Tensor>>) -> Result<()> {
+        if state.len() != self.caches.len() || state.iter().any(Vec::is_empty) {
+            bail!("the state of a decode in {} tiles does not fit one in {}", state.len(), self.caches.len())
+        }
+        let vae = self.autoencoder;
+        let place = |tensor: Tensor| tensor.to_device(&vae.device)?.to_dtype(vae.dtype);
+        let caches = state.into_iter().map(|tile| tile.into_iter().map(place).collect::<Result<_>>());
+        self.caches = caches.map(|tile| Ok(ConvCache::remember(tile?))).collect::<Result<_>>()?;
+        self.started = true;
+        Ok(())
     }
 
     /// Bytes that the caches hold between two chunks.

@@ -1,0 +1,106 @@
+//! `decode`: latents to video again, with other output settings.
+
+use super::Report;
+use super::chosen::{Chosen, choice};
+use super::{render, resume};
+use crate::job::{self, Request, Settings};
+use crate::pipelines::{self, Loaded};
+use crate::run::{Code, Failure, WithCode};
+use crate::weights::read_tensors;
+use anyhow::Context;
+use std::path::Path;
+
+const EXAMPLES: &str = "\
+Examples:
+  vidgen decode last -o small.webm
+  vidgen decode 3fb2c9d0 --crf 10 --fps 16 -o fine.mp4
+  vidgen decode latents.safetensors --model cogvideox-2b -o clip.mp4
+
+A run keeps its latents until its video is whole, and with --keep afterwards as well; --save-latents writes them to a file.
+A file of latents does not say where it came from, so its video carries no record.";
+
+choice!(
+    Decoded,
+    "the latents",
+    model,
+    fps,
+    device,
+    threads,
+    vae_tiling,
+    vae_tile_size,
+    vae_chunk,
+    offline,
+    output,
+    crf,
+    codec,
+    pix_fmt,
+    overwrite,
+    manifest,
+    work_dir,
+);
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES, args_override_self = true)]
+pub struct Args {
+    /// A run (the beginning of its name, its directory, or last), or a file of latents (.safetensors)
+    #[arg(value_name = "RUN|LATENTS")]
+    source: String,
+    #[command(flatten)]
+    settings: Chosen<Decoded>,
+}
+
+impl Args {
+    pub fn run(self, report: &Report) -> Result<(), Failure> {
+        let given = self.settings.0;
+        render::set_threads(given.threads);
+        render::start(report)?;
+        let given = Settings { output: given.output.map(resume::absolute).transpose()?, ..given };
+        let (job, latents) = match self.source.ends_with(".safetensors") {
+            true => file(Path::new(&self.source), given)?,
+            false => run(&self.source, given)?,
+        };
+        let mut observer = report.observer();
+        let outcome = pipelines::decode_again(&job, &mut Loaded::for_jobs(false), &latents, &mut *observer)?;
+        render::tell(&job, &outcome, report)
+    }
+}
+
+type Work = (job::Job, Vec<candle_core::Tensor>);
+
+fn run(source: &str, given: Settings) -> Result<Work, Failure> {
+    if given.model.is_some() {
+        return Err(Failure::message(Code::Usage, "--model has no effect on a run, which has its own: leave it out"));
+    }
+    let (path, _, request) = resume::enter(source, given.work_dir.as_deref())?;
+    let settings = resume::settings(given.clone(), request.settings.clone(), &path);
+    let mut settings = Settings { resume: None, save_latents: None, ..settings };
+    if given.fps.is_some() && settings.duration.is_some() {
+        // the frames are there already: another rate makes another duration
+        let before = Settings { overwrite: Some(true), ..request.settings.clone() };
+        let before = resume::one(Request { settings: before, ..request.clone() })?;
+        (settings.frames, settings.duration) = (Some(before.frames), None);
+    }
+    let job = resume::one(Request { settings, ..request })?;
+    let latents = pipelines::kept_latents(&path, &job)?;
+    Ok((job, latents))
+}
+
+fn file(path: &Path, given: Settings) -> Result<Work, Failure> {
+    let shown = path.display();
+    if given.manifest.is_some() {
+        let message =
+            "--manifest has no effect on a file of latents, which does not say where it came from: leave it out";
+        return Err(Failure::message(Code::Usage, message));
+    }
+    let latents = read_tensors(path).code(Code::Usage)?.remove("latents");
+    let latents = latents.with_context(|| format!("{shown}: holds no tensor named latents")).code(Code::Usage)?;
+    let [1, frames, channels, height, width] = *latents.dims() else {
+        let message = format!("{shown}: latents has shape {:?} instead of [1, F, C, H, W]", latents.dims());
+        return Err(Failure::message(Code::Usage, message));
+    };
+    let job = job::of_latents(given, (frames, channels, height, width)).map_err(|failure| {
+        let code = failure.code;
+        Failure::new(code, anyhow::Error::from(failure).context(shown.to_string()))
+    })?;
+    Ok((job, vec![latents.squeeze(0)?]))
+}

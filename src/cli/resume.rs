@@ -1,0 +1,210 @@
+//! `resume`, `runs`: runs that did not end well, or were to be kept.
+
+use super::Report;
+use super::chosen::{Chosen, choice};
+use super::render;
+use crate::job::{Job, Request, Settings};
+use crate::pipelines::{self, Loaded};
+use crate::run::directory::{self, Listed, Plan, State};
+use crate::run::{Code, Failure, WithCode, human_bytes, print, time::human_seconds};
+use anyhow::Context;
+use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+const RESUME: &str = "\
+Examples:
+  vidgen resume last
+  vidgen resume 3fb2c9d0
+  vidgen resume last -y -o again.mp4
+
+The video is the one that the run would have made without the interruption, byte for byte. `vidgen runs` lists what can be
+resumed; --resume on the command that began a run finds it as well.";
+
+const RUNS: &str = "\
+Examples:
+  vidgen runs
+  vidgen runs --json | jq '.[] | select(.state == \"stopped\") | .id'
+  vidgen runs --rm 3fb2c9d0
+  vidgen runs --prune 30";
+
+choice!(Resumed, "the run", output, overwrite, text_cache, offline, work_dir, keep, checkpoint_every, on_interrupt);
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = RESUME, args_override_self = true)]
+pub struct Resume {
+    /// The run: the beginning of its name, its directory, or last
+    #[arg(value_name = "RUN")]
+    run: String,
+    #[command(flatten)]
+    settings: Chosen<Resumed>,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = RUNS, args_override_self = true)]
+pub struct Runs {
+    /// Where runs are kept [default: vidgen/runs in the user's state directory]
+    #[arg(long, env = "VIDGEN_WORK_DIR", value_name = "DIR")]
+    work_dir: Option<PathBuf>,
+    /// Remove a run: the beginning of its name, or its directory
+    #[arg(long, value_name = "RUN", conflicts_with = "prune")]
+    rm: Vec<String>,
+    /// Remove the runs that nobody has worked on for so many days
+    #[arg(long, value_name = "DAYS")]
+    prune: Option<f64>,
+}
+
+/// A run's directory and what it holds, from the working directory in which it was begun.
+pub fn enter(word: &str, work_dir: Option<&Path>) -> Result<(PathBuf, Plan, Request), Failure> {
+    let root = work_dir.map(Path::to_path_buf).or_else(directory::default_root);
+    let path = std::path::absolute(directory::find(root.as_deref(), word).code(Code::Usage)?)?;
+    let plan = directory::plan(&path)?;
+    let shown = path.display();
+    if path.file_name().is_none_or(|name| name != plan.id().as_str()) {
+        let message = format!("{shown}: the directory was renamed: its name is {}", plan.id());
+        return Err(Failure::message(Code::Usage, message));
+    }
+    let request = Request::from_json(&plan.request).with_context(|| shown.to_string())?;
+    // relative paths are meant from there
+    let moved = std::env::set_current_dir(&plan.folder);
+    moved.with_context(|| format!("{shown}: the directory {} in which it was begun", plan.folder.display()))?;
+    Ok((path, plan, request))
+}
+
+/// The settings of a run in the directory `path`, those that were given now first.
+pub fn settings(given: Settings, before: Settings, path: &Path) -> Settings {
+    let root = path.parent().map(Path::to_path_buf);
+    let named = root.filter(|root| directory::default_root().as_ref() != Some(root));
+    Settings { work_dir: named, ..given.or(Settings { work_dir: None, ..before }) }
+}
+
+/// The one job of a request.
+pub fn one(request: Request) -> Result<Job, Failure> {
+    let mut jobs = request.resolve()?;
+    match (jobs.pop(), jobs.pop()) {
+        (Some(job), None) => Ok(job),
+        _ => Err(Failure::message(Code::Failed, "a record of several videos")),
+    }
+}
+
+impl Resume {
+    pub fn run(self, report: &Report) -> Result<(), Failure> {
+        render::start(report)?;
+        let given = self.settings.0;
+        let given = Settings { output: given.output.map(absolute).transpose()?, ..given };
+        let (path, plan, request) = enter(&self.run, given.work_dir.as_deref())?;
+        render::set_threads(Some(plan.threads));
+        let settings = Settings { resume: Some(true), ..settings(given, request.settings.clone(), &path) };
+        let mut job = one(Request { settings, ..request })?;
+        job.threads = plan.threads;
+        if let Some((code, what)) = pipelines::differs(&job, &plan)? {
+            let message = format!("{}: cannot be continued: {what}", path.display());
+            return Err(Failure::message(code, message));
+        }
+        render::one(&job, &mut Loaded::for_jobs(false), report)
+    }
+}
+
+/// An output that was typed is meant from here, whatever the working directory of the run was.
+pub fn absolute(output: String) -> Result<String, Failure> {
+    if output == "-" {
+        return Ok(output);
+    }
+    let path = std::path::absolute(&output)?.to_string_lossy().into_owned();
+    Ok(if output.ends_with('/') && !path.ends_with('/') { path + "/" } else { path })
+}
+
+impl Runs {
+    pub fn run(self, json: bool) -> Result<(), Failure> {
+        let root = self.work_dir.or_else(directory::default_root);
+        let removed: Vec<PathBuf> = match self.prune {
+            Some(days) => {
+                let age = Duration::try_from_secs_f64(days * 86_400.0).context("--prune").code(Code::Usage)?;
+                let old = |run: &Listed| run.state != State::Running && since(run.modified) >= age;
+                let runs = root.as_deref().map(directory::list).transpose()?.unwrap_or_default();
+                runs.into_iter().filter(old).map(|run| run.path).collect()
+            }
+            None => {
+                let find = |word: &String| directory::find(root.as_deref(), word);
+                self.rm.iter().map(find).collect::<Result<_, _>>().code(Code::Usage)?
+            }
+        };
+        for path in &removed {
+            directory::remove(path)?;
+        }
+        if self.prune.is_some() || !self.rm.is_empty() {
+            let lines = removed.iter().map(|path| format!("removed {}\n", path.display()));
+            return print(&match json {
+                true => format!("{}\n", json!({ "removed": removed })),
+                false => lines.collect::<String>(),
+            });
+        }
+        let runs = root.as_deref().map(directory::list).transpose()?.unwrap_or_default();
+        print(&match json {
+            true => format!("{}\n", runs.iter().map(described).collect::<Value>()),
+            false => table(&runs),
+        })
+    }
+}
+
+fn since(time: SystemTime) -> Duration {
+    SystemTime::now().duration_since(time).unwrap_or_default()
+}
+
+fn described(run: &Listed) -> Value {
+    let plan = run.plan.as_ref();
+    json!({
+        "id": run.id,
+        "path": run.path.to_string_lossy(),
+        "state": run.state,
+        "steps": run.steps,
+        "of": plan.map(|plan| plan.steps * plan.parts),
+        "latents": run.latents,
+        "prompts": plan.map(|plan| &plan.prompts),
+        "output": plan.map(|plan| plan.folder.join(&plan.output)),
+        "bytes": run.bytes,
+        "begun": plan.map(|plan| &plan.created),
+        "age": since(run.modified).as_secs(),
+    })
+}
+
+/// The runs as a table for people.
+fn table(runs: &[Listed]) -> String {
+    const PROMPT: usize = 48;
+    let mut rows = vec![["run", "state", "steps", "size", "last worked on", "output", "prompt"].map(str::to_owned)];
+    for run in runs {
+        let plan = run.plan.as_ref();
+        let of = plan.map_or(0, |plan| plan.steps * plan.parts);
+        let prompt = plan.and_then(|plan| plan.prompts.first()).map_or("", String::as_str);
+        let more = plan.map_or(0, |plan| plan.prompts.len().saturating_sub(1));
+        let mut shown: String = prompt.chars().take(PROMPT).collect();
+        if prompt.chars().count() > PROMPT {
+            shown.push_str("..");
+        }
+        if more > 0 {
+            shown.push_str(&format!(" (+{more})"));
+        }
+        rows.push([
+            directory::short(&run.id).to_owned(),
+            format!("{:?}", run.state).to_lowercase(),
+            format!("{}/{of}", run.steps),
+            human_bytes(run.bytes),
+            format!("{} ago", human_seconds(since(run.modified).as_secs_f64())),
+            plan.map_or_else(String::new, |plan| plan.output.clone()),
+            shown,
+        ]);
+    }
+    let mut widths = [0; 7];
+    for row in &rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = (*width).max(cell.chars().count());
+        }
+    }
+    let line = |row: &[String; 7]| {
+        let cells = row.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}"));
+        let line = cells.collect::<Vec<_>>().join("  ");
+        let line: String = line.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect();
+        format!("{}\n", line.trim_end())
+    };
+    rows.iter().map(line).collect()
+}

@@ -1,0 +1,75 @@
+//! Latents that are there already to a video: another format, quality or rate without denoising again.
+
+use super::extend;
+use super::frames::again;
+use super::keeping::read_latents;
+use super::loaded::Loaded;
+use super::record::record;
+use super::text_to_video::{Outcome, plan};
+use crate::job::Job;
+use crate::run::directory::{self, RunDir};
+use crate::run::journal::Record;
+use crate::run::manifest::Stopwatch;
+use crate::run::{Code, Event, Failure, Observer, WithCode};
+use anyhow::{Context, Result};
+use candle_core::Tensor;
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// The latents that the run in a directory keeps, `[F, C, H, W]` for each segment of the job.
+///
+/// # Errors
+/// Latents that are not there yet, or damaged; weights of the autoencoder that are not the run's.
+pub fn kept_latents(path: &Path, job: &Job) -> Result<Vec<Tensor>, Failure> {
+    let opened = RunDir::open(path)?;
+    let shown = path.display();
+    let vae = job.model.part("vae").and_then(|part| part.hash()).code(Code::Model)?;
+    if opened.plan.identity["weights"]["vae"].as_str() != Some(&vae) {
+        let message = format!("{shown}: the weights of the vae of {} are not those of the run", job.model.place());
+        return Err(Failure::message(Code::Model, message));
+    }
+    let mut pieces = BTreeMap::new();
+    for record in opened.records {
+        if let Record::Latents { part, file } = record {
+            pieces.insert(part, file);
+        }
+    }
+    let read = |part: usize| -> Result<Tensor> {
+        let Some(piece) = pieces.get(&part) else {
+            let name = directory::short(&opened.plan.id()).to_owned();
+            anyhow::bail!("the latents are not done: `vidgen resume {name}` goes on with the run")
+        };
+        read_latents(job, part, &opened.dir, piece)
+    };
+    let latents = (0..job.segments.len()).map(read).collect::<Result<_>>();
+    Ok(latents.with_context(|| shown.to_string())?)
+}
+
+/// Makes the video of a job from its latents.
+pub fn decode_again(
+    job: &Job,
+    loaded: &mut Loaded,
+    latents: &[Tensor],
+    observer: &mut dyn Observer,
+) -> Result<Outcome, Failure> {
+    for warning in &job.warnings {
+        observer.event(&Event::Warning(warning.clone()))?;
+    }
+    observer.event(&Event::Plan(Box::new(plan(job))))?;
+    let mut watch = Stopwatch::new(observer);
+    let context = extend::context(job, &mut watch)?;
+    let mut manifest = record(job).code(Code::Model)?;
+    extend::note(job, context.as_ref(), &mut manifest);
+    let video = again(job, loaded, latents, &manifest, &mut watch)?;
+    for warning in &video.warnings {
+        watch.event(&Event::Warning(warning.clone()))?;
+    }
+    watch.event(&Event::Saved { kind: "video", path: video.path.clone() })?;
+    manifest.run = Some(watch.facts(job.threads));
+    if job.manifest.writes_sidecar()
+        && let Some(path) = manifest.write_sidecar(&video.path, job.output.overwrite).code(Code::Failed)?
+    {
+        observer.event(&Event::Saved { kind: "manifest", path })?;
+    }
+    Ok(Outcome { video, manifest })
+}

@@ -1,0 +1,482 @@
+//! What is kept of a run while it goes on, and found again when it is resumed.
+//!
+//! Kept are: the timeline between two steps with what the sampler remembers, denoised timelines, and (see `tape`) decoded
+//! frames. Everything else of a run follows from its plan: noise is drawn anew for any step, and no control remembers
+//! anything from one step to the next. So a run that goes on is the run that never stopped, byte for byte.
+//!
+//! The directory is made when there is something to put into it: at the first checkpoint that is due, when the run is
+//! interrupted, or when the first timeline is done. That it cannot be written does not end a run.
+
+use super::denoise::{At, Keeper, State};
+use super::extend::Context as Before;
+use super::record::hashes;
+use crate::job::values::{Every, OnInterrupt};
+use crate::job::{Job, Segment};
+use crate::run::directory::{self, Busy, Plan, RunDir};
+use crate::run::journal::{Piece, Record, SCHEMA};
+use crate::run::{Code, Event, Failure, Observer, Phase, WithCode, interrupt};
+use crate::video::{Fault, VideoError};
+use crate::weights::{bytes_of, tensors_of};
+use anyhow::{Context, Result, ensure};
+use candle_core::{DType, Device, Tensor};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+/// Work that is worth waiting for the disk.
+const AT_STAKE: Duration = Duration::from_secs(10);
+
+/// Checkpoints of a kind that stay: one more than needed, for the case that the last is damaged.
+pub(super) const STAY: usize = 2;
+
+/// Where a decode can go on.
+#[derive(Debug, Clone)]
+pub struct FramesPoint {
+    pub part: usize,
+    pub chunks: usize,
+    pub bytes: u64,
+    pub blake3: String,
+    pub caches: Option<Piece>,
+}
+
+/// The keeper of one run.
+pub struct Keeping<'a> {
+    job: &'a Job,
+    dir: Option<RunDir>,
+    /// Denoised timelines.
+    done: BTreeMap<usize, Tensor>,
+    /// Timelines between steps: part, steps done, file; the newest last.
+    steps: Vec<(usize, usize, Piece)>,
+    /// Places in the decode, the newest last.
+    pub(super) frames: Vec<FramesPoint>,
+    /// When everything was safe.
+    safe: Instant,
+    /// When the last step or chunk ended.
+    tick: Instant,
+    told: bool,
+    /// What the present timeline goes on from.
+    before: Option<Before>,
+    /// The estimate of an interrupted timeline.
+    draft: Option<Tensor>,
+}
+
+impl<'a> Keeping<'a> {
+    /// Looks for an earlier run of the same plan where that is asked for.
+    ///
+    /// # Errors
+    /// When another process works on it. What is damaged is told, and the run begins where it still can.
+    pub fn begin(job: &'a Job, observer: &mut dyn Observer) -> Result<Self, Failure> {
+        let now = Instant::now();
+        let mut keeping = Self {
+            job,
+            dir: None,
+            done: BTreeMap::new(),
+            steps: Vec::new(),
+            frames: Vec::new(),
+            safe: now,
+            tick: now,
+            told: false,
+            before: None,
+            draft: None,
+        };
+        let rules = &job.keep;
+        let Some(root) = &rules.root else {
+            if rules.resume {
+                let message = "--resume: there is no user directory to look for runs in: give --work-dir";
+                return Err(Failure::message(Code::Usage, message));
+            }
+            return Ok(keeping);
+        };
+        if !rules.resume && !root.exists() {
+            return Ok(keeping); // the common case costs nothing
+        }
+        let path = root.join(directory::id(&identity(job).code(Code::Model)?));
+        let mut warn = |message: String| observer.event(&Event::Warning(message));
+        if !path.exists() {
+            if rules.resume {
+                let (seed, root) = (job.seed, root.display());
+                warn(format!("no run of this plan with seed {seed} is kept in {root}: beginning anew"))?;
+            }
+            return Ok(keeping);
+        }
+        if !rules.resume {
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let name = directory::short(&name);
+            warn(format!(
+                "an earlier run of this plan is kept as {name}; it is replaced by this one: --resume would go on with it"
+            ))?;
+            return Ok(keeping);
+        }
+        match RunDir::open(&path) {
+            Ok(opened) => {
+                for warning in opened.warnings {
+                    warn(warning)?;
+                }
+                keeping.take(opened.dir, opened.records, observer)?;
+            }
+            Err(error) if error.is::<Busy>() => return Err(error.into()),
+            Err(error) => warn(format!("{error:#}: beginning anew"))?,
+        }
+        Ok(keeping)
+    }
+
+    /// Takes over what a directory holds.
+    fn take(&mut self, dir: RunDir, records: Vec<Record>, observer: &mut dyn Observer) -> Result<()> {
+        for record in records {
+            match record {
+                Record::Begun { .. } | Record::Finished { .. } => {}
+                Record::Step { part, done, file } => self.steps.push((part, done, file)),
+                Record::Frames { part, chunks, bytes, blake3, caches } => {
+                    self.frames.push(FramesPoint { part, chunks, bytes, blake3, caches });
+                }
+                Record::Latents { part, file } => match read_latents(self.job, part, &dir, &file) {
+                    Ok(latents) => {
+                        self.done.insert(part, latents);
+                    }
+                    Err(error) => observer.event(&Event::Warning(format!("{error:#}: these latents are made anew")))?,
+                },
+            }
+        }
+        self.steps.retain(|(part, ..)| !self.done.contains_key(part));
+        // the files of older ones are gone
+        self.steps.drain(..self.steps.len().saturating_sub(STAY));
+        self.frames.drain(..self.frames.len().saturating_sub(STAY));
+        self.attach(dir);
+        Ok(())
+    }
+
+    fn attach(&mut self, dir: RunDir) {
+        match self.job.keep.on_interrupt {
+            OnInterrupt::Discard => interrupt::discard(Some(dir.path().to_owned())),
+            _ => interrupt::hint(Some(format!("interrupted; to go on: {}", self.command(&dir)))),
+        }
+        self.dir = Some(dir);
+    }
+
+    /// What goes on with the run.
+    fn command(&self, dir: &RunDir) -> String {
+        let place = match &self.job.keep.root {
+            Some(root) if self.job.keep.named => format!(" --work-dir {}", root.display()),
+            _ => String::new(),
+        };
+        format!("vidgen resume {}{place}", dir.name())
+    }
+
+    /// A timeline that is done.
+    pub fn finished(&self, part: usize) -> Option<Tensor> {
+        self.done.get(&part).cloned()
+    }
+
+    /// What the timeline that is worked on next goes on from.
+    pub fn goes_on_from(&mut self, before: Option<Before>) {
+        self.before = before;
+    }
+
+    /// Whether all timelines are.
+    pub fn all_finished(&self) -> bool {
+        (0..self.job.segments.len()).all(|part| self.done.contains_key(&part))
+    }
+
+    /// The newest place in a timeline that can be trusted.
+    pub fn point(&mut self, part: usize, observer: &mut dyn Observer) -> Result<Option<State>> {
+        let Some(segment) = self.job.segments.get(part) else { return Ok(None) };
+        while let Some((at, done, file)) = self.steps.last().filter(|(at, ..)| *at == part).cloned() {
+            let (c, h, w) = self.job.latents;
+            let shape = [segment.plan.frames, c, h, w];
+            let place = |tensor: Tensor| tensor.to_device(&self.job.device);
+            let read = || -> Result<State> {
+                ensure!(at == part && done < self.job.steps, "step {done} of {}", self.job.steps);
+                let bytes = self.dir.as_ref().context("no directory")?.get(&file)?;
+                let timeline = tensor(&bytes, "timeline", &shape)?.context("holds no timeline")?;
+                let scheduler = tensor(&bytes, "scheduler", &shape)?.map(place).transpose()?;
+                Ok(State { done, timeline: place(timeline)?, scheduler })
+            };
+            match read() {
+                Ok(state) => return Ok(Some(state)),
+                Err(error) => {
+                    observer.event(&Event::Warning(format!("{error:#}: going back to what was kept before")))?;
+                    self.steps.pop();
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// The directory, made now if there is none.
+    pub(super) fn directory(&mut self) -> Result<&mut RunDir> {
+        if self.dir.is_none() {
+            let root = self.job.keep.root.as_ref().context("no user directory: give --work-dir")?;
+            let dir = RunDir::create(root, &plan(self.job)?)?;
+            self.attach(dir);
+        }
+        self.dir.as_mut().context("no directory")
+    }
+
+    /// The directory, if there is one.
+    pub(super) fn made(&mut self) -> Option<&mut RunDir> {
+        self.dir.as_mut()
+    }
+
+    /// Whether it is time, after a step or a chunk: `done` of them, and time that would be lost before the next one ends.
+    pub(super) fn due(&mut self, done: usize) -> bool {
+        let took = self.tick.elapsed();
+        self.tick = Instant::now();
+        match self.job.keep.every {
+            Every::Steps(steps) => done.is_multiple_of(steps),
+            Every::Time(time) => (self.safe.elapsed() + took).as_secs_f64() >= time.0,
+        }
+    }
+
+    /// Everything so far is safe.
+    pub(super) fn is_safe(&mut self) {
+        self.safe = Instant::now();
+    }
+
+    pub(super) fn job(&self) -> &'a Job {
+        self.job
+    }
+
+    /// Tells, once, that something could not be kept.
+    pub(super) fn trouble(&mut self, error: &anyhow::Error, observer: &mut dyn Observer) -> Result<()> {
+        if std::mem::replace(&mut self.told, true) {
+            return Ok(());
+        }
+        observer.event(&Event::Warning(format!("the run cannot be kept: {error:#}; it goes on without")))
+    }
+
+    fn save_step(&mut self, at: &At) -> Result<()> {
+        let cpu = |tensor: &Tensor| tensor.to_device(&Device::Cpu)?.to_dtype(DType::F32);
+        let mut tensors = vec![("timeline", cpu(at.timeline)?)];
+        if let Some(state) = at.scheduler.state() {
+            tensors.push(("scheduler", cpu(&state)?));
+        }
+        let tensors: Vec<(&str, &Tensor)> = tensors.iter().map(|(name, tensor)| (*name, tensor)).collect();
+        let bytes = bytes_of(&tensors)?;
+        let (part, done) = (at.part, at.done);
+        let dir = self.directory()?;
+        let file = dir.put(&format!("step-{part}-{done}.safetensors"), &bytes, true)?;
+        dir.note(&Record::Step { part, done, file: file.clone() }, true)?;
+        self.steps.push((part, done, file));
+        if self.steps.len() > STAY {
+            let (.., old) = self.steps.remove(0);
+            self.directory()?.drop_piece(&old);
+        }
+        self.is_safe();
+        Ok(())
+    }
+
+    /// Keeps a timeline that is done: `[F, C, H, W]` without padding. Before it is decoded, always.
+    pub fn latents(&mut self, part: usize, latents: &Tensor, observer: &mut dyn Observer) -> Result<(), Failure> {
+        self.done.insert(part, latents.clone());
+        match self.save_latents(part, latents) {
+            Ok(path) => {
+                let (index, of) = ((part + 1) * self.job.steps, self.job.segments.len() * self.job.steps);
+                observer.event(&Event::Checkpoint { phase: Phase::Denoise, index, of, path })?;
+            }
+            Err(error) => self.trouble(&error, observer)?,
+        }
+        // what is left is decoding, which a draft would be as well
+        let decodes = self.job.keep.on_interrupt == OnInterrupt::Decode && self.all_finished();
+        if interrupt::asked() && !decodes { Err(self.interrupted()) } else { Ok(()) }
+    }
+
+    fn save_latents(&mut self, part: usize, latents: &Tensor) -> Result<std::path::PathBuf> {
+        let bytes = bytes_of(&[("latents", &latents.unsqueeze(0)?.to_dtype(DType::F32)?)])?;
+        let durable = self.safe.elapsed() >= AT_STAKE || matches!(self.job.keep.every, Every::Steps(_));
+        let dir = self.directory()?;
+        let file = dir.put(&format!("latents-{part}.safetensors"), &bytes, durable)?;
+        dir.note(&Record::Latents { part, file }, durable)?;
+        let path = dir.path().to_owned();
+        for (.., old) in std::mem::take(&mut self.steps) {
+            self.directory()?.drop_piece(&old);
+        }
+        if durable {
+            self.is_safe();
+        }
+        Ok(path)
+    }
+
+    /// Ends the run if the user asked for it, at a moment when there is nothing new to keep.
+    pub fn heard(&self) -> Result<(), Failure> {
+        if interrupt::asked() { Err(self.interrupted()) } else { Ok(()) }
+    }
+
+    /// The end that the user asked for, with what goes on from here.
+    pub fn interrupted(&self) -> Failure {
+        let steps = self.steps.last().map_or(0, |(part, done, _)| part * self.job.steps + done);
+        let steps = self.done.keys().map(|part| (part + 1) * self.job.steps).max().unwrap_or(0).max(steps);
+        let of = self.job.segments.len() * self.job.steps;
+        let message = match &self.dir {
+            Some(dir) if steps == of => format!("interrupted while decoding; to go on: {}", self.command(dir)),
+            Some(dir) => format!("interrupted, {steps} of {of} steps are kept; to go on: {}", self.command(dir)),
+            None => "interrupted: nothing unfinished was kept".to_owned(),
+        };
+        Failure::message(Code::Interrupted, message)
+    }
+
+    /// The timelines of a draft of the video, where one was asked for: those that are done, and the estimate of the one that
+    /// was interrupted.
+    pub fn draft(&mut self) -> Vec<Tensor> {
+        let Some(estimate) = self.draft.take() else { return Vec::new() };
+        let done = (0..).map_while(|part| self.done.get(&part).cloned());
+        done.chain([estimate]).collect()
+    }
+
+    /// Whether latents are safe in the directory, for runs whose video failed.
+    pub fn holds_latents(&self) -> bool {
+        self.dir.is_some() && self.all_finished() && !self.told
+    }
+
+    /// A failure, with what goes on from here. A reader that went away has had enough.
+    pub fn failed(self, failure: Failure) -> Failure {
+        let gone = failure.find::<VideoError>().is_some_and(|error| error.fault == Fault::BrokenPipe);
+        if gone && !self.job.keep.keep {
+            if let Some(dir) = self.dir {
+                let _ = dir.remove(); // it would only take room
+            }
+            return failure;
+        }
+        let goes_on = matches!(failure.code, Code::Failed | Code::Memory | Code::Encoder);
+        let Some(dir) = self.dir.as_ref().filter(|_| goes_on) else { return failure };
+        let latents = match self.holds_latents() {
+            true => format!("the latents are kept in {}; ", dir.path().join("latents-0.safetensors").display()),
+            false => String::new(),
+        };
+        let message = format!("{}; {latents}to go on: {}", failure.line(), self.command(dir));
+        Failure::message(failure.code, message)
+    }
+
+    /// The video is whole.
+    pub fn finish(mut self, output: &str, observer: &mut dyn Observer) -> Result<()> {
+        interrupt::hint(None);
+        interrupt::discard(None);
+        let keep = self.job.keep.keep;
+        let Some(mut dir) = self.dir.take() else { return Ok(()) };
+        let path = dir.path().to_owned();
+        let done = match keep {
+            true => {
+                dir.strip();
+                dir.note(&Record::Finished { output: output.to_owned() }, true)
+            }
+            false => dir.remove(),
+        };
+        match done {
+            Ok(()) if keep => observer.event(&Event::Saved { kind: "run", path }),
+            Ok(()) => Ok(()),
+            Err(error) => observer.event(&Event::Warning(format!("{error:#}"))),
+        }
+    }
+}
+
+impl Keeper for Keeping<'_> {
+    fn step(&mut self, at: &At, observer: &mut dyn Observer) -> Result<()> {
+        let due = self.due(at.done);
+        if at.done == at.steps {
+            return Ok(()); // the latents are kept next
+        }
+        let asked = interrupt::asked();
+        if due || asked {
+            match self.save_step(at) {
+                Ok(()) => {
+                    let (index, of) = (at.part * at.steps + at.done, self.job.segments.len() * at.steps);
+                    let path = self.directory()?.path().to_owned();
+                    observer.event(&Event::Checkpoint { phase: Phase::Denoise, index, of, path })?;
+                }
+                Err(error) => self.trouble(&error, observer)?,
+            }
+        }
+        if asked {
+            if self.job.keep.on_interrupt == OnInterrupt::Decode {
+                let Segment { plan, padding, .. } = &self.job.segments[at.part];
+                let estimate = (at.estimate)()?.narrow(0, *padding, plan.keep - padding)?.to_device(&Device::Cpu)?;
+                self.draft = Some(match &self.before {
+                    Some(before) => before.before(estimate)?,
+                    None => estimate,
+                });
+            }
+            return Err(self.interrupted().into());
+        }
+        Ok(())
+    }
+}
+
+/// The latents of a part, `[F, C, H, W]`.
+pub(super) fn read_latents(job: &Job, part: usize, dir: &RunDir, file: &Piece) -> Result<Tensor> {
+    let segment = job.segments.get(part).with_context(|| format!("part {part} of {}", job.segments.len()))?;
+    let latents = tensors_of(&dir.get(file)?)?.remove("latents").context("holds no latents")?;
+    let (c, h, w) = job.latents;
+    let frames = segment.plan.keep - segment.padding;
+    // before those of a part that goes on from given latents are the given ones
+    let fits = |found: usize| found == frames || (segment.context > 0 && found > frames);
+    ensure!(
+        matches!(*latents.dims(), [1, found, channels, height, width] if fits(found) && (channels, height, width) == (c, h, w)),
+        "latents of shape {:?} are no video of this length, which takes {:?}",
+        latents.dims(),
+        [1, frames, c, h, w]
+    );
+    Ok(latents.squeeze(0)?)
+}
+
+/// A tensor of a piece; none if it is not there.
+fn tensor(bytes: &[u8], name: &str, shape: &[usize]) -> Result<Option<Tensor>> {
+    let Some(tensor) = tensors_of(bytes)?.remove(name) else { return Ok(None) };
+    ensure!(tensor.dims() == shape, "{name} has shape {:?}, this run needs {shape:?}", tensor.dims());
+    Ok(Some(tensor))
+}
+
+/// All that decides the bytes of a video: what was asked for, by which program, on which weights and numbers.
+fn identity(job: &Job) -> Result<Value> {
+    Ok(json!({
+        "schema": SCHEMA,
+        "version": env!("CARGO_PKG_VERSION"),
+        "request": job.request.of_frames().json()?,
+        "weights": hashes(job)?,
+        "noise": job.init_noise.as_deref().map(directory::file_hash).transpose()?,
+        "given": job.given.as_ref().map(|given| directory::file_hash(&given.path)).transpose()?,
+        "device": job.device_name(),
+        "dtypes": [job.dtype.as_str(), job.text_dtype.as_str(), job.vae_dtype.as_str()],
+        "threads": job.threads,
+    }))
+}
+
+fn plan(job: &Job) -> Result<Plan> {
+    Ok(Plan {
+        schema: SCHEMA.to_owned(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        created: directory::now(),
+        folder: std::env::current_dir()?,
+        prompts: job.prompts.clone(),
+        output: job.output.asked(),
+        steps: job.steps,
+        parts: job.segments.len(),
+        threads: job.threads,
+        identity: identity(job)?,
+        request: job.request.json()?,
+    })
+}
+
+/// What of a run's plan is different here and now; none if it can be gone on with.
+pub fn differs(job: &Job, plan: &Plan) -> Result<Option<(Code, String)>> {
+    let now = identity(job)?;
+    let Some(before) = plan.identity.as_object() else { return Ok(Some((Code::Failed, "the plan is damaged".into()))) };
+    let Some((key, value)) = before.iter().find(|(key, value)| now[key.as_str()] != **value) else { return Ok(None) };
+    let what = match key.as_str() {
+        "weights" => {
+            let part = value
+                .as_object()
+                .and_then(|parts| parts.iter().find(|(part, hash)| now["weights"][part.as_str()] != **hash));
+            let part = part.map_or("", |(part, _)| part.as_str());
+            let place = job.model.place();
+            return Ok(Some((
+                Code::Model,
+                format!("{place}: the weights of part {part:?} are not those it was begun with"),
+            )));
+        }
+        "noise" => "the file of --init-noise is another".to_owned(),
+        "given" => "the video that it goes on from is another".to_owned(),
+        "version" | "schema" => format!("it was begun by vidgen {}", plan.version),
+        "request" => "what was asked for reads differently now".to_owned(),
+        key => format!("{key} was {value} and is {}", now[key]),
+    };
+    Ok(Some((Code::Failed, what)))
+}

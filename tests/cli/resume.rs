@@ -1,0 +1,441 @@
+//! Runs that stop and go on: by a signal, by a kill at any moment, by a full or broken disk. What they make in the end is
+//! what an undisturbed run makes, byte for byte.
+
+use crate::common::tiny;
+use crate::program::{Done, Program};
+use serde_json::Value;
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+fn program() -> Program {
+    let program = Program::new();
+    tiny::write_folder("tiny-2b", "tiny-2b", &program.path("model"));
+    program
+}
+
+/// Two scenes with a cut between them: two timelines of three and two latent frames, decoded one latent frame at a time, on
+/// the sampler that remembers a step.
+const SCENES: [&str; 17] = [
+    "multi-prompt",
+    "-p",
+    "a red ball",
+    "-p",
+    "a blue box",
+    "--transition",
+    "cut",
+    "--frames",
+    "18",
+    "--model",
+    "model",
+    "--size",
+    "32x32",
+    "--seed",
+    "3",
+    "--scheduler",
+    "dpm",
+];
+const MORE: [&str; 6] = ["--vae-chunk", "1", "--checkpoint-every", "1", "--progress", "json"];
+
+fn words<'a>(steps: &'a str, output: &'a str) -> Vec<&'a str> {
+    [&SCENES[..], &MORE, &["--steps", steps, "-o", output]].concat()
+}
+
+/// Steps enough for a signal to arrive among them.
+const LONG: &str = "24";
+
+/// The suffix of a format that is compressed.
+fn suffix() -> &'static str {
+    if cfg!(feature = "video") { "mp4" } else { "gif" }
+}
+
+fn runs(program: &Program) -> PathBuf {
+    program.path("home/.local/state/vidgen/runs")
+}
+
+/// The directories of runs that are kept.
+fn kept(program: &Program) -> Vec<PathBuf> {
+    let entries = fs::read_dir(runs(program)).into_iter().flatten();
+    entries.map(|entry| entry.unwrap().path()).collect()
+}
+
+fn start(program: &Program, words: &[&str]) -> Child {
+    program.command(words).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
+}
+
+fn signal(child: &Child, signal: libc::c_int) {
+    // SAFETY: a plain system call; the process is a child that was not waited for, so its number is its own.
+    assert_eq!(unsafe { libc::kill(child.id() as libc::pid_t, signal) }, 0);
+}
+
+/// Runs `words` and sends a signal at the `nth` event of a kind; returns the events, and the exit code.
+fn disturbed(
+    program: &Program,
+    words: &[&str],
+    kind: &str,
+    nth: usize,
+    with: libc::c_int,
+) -> (Vec<Value>, Option<i32>) {
+    let mut child = start(program, words);
+    let mut events: Vec<Value> = Vec::new();
+    for line in BufReader::new(child.stderr.take().unwrap()).lines() {
+        events.push(serde_json::from_str(&line.unwrap()).unwrap());
+        let seen = events.iter().filter(|event| event["event"] == kind).count();
+        if seen == nth && events.last().unwrap()["event"] == kind {
+            signal(&child, with);
+        }
+    }
+    (events, child.wait().unwrap().code())
+}
+
+/// The video of an undisturbed run, and the program it was made in.
+fn undisturbed(steps: &str) -> (Program, Vec<u8>) {
+    let program = program();
+    let output = format!("whole.{}", suffix());
+    Done(program.command(&words(steps, &output)).output().unwrap()).success();
+    let bytes = fs::read(program.path(&output)).unwrap();
+    assert!(kept(&program).is_empty(), "a run that ends well leaves nothing");
+    (program, bytes)
+}
+
+#[test]
+fn a_run_that_was_interrupted_goes_on_to_the_same_bytes() {
+    let (program, whole) = undisturbed(LONG);
+    let output = format!("a.{}", suffix());
+    for step in [1, 10, 30] {
+        let (events, code) = disturbed(&program, &words(LONG, &output), "step", step, libc::SIGINT);
+        assert_eq!(code, Some(130), "{events:?}");
+        let last = events.last().unwrap();
+        assert_eq!((last["event"].as_str(), last["code"].as_i64()), (Some("error"), Some(130)));
+        let message = last["message"].as_str().unwrap();
+        assert!(message.contains("steps are kept") && message.contains("vidgen resume "), "{message}");
+        assert!(events.iter().any(|event| event["event"] == "warning"), "that it was heard is told: {events:?}");
+        assert!(!program.path(&output).exists());
+        let name = message.rsplit(' ').next().unwrap();
+        let again = program.run(&["resume", name, "--progress", "json"]).success();
+        assert!(
+            again.stderr().contains("from step ") || again.stderr().contains(r#""phase":"decode""#),
+            "{}",
+            again.stderr()
+        );
+        assert!(fs::read(program.path(&output)).unwrap() == whole, "interrupted at step {step}");
+        assert!(kept(&program).is_empty());
+        fs::remove_file(program.path(&output)).unwrap();
+        fs::remove_file(program.path(format!("{output}.json"))).unwrap();
+    }
+}
+
+#[test]
+fn the_same_command_finds_its_run() {
+    let (program, whole) = undisturbed(LONG);
+    let output = format!("a.{}", suffix());
+    let anew = program.run(&[&words(LONG, "fresh.gif")[..], &["--resume"]].concat()).success();
+    assert!(anew.stderr().contains("beginning anew"), "{}", anew.stderr());
+    let (_, code) = disturbed(&program, &words(LONG, &output), "step", 6, libc::SIGTERM);
+    assert_eq!(code, Some(130));
+    let [run] = kept(&program).try_into().unwrap();
+    let listed = program.run(&["runs", "--json"]).success().stdout();
+    let listed: Value = serde_json::from_str(&listed).unwrap();
+    assert_eq!((listed[0]["state"].as_str(), listed[0]["of"].as_u64()), (Some("stopped"), Some(48)));
+    assert!(listed[0]["steps"].as_u64() >= Some(6), "{listed}");
+    let table = program.run(&["runs"]).success().stdout();
+    assert!(table.contains("stopped") && table.contains("a red ball (+1)"), "{table}");
+    let same = program.run(&[&words(LONG, &output)[..], &["--resume"]].concat()).success();
+    assert!(same.stderr().contains("from step "), "{}", same.stderr());
+    assert!(fs::read(program.path(&output)).unwrap() == whole);
+    assert!(!run.exists());
+    program.run(&["resume", "last"]).error(2, &["no run is kept"]);
+    program.run(&["resume", "0123"]).error(2, &["no run \"0123\"", "vidgen runs"]);
+}
+
+#[test]
+fn a_run_is_resumed_from_any_directory() {
+    let (program, whole) = undisturbed(LONG);
+    let output = format!("a.{}", suffix());
+    disturbed(&program, &words(LONG, &output), "step", 1, libc::SIGINT);
+    fs::create_dir(program.path("elsewhere")).unwrap();
+    let done = program.command(&["resume", "last"]).current_dir(program.path("elsewhere")).output().unwrap();
+    Done(done).success();
+    assert!(fs::read(program.path(&output)).unwrap() == whole);
+}
+
+#[test]
+fn an_interrupted_decode_goes_on() {
+    let (program, whole) = undisturbed("1");
+    let output = format!("a.{}", suffix());
+    let mut child = start(&program, &words("1", &output));
+    let mut chunks = 0;
+    for line in BufReader::new(child.stderr.take().unwrap()).lines() {
+        let event: Value = serde_json::from_str(&line.unwrap()).unwrap();
+        if event["event"] == "checkpoint" && event["phase"] == "decode" {
+            chunks += 1;
+            if chunks == 2 {
+                signal(&child, libc::SIGKILL);
+            }
+        }
+    }
+    child.wait().unwrap();
+    let [run] = kept(&program).try_into().unwrap();
+    assert!(run.join("frames.rgb").exists());
+    let again = program.run(&["resume", "last", "--progress", "json", "-y"]).success();
+    assert!(again.stderr().contains("from part "), "{}", again.stderr());
+    assert!(!again.stderr().contains(r#""phase":"denoise""#), "{}", again.stderr());
+    assert!(fs::read(program.path(&output)).unwrap() == whole);
+}
+
+#[test]
+fn a_draft_is_made_when_asked() {
+    let program = program();
+    let words = words(LONG, "a.gif");
+    let (events, code) =
+        disturbed(&program, &[&words[..], &["--on-interrupt", "decode"]].concat(), "step", 2, libc::SIGINT);
+    assert_eq!(code, Some(130));
+    let message = events.last().unwrap()["message"].as_str().unwrap().to_owned();
+    assert!(message.contains("a.draft.gif") && message.contains("vidgen resume "), "{message}");
+    assert!(program.path("a.draft.gif").exists() && !program.path("a.gif").exists());
+    program.run(&["inspect", "a.draft.gif"]).error(1, &["no record"]);
+    program.run(&["resume", "last"]).success();
+}
+
+#[test]
+fn what_is_discarded_is_gone() {
+    let program = program();
+    let words = words(LONG, "a.gif");
+    let (_, code) =
+        disturbed(&program, &[&words[..], &["--on-interrupt", "discard"]].concat(), "checkpoint", 2, libc::SIGINT);
+    assert_eq!(code, Some(130));
+    assert!(kept(&program).is_empty(), "{:?}", kept(&program));
+}
+
+#[test]
+fn the_second_interruption_ends_at_once() {
+    let program = program();
+    // a step that takes seconds
+    let words = ["generate", "x", "--steps", "50", "--progress", "json", "-o", "a.gif", "--size", "384x256"];
+    let mut child = start(&program, &words);
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map(|line| line.unwrap());
+    lines.find(|line| line.contains(r#""phase":"denoise""#)).unwrap();
+    std::thread::sleep(Duration::from_millis(200));
+    signal(&child, libc::SIGINT);
+    let heard = lines.next().unwrap();
+    assert!(heard.contains("finishing this step"), "{heard}");
+    let since = Instant::now();
+    signal(&child, libc::SIGINT);
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    assert!(since.elapsed() < Duration::from_secs(2), "{:?}", since.elapsed());
+    assert!(lines.last().unwrap().contains("nothing unfinished was kept"));
+}
+
+#[test]
+fn latents_become_other_videos() {
+    let program = program();
+    let done = program.run(&[&words("1", "a.gif")[..], &["--keep", "--save-latents", "l.safetensors"]].concat());
+    done.success();
+    let [run] = kept(&program).try_into().unwrap();
+    assert!(!run.join("frames.rgb").exists(), "frames only take room");
+    let listed: Value = serde_json::from_str(&program.run(&["runs", "--json"]).success().stdout()).unwrap();
+    assert_eq!((listed[0]["state"].as_str(), listed[0]["latents"].as_bool()), (Some("finished"), Some(true)));
+    program.run(&["decode", "last"]).error(2, &["a.gif"]);
+    program.run(&["decode", "last", "-o", "b.gif"]).success();
+    assert!(fs::read(program.path("a.gif")).unwrap() == fs::read(program.path("b.gif")).unwrap());
+    program.run(&["decode", "last", "--fps", "4", "-o", "c.y4m"]).success();
+    assert!(fs::read(program.path("c.y4m")).unwrap().starts_with(b"YUV4MPEG2 W32 H32 F4:1"));
+    program.run(&["decode", "last", "--steps", "3"]).error(2, &["--steps", "latents"]);
+    program.run(&["decode", "l.safetensors", "--model", "model", "-o", "d/"]).success();
+    assert!(program.path("d/00001.png").exists() || fs::read_dir(program.path("d")).unwrap().count() > 4);
+    program.run(&["decode", "none.safetensors"]).error(2, &["none.safetensors"]);
+    program.run(&["runs", "--rm", "last"]).success();
+    assert!(kept(&program).is_empty());
+}
+
+/// Continues a run whose directory was meddled with, and tells what was said.
+fn go_on(program: &Program, output: &str, whole: &[u8]) -> String {
+    let again = program.run(&[&words(LONG, output)[..], &["--resume", "-y"]].concat()).success();
+    assert!(fs::read(program.path(output)).unwrap() == whole, "{}", again.stderr());
+    again.stderr()
+}
+
+fn flip(path: &Path) {
+    let mut bytes = fs::read(path).unwrap();
+    let at = bytes.len() / 2;
+    bytes[at] ^= 1;
+    fs::write(path, bytes).unwrap();
+}
+
+#[test]
+fn damage_is_told_and_costs_no_more_than_what_it_hit() {
+    let (program, whole) = undisturbed(LONG);
+    let output = format!("a.{}", suffix());
+    let stop = || {
+        disturbed(&program, &[&words(LONG, &output)[..], &["-y"]].concat(), "step", 6, libc::SIGINT);
+        let [run] = kept(&program).try_into().unwrap();
+        run
+    };
+    let run = stop();
+    let steps = fs::read_dir(&run).unwrap().filter_map(|entry| {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        name.strip_prefix("step-0-")?.strip_suffix(".safetensors")?.parse::<usize>().ok()
+    });
+    let newest = steps.max().unwrap();
+    let piece = format!("step-0-{newest}.safetensors");
+    flip(&run.join(&piece));
+    let said = go_on(&program, &output, &whole);
+    assert!(said.contains(&piece) && said.contains("going back"), "{said}");
+    assert!(
+        said.contains(&format!("from step {newest} ")) || said.contains(&format!("from step {newest}\"")),
+        "{said}"
+    );
+
+    let run = stop();
+    for entry in fs::read_dir(&run).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|suffix| suffix == "safetensors") {
+            fs::remove_file(path).unwrap();
+        }
+    }
+    let said = go_on(&program, &output, &whole);
+    assert!(said.contains("going back") && !said.contains("from step"), "{said}");
+
+    let run = stop();
+    flip(&run.join("journal"));
+    let said = go_on(&program, &output, &whole);
+    assert!(said.contains("journal") && said.contains("damaged"), "{said}");
+
+    let run = stop();
+    let journal = fs::read(run.join("journal")).unwrap();
+    fs::write(run.join("journal"), &journal[..journal.len() - 7]).unwrap();
+    let said = go_on(&program, &output, &whole);
+    assert!(said.contains("cut short"), "{said}");
+
+    let run = stop();
+    flip(&run.join("plan"));
+    let name = run.file_name().unwrap().to_str().unwrap().to_owned();
+    program.run(&["resume", &name]).error(1, &["plan is damaged"]);
+    let said = go_on(&program, &output, &whole);
+    assert!(said.contains("beginning anew"), "{said}");
+}
+
+#[test]
+fn other_weights_and_other_processes_are_refused() {
+    let program = program();
+    disturbed(&program, &words(LONG, "a.gif"), "step", 1, libc::SIGINT);
+    let weights = program.path("model/vae/diffusion_pytorch_model.safetensors");
+    let before = fs::read(&weights).unwrap();
+    let mut other = before.clone();
+    *other.last_mut().unwrap() ^= 1;
+    fs::write(&weights, other).unwrap();
+    program.run(&["resume", "last"]).error(3, &["vae", "not those it was begun with"]);
+    fs::remove_file(&weights).unwrap();
+    program.run(&["resume", "last"]).error(3, &["vae"]);
+    fs::write(&weights, before).unwrap();
+    let [run] = kept(&program).try_into().unwrap();
+    let lock = fs::OpenOptions::new().write(true).open(run.join("lock")).unwrap();
+    lock.lock().unwrap();
+    program.run(&["resume", "last"]).error(2, &["no run is kept"]); // it is not one that can be resumed
+    program.run(&["resume", run.to_str().unwrap()]).error(1, &["another process"]);
+    assert!(program.run(&["runs"]).success().stdout().contains("running"));
+    drop(lock);
+    program.run(&["resume", "last"]).success();
+}
+
+#[test]
+fn a_place_that_cannot_be_written_is_told() {
+    let program = program();
+    fs::write(program.path("file"), "x").unwrap();
+    program
+        .run(&["generate", "x", "--model", "model", "-o", "a.gif", "--work-dir", "file/runs"])
+        .error(2, &["--work-dir", "file/runs"]);
+    // the default place only costs the safety
+    fs::create_dir_all(program.path("home/.local")).unwrap();
+    fs::write(program.path("home/.local/state"), "x").unwrap();
+    let done = program.run(&words("1", "a.gif")).success();
+    assert_eq!(done.stderr().matches("cannot be kept").count(), 1, "{}", done.stderr());
+    let (events, code) = disturbed(&program, &words(LONG, "b.gif"), "step", 1, libc::SIGINT);
+    assert_eq!(code, Some(130));
+    assert!(events.last().unwrap()["message"].as_str().unwrap().contains("nothing unfinished was kept"));
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_full_disk_under_the_run_is_told_and_the_video_is_made() {
+    let program = program();
+    fs::create_dir(program.path("small")).unwrap();
+    let script = "mount -t tmpfs -o size=20k none small && exec \"$@\"";
+    let place = ["--work-dir", "small/runs"];
+    let words = [&words("2", "a.gif")[..], &place].concat();
+    let environment = program.command(&[]);
+    let mut command = Command::new("unshare");
+    command.args(["-mr", "sh", "-c", script, "sh", env!("CARGO_BIN_EXE_vidgen")]).args(&words);
+    command.current_dir(program.path("")).env_clear().stdin(Stdio::null());
+    for (name, value) in environment.get_envs() {
+        command.env(name, value.unwrap_or_default());
+    }
+    let output = command.output().unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    if stderr.contains("mount") || stderr.contains("unshare") {
+        println!("not tried: this machine does not let a test mount a file system");
+        return;
+    }
+    assert!(output.status.success(), "{stderr}");
+    assert!(stderr.contains("cannot be kept") && stderr.contains("No space left"), "{stderr}");
+    assert!(program.path("a.gif").exists());
+}
+
+/// Kills a run again and again, each time a little after it has begun, until it ends well; returns the kills.
+fn killed(program: &Program, output: &str, longest: Duration, most: usize, random: &mut impl FnMut() -> f64) -> usize {
+    let mut kills = 0;
+    loop {
+        let words = [&words("4", output)[..], &["--resume", "-y"]].concat();
+        let mut child = program.command(&words).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        if kills < most {
+            std::thread::sleep(longest.mul_f64(random()));
+        }
+        match child.try_wait().unwrap() {
+            None if kills < most => {
+                child.kill().unwrap();
+                child.wait().unwrap();
+                kills += 1;
+            }
+            Some(status) => {
+                assert!(status.success());
+                return kills;
+            }
+            None => {
+                let status = child.wait().unwrap();
+                if status.success() {
+                    return kills;
+                }
+                let done = program.run(&words);
+                panic!("{}", done.stderr());
+            }
+        }
+    }
+}
+
+/// SIGKILL at random moments of loading, denoising, checkpoints, decoding, encoding and renaming. `VIDGEN_KILLS` says how
+/// many (`make torture`: 200).
+#[test]
+fn a_run_that_is_killed_at_any_moment_goes_on_to_the_same_bytes() {
+    let kills: usize = std::env::var("VIDGEN_KILLS").map_or(20, |kills| kills.parse().unwrap());
+    let (program, whole) = undisturbed("4");
+    let output = format!("a.{}", suffix());
+    let since = Instant::now();
+    Done(program.command(&words("4", "time.gif")).output().unwrap()).success();
+    let longest = since.elapsed();
+    // a congruential generator: the moments are different on every machine anyway
+    let mut state = 0x2545_F491_4F6C_DD1D_u64;
+    let mut random = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 11) as f64 / (1u64 << 53) as f64
+    };
+    let (mut done, mut videos) = (0, 0);
+    while done < kills {
+        done += killed(&program, &output, longest, (kills - done).min(8), &mut random);
+        videos += 1;
+        assert!(fs::read(program.path(&output)).unwrap() == whole, "after {done} kills");
+        assert!(kept(&program).is_empty(), "{:?}", kept(&program));
+    }
+    println!("{done} kills, {videos} videos, all the same; a whole run takes {longest:?}");
+}
