@@ -22,7 +22,7 @@ const ROOMS: [(&str, &[&str]); 19] = [
     ("weights", &[]),
     ("text", &["nn", "weights"]),
     ("video", &[]),
-    ("eval", &["nn", "video"]),
+    ("eval", &["nn", "models", "timeline", "weights", "text", "video"]),
     ("run", &["video"]),
     ("storyboard", &["words", "run"]),
     ("recipe", &["words", "models", "processors", "schedulers", "guidance", "timeline", "video"]),
@@ -63,7 +63,10 @@ const ROOMS: [(&str, &[&str]); 19] = [
             "job",
         ],
     ),
-    ("cli", &["weights", "video", "storyboard", "run", "recipe", "job", "pipelines", "attention", "processors"]),
+    (
+        "cli",
+        &["weights", "video", "storyboard", "run", "recipe", "job", "pipelines", "attention", "processors", "eval"],
+    ),
 ];
 
 /// Rooms that open files.

@@ -16,6 +16,7 @@ use crate::video::Frame;
 use candle_core::{D, DType, Device, Result, Tensor, bail};
 use candle_nn::VarBuilder;
 use candle_nn::ops::{sigmoid, softmax_last_dim};
+use std::ops::Range;
 
 static WEIGHTS: &[u8] = include_bytes!("../../models/toyland-judge/model.safetensors");
 
@@ -149,18 +150,11 @@ impl Judge {
 
     /// Judges a video of at least two frames, of any one size.
     pub fn judge(&self, frames: &[Frame]) -> Result<Verdict> {
-        let mut values = Vec::with_capacity(frames.len() * 3 * HEIGHT * WIDTH);
-        for (index, frame) in frames.iter().enumerate() {
-            let (width, height) = (frame.width, frame.height);
-            if width.checked_mul(height).and_then(|pixels| pixels.checked_mul(3)) != Some(frame.data.len()) {
-                bail!("frame {index}: {} bytes do not make {width}x{height} pixels", frame.data.len());
-            }
-            for channel in 0..3 {
-                let at = |y: usize, x: usize| f32::from(frame.data[(y * width + x) * 3 + channel]) / 127.5 - 1.0;
-                resize(&mut values, height, width, at)?;
-            }
+        let mut viewing = self.view();
+        for frame in frames {
+            viewing.push(frame)?;
         }
-        self.look(values, frames.len())
+        viewing.end()?.verdict(0..frames.len())
     }
 
     /// [`Judge::judge`] of a video `[T, 3, H, W]` with values from -1 to 1.
@@ -170,41 +164,19 @@ impl Judge {
             bail!("a video has 3 channels, not {channels}");
         }
         let video = video.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
-        let mut values = Vec::with_capacity(count * 3 * HEIGHT * WIDTH);
-        for plane in video.chunks((height * width).max(1)) {
-            resize(&mut values, height, width, |y, x| plane[y * width + x])?;
+        let mut viewing = self.view();
+        for frame in video.chunks((3 * height * width).max(1)) {
+            for plane in frame.chunks((height * width).max(1)) {
+                resize(&mut viewing.pending, height, width, |y, x| plane[y * width + x])?;
+            }
+            viewing.look_at(BATCH)?;
         }
-        self.look(values, count)
+        viewing.end()?.verdict(0..count)
     }
 
-    /// `values` is `[T, 3, 96, 144]`.
-    fn look(&self, values: Vec<f32>, count: usize) -> Result<Verdict> {
-        if count < 2 {
-            bail!("the judge needs at least 2 frames, there are {count}");
-        }
-        let video = Tensor::from_vec(values, (count, 3, HEIGHT, WIDTH), &self.device)?;
-        let mut parts = Vec::new();
-        for start in (0..count).step_by(BATCH) {
-            parts.push(self.frames(&video.narrow(0, start, BATCH.min(count - start))?)?);
-        }
-        let join = |part: fn(&Logits) -> &Tensor| Tensor::cat(&parts.iter().map(part).collect::<Vec<_>>(), 0);
-        let presence = sigmoid(&join(|p| &p.presence)?)?; // [T]
-        let bounds = join(|p| &p.bounds)?;
-        let embedding = join(|p| &p.embedding)?;
-
-        let weight = (&presence + 1e-4)?;
-        let weight = weight.broadcast_div(&weight.sum_all()?)?.unsqueeze(1)?; // [T, 1]
-        let of_subject = |logits: Tensor| softmax_last_dim(&logits.broadcast_mul(&weight)?.sum(0)?);
-        let of_scene = |logits: Tensor| softmax_last_dim(&logits.mean(0)?);
-        let motion = self.moves(&video, &bounds)?;
-        Ok(Verdict {
-            colour: answer(&COLOURS, &of_subject(join(|p| &p.colour)?)?)?,
-            shape: answer(&SHAPES, &of_subject(join(|p| &p.shape)?)?)?,
-            motion: answer(&MOTIONS, &softmax_last_dim(&motion)?)?,
-            place: answer(&PLACES, &of_scene(join(|p| &p.place)?)?)?,
-            time: answer(&TIMES, &of_scene(join(|p| &p.time)?)?)?,
-            frames: seen(&presence, &bounds, &embedding)?,
-        })
+    /// Begins with a video whose frames come one by one.
+    pub fn view(&self) -> Viewing<'_> {
+        Viewing { judge: self, pending: Vec::new(), before: None, parts: Vec::new(), pairs: Vec::new() }
     }
 
     /// `x` is `[T, 3, 96, 144]`.
@@ -231,23 +203,22 @@ impl Judge {
         })
     }
 
-    /// Motion logits `[5]` of a video `[T, 3, 96, 144]` with boxes `[T, 4]`, averaged over the windows.
-    fn moves(&self, video: &Tensor, bounds: &Tensor) -> Result<Tensor> {
-        let count = video.dim(0)?;
-        let small = video.avg_pool2d(2)?; // [T, 3, 48, 72]
-        let mut pairs = Vec::new();
-        for start in (0..count - 1).step_by(BATCH) {
-            let some = BATCH.min(count - 1 - start);
-            let now = small.narrow(0, start, some)?;
-            let change = (small.narrow(0, start + 1, some)? - &now)?;
-            let both = Tensor::cat(&[&now, &change], 1)?; // [some, 6, 48, 72]
-            pairs.push(convolve(&self.pair, &both)?.flatten_from(2)?.mean(D::Minus1)?);
-        }
-        let pairs = Tensor::cat(&pairs, 0)?; // [T - 1, 32]
+    /// Features `[T - 1, 32]` of the pairs of neighbours among frames at half size, `[T, 3, 48, 72]`.
+    fn pairs(&self, small: &Tensor) -> Result<Tensor> {
+        let count = small.dim(0)? - 1;
+        let now = small.narrow(0, 0, count)?;
+        let change = (small.narrow(0, 1, count)? - &now)?;
+        let both = Tensor::cat(&[&now, &change], 1)?; // [T - 1, 6, 48, 72]
+        convolve(&self.pair, &both)?.flatten_from(2)?.mean(D::Minus1)
+    }
+
+    /// Motion logits `[5]` of pairs `[T - 1, 32]` and boxes `[T, 4]`, averaged over the windows.
+    fn moves(&self, pairs: &Tensor, bounds: &Tensor) -> Result<Tensor> {
+        let count = bounds.dim(0)?;
         let centres = bounds.narrow(1, 0, 2)?;
         let now = centres.narrow(0, 0, count - 1)?;
         let steps = ((centres.narrow(0, 1, count - 1)? - &now)? * 20.0)?;
-        let path = Tensor::cat(&[&pairs, &((now * 2.0)? - 1.0)?, &steps], 1)?.t()?.contiguous()?; // [36, T - 1]
+        let path = Tensor::cat(&[pairs, &((now * 2.0)? - 1.0)?, &steps], 1)?.t()?.contiguous()?; // [36, T - 1]
         let mut logits = Vec::new();
         for (start, length) in windows(count) {
             let mut x = path.narrow(1, start, length - 1)?.unsqueeze(0)?.contiguous()?;
@@ -258,6 +229,112 @@ impl Judge {
             logits.push(self.motion.forward(&pooled)?);
         }
         Tensor::cat(&logits, 0)?.mean(0)
+    }
+}
+
+/// A video on its way through the judge: what is kept of a frame that has been looked at is small.
+pub struct Viewing<'a> {
+    judge: &'a Judge,
+    /// Frames not looked at yet, `[3, 96, 144]` each.
+    pending: Vec<f32>,
+    /// The last frame looked at, at half size `[1, 3, 48, 72]`.
+    before: Option<Tensor>,
+    parts: Vec<Logits>,
+    pairs: Vec<Tensor>,
+}
+
+impl<'a> Viewing<'a> {
+    /// Takes the next frame, of the size of the others.
+    pub fn push(&mut self, frame: &Frame) -> Result<()> {
+        let (width, height) = (frame.width, frame.height);
+        if width.checked_mul(height).and_then(|pixels| pixels.checked_mul(3)) != Some(frame.data.len()) {
+            bail!("{} bytes do not make a frame of {width}x{height} pixels", frame.data.len());
+        }
+        for channel in 0..3 {
+            let at = |y: usize, x: usize| f32::from(frame.data[(y * width + x) * 3 + channel]) / 127.5 - 1.0;
+            resize(&mut self.pending, height, width, at)?;
+        }
+        self.look_at(BATCH)
+    }
+
+    /// Looks at the frames that wait, if they are `least` or more.
+    fn look_at(&mut self, least: usize) -> Result<()> {
+        let count = self.pending.len() / (3 * HEIGHT * WIDTH);
+        if count < least {
+            return Ok(());
+        }
+        let frames = std::mem::take(&mut self.pending);
+        let frames = Tensor::from_vec(frames, (count, 3, HEIGHT, WIDTH), &self.judge.device)?;
+        self.parts.push(self.judge.frames(&frames)?);
+        let small = frames.avg_pool2d(2)?; // [count, 3, 48, 72]
+        let last = small.narrow(0, count - 1, 1)?;
+        let small = match self.before.replace(last) {
+            Some(before) => Tensor::cat(&[&before, &small], 0)?,
+            None => small,
+        };
+        if small.dim(0)? > 1 {
+            self.pairs.push(self.judge.pairs(&small)?);
+        }
+        Ok(())
+    }
+
+    /// After the last frame. Errors: fewer than two frames.
+    pub fn end(mut self) -> Result<Viewed<'a>> {
+        self.look_at(1)?;
+        let count: usize = self.parts.iter().map(|part| part.presence.dim(0)).sum::<Result<usize>>()?;
+        if count < 2 {
+            bail!("the judge needs at least 2 frames, there are {count}");
+        }
+        let join = |part: fn(&Logits) -> &Tensor| Tensor::cat(&self.parts.iter().map(part).collect::<Vec<_>>(), 0);
+        let seen = Logits {
+            presence: sigmoid(&join(|p| &p.presence)?)?,
+            bounds: join(|p| &p.bounds)?,
+            embedding: join(|p| &p.embedding)?,
+            colour: join(|p| &p.colour)?,
+            shape: join(|p| &p.shape)?,
+            place: join(|p| &p.place)?,
+            time: join(|p| &p.time)?,
+        };
+        Ok(Viewed { judge: self.judge, seen, pairs: Tensor::cat(&self.pairs, 0)? })
+    }
+}
+
+/// A video that has been looked at as a whole.
+pub struct Viewed<'a> {
+    judge: &'a Judge,
+    /// Of all frames; `presence` as a probability.
+    seen: Logits,
+    pairs: Tensor, // [T - 1, 32]
+}
+
+impl Viewed<'_> {
+    /// The [`EMBEDDING`] numbers of each frame.
+    pub fn embeddings(&self) -> Result<Vec<Vec<f32>>> {
+        self.seen.embedding.to_vec2()
+    }
+
+    /// What the frames of a range show, as if there were no others. Errors: fewer than two frames, or ones that are not
+    /// there.
+    pub fn verdict(&self, frames: Range<usize>) -> Result<Verdict> {
+        let (start, count) = (frames.start, frames.len());
+        if count < 2 || frames.end > self.seen.presence.dim(0)? {
+            bail!("the judge needs at least 2 frames, there are {count}");
+        }
+        let of = |x: &Tensor| x.narrow(0, start, count);
+        let (presence, bounds) = (of(&self.seen.presence)?, of(&self.seen.bounds)?);
+        let weight = (&presence + 1e-4)?;
+        let weight = weight.broadcast_div(&weight.sum_all()?)?.unsqueeze(1)?; // [count, 1]
+        let of_subject = |logits: &Tensor| softmax_last_dim(&of(logits)?.broadcast_mul(&weight)?.sum(0)?);
+        let of_scene = |logits: &Tensor| softmax_last_dim(&of(logits)?.mean(0)?);
+        let motion = self.judge.moves(&self.pairs.narrow(0, start, count - 1)?, &bounds)?;
+        Ok(Verdict {
+            colour: answer(&COLOURS, &of_subject(&self.seen.colour)?)?,
+            shape: answer(&SHAPES, &of_subject(&self.seen.shape)?)?,
+            motion: answer(&MOTIONS, &softmax_last_dim(&motion)?)?,
+            place: answer(&PLACES, &of_scene(&self.seen.place)?)?,
+            time: answer(&TIMES, &of_scene(&self.seen.time)?)?,
+            frames: seen(&presence, &bounds, &of(&self.seen.embedding)?)?,
+        })
     }
 }
 
@@ -359,6 +436,30 @@ mod tests {
             assert!(judge.judge(&frames).is_err(), "{frames:?}");
         }
         assert!(judge.judge(&[frame(4, 24), frame(4, 24)]).is_ok());
+    }
+
+    #[test]
+    fn a_part_of_a_video_is_judged_as_if_it_were_alone() {
+        let judge = Judge::embedded(&Device::Cpu).unwrap();
+        let byte = |t: usize, i: usize| ((t * t * 3 + i * 7) % 251) as u8;
+        let frame = |t: usize| Frame { width: 36, height: 24, data: (0..36 * 24 * 3).map(|i| byte(t, i)).collect() };
+        let frames: Vec<Frame> = (0..2 * BATCH + 5).map(frame).collect();
+        let mut viewing = judge.view();
+        frames.iter().for_each(|frame| viewing.push(frame).unwrap());
+        let viewed = viewing.end().unwrap();
+        // across two batches
+        let range = BATCH - 3..2 * BATCH + 2;
+        let (part, alone) = (viewed.verdict(range.clone()).unwrap(), judge.judge(&frames[range]).unwrap());
+        let numbers = |verdict: &Verdict| -> Vec<f32> {
+            let answers = [&verdict.colour, &verdict.shape, &verdict.motion, &verdict.place, &verdict.time];
+            let answers = answers.into_iter().flat_map(|answer| answer.probabilities.clone());
+            answers.chain(verdict.frames.iter().flat_map(|seen| seen.embedding.clone())).collect()
+        };
+        for (got, want) in numbers(&part).iter().zip(numbers(&alone)) {
+            assert!((got - want).abs() <= 1e-5, "{got} {want}");
+        }
+        assert!(viewed.verdict(0..2 * BATCH + 6).is_err() && viewed.verdict(3..4).is_err());
+        assert_eq!(viewed.embeddings().unwrap().len(), frames.len());
     }
 
     #[test]

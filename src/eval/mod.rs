@@ -1,7 +1,19 @@
 //! Metrics of finished videos.
 //!
-//! [`toyland`] holds the world that the embedded model knows: its words, and which combinations its training never saw.
-//! [`judge`] is the small network that says what a Toyland video shows.
+//! [`Evaluator`] passes the frames of one video through all of them and keeps none. Without a network: [`frames`] (flicker,
+//! seams, PSNR, SSIM) and [`motion`] (smoothness). With one that embeds frames: CSCV and the fit of texts, by [`clip`], or
+//! by [`judge`], the small network that says what a Toyland video shows. Which frame belongs to which prompt, and where
+//! windows meet, is read out of the record in the video ([`layout`]). [`toyland`] holds the world that the embedded model
+//! knows: its words, and which combinations its training never saw.
 
+pub mod clip;
+mod evaluator;
+pub mod frames;
 pub mod judge;
+pub mod layout;
+pub mod motion;
+pub mod report;
+mod resize;
 pub mod toyland;
+
+pub use evaluator::{Evaluator, Story, frame_by_frame};

@@ -1,6 +1,7 @@
 //! The networks. A model knows its weights and where its sites are; it does not know steps, prompts, other branches or
 //! processors.
 
+pub mod clip;
 pub mod cogvideox;
 
 use crate::attention::Hooks;

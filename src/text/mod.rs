@@ -4,6 +4,7 @@
 //! [`TextCache`], and it lets go of the encoder before it returns.
 
 mod cache;
+mod clip;
 mod special;
 mod spiece;
 mod t5;
@@ -11,6 +12,7 @@ mod tokenizer;
 mod words;
 
 pub use cache::{TextCache, TextKey};
+pub use clip::ClipTokenizer;
 pub use t5::{T5Config, TextEncoder};
 pub use tokenizer::{Tokenizer, Tokens};
 

@@ -190,7 +190,7 @@ impl Blend {
 }
 
 /// The weight of frame `j` of a window of `n`: rises from the ends to 1 in the middle.
-fn triangle(j: usize, n: usize) -> f64 {
+pub fn triangle(j: usize, n: usize) -> f64 {
     let rising = (j as f64 + 0.5) * 2.0 / n as f64;
     rising.min(2.0 - rising)
 }

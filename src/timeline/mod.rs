@@ -4,5 +4,5 @@
 mod blend;
 mod plan;
 
-pub use blend::{Blend, BlendMode, Estimate, Share};
+pub use blend::{Blend, BlendMode, Estimate, Share, triangle};
 pub use plan::{ChunkPlan, Short, Stride, TextMix, Window, mix};

@@ -45,16 +45,22 @@ impl Layout {
     }
 }
 
+/// The path of a part's file; the part of no name is the folder itself.
+pub(super) fn inside(part: &str, file: &str) -> String {
+    if part.is_empty() { file.to_owned() } else { format!("{part}/{file}") }
+}
+
 /// All names under which the weights of a part may lie, the one that wins first.
 pub(super) fn candidates(part: &str) -> Vec<Layout> {
     let mut all = Vec::new();
     for variant in VARIANTS {
-        let single = |base: &str| Layout::Single(format!("{part}/{base}{variant}.safetensors"));
+        let single = |base: &str| Layout::Single(inside(part, &format!("{base}{variant}.safetensors")));
         // the variant stands before `.json` in today's names, before `.index` in older ones of diffusers
-        let index = |base: &str| Layout::Sharded(format!("{part}/{base}.safetensors.index{variant}.json"));
+        let index = |base: &str| Layout::Sharded(inside(part, &format!("{base}.safetensors.index{variant}.json")));
         all.extend([index("diffusion_pytorch_model")]);
         if !variant.is_empty() {
-            all.push(Layout::Sharded(format!("{part}/diffusion_pytorch_model.safetensors{variant}.index.json")));
+            let older = format!("diffusion_pytorch_model.safetensors{variant}.index.json");
+            all.push(Layout::Sharded(inside(part, &older)));
         }
         all.extend([single("diffusion_pytorch_model"), single("model"), index("model")]);
     }
@@ -68,21 +74,28 @@ pub(super) fn locate(part: &str, has: impl Fn(&str) -> bool) -> Option<(Layout, 
     Some((winner, found.map(|layout| layout.path().to_owned()).collect()))
 }
 
+/// What one part lacks to be complete; empty when nothing. Looks at names and index files only.
+pub(super) fn missing_of(source: &Source, part: &str) -> Result<Vec<String>> {
+    let mut missing = Vec::new();
+    let config = inside(part, "config.json");
+    missing.extend((!source.has(&config)).then_some(config));
+    match locate(part, |path| source.has(path)) {
+        Some((Layout::Single(_), _)) => {}
+        Some((Layout::Sharded(path), _)) => {
+            let shards = Index::read(source, &path)?;
+            let shards = shards.shards().into_iter().map(|shard| inside(part, shard));
+            missing.extend(shards.filter(|path| !source.has(path)));
+        }
+        None => missing.push(inside(part, "*.safetensors")),
+    }
+    Ok(missing)
+}
+
 /// What a model folder lacks to be complete; empty when nothing. Looks at names and index files only.
 pub(super) fn missing(source: &Source) -> Result<Vec<String>> {
     let mut missing = Vec::new();
     for (part, _) in WEIGHTED {
-        let config = format!("{part}/config.json");
-        missing.extend((!source.has(&config)).then_some(config));
-        match locate(part, |path| source.has(path)) {
-            Some((Layout::Single(_), _)) => {}
-            Some((Layout::Sharded(path), _)) => {
-                let shards = Index::read(source, &path)?;
-                let shards = shards.shards().into_iter().map(|shard| format!("{part}/{shard}"));
-                missing.extend(shards.filter(|path| !source.has(path)));
-            }
-            None => missing.push(format!("{part}/*.safetensors")),
-        }
+        missing.extend(missing_of(source, part)?);
     }
     if !TOKENIZERS.iter().any(|path| source.has(path)) {
         missing.push(TOKENIZERS.join(" or "));

@@ -9,7 +9,7 @@ use super::cache::{Hub, HubId, is_commit};
 use super::error::{ModelError, Result, refuse};
 use super::files::{self, Index, Layout, SCHEDULER, WEIGHTED};
 use super::source::{Source, is_inside};
-use super::{Download, MODEL_INDEX, ModelFolder};
+use super::{Download, Form, ModelFolder, network};
 use hf_hub::api::Progress;
 use hf_hub::api::sync::{Api, ApiBuilder, ApiError, ApiRepo};
 use hf_hub::{Cache, Repo, RepoType};
@@ -59,18 +59,21 @@ struct Session<'a> {
 }
 
 /// Fetches a model. Returns the commit and the directory of its files.
-pub(super) fn download(hub: &Hub, id: &HubId, progress: &mut dyn Download) -> Result<(String, PathBuf)> {
+pub(super) fn download(hub: &Hub, id: &HubId, form: Form, progress: &mut dyn Download) -> Result<(String, PathBuf)> {
     let session = Session::open(hub, id)?;
     // nothing large is fetched for a model that this program cannot run
-    session.fetch(&[MODEL_INDEX.to_owned()], &mut ())?;
-    ModelFolder::from_source(id.name(), Source::Folder(session.snapshot.clone()), None)?;
-    let (mut wanted, indices) = session.wanted()?;
-    session.fetch(&indices, &mut ())?;
+    session.fetch(&[form.index().to_owned()], &mut ())?;
     let source = Source::Folder(session.snapshot.clone());
+    match form {
+        Form::Pipeline => drop(ModelFolder::from_source(id.name(), source.clone(), None)?),
+        Form::Network(kind) => network::check(&source, kind)?,
+    }
+    let (mut wanted, indices) = session.wanted(form)?;
+    session.fetch(&indices, &mut ())?;
     for path in &indices {
-        let part = path.split('/').next().unwrap_or_default();
+        let part = path.rsplit_once('/').map_or("", |(part, _)| part);
         let shards = Index::read(&source, path)?;
-        wanted.extend(shards.shards().into_iter().map(|shard| format!("{part}/{shard}")));
+        wanted.extend(shards.shards().into_iter().map(|shard| files::inside(part, shard)));
     }
     if let Some(path) = wanted.iter().find(|path| !session.files.contains_key(*path)) {
         refuse!("{}: {path} is missing on {}; the model there is incomplete", id.name(), hub.endpoint);
@@ -120,23 +123,32 @@ impl<'a> Session<'a> {
     }
 
     /// The files to fetch, but for the shards; and the indices that name those.
-    fn wanted(&self) -> Result<(Vec<String>, Vec<String>)> {
-        let (mut wanted, mut indices) = (vec![SCHEDULER.to_owned()], Vec::new());
-        wanted.extend(
-            TOKENIZER.iter().map(|name| format!("tokenizer/{name}")).filter(|path| self.files.contains_key(path)),
-        );
-        for (part, _) in WEIGHTED {
-            wanted.push(format!("{part}/config.json"));
+    fn wanted(&self, form: Form) -> Result<(Vec<String>, Vec<String>)> {
+        let (mut wanted, mut indices) = (Vec::new(), Vec::new());
+        let (parts, tokenizer): (Vec<&str>, _) = match form {
+            Form::Pipeline => (WEIGHTED.iter().map(|(part, _)| *part).collect(), "tokenizer"),
+            Form::Network(_) => (vec![""], ""),
+        };
+        if form == Form::Pipeline {
+            wanted.push(SCHEDULER.to_owned());
+        }
+        let tokenizer = TOKENIZER.iter().map(|name| files::inside(tokenizer, name));
+        wanted.extend(tokenizer.filter(|path| self.files.contains_key(path)));
+        for part in parts {
+            wanted.push(files::inside(part, "config.json"));
             match files::locate(part, |path| self.files.contains_key(path)) {
                 Some((Layout::Single(path), _)) => wanted.push(path),
                 Some((Layout::Sharded(path), _)) => indices.push(path),
                 None => {
                     let (name, endpoint) = (self.id.name(), &self.hub.endpoint);
-                    let prefix = format!("{part}/");
+                    let prefix = files::inside(part, "");
                     let pickle = self.files.keys().find(|path| path.starts_with(&prefix) && files::is_pickle(path));
                     match pickle {
                         Some(path) => return Err(super::part::pickled(&format!("{name} on {endpoint}: {path}"))),
-                        None => refuse!("{name}: {part} has no safetensors weights on {endpoint}"),
+                        None => {
+                            let part = if part.is_empty() { "the model" } else { part };
+                            refuse!("{name}: {part} has no safetensors weights on {endpoint}")
+                        }
                     }
                 }
             }

@@ -20,6 +20,7 @@ mod header;
 mod hub;
 mod info;
 mod list;
+mod network;
 mod part;
 mod source;
 mod tensor_cache;
@@ -37,6 +38,7 @@ pub use embedded::EMBEDDED;
 pub use error::ModelError;
 pub use info::{FileInfo, ModelInfo, Native, PartInfo, PartState, info, native};
 pub use list::{Listed, list};
+pub use network::NetworkFolder;
 pub use part::{Part, TensorInfo};
 pub use tensor_cache::TensorCache;
 pub use tensors::{bytes_of, read_tensors, tensors_of, write_tensors};
@@ -130,75 +132,13 @@ impl ModelFolder {
         if spec == EMBEDDED {
             return Ok(Self::embedded());
         }
-        let path = Path::new(spec);
-        let ids = HubId::parse(spec);
-        let Some(first) = ids.first().filter(|_| !path.exists()) else {
-            if !path.exists() && Path::new(spec).components().count() <= 1 {
-                return Err(unknown(spec));
-            }
-            return Self::from_folder(path);
-        };
-        let hub = hub();
-        let mut incomplete = None;
-        for id in &ids {
-            let Some((commit, folder)) = hub.snapshot(id) else { continue };
-            let source = Source::Folder(folder);
-            let missing = match source.has(MODEL_INDEX) {
-                true => files::missing(&source)?,
-                false => vec![MODEL_INDEX.to_owned()],
-            };
-            if missing.is_empty() {
-                return Self::from_source(id.name(), source, Some(commit));
-            }
-            incomplete.get_or_insert((id, missing));
-        }
-        if hub.offline {
-            let cache = hub.cache.display();
-            match incomplete {
-                Some((id, missing)) => {
-                    let missing: Vec<&str> = missing.iter().map(String::as_str).collect();
-                    let (name, missing) = (id.name(), part::list(&missing));
-                    refuse!(
-                        "{name}: incomplete in the cache {cache} (no {missing}) and the network is off; go online once"
-                    )
-                }
-                None => {
-                    let name = first.name();
-                    refuse!("{name}: no such folder, not in the cache {cache}, and the network is off; go online once")
-                }
-            }
-        }
-        #[cfg(feature = "hub")]
-        {
-            // what an older name has begun is finished under that name
-            let id = incomplete.map_or(first, |(id, _)| id);
-            let (commit, folder) = hub::download(&hub, id, progress)?;
-            Self::from_source(id.name(), Source::Folder(folder), Some(commit))
-        }
-        #[cfg(not(feature = "hub"))]
-        {
-            let _ = progress;
-            let (name, cache) = (first.name(), hub.cache.display());
-            refuse!(
-                "{name}: no such folder and not in the cache {cache}; this build has no hub access (feature `hub`), so \
-                 download the model and give its folder"
-            )
-        }
+        let found = find(spec, Form::Pipeline, hub, progress)?;
+        Self::from_source(found.name, found.source, found.revision)
     }
 
     fn from_folder(path: &Path) -> Result<Self> {
-        let shown = path.display();
-        if !path.is_dir() {
-            let file = path.file_name().unwrap_or_default().to_string_lossy();
-            match () {
-                _ if files::is_pickle(&file) => return Err(part::pickled(&shown.to_string())),
-                _ if path.exists() => {
-                    refuse!("{shown}: a file, not a model folder; give the folder with {MODEL_INDEX} in it")
-                }
-                _ => refuse!("{shown}: no such folder"),
-            }
-        }
-        Self::from_source(shown.to_string(), Source::Folder(path.to_owned()), None)
+        let found = folder(path, Form::Pipeline)?;
+        Self::from_source(found.name, found.source, found.revision)
     }
 
     fn from_source(name: String, source: Source, revision: Option<String>) -> Result<Self> {
@@ -275,9 +215,117 @@ impl ModelFolder {
     }
 }
 
+/// What a folder holds.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Form {
+    /// diffusers: `model_index.json`, and a directory for each part.
+    Pipeline,
+    /// transformers: one network of this `model_type`, `config.json` and weights at the top.
+    Network(&'static str),
+}
+
+impl Form {
+    /// The file that makes a folder one of this form.
+    fn index(self) -> &'static str {
+        match self {
+            Self::Pipeline => MODEL_INDEX,
+            Self::Network(_) => network::CONFIG,
+        }
+    }
+
+    /// What a folder lacks to be complete.
+    fn missing(self, source: &Source) -> Result<Vec<String>> {
+        match self {
+            _ if !source.has(self.index()) => Ok(vec![self.index().to_owned()]),
+            Self::Pipeline => files::missing(source),
+            Self::Network(_) => files::missing_of(source, ""),
+        }
+    }
+}
+
+/// Files that were found.
+struct Found {
+    name: String,
+    source: Source,
+    /// Commit of a hub model.
+    revision: Option<String>,
+}
+
+/// Finds a folder by its path, or a model by its name in the hub's cache or on the hub.
+fn find(spec: &str, form: Form, hub: impl FnOnce() -> Hub, progress: &mut dyn Download) -> Result<Found> {
+    let path = Path::new(spec);
+    let ids = HubId::parse(spec);
+    let Some(first) = ids.first().filter(|_| !path.exists()) else {
+        if !path.exists() && Path::new(spec).components().count() <= 1 {
+            return Err(unknown(spec, form));
+        }
+        return folder(path, form);
+    };
+    let hub = hub();
+    let mut incomplete = None;
+    for id in &ids {
+        let Some((commit, folder)) = hub.snapshot(id) else { continue };
+        let source = Source::Folder(folder);
+        let missing = form.missing(&source)?;
+        if missing.is_empty() {
+            return Ok(Found { name: id.name(), source, revision: Some(commit) });
+        }
+        incomplete.get_or_insert((id, missing));
+    }
+    if hub.offline {
+        let cache = hub.cache.display();
+        match incomplete {
+            Some((id, missing)) => {
+                let missing: Vec<&str> = missing.iter().map(String::as_str).collect();
+                let (name, missing) = (id.name(), part::list(&missing));
+                refuse!("{name}: incomplete in the cache {cache} (no {missing}) and the network is off; go online once")
+            }
+            None => {
+                let name = first.name();
+                refuse!("{name}: no such folder, not in the cache {cache}, and the network is off; go online once")
+            }
+        }
+    }
+    #[cfg(feature = "hub")]
+    {
+        // what an older name has begun is finished under that name
+        let id = incomplete.map_or(first, |(id, _)| id);
+        let (commit, folder) = hub::download(&hub, id, form, progress)?;
+        Ok(Found { name: id.name(), source: Source::Folder(folder), revision: Some(commit) })
+    }
+    #[cfg(not(feature = "hub"))]
+    {
+        let _ = progress;
+        let (name, cache) = (first.name(), hub.cache.display());
+        refuse!(
+            "{name}: no such folder and not in the cache {cache}; this build has no hub access (feature `hub`), so \
+             download the model and give its folder"
+        )
+    }
+}
+
+/// A folder of this machine.
+fn folder(path: &Path, form: Form) -> Result<Found> {
+    let shown = path.display();
+    if !path.is_dir() {
+        let file = path.file_name().unwrap_or_default().to_string_lossy();
+        match () {
+            _ if files::is_pickle(&file) => return Err(part::pickled(&shown.to_string())),
+            _ if path.exists() => {
+                refuse!("{shown}: a file, not a model folder; give the folder with {} in it", form.index())
+            }
+            _ => refuse!("{shown}: no such folder"),
+        }
+    }
+    Ok(Found { name: shown.to_string(), source: Source::Folder(path.to_owned()), revision: None })
+}
+
 /// The error of a name that is neither a folder nor one of ours nor of the hub's form.
-fn unknown(spec: &str) -> ModelError {
+fn unknown(spec: &str, form: Form) -> ModelError {
     const ALIKE: f64 = 0.6;
+    if let Form::Network(kind) = form {
+        return ModelError::new(format!("{spec:?}: no such folder; give one of a {kind} model, or a hub id org/name"));
+    }
     let known: Vec<&str> = std::iter::once(EMBEDDED).chain(short_names()).collect();
     let scored = known.iter().map(|name| (strsim::normalized_levenshtein(&spec.to_ascii_lowercase(), name), name));
     let near = scored.max_by(|a, b| a.0.total_cmp(&b.0)).filter(|(score, _)| *score >= ALIKE);

@@ -59,7 +59,7 @@ impl Part {
     pub(super) fn open(source: &Source, name: &str) -> Result<Option<Self>> {
         let Some((layout, ignored)) = files::locate(name, |path| source.has(path)) else {
             return match files::pickles(&source.list(name)).first() {
-                Some(pickle) => Err(pickled(&source.show(&format!("{name}/{pickle}")))),
+                Some(pickle) => Err(pickled(&source.show(&files::inside(name, pickle)))),
                 None => Ok(None),
             };
         };
@@ -87,9 +87,9 @@ impl Part {
         self.0.source.show(self.0.layout.path())
     }
 
-    /// `<part>/config.json`. Errors name the file and the key.
+    /// The part's `config.json`. Errors name the file and the key.
     pub fn config<T: DeserializeOwned>(&self) -> anyhow::Result<T> {
-        Ok(super::json(&self.0.source, &format!("{}/config.json", self.0.name))?)
+        Ok(super::json(&self.0.source, &files::inside(&self.0.name, "config.json"))?)
     }
 
     /// A `VarBuilder` over the part's tensors by their stored (diffusers') names. A tensor is converted to the builder's
@@ -235,7 +235,7 @@ type Shards = (Vec<Shard>, BTreeMap<String, (usize, usize)>);
 fn sharded(source: &Source, part: &str, index_path: &str) -> Result<Shards> {
     let index = Index::read(source, index_path)?;
     let names: Vec<&str> = index.shards().into_iter().collect();
-    let path = |name: &str| format!("{part}/{name}");
+    let path = |name: &str| files::inside(part, name);
     let missing: Vec<&str> = names.iter().copied().filter(|name| !source.has(&path(name))).collect();
     if let Some(first) = missing.first() {
         refuse!(

@@ -52,7 +52,7 @@ impl Source {
         }
     }
 
-    /// Names of the files of one directory of the model, sorted; none when there is no such directory.
+    /// Names of the files of one directory of the model ("" for the model's own), sorted; none when there is no such one.
     pub fn list(&self, directory: &str) -> Vec<String> {
         let mut names: Vec<String> = match self {
             Self::Embedded { files, .. } => files
@@ -61,11 +61,13 @@ impl Source {
                 .filter(|name| !name.contains('/'))
                 .map(str::to_owned)
                 .collect(),
-            Self::Folder(folder) if is_inside(directory) => std::fs::read_dir(folder.join(directory))
-                .into_iter()
-                .flatten()
-                .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
-                .collect(),
+            Self::Folder(folder) if directory.is_empty() || is_inside(directory) => {
+                std::fs::read_dir(folder.join(directory))
+                    .into_iter()
+                    .flatten()
+                    .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+                    .collect()
+            }
             Self::Folder(_) => Vec::new(),
         };
         names.sort();

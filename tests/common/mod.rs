@@ -1,6 +1,7 @@
 //! Helpers of the integration tests.
 #![allow(dead_code)] // each test binary uses its own part
 
+pub mod clip;
 pub mod tiny;
 
 use candle_core::{DType, Device, Tensor};

@@ -4,6 +4,7 @@
 mod common;
 
 mod attention;
+mod clip;
 mod judge;
 mod schedulers;
 mod text;

@@ -1,0 +1,84 @@
+//! CLIP as a judge of pictures: what a frame looks like, and how well it fits a text.
+
+use super::resize::centre_square;
+use crate::models::clip::{Clip, ClipConfig};
+use crate::text::ClipTokenizer;
+use crate::video::Frame;
+use crate::weights::{ModelError, NetworkFolder};
+use anyhow::{Context, Result, bail, ensure};
+use candle_core::{DType, Device, Tensor};
+
+/// Frames that go through the network together.
+pub const BATCH: usize = 8;
+const MEAN: [f32; 3] = [0.481_454_66, 0.457_827_5, 0.408_210_73];
+const STD: [f32; 3] = [0.268_629_54, 0.261_302_58, 0.275_777_11];
+
+/// CLIP with its tokenizer.
+pub struct ClipEmbedder {
+    clip: Clip,
+    tokenizer: ClipTokenizer,
+    config: ClipConfig,
+    device: Device,
+}
+
+/// A frame in both of CLIP's spaces.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Look {
+    /// Pooler output, before the projection: what CSCV compares.
+    pub pooled: Vec<f32>,
+    /// Image embedding in the common space of images and texts; not normalised.
+    pub projected: Vec<f32>,
+}
+
+impl ClipEmbedder {
+    /// Loads a folder of kind `clip`, in f32. Errors that lie in the folder are [`ModelError`]s.
+    pub fn open(folder: &NetworkFolder, device: &Device) -> Result<Self> {
+        let place = folder.place();
+        let damaged = |error: anyhow::Error| match error.downcast::<ModelError>() {
+            Ok(error) => anyhow::Error::from(error),
+            Err(error) => ModelError::new(format!("{place}: {error:#}")).into(),
+        };
+        let config: ClipConfig = folder.config()?;
+        config.check().map_err(anyhow::Error::from).context("config.json").map_err(damaged)?;
+        let tokenizer = ClipTokenizer::from_files(&|name| folder.read(name)).map_err(damaged)?;
+        let clip = Clip::new(&config, folder.var_builder(DType::F32, device)?)?;
+        Ok(Self { clip, tokenizer, config, device: device.clone() })
+    }
+
+    /// Frames of any size, at most [`BATCH`] at a time for bounded memory.
+    pub fn look(&self, frames: &[Frame]) -> Result<Vec<Look>> {
+        let side = self.config.vision_config.image_size;
+        let mut pixels = Vec::with_capacity(frames.len() * 3 * side * side);
+        for frame in frames {
+            let (width, height) = (frame.width, frame.height);
+            let bytes = width.checked_mul(height).and_then(|pixels| pixels.checked_mul(3));
+            if width == 0 || height == 0 || bytes != Some(frame.data.len()) {
+                bail!("{} bytes do not make a frame of {width}x{height} pixels", frame.data.len())
+            }
+            let square = centre_square(frame, side);
+            for channel in 0..3 {
+                let values = square.iter().skip(channel).step_by(3);
+                pixels.extend(values.map(|&value| (f32::from(value) / 255.0 - MEAN[channel]) / STD[channel]));
+            }
+        }
+        let pixels = Tensor::from_vec(pixels, (frames.len(), 3, side, side), &self.device)?;
+        let features = self.clip.images(&pixels)?;
+        let (pooled, projected) = (features.pooled.to_vec2::<f32>()?, features.projected.to_vec2::<f32>()?);
+        let looks: Vec<Look> =
+            pooled.into_iter().zip(projected).map(|(pooled, projected)| Look { pooled, projected }).collect();
+        let finite = looks.iter().flat_map(|look| look.pooled.iter().chain(&look.projected)).all(|x| x.is_finite());
+        ensure!(finite, "CLIP gave values that are not finite");
+        Ok(looks)
+    }
+
+    /// A text in the common space; and whether words were cut off to fit.
+    pub fn text(&self, text: &str) -> Result<(Vec<f32>, bool)> {
+        let (ids, cut) = self.tokenizer.encode(text, self.config.text_config.max_position_embeddings)?;
+        if let Some(id) = ids.iter().find(|&&id| id as usize >= self.config.text_config.vocab_size) {
+            bail!(ModelError::new(format!("the tokenizer gives id {id}, which the text encoder does not have")))
+        }
+        let values = self.clip.text(&ids)?.to_vec1::<f32>()?;
+        ensure!(values.iter().all(|x| x.is_finite()), "CLIP gave values that are not finite");
+        Ok((values, cut))
+    }
+}

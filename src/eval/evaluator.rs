@@ -1,0 +1,435 @@
+//! One video through all metrics, frame by frame: what is kept of a frame that has passed is some hundred bytes.
+
+use super::clip::{BATCH, ClipEmbedder, Look};
+use super::frames::{cosine, cscv, difference, flicker, mean, psnr, seam, squared_error, ssim};
+use super::judge::{Judge, Verdict, Viewing};
+use super::layout::Layout;
+use super::motion;
+use super::report::{Evaluation, FrameByFrame, Judged, Metric, Needs, PerFrame, Scene};
+use super::toyland::{Asked, asked};
+use crate::video::Frame;
+use anyhow::{Context, Result, ensure};
+use std::collections::{BTreeMap, VecDeque};
+
+/// The networks that metrics ask, loaded once for all videos.
+#[derive(Default)]
+pub struct Evaluator {
+    pub clip: Option<ClipEmbedder>,
+    pub judge: Option<Judge>,
+}
+
+/// What is known of a video beside its frames.
+#[derive(Debug, Clone)]
+pub struct Story {
+    pub prompts: Vec<String>,
+    /// Or why it is not known.
+    pub layout: Result<Layout, String>,
+}
+
+const NO_WINDOWS: &str = "the video has no record of its windows";
+
+impl Evaluator {
+    /// Evaluates frames of one size. `file` is told in the result. Errors: those of the frames, of the networks, and a video
+    /// without a frame.
+    pub fn evaluate(
+        &self,
+        file: &str,
+        frames: &mut dyn Iterator<Item = Result<Frame>>,
+        story: &Story,
+        per_frame: bool,
+    ) -> Result<Evaluation> {
+        let mut passing = Passing::new(self, story)?;
+        let (mut count, mut size) = (0, (0, 0));
+        for frame in frames {
+            let frame = frame?;
+            ensure!(!frame.data.is_empty(), "frame {count} is empty");
+            if count == 0 {
+                size = (frame.width, frame.height);
+            }
+            ensure!((frame.width, frame.height) == size, "frame {count} has another size than those before");
+            passing.push(frame)?;
+            count += 1;
+        }
+        ensure!(count > 0, "no frames in it");
+        passing.end(file, count, size, per_frame)
+    }
+}
+
+/// A video on its way.
+struct Passing<'a> {
+    story: &'a Story,
+    clip: Option<Clip<'a>>,
+    viewing: Option<Viewing<'a>>,
+    /// The last frames, at most three.
+    last: VecDeque<Frame>,
+    count: usize,
+    differences: Vec<f64>,
+    errors: Vec<f64>,
+}
+
+/// What CLIP sees.
+struct Clip<'a> {
+    embedder: &'a ClipEmbedder,
+    /// By prompt.
+    texts: Vec<Vec<f32>>,
+    waiting: Vec<Frame>,
+    before: Option<Look>,
+    similarities: Vec<f64>,
+    /// Cosine with the frame's own prompt; none for frames of none.
+    fits: Vec<Option<f64>>,
+    warnings: Vec<String>,
+}
+
+impl<'a> Passing<'a> {
+    fn new(evaluator: &'a Evaluator, story: &'a Story) -> Result<Self> {
+        let clip = evaluator.clip.as_ref().map(|embedder| Clip::new(embedder, story)).transpose()?;
+        Ok(Self {
+            story,
+            clip,
+            viewing: evaluator.judge.as_ref().map(Judge::view),
+            last: VecDeque::with_capacity(3),
+            count: 0,
+            differences: Vec::new(),
+            errors: Vec::new(),
+        })
+    }
+
+    fn push(&mut self, frame: Frame) -> Result<()> {
+        if let Some(viewing) = &mut self.viewing {
+            viewing.push(&frame)?;
+        }
+        if let Some(clip) = &mut self.clip {
+            clip.push(frame.clone(), self.story)?;
+        }
+        if let Some(before) = self.last.back() {
+            self.differences.push(difference(before, &frame));
+        }
+        if self.last.len() == 3 {
+            self.last.pop_front();
+        }
+        self.last.push_back(frame);
+        self.count += 1;
+        // even frames stay, odd ones are made of their neighbours
+        if self.count >= 3 && self.count % 2 == 1 {
+            self.errors.push(motion::error(&self.last[0], &self.last[1], &self.last[2]));
+        }
+        Ok(())
+    }
+
+    fn end(mut self, file: &str, count: usize, (width, height): (usize, usize), per_frame: bool) -> Result<Evaluation> {
+        if let Some(clip) = &mut self.clip {
+            clip.look(self.story)?;
+        }
+        let layout = match &self.story.layout {
+            Ok(layout) if layout.frames != count => {
+                Err(format!("the record speaks of {} frames, the video has {count}", layout.frames))
+            }
+            layout => layout.clone(),
+        };
+        let mut scenes: Vec<Scene> = layout
+            .iter()
+            .flat_map(|layout| &layout.scenes)
+            .map(|span| Scene {
+                prompt: self.story.prompts[span.prompt].clone(),
+                frames: (span.frames.start, span.frames.end),
+                text_image: None,
+                judge: BTreeMap::new(),
+            })
+            .collect();
+        let mut out = Numbers::default();
+        out.set(Metric::Flicker, flicker(&self.differences), "one frame has no neighbour");
+        out.set(Metric::MotionSmoothness, motion::smoothness(&self.errors), "fewer than three frames");
+        out.seams(&self.differences, &layout);
+
+        let (mut similarities, mut warnings) = (None, Vec::new());
+        if let Some(clip) = self.clip {
+            if scenes.is_empty() {
+                let why = layout.as_ref().err().map_or("no frame belongs to a prompt", String::as_str);
+                out.absent.insert(Metric::TextImage, why.to_owned());
+            } else {
+                for scene in &mut scenes {
+                    let fits: Vec<f64> = clip.fits[scene.frames.0..scene.frames.1].iter().copied().flatten().collect();
+                    scene.text_image = mean(&fits);
+                }
+                let fits: Vec<f64> = clip.fits.iter().copied().flatten().collect();
+                out.set(Metric::TextImage, mean(&fits), "no frame belongs to a prompt");
+            }
+            warnings = clip.warnings;
+            similarities = Some(clip.similarities);
+        }
+        if let Some(viewing) = self.viewing {
+            if count < 2 {
+                out.absent.extend(of_judge().map(|metric| (metric, "fewer than two frames".to_owned())));
+            } else {
+                let viewed = viewing.end()?;
+                let looks = viewed.embeddings()?;
+                ensure!(looks.iter().flatten().all(|x| x.is_finite()), "the judge gave values that are not finite");
+                let neighbours = looks.windows(2).map(|pair| cosine(&pair[0], &pair[1])).collect();
+                similarities.get_or_insert(neighbours);
+                out.set(Metric::Present, Some(viewed.verdict(0..count)?.present()), "");
+                let mut counted = Counted::default();
+                for scene in scenes.iter_mut().filter(|scene| scene.frames.1 - scene.frames.0 >= 2) {
+                    let verdict = viewed.verdict(scene.frames.0..scene.frames.1)?;
+                    scene.judge = counted.compare(&asked(&scene.prompt), &verdict);
+                }
+                out.judged(&counted, layout.as_ref().err());
+            }
+        }
+        if let Some(similarities) = &similarities {
+            out.set(Metric::Cscv, cscv(similarities), "one frame has no neighbour");
+        }
+        out.needs();
+        let per_frame = per_frame.then(|| PerFrame {
+            difference: self.differences,
+            similarity: similarities.unwrap_or_default(),
+            interpolation_error: self.errors,
+        });
+        let Numbers { metrics, absent } = out;
+        Ok(Evaluation {
+            file: file.to_owned(),
+            frames: count,
+            width,
+            height,
+            metrics,
+            absent,
+            scenes,
+            warnings,
+            per_frame,
+            against: None,
+        })
+    }
+}
+
+impl<'a> Clip<'a> {
+    fn new(embedder: &'a ClipEmbedder, story: &Story) -> Result<Self> {
+        let (mut texts, mut warnings) = (Vec::new(), Vec::new());
+        for (index, prompt) in story.prompts.iter().enumerate() {
+            let (text, cut) = embedder.text(prompt).with_context(|| format!("prompt {}", index + 1))?;
+            if cut {
+                warnings.push(format!("prompt {} is longer than CLIP reads: its end is left out", index + 1));
+            }
+            texts.push(text);
+        }
+        let (similarities, fits) = (Vec::new(), Vec::new());
+        Ok(Self { embedder, texts, waiting: Vec::new(), before: None, similarities, fits, warnings })
+    }
+
+    fn push(&mut self, frame: Frame, story: &Story) -> Result<()> {
+        self.waiting.push(frame);
+        if self.waiting.len() == BATCH { self.look(story) } else { Ok(()) }
+    }
+
+    fn look(&mut self, story: &Story) -> Result<()> {
+        if self.waiting.is_empty() {
+            return Ok(());
+        }
+        for look in self.embedder.look(&std::mem::take(&mut self.waiting))? {
+            let prompt = story.layout.as_ref().ok().and_then(|layout| layout.prompt(self.fits.len()));
+            self.fits.push(prompt.map(|prompt| cosine(&look.projected, &self.texts[prompt])));
+            if let Some(before) = self.before.replace(look) {
+                let now = self.before.as_ref().map_or(&[][..], |look| &look.pooled);
+                self.similarities.push(cosine(&before.pooled, now));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Metrics, and why others are not there.
+#[derive(Default)]
+struct Numbers {
+    metrics: BTreeMap<Metric, f64>,
+    absent: BTreeMap<Metric, String>,
+}
+
+fn of_judge() -> impl Iterator<Item = Metric> {
+    Metric::ALL.into_iter().filter(|metric| metric.needs() == Needs::Judge)
+}
+
+impl Numbers {
+    fn set(&mut self, metric: Metric, value: Option<f64>, why: &str) {
+        match value {
+            Some(value) => drop(self.metrics.insert(metric, value)),
+            None => drop(self.absent.insert(metric, why.to_owned())),
+        }
+    }
+
+    fn seams(&mut self, differences: &[f64], layout: &Result<Layout, String>) {
+        let (seam, why) = match layout {
+            Ok(layout) if layout.seams.is_empty() && layout.others.is_empty() => (None, NO_WINDOWS),
+            Ok(layout) if layout.seams.is_empty() => (None, "one window has no seam"),
+            Ok(layout) => (seam(differences, layout), "windows meet at every latent frame: nothing to compare with"),
+            Err(why) => (None, why.as_str()),
+        };
+        self.set(Metric::Seam, seam.map(|seam| seam.mean), why);
+        self.set(Metric::WorstSeam, seam.map(|seam| seam.worst), why);
+    }
+
+    fn judged(&mut self, counted: &Counted, no_layout: Option<&String>) {
+        let why = no_layout.map_or("the prompts do not speak of it in Toyland's words", String::as_str);
+        let share = |(right, all): (usize, usize)| (all > 0).then(|| right as f64 / all as f64);
+        let sum = counted.0.iter().fold((0, 0), |sum, count| (sum.0 + count.0, sum.1 + count.1));
+        self.set(Metric::Judge, share(sum), why);
+        let questions =
+            [Metric::JudgeColour, Metric::JudgeShape, Metric::JudgeMotion, Metric::JudgePlace, Metric::JudgeTime];
+        for (metric, count) in questions.into_iter().zip(counted.0) {
+            self.set(metric, share(count), why);
+        }
+    }
+
+    /// Says of everything that is not there yet what it needs.
+    fn needs(&mut self) {
+        for metric in Metric::ALL {
+            let needs = match metric.needs() {
+                Needs::Nothing | Needs::Reference => continue,
+                Needs::Embedder => "an embedder: --clip FOLDER, or --judge toyland for videos of Toyland",
+                Needs::Clip => "CLIP: --clip FOLDER",
+                Needs::Judge => "--judge toyland, for videos of Toyland",
+            };
+            if !self.metrics.contains_key(&metric) {
+                self.absent.entry(metric).or_insert_with(|| format!("needs {needs}"));
+            }
+        }
+    }
+}
+
+/// Right answers and all, by question: colour, shape, motion, place, time.
+#[derive(Default)]
+struct Counted([(usize, usize); 5]);
+
+impl Counted {
+    fn compare(&mut self, asked: &Asked, verdict: &Verdict) -> BTreeMap<String, Judged> {
+        let questions = [
+            ("colour", asked.colour, &verdict.colour),
+            ("shape", asked.shape, &verdict.shape),
+            ("motion", asked.motion, &verdict.motion),
+            ("place", asked.place, &verdict.place),
+            ("time", asked.time, &verdict.time),
+        ];
+        let mut judged = BTreeMap::new();
+        for ((name, asked, answer), count) in questions.into_iter().zip(&mut self.0) {
+            if let Some(asked) = asked {
+                count.0 += usize::from(asked == answer.label);
+                count.1 += 1;
+            }
+            let (asked, seen) = (asked.map(str::to_owned), answer.label.to_owned());
+            judged.insert(name.to_owned(), Judged { asked, seen, probability: answer.probability });
+        }
+        judged
+    }
+}
+
+/// Two videos frame by frame, as far as both go. Errors: those of the frames, and sizes that differ.
+pub fn frame_by_frame(
+    a: &mut dyn Iterator<Item = Result<Frame>>,
+    b: &mut dyn Iterator<Item = Result<Frame>>,
+    keep: bool,
+) -> Result<FrameByFrame> {
+    let (mut errors, mut similar) = (Vec::new(), Vec::new());
+    while let (Some(a), Some(b)) = (a.next().transpose()?, b.next().transpose()?) {
+        ensure!((a.width, a.height) == (b.width, b.height), "the sizes differ");
+        errors.push(squared_error(&a, &b));
+        similar.push(ssim(&a, &b));
+    }
+    let whole = mean(&errors).context("no frames in it")?;
+    let of_frames: Vec<f64> = similar.iter().copied().flatten().collect();
+    Ok(FrameByFrame {
+        count: errors.len(),
+        identical: whole == 0.0,
+        psnr: psnr(whole),
+        ssim: mean(&of_frames),
+        psnr_by_frame: if keep { errors.iter().map(|&error| psnr(error)).collect() } else { Vec::new() },
+        ssim_by_frame: if keep { similar } else { Vec::new() },
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SIZE: (usize, usize) = (48, 32);
+
+    /// A textured picture that moves to the right; `scene` is another texture.
+    fn frame(shift: usize, scene: usize) -> Result<Frame> {
+        let (width, height) = SIZE;
+        let level = |i: usize| {
+            let (x, y, c) = ((i / 3 % width + 200 - shift) as f64, (i / 3 / width) as f64, (i % 3) as f64);
+            let scene = 1.0 + scene as f64;
+            (128.0 + 55.0 * (x * 0.31 * scene + c).sin() + 55.0 * (y * 0.47 + x * 0.2 + scene * 9.0).cos()) as u8
+        };
+        Ok(Frame { width, height, data: (0..width * height * 3).map(level).collect() })
+    }
+
+    /// 17 frames in two windows of three latent frames each that meet before frame 9; others begin at 1, 5 and 13.
+    fn story() -> Story {
+        let layout = Layout { frames: 17, seams: vec![9], others: vec![1, 5, 13], ..Layout::even(17, 2) };
+        Story { prompts: vec!["a red ball rests".into(), "a red ball in the snow".into()], layout: Ok(layout) }
+    }
+
+    fn evaluate(frames: Vec<Result<Frame>>) -> Evaluation {
+        let evaluator = Evaluator { clip: None, judge: Some(Judge::embedded(&candle_core::Device::Cpu).unwrap()) };
+        evaluator.evaluate("x", &mut frames.into_iter(), &story(), true).unwrap()
+    }
+
+    #[test]
+    fn a_constant_video_is_perfect_and_has_neutral_seams() {
+        let got = evaluate((0..17).map(|_| frame(0, 0)).collect()).metrics;
+        for metric in [Metric::Cscv, Metric::Flicker, Metric::MotionSmoothness, Metric::Seam, Metric::WorstSeam] {
+            assert!((got[&metric] - 1.0).abs() < 1e-6, "{metric}: {}", got[&metric]);
+        }
+    }
+
+    #[test]
+    fn a_cut_at_a_seam_shows_in_the_seam_and_elsewhere_does_not() {
+        let moving = evaluate((0..17).map(|t| frame(t, 0)).collect()).metrics;
+        assert!((moving[&Metric::Seam] - 1.0).abs() < 0.1, "{}", moving[&Metric::Seam]);
+        let cut = evaluate((0..17).map(|t| frame(t, usize::from(t >= 9))).collect()).metrics;
+        assert!(cut[&Metric::Seam] > 2.0 * moving[&Metric::Seam], "{}", cut[&Metric::Seam]);
+        let elsewhere = evaluate((0..17).map(|t| frame(t, usize::from(t >= 5))).collect()).metrics;
+        assert!(elsewhere[&Metric::Seam] < 1.0, "{}", elsewhere[&Metric::Seam]);
+        assert!(cut[&Metric::Flicker] < moving[&Metric::Flicker]);
+        assert!(cut[&Metric::Cscv] < moving[&Metric::Cscv]);
+    }
+
+    #[test]
+    fn shuffled_frames_are_less_smooth() {
+        let smooth = evaluate((0..17).map(|t| frame(t, 0)).collect()).metrics;
+        let shuffled = evaluate((0..17).map(|t| frame(t * 7 % 17, 0)).collect()).metrics;
+        assert!(shuffled[&Metric::MotionSmoothness] < smooth[&Metric::MotionSmoothness] - 0.01);
+        assert!(shuffled[&Metric::Flicker] < smooth[&Metric::Flicker]);
+    }
+
+    #[test]
+    fn what_cannot_be_said_is_explained() {
+        let one = evaluate(vec![frame(0, 0)]);
+        assert!(one.metrics.is_empty(), "{:?}", one.metrics);
+        assert!(one.absent[&Metric::Seam].contains("speaks of 17 frames, the video has 1"));
+        assert!(one.absent[&Metric::Judge].contains("two frames"));
+        let all = evaluate((0..17).map(|t| frame(t, 0)).collect());
+        assert_eq!(all.absent.keys().copied().collect::<Vec<_>>(), [Metric::TextImage, Metric::JudgeTime]);
+        assert_eq!(all.scenes[0].judge["motion"].asked.as_deref(), Some("still"));
+        assert_eq!(all.scenes[0].judge["place"].asked, None);
+        let lists = all.per_frame.unwrap();
+        assert_eq!((lists.difference.len(), lists.similarity.len(), lists.interpolation_error.len()), (16, 16, 8));
+        let plain = Evaluator::default();
+        let story = Story { prompts: Vec::new(), layout: Err("nothing known".into()) };
+        let bare = plain.evaluate("x", &mut (0..4).map(|t| frame(t, 0)), &story, false).unwrap();
+        assert_eq!(bare.metrics.keys().copied().collect::<Vec<_>>(), [Metric::MotionSmoothness, Metric::Flicker]);
+        assert!(bare.absent[&Metric::Cscv].contains("--clip"));
+        assert_eq!(bare.absent[&Metric::Seam], "nothing known");
+        assert!(plain.evaluate("x", &mut std::iter::empty(), &story, false).is_err());
+    }
+
+    #[test]
+    fn videos_are_compared_as_far_as_both_go() {
+        let frames = |count: usize, shift: usize| (0..count).map(move |t| frame(t + shift, 0));
+        let same = frame_by_frame(&mut frames(4, 0), &mut frames(3, 0), true).unwrap();
+        assert_eq!((same.count, same.identical, same.psnr), (3, true, None));
+        assert!((same.ssim.unwrap() - 1.0).abs() < 1e-9);
+        assert_eq!(same.psnr_by_frame, [None; 3]);
+        let moved = frame_by_frame(&mut frames(4, 0), &mut frames(4, 1), false).unwrap();
+        assert!(!moved.identical && moved.psnr.unwrap() < 40.0 && moved.ssim.unwrap() < 0.999);
+        let other = Frame { width: 2, height: 1, data: vec![0; 6] };
+        assert!(frame_by_frame(&mut frames(1, 0), &mut std::iter::once(Ok(other)), false).is_err());
+    }
+}

@@ -1,0 +1,269 @@
+//! Which frames of a video belong to which prompt, and where its windows meet: out of the record in the video.
+//!
+//! A latent frame belongs to the prompt of the window that weighs most in it (triangular weights, spec of DiTCtrl), windows on
+//! interpolated text left out; of equals the earlier. A frame that only such transition windows cover belongs to none.
+
+use crate::timeline::triangle;
+use serde::Deserialize;
+use serde_json::{Map, Value};
+use std::ops::Range;
+
+/// Frames of video counted from 0.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Layout {
+    pub frames: usize,
+    /// In order of time, without overlap.
+    pub scenes: Vec<Span>,
+    /// Frames that differ from the one before in which windows they are made of: a window begins or ends there, or a cut.
+    pub seams: Vec<usize>,
+    /// The other frames with which a latent frame begins, to compare the seams with: within a latent frame neighbours are
+    /// alike for another reason.
+    pub others: Vec<usize>,
+}
+
+/// Neighbouring frames of one prompt.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Span {
+    pub frames: Range<usize>,
+    pub prompt: usize,
+}
+
+/// What a record says about windows, by segment (stretch between two cuts).
+#[derive(Deserialize)]
+struct Recorded {
+    frames: usize,
+    /// First latent frame, latent frames, index into the segment's texts.
+    windows: Vec<Vec<(usize, usize, usize)>>,
+    texts: Vec<Vec<Text>>,
+    /// Frames of video.
+    segment_frames: Vec<usize>,
+    /// Latent frames in front that are no video.
+    padding: Vec<usize>,
+    /// Frames of video for one latent frame, but the first.
+    temporal_ratio: usize,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Text {
+    Prompt(usize),
+    /// From, to, weight.
+    Between(#[allow(dead_code)] (usize, usize, f64)),
+}
+
+/// Steps of work a record may ask for; the longest video has fewer by far.
+const MOST_WORK: usize = 100_000_000;
+
+impl Layout {
+    /// The frames shared out evenly among prompts, in order. Nothing is known of windows.
+    pub fn even(frames: usize, prompts: usize) -> Self {
+        let at = |prompt: usize| frames * prompt / prompts.max(1);
+        let scenes = (0..prompts).map(|prompt| Span { frames: at(prompt)..at(prompt + 1), prompt });
+        Self { frames, scenes: scenes.filter(|span| !span.frames.is_empty()).collect(), ..Self::default() }
+    }
+
+    /// Out of the settings of a record with so many prompts. Errors say why there is no layout.
+    pub fn recorded(settings: &Map<String, Value>, prompts: usize) -> Result<Self, String> {
+        let recorded: Recorded = serde_json::from_value(Value::Object(settings.clone()))
+            .map_err(|error| format!("the record does not say which frames its windows cover ({error})"))?;
+        let segments = recorded.windows.len();
+        let counted = [recorded.texts.len(), recorded.segment_frames.len(), recorded.padding.len()];
+        let sum = recorded.segment_frames.iter().try_fold(0usize, |sum, &frames| sum.checked_add(frames));
+        let sound = counted.iter().all(|&count| count == segments) && sum == Some(recorded.frames);
+        if !sound || recorded.temporal_ratio == 0 || recorded.segment_frames.contains(&0) {
+            return Err("the segments in the record do not make up its video".to_owned());
+        }
+        let mut layout = Self { frames: recorded.frames, ..Self::default() };
+        let (mut start, mut work) = (0, 0);
+        for segment in 0..segments {
+            let frames = recorded.segment_frames[segment];
+            let timeline = Timeline { start, frames, ratio: recorded.temporal_ratio };
+            let mut windows = Vec::new();
+            for &(first, len, text) in &recorded.windows[segment] {
+                let text = recorded.texts[segment].get(text);
+                let end = first.checked_add(len).ok_or("a window in the record ends nowhere")?;
+                let (Some(text), true) = (text, len > 0) else {
+                    return Err("a window in the record has no text, or no frames".to_owned());
+                };
+                let prompt = match text {
+                    Text::Prompt(prompt) if *prompt < prompts => Some(*prompt),
+                    Text::Prompt(_) => return Err("a window in the record has a prompt that is not there".to_owned()),
+                    Text::Between(_) => None,
+                };
+                work += len.min(timeline.latents());
+                windows.push(Window { first, end, prompt });
+            }
+            if work > MOST_WORK || frames > MOST_WORK {
+                return Err("the windows in the record are too many".to_owned());
+            }
+            layout.add(&timeline, &windows, recorded.padding[segment]);
+            start += frames;
+        }
+        Ok(layout)
+    }
+
+    /// The prompt of a frame.
+    pub fn prompt(&self, frame: usize) -> Option<usize> {
+        let after = self.scenes.partition_point(|span| span.frames.end <= frame);
+        self.scenes.get(after).filter(|span| span.frames.contains(&frame)).map(|span| span.prompt)
+    }
+
+    fn add(&mut self, timeline: &Timeline, windows: &[Window], padding: usize) {
+        let latents = timeline.latents();
+        let mut best: Vec<(f64, Option<usize>)> = vec![(0.0, None); latents];
+        let mut seam = vec![false; latents];
+        for window in windows {
+            for edge in [window.first, window.end].into_iter().filter_map(|edge| edge.checked_sub(padding)) {
+                if (1..latents).contains(&edge) {
+                    seam[edge] = true;
+                }
+            }
+            let Some(prompt) = window.prompt else { continue };
+            let len = window.end - window.first;
+            for latent in window.first.saturating_sub(padding)..window.end.saturating_sub(padding).min(latents) {
+                let weight = triangle(latent + padding - window.first, len);
+                if weight > best[latent].0 {
+                    best[latent] = (weight, Some(prompt));
+                }
+            }
+        }
+        for (latent, (_, prompt)) in best.iter().enumerate() {
+            let frames = timeline.frames_of(latent);
+            if let Some(prompt) = *prompt {
+                match self.scenes.last_mut().filter(|last| last.prompt == prompt && last.frames.end == frames.start) {
+                    Some(last) => last.frames.end = frames.end,
+                    None => self.scenes.push(Span { frames: frames.clone(), prompt }),
+                }
+            }
+            match frames.start {
+                0 => {}
+                border if seam[latent] || latent == 0 => self.seams.push(border),
+                border => self.others.push(border),
+            }
+        }
+    }
+}
+
+struct Window {
+    /// Padding counted, as in the record.
+    first: usize,
+    end: usize,
+    /// None on interpolated text.
+    prompt: Option<usize>,
+}
+
+/// A stretch of video between two cuts.
+struct Timeline {
+    /// First frame of video.
+    start: usize,
+    frames: usize,
+    ratio: usize,
+}
+
+impl Timeline {
+    /// Latent frames of which something is seen.
+    fn latents(&self) -> usize {
+        (self.frames - 1).div_ceil(self.ratio) + 1
+    }
+
+    fn frames_of(&self, latent: usize) -> Range<usize> {
+        let first = if latent == 0 { 0 } else { (latent - 1) * self.ratio + 1 };
+        self.start + first..self.start + (latent * self.ratio + 1).min(self.frames)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn recorded(settings: Value, prompts: usize) -> Result<Layout, String> {
+        Layout::recorded(settings.as_object().unwrap(), prompts)
+    }
+
+    fn spans(layout: &Layout) -> Vec<(usize, usize, usize)> {
+        layout.scenes.iter().map(|span| (span.frames.start, span.frames.end, span.prompt)).collect()
+    }
+
+    #[test]
+    fn frames_belong_to_the_window_that_weighs_most() {
+        // two prompts, overlap 9, two transition windows: the second prompt begins where the first one ends
+        let layout = recorded(
+            json!({
+                "frames": 97, "segment_frames": [97], "padding": [0], "temporal_ratio": 4,
+                "windows": [[[0, 13, 0], [4, 13, 1], [8, 13, 2], [12, 13, 3]]],
+                "texts": [[0, [0, 1, 0.333], [0, 1, 0.667], 1]]
+            }),
+            2,
+        )
+        .unwrap();
+        // latent frame 12 is the last of the first and the first of the last, with equal weights: the earlier has it
+        assert_eq!(spans(&layout), [(0, 49, 0), (49, 97, 1)]);
+        assert_eq!((layout.prompt(48), layout.prompt(49), layout.prompt(97)), (Some(0), Some(1), None));
+        // windows begin at latents 4, 8, 12 and end at 13, 17, 21
+        assert_eq!(layout.seams, [13, 29, 45, 49, 65, 81]);
+        assert_eq!(layout.seams.len() + layout.others.len(), 24);
+    }
+
+    #[test]
+    fn frames_of_transition_windows_alone_belong_to_none() {
+        let layout = recorded(
+            json!({
+                "frames": 105, "segment_frames": [105], "padding": [0], "temporal_ratio": 4,
+                "windows": [[[0, 13, 0], [7, 13, 1], [14, 13, 2]]], "texts": [[0, [0, 1, 0.5], 1]]
+            }),
+            2,
+        )
+        .unwrap();
+        assert_eq!(spans(&layout), [(0, 49, 0), (53, 105, 1)]);
+        assert_eq!(layout.prompt(50), None);
+    }
+
+    #[test]
+    fn cuts_are_seams_and_padding_is_no_video() {
+        let layout = recorded(
+            json!({
+                "frames": 10, "segment_frames": [5, 5], "padding": [0, 1], "temporal_ratio": 4,
+                "windows": [[[0, 2, 0]], [[0, 3, 0]]], "texts": [[0], [1]]
+            }),
+            2,
+        )
+        .unwrap();
+        assert_eq!(spans(&layout), [(0, 5, 0), (5, 10, 1)]);
+        assert_eq!((layout.seams, layout.others), (vec![5], vec![1, 6]));
+    }
+
+    #[test]
+    fn records_that_do_not_add_up_are_refused() {
+        let sound = json!({
+            "frames": 5, "segment_frames": [5], "padding": [0], "temporal_ratio": 4, "windows": [[[0, 2, 0]]],
+            "texts": [[0]]
+        });
+        assert!(recorded(sound.clone(), 1).is_ok());
+        for (key, value) in [
+            ("frames", json!(6)),
+            ("segment_frames", json!([0])),
+            ("segment_frames", json!([usize::MAX, 6])),
+            ("padding", json!([])),
+            ("temporal_ratio", json!(0)),
+            ("windows", json!([[[usize::MAX, 2, 0]]])),
+            ("windows", json!([[[0, 0, 0]]])),
+            ("windows", json!([[[0, 2, 7]]])),
+            ("texts", json!([[3]])),
+            ("texts", json!(null)),
+        ] {
+            let mut settings = sound.clone();
+            settings[key] = value;
+            assert!(recorded(settings, 1).is_err(), "{key}");
+        }
+    }
+
+    #[test]
+    fn prompts_share_frames_evenly_where_nothing_is_known() {
+        let layout = Layout::even(7, 3);
+        assert_eq!(spans(&layout), [(0, 2, 0), (2, 4, 1), (4, 7, 2)]);
+        assert!(layout.seams.is_empty());
+        assert_eq!(Layout::even(1, 2).scenes.len(), 1);
+        assert!(Layout::even(4, 0).scenes.is_empty());
+    }
+}

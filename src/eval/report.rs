@@ -1,0 +1,244 @@
+//! What an evaluation says: numbers by the names of their metrics, and why a number is not there.
+
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+
+/// The `schema` of results that this version writes and reads.
+pub const SCHEMA: &str = "vidgen.eval.v1";
+
+/// A number about a video. In the order of tables.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Metric {
+    Cscv,
+    MotionSmoothness,
+    TextImage,
+    Flicker,
+    Seam,
+    WorstSeam,
+    /// Share of what the prompts ask for that the judge sees, over all questions; then by question.
+    Judge,
+    JudgeColour,
+    JudgeShape,
+    JudgeMotion,
+    JudgePlace,
+    JudgeTime,
+    /// Share of the frames with a subject in them.
+    Present,
+    /// Against the frames of another video: decibels.
+    Psnr,
+    Ssim,
+}
+
+/// What a metric needs beyond the frames.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Needs {
+    Nothing,
+    /// `--clip` or `--judge`.
+    Embedder,
+    Clip,
+    Judge,
+    /// `--against`.
+    Reference,
+}
+
+impl Metric {
+    pub const ALL: [Self; 15] = [
+        Self::Cscv,
+        Self::MotionSmoothness,
+        Self::TextImage,
+        Self::Flicker,
+        Self::Seam,
+        Self::WorstSeam,
+        Self::Judge,
+        Self::JudgeColour,
+        Self::JudgeShape,
+        Self::JudgeMotion,
+        Self::JudgePlace,
+        Self::JudgeTime,
+        Self::Present,
+        Self::Psnr,
+        Self::Ssim,
+    ];
+
+    /// As in JSON and in flags.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Cscv => "cscv",
+            Self::MotionSmoothness => "motion_smoothness",
+            Self::TextImage => "text_image",
+            Self::Flicker => "flicker",
+            Self::Seam => "seam",
+            Self::WorstSeam => "worst_seam",
+            Self::Judge => "judge",
+            Self::JudgeColour => "judge_colour",
+            Self::JudgeShape => "judge_shape",
+            Self::JudgeMotion => "judge_motion",
+            Self::JudgePlace => "judge_place",
+            Self::JudgeTime => "judge_time",
+            Self::Present => "present",
+            Self::Psnr => "psnr",
+            Self::Ssim => "ssim",
+        }
+    }
+
+    pub fn needs(self) -> Needs {
+        match self {
+            Self::MotionSmoothness | Self::Flicker | Self::Seam | Self::WorstSeam => Needs::Nothing,
+            Self::Cscv => Needs::Embedder,
+            Self::TextImage => Needs::Clip,
+            Self::Psnr | Self::Ssim => Needs::Reference,
+            _ => Needs::Judge,
+        }
+    }
+
+    /// Whether tables show it in percent.
+    pub fn percent(self) -> bool {
+        !matches!(self, Self::Seam | Self::WorstSeam | Self::Psnr)
+    }
+}
+
+impl fmt::Display for Metric {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Metric {
+    type Err = String;
+
+    fn from_str(word: &str) -> Result<Self, String> {
+        let plain = word.replace('-', "_");
+        Self::ALL.into_iter().find(|metric| metric.name() == plain).ok_or_else(|| {
+            let names: Vec<&str> = Self::ALL.iter().map(|metric| metric.name()).collect();
+            format!("metric {word:?} is not known; known: {}", names.join(", "))
+        })
+    }
+}
+
+/// Numbers by metric.
+pub type Metrics = BTreeMap<Metric, f64>;
+
+/// One video.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Evaluation {
+    pub file: String,
+    pub frames: usize,
+    pub width: usize,
+    pub height: usize,
+    pub metrics: Metrics,
+    /// Why a metric is not there.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub absent: BTreeMap<Metric, String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub scenes: Vec<Scene>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub per_frame: Option<PerFrame>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub against: Option<Against>,
+}
+
+/// The frames of one prompt.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Scene {
+    pub prompt: String,
+    /// First, and the one after the last.
+    pub frames: (usize, usize),
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text_image: Option<f64>,
+    /// By question: colour, shape, motion, place, time.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub judge: BTreeMap<String, Judged>,
+}
+
+/// One question to the judge.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Judged {
+    /// What the prompt says; none where it says nothing.
+    pub asked: Option<String>,
+    pub seen: String,
+    pub probability: f32,
+}
+
+/// Numbers of single frames, or of neighbours: entry i is of frames i and i + 1.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct PerFrame {
+    /// Mean absolute difference of neighbours, in levels from 0 to 255.
+    pub difference: Vec<f64>,
+    /// Similarity of neighbours; empty without an embedder.
+    pub similarity: Vec<f64>,
+    /// Error of each odd frame made from its neighbours, in levels.
+    pub interpolation_error: Vec<f64>,
+}
+
+/// A comparison with another video.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Against {
+    pub file: String,
+    /// Of the other video.
+    pub metrics: Metrics,
+    /// This one's less the other's, where both have a metric.
+    pub difference: Metrics,
+    /// Frame by frame, where the sizes are equal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub frames: Option<FrameByFrame>,
+    /// Why frames were not compared, or not all of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
+}
+
+/// Frames of two videos of one size.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct FrameByFrame {
+    pub count: usize,
+    pub identical: bool,
+    /// Of the mean squared error of all frames; none where they are identical.
+    pub psnr: Option<f64>,
+    /// None for frames smaller than its window of 11 x 11.
+    pub ssim: Option<f64>,
+    /// Of each frame, when asked for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub psnr_by_frame: Vec<Option<f64>>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ssim_by_frame: Vec<Option<f64>>,
+}
+
+/// Mean of each metric over the videos that have it, and how many these are.
+pub fn means<'a>(all: impl Iterator<Item = &'a Metrics>) -> (Metrics, BTreeMap<Metric, usize>) {
+    let (mut sums, mut counts) = (Metrics::new(), BTreeMap::new());
+    for metrics in all {
+        for (&metric, value) in metrics {
+            *sums.entry(metric).or_insert(0.0) += value;
+            *counts.entry(metric).or_insert(0) += 1;
+        }
+    }
+    sums.iter_mut().for_each(|(metric, sum)| *sum /= counts[metric] as f64);
+    (sums, counts)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_those_of_the_json() {
+        for metric in Metric::ALL {
+            assert_eq!(serde_json::to_value(metric).unwrap(), metric.name());
+            assert_eq!(metric.name().replace('_', "-").parse(), Ok(metric));
+        }
+        assert!("fid".parse::<Metric>().unwrap_err().contains("cscv"));
+    }
+
+    #[test]
+    fn means_are_over_the_videos_that_have_the_metric() {
+        let (one, two) =
+            (Metrics::from([(Metric::Cscv, 0.5)]), Metrics::from([(Metric::Cscv, 1.0), (Metric::Seam, 2.0)]));
+        let (means, counts) = means([one, two].iter());
+        assert_eq!(means, Metrics::from([(Metric::Cscv, 0.75), (Metric::Seam, 2.0)]));
+        assert_eq!(counts, BTreeMap::from([(Metric::Cscv, 2), (Metric::Seam, 1)]));
+    }
+}
