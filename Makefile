@@ -3,7 +3,7 @@
 VIDGEN := target/release/vidgen
 DEMO   := out/seasons.mp4
 
-.PHONY: help deps build demo test torture lint bench
+.PHONY: help deps build demo test torture lint bench-multiprompt
 
 help:
 	@echo 'make demo    install what is missing, build, render a video on the embedded model'
@@ -11,6 +11,7 @@ help:
 	@echo 'make torture kill a run 200 times, at random moments, and compare what it makes in the end'
 	@echo 'make build   the release binary, target/release/vidgen'
 	@echo 'make lint    formatting, clippy and documentation, warnings denied'
+	@echo 'make bench-multiprompt    render a set of stories four ways and measure them (SET, STORIES, STEPS, MODEL, CLIP)'
 	@echo 'make deps    FFmpeg development files, pkg-config, clang'
 
 deps:
@@ -34,3 +35,6 @@ lint: deps
 	cargo clippy --locked --all-targets -- -D warnings
 	cargo clippy --locked --no-default-features --all-targets -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps
+
+bench-multiprompt: build
+	benches/multiprompt/run.sh

@@ -2,6 +2,7 @@
 
 mod chosen;
 mod decode;
+mod eval;
 mod extend;
 mod inspect;
 mod model;
@@ -10,6 +11,7 @@ mod render;
 mod rerun;
 mod resume;
 mod shell;
+mod table;
 mod usage;
 
 use crate::run::{Code, Event, Failure, Observer, progress};
@@ -56,6 +58,8 @@ enum Command {
     Inspect(inspect::Args),
     /// Make a video again from its record, and compare
     Rerun(Box<rerun::Args>),
+    /// Measure videos: consistency, smoothness, fit to their prompts, seams, flicker
+    Eval(eval::Args),
     /// Look at models
     Model(model::Args),
     /// List the controls of attention and their parameters
@@ -135,6 +139,7 @@ pub fn main() -> ExitCode {
         Command::Decode(args) => args.run(&report),
         Command::Rerun(args) => args.run(&report),
         Command::Inspect(args) => inspect::run(args, report.json),
+        Command::Eval(args) => eval::run(args, &report),
         Command::Model(args) => model::run(args, report.json),
         Command::Processors => processors::run(report.json),
         Command::Completions(args) => shell::completions(args, command()),

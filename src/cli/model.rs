@@ -1,10 +1,10 @@
 //! `model info`, `model list`: what models are, and which are at hand.
 
+use super::table::aligned;
 use crate::run::{Code, Failure, WithCode, human_bytes, print};
 use crate::weights::{self, Listed, ModelFolder, ModelInfo, PartInfo, PartState};
 use clap::Subcommand;
 use clap::builder::FalseyValueParser;
-use std::fmt::Write;
 
 const INFO: &str = "\
 Examples:
@@ -67,18 +67,6 @@ fn parameters(count: u64) -> String {
         n if n >= 1e3 => format!("{:.1} k", n / 1e3),
         _ => count.to_string(),
     }
-}
-
-/// Rows with columns of their widest cell, two spaces apart.
-fn aligned<const N: usize>(rows: &[[String; N]]) -> String {
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-    let widths: [usize; N] = std::array::from_fn(width);
-    let mut text = String::new();
-    for row in rows {
-        let cells = row.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}"));
-        let _ = writeln!(text, "{}", cells.collect::<Vec<_>>().join("  ").trim_end()); // writing to a String cannot fail
-    }
-    text
 }
 
 fn describe(info: &ModelInfo) -> String {

@@ -1,5 +1,6 @@
 //! CLIP as a judge of pictures: what a frame looks like, and how well it fits a text.
 
+use super::report::NotFinite;
 use super::resize::centre_square;
 use crate::models::clip::{Clip, ClipConfig};
 use crate::text::ClipTokenizer;
@@ -67,7 +68,7 @@ impl ClipEmbedder {
         let looks: Vec<Look> =
             pooled.into_iter().zip(projected).map(|(pooled, projected)| Look { pooled, projected }).collect();
         let finite = looks.iter().flat_map(|look| look.pooled.iter().chain(&look.projected)).all(|x| x.is_finite());
-        ensure!(finite, "CLIP gave values that are not finite");
+        ensure!(finite, NotFinite("CLIP"));
         Ok(looks)
     }
 
@@ -78,7 +79,7 @@ impl ClipEmbedder {
             bail!(ModelError::new(format!("the tokenizer gives id {id}, which the text encoder does not have")))
         }
         let values = self.clip.text(&ids)?.to_vec1::<f32>()?;
-        ensure!(values.iter().all(|x| x.is_finite()), "CLIP gave values that are not finite");
+        ensure!(values.iter().all(|x| x.is_finite()), NotFinite("CLIP"));
         Ok((values, cut))
     }
 }

@@ -5,7 +5,7 @@ use super::frames::{cosine, cscv, difference, flicker, mean, psnr, seam, squared
 use super::judge::{Judge, Verdict, Viewing};
 use super::layout::Layout;
 use super::motion;
-use super::report::{Evaluation, FrameByFrame, Judged, Metric, Needs, PerFrame, Scene};
+use super::report::{Evaluation, FrameByFrame, Judged, Metric, Needs, NotFinite, PerFrame, Scene};
 use super::toyland::{Asked, asked};
 use crate::video::Frame;
 use anyhow::{Context, Result, ensure};
@@ -163,7 +163,7 @@ impl<'a> Passing<'a> {
             } else {
                 let viewed = viewing.end()?;
                 let looks = viewed.embeddings()?;
-                ensure!(looks.iter().flatten().all(|x| x.is_finite()), "the judge gave values that are not finite");
+                ensure!(looks.iter().flatten().all(|x| x.is_finite()), NotFinite("the judge"));
                 let neighbours = looks.windows(2).map(|pair| cosine(&pair[0], &pair[1])).collect();
                 similarities.get_or_insert(neighbours);
                 out.set(Metric::Present, Some(viewed.verdict(0..count)?.present()), "");

@@ -122,7 +122,8 @@ impl Layout {
             let len = window.end - window.first;
             for latent in window.first.saturating_sub(padding)..window.end.saturating_sub(padding).min(latents) {
                 let weight = triangle(latent + padding - window.first, len);
-                if weight > best[latent].0 {
+                // the two ends of a window weigh the same but for rounding
+                if weight > best[latent].0 + 1e-9 {
                     best[latent] = (weight, Some(prompt));
                 }
             }

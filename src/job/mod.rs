@@ -493,7 +493,8 @@ impl Preset {
     }
 }
 
-fn device(spec: DeviceSpec) -> Result<Device> {
+/// The device of a name, if it is there.
+pub fn device(spec: DeviceSpec) -> Result<Device> {
     let absent = |name: &str, ordinal: usize, feature: &str, built: bool| match built {
         true => anyhow::anyhow!("device {name}:{ordinal} is not there: use --device cpu"),
         false => {

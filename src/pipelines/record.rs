@@ -4,6 +4,7 @@ use crate::job::{Job, Segment, UncondText};
 use crate::processors::{Control, Spec};
 use crate::run::Manifest;
 use crate::run::manifest::{ModelRecord, OutputRecord, SCHEMA};
+use crate::timeline::TextMix;
 use anyhow::Result;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
@@ -54,6 +55,13 @@ fn settings(job: &Job) -> Map<String, Value> {
         .collect();
     let joined = |segment: &Segment| segment.plan.windows.iter().map(|window| window.joined).collect();
     let joined: Vec<Vec<bool>> = job.segments.iter().map(joined).collect();
+    // a prompt, or from one to another with the weight of that
+    let text = |text: &TextMix| match *text {
+        TextMix::Prompt(prompt) => json!(prompt),
+        TextMix::Between { from, to, weight } => json!([from, to, weight]),
+    };
+    let texts: Vec<Vec<Value>> =
+        job.segments.iter().map(|segment| segment.plan.texts.iter().map(text).collect()).collect();
     // the subject has its own entry, by prompt
     let attn_proc = |spec: &Spec| match &spec.control {
         Control::KvShare { threshold, .. } => {
@@ -88,6 +96,10 @@ fn settings(job: &Job) -> Map<String, Value> {
         "fades": job.segments.iter().map(|segment| segment.fade).collect::<Vec<_>>(),
         "latent_frames": job.segments.iter().map(|segment| segment.plan.frames).collect::<Vec<_>>(),
         "windows": windows,
+        "texts": texts,
+        "segment_frames": job.segments.iter().map(|segment| segment.frames).collect::<Vec<_>>(),
+        "padding": job.segments.iter().map(|segment| segment.padding).collect::<Vec<_>>(),
+        "temporal_ratio": job.rules.ratio,
         "device": job.device_name(),
         "dtype": job.dtype.as_str(),
         "text_dtype": job.text_dtype.as_str(),

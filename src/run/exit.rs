@@ -21,7 +21,7 @@ pub enum Code {
     Numbers = 5,
     /// The video encoder failed; latents were kept.
     Encoder = 6,
-    /// A check failed: what was compared differs.
+    /// A check that was asked for did not hold.
     Check = 7,
     /// Interrupted by the user.
     Interrupted = 130,

@@ -6,14 +6,15 @@
 
 use super::event::{Event, Observer, Phase};
 use super::exit::{Code, Failure, WithCode};
+use super::text::read_text;
 use super::time;
 use crate::video::{self, Fault};
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
-use std::fs::{self, File, OpenOptions};
-use std::io::{ErrorKind, Read, Write};
+use std::fs::{self, OpenOptions};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{Instant, SystemTime};
 
@@ -195,17 +196,7 @@ pub fn sidecar_path(output: &Path) -> Option<PathBuf> {
 }
 
 fn bounded(path: &Path) -> Result<String> {
-    let shown = || path.display().to_string();
-    let mut bytes = Vec::new();
-    let file = File::open(path).map_err(|error| match error.kind() {
-        ErrorKind::NotFound => anyhow::anyhow!("no such file"),
-        _ => anyhow::anyhow!("cannot be read: {error}"),
-    });
-    file.with_context(shown)?.take(MOST_BYTES + 1).read_to_end(&mut bytes).with_context(shown)?;
-    if bytes.len() as u64 > MOST_BYTES {
-        bail!("{}: longer than {MOST_BYTES} bytes: this is no record of a run", path.display())
-    }
-    String::from_utf8(bytes).ok().with_context(|| format!("{}: not UTF-8, so no record of a run", path.display()))
+    read_text(path, MOST_BYTES, "record of a run")
 }
 
 /// An observer that passes events on and measures the stages they begin.

@@ -13,6 +13,7 @@ pub mod manifest;
 mod memory;
 pub mod progress;
 mod stdout;
+mod text;
 pub mod time;
 
 pub use clock::Clock;
@@ -21,3 +22,4 @@ pub use exit::{Code, Failure, WithCode};
 pub use manifest::Manifest;
 pub use memory::{available_memory, human_bytes, peak_memory};
 pub use stdout::print;
+pub use text::read_text;

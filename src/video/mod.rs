@@ -34,6 +34,7 @@
 mod fault;
 #[cfg_attr(not(feature = "video"), path = "no_ffmpeg.rs")]
 mod ffmpeg;
+mod folder;
 mod format;
 mod gif;
 mod partial;
@@ -50,6 +51,7 @@ mod y4m;
 mod yuv;
 
 pub use fault::{Fault, VideoError, fault};
+pub use folder::videos;
 pub use format::{Codec, Format, KNOWN_FORMS, PixelFormat, Rate};
 pub use partial::remove_partials;
 pub use read::{Limits, Reader, metadata, read};

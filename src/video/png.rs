@@ -88,6 +88,13 @@ pub(super) fn image(path: &Path, limits: &Limits) -> Result<Frame> {
     Ok(Frame { width: image.width() as usize, height: image.height() as usize, data: image.into_raw() })
 }
 
+/// Whether a path is named like a picture, and not hidden.
+pub(super) fn is_image(file: &Path) -> bool {
+    let suffix = file.extension().map(|suffix| suffix.to_string_lossy().to_lowercase());
+    let hidden = file.file_name().is_none_or(|name| name.as_encoded_bytes().starts_with(b"."));
+    !hidden && matches!(suffix.as_deref(), Some("png" | "jpg" | "jpeg"))
+}
+
 /// Images one after another, all of the size of the first.
 pub(super) struct Images {
     paths: VecDeque<PathBuf>,
@@ -107,9 +114,7 @@ impl Images {
         let mut paths = Vec::new();
         for entry in fs::read_dir(path).map_err(explain)? {
             let file = entry.map_err(explain)?.path();
-            let suffix = file.extension().map(|suffix| suffix.to_string_lossy().to_lowercase());
-            let hidden = file.file_name().is_none_or(|name| name.as_encoded_bytes().starts_with(b"."));
-            if !hidden && matches!(suffix.as_deref(), Some("png" | "jpg" | "jpeg")) {
+            if is_image(&file) {
                 paths.push(file);
                 limits.check_frames(&path.display().to_string(), paths.len() as u64)?;
             }
@@ -166,7 +171,7 @@ impl Source for Images {
 }
 
 /// Compares names so that numbers in them count by value: `f2` before `f10`.
-fn natural(a: &str, b: &str) -> Ordering {
+pub(super) fn natural(a: &str, b: &str) -> Ordering {
     let (mut left, mut right) = (a, b);
     while let (Some(x), Some(y)) = (left.chars().next(), right.chars().next()) {
         if x.is_ascii_digit() && y.is_ascii_digit() {

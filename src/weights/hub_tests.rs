@@ -395,3 +395,38 @@ fn a_broken_download_goes_on_where_it_stopped() {
     assert_eq!(server.state.lock().unwrap().faults.get(TRANSFORMER), None);
     assert!(fetched(&cache) == whole);
 }
+
+#[test]
+fn a_network_of_transformers_is_fetched_without_the_rest() {
+    let clip = br#"{"model_type":"clip"}"#.to_vec();
+    let files: Vec<(&str, Vec<u8>)> = vec![
+        ("config.json", clip.clone()),
+        ("model.safetensors", small()),
+        ("tokenizer.json", b"{}".to_vec()),
+        ("pytorch_model.bin", vec![0; 1000]),
+        ("README.md", b"a card".to_vec()),
+    ];
+    let (server, cache) = (Server::new(&files), tempfile::tempdir().unwrap());
+    let open = |server: &Server, cache: &TempDir, kind| {
+        let network = NetworkFolder::resolve("org/model", kind, || server.hub(cache), &mut ());
+        network.map_err(anyhow::Error::from)
+    };
+    let network = open(&server, &cache, "clip").unwrap();
+    assert_eq!((network.name(), network.revision()), ("org/model", Some(COMMIT)));
+    assert_eq!(network.read("tokenizer.json").unwrap().as_deref(), Some(&b"{}"[..]));
+    assert_eq!(network.read("merges.txt").unwrap(), None);
+    let a = network.var_builder(candle_core::DType::F32, &candle_core::Device::Cpu).unwrap().get((2, 2), "a").unwrap();
+    assert_eq!(a.to_vec2::<f32>().unwrap(), [[1.0, 2.0], [3.0, 4.0]]);
+    let fetched = cache.path().join("models--org--model/snapshots").join(COMMIT);
+    assert!(!fetched.join("pytorch_model.bin").exists() && !fetched.join("README.md").exists());
+    server.take_log();
+    open(&server, &cache, "clip").unwrap();
+    assert!(server.take_log().is_empty(), "the second time nothing is asked");
+
+    // another kind of network, and one of pickles alone: refused before anything large is fetched
+    let other = tempfile::tempdir().unwrap();
+    assert_says(open(&server, &other, "siglip"), &["model_type", "clip", "siglip"]);
+    assert!(!server.take_log().iter().any(|line| line.contains("model.safetensors")));
+    let pickled = Server::new(&[("config.json", clip), ("pytorch_model.bin", vec![0; 10])]);
+    assert_says(open(&pickled, &other, "clip"), &["pytorch_model.bin", "pickled"]);
+}

@@ -6,6 +6,7 @@ mod common;
 mod bad_input;
 mod conventions;
 mod ditctrl;
+mod eval;
 mod extend;
 mod outputs;
 mod parity;
