@@ -46,23 +46,27 @@ impl ClipEmbedder {
         Ok(Self { clip, tokenizer, config, device: device.clone() })
     }
 
-    /// Frames of any size, at most [`BATCH`] at a time for bounded memory.
-    pub fn look(&self, frames: &[Frame]) -> Result<Vec<Look>> {
+    /// What the network will see of a frame of any size: `image_size` x `image_size` pixels.
+    pub fn square(&self, frame: &Frame) -> Result<Vec<u8>> {
+        let (width, height) = (frame.width, frame.height);
+        let bytes = width.checked_mul(height).and_then(|pixels| pixels.checked_mul(3));
+        if width == 0 || height == 0 || bytes != Some(frame.data.len()) {
+            bail!("{} bytes do not make a frame of {width}x{height} pixels", frame.data.len())
+        }
+        Ok(centre_square(frame, self.config.vision_config.image_size))
+    }
+
+    /// Looks at squares, together: at most [`BATCH`] for bounded memory.
+    pub fn look(&self, squares: &[Vec<u8>]) -> Result<Vec<Look>> {
         let side = self.config.vision_config.image_size;
-        let mut pixels = Vec::with_capacity(frames.len() * 3 * side * side);
-        for frame in frames {
-            let (width, height) = (frame.width, frame.height);
-            let bytes = width.checked_mul(height).and_then(|pixels| pixels.checked_mul(3));
-            if width == 0 || height == 0 || bytes != Some(frame.data.len()) {
-                bail!("{} bytes do not make a frame of {width}x{height} pixels", frame.data.len())
-            }
-            let square = centre_square(frame, side);
+        let mut pixels = Vec::with_capacity(squares.len() * 3 * side * side);
+        for square in squares {
             for channel in 0..3 {
                 let values = square.iter().skip(channel).step_by(3);
                 pixels.extend(values.map(|&value| (f32::from(value) / 255.0 - MEAN[channel]) / STD[channel]));
             }
         }
-        let pixels = Tensor::from_vec(pixels, (frames.len(), 3, side, side), &self.device)?;
+        let pixels = Tensor::from_vec(pixels, (squares.len(), 3, side, side), &self.device)?;
         let features = self.clip.images(&pixels)?;
         let (pooled, projected) = (features.pooled.to_vec2::<f32>()?, features.projected.to_vec2::<f32>()?);
         let looks: Vec<Look> =

@@ -72,7 +72,8 @@ struct Clip<'a> {
     embedder: &'a ClipEmbedder,
     /// By prompt.
     texts: Vec<Vec<f32>>,
-    waiting: Vec<Frame>,
+    /// What it has yet to look at.
+    waiting: Vec<Vec<u8>>,
     before: Option<Look>,
     similarities: Vec<f64>,
     /// Cosine with the frame's own prompt; none for frames of none.
@@ -99,7 +100,7 @@ impl<'a> Passing<'a> {
             viewing.push(&frame)?;
         }
         if let Some(clip) = &mut self.clip {
-            clip.push(frame.clone(), self.story)?;
+            clip.push(&frame, self.story)?;
         }
         if let Some(before) = self.last.back() {
             self.differences.push(difference(before, &frame));
@@ -214,8 +215,8 @@ impl<'a> Clip<'a> {
         Ok(Self { embedder, texts, waiting: Vec::new(), before: None, similarities, fits, warnings })
     }
 
-    fn push(&mut self, frame: Frame, story: &Story) -> Result<()> {
-        self.waiting.push(frame);
+    fn push(&mut self, frame: &Frame, story: &Story) -> Result<()> {
+        self.waiting.push(self.embedder.square(frame)?);
         if self.waiting.len() == BATCH { self.look(story) } else { Ok(()) }
     }
 

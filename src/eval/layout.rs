@@ -35,8 +35,11 @@ struct Recorded {
     /// First latent frame, latent frames, index into the segment's texts.
     windows: Vec<Vec<(usize, usize, usize)>>,
     texts: Vec<Vec<Text>>,
-    /// Frames of video.
+    /// Frames of video, with those of the fades at both ends.
     segment_frames: Vec<usize>,
+    /// Frames at its begin that are mixed with the end of the segment before; none where scenes follow by cuts.
+    #[serde(default)]
+    segment_fade: Vec<usize>,
     /// Latent frames in front that are no video.
     padding: Vec<usize>,
     /// Frames of video for one latent frame, but the first.
@@ -51,8 +54,10 @@ enum Text {
     Between(#[allow(dead_code)] (usize, usize, f64)),
 }
 
-/// Steps of work a record may ask for; the longest video has fewer by far.
+/// Frames, and frames of windows, that a record may speak of; the longest video has fewer.
+const MOST_FRAMES: usize = 1_000_000;
 const MOST_WORK: usize = 100_000_000;
+const MOST_RATIO: usize = 1000;
 
 impl Layout {
     /// The frames shared out evenly among prompts, in order. Nothing is known of windows.
@@ -67,17 +72,28 @@ impl Layout {
         let recorded: Recorded = serde_json::from_value(Value::Object(settings.clone()))
             .map_err(|error| format!("the record does not say which frames its windows cover ({error})"))?;
         let segments = recorded.windows.len();
+        let mut fades = recorded.segment_fade;
+        fades.resize(segments + 1, 0);
         let counted = [recorded.texts.len(), recorded.segment_frames.len(), recorded.padding.len()];
-        let sum = recorded.segment_frames.iter().try_fold(0usize, |sum, &frames| sum.checked_add(frames));
+        // frames of a fade belong to two segments, and are counted once
+        let counts = recorded.segment_frames.iter().zip(fades.windows(2));
+        let sum = counts.clone().try_fold(0usize, |sum, (&frames, fade)| sum.checked_add(frames.checked_sub(fade[0])?));
+        let apart = counts.into_iter().all(|(&frames, fade)| fade[0].saturating_add(fade[1]) <= frames);
         let sound = counted.iter().all(|&count| count == segments) && sum == Some(recorded.frames);
-        if !sound || recorded.temporal_ratio == 0 || recorded.segment_frames.contains(&0) {
+        let sound = sound && apart && fades[0] == 0;
+        let within = (1..=MOST_RATIO).contains(&recorded.temporal_ratio)
+            && recorded.frames <= MOST_FRAMES
+            && recorded.padding.iter().all(|&padding| padding <= MOST_FRAMES);
+        if !sound || !within || recorded.segment_frames.contains(&0) {
             return Err("the segments in the record do not make up its video".to_owned());
         }
         let mut layout = Self { frames: recorded.frames, ..Self::default() };
         let (mut start, mut work) = (0, 0);
         for segment in 0..segments {
             let frames = recorded.segment_frames[segment];
-            let timeline = Timeline { start, frames, ratio: recorded.temporal_ratio };
+            start -= fades[segment];
+            let fade = (fades[segment], fades[segment + 1]);
+            let timeline = Timeline { start, frames, fade, ratio: recorded.temporal_ratio };
             let mut windows = Vec::new();
             for &(first, len, text) in &recorded.windows[segment] {
                 let text = recorded.texts[segment].get(text);
@@ -91,10 +107,10 @@ impl Layout {
                     Text::Between(_) => None,
                 };
                 work += len.min(timeline.latents());
+                if work > MOST_WORK {
+                    return Err("the windows in the record are too many".to_owned());
+                }
                 windows.push(Window { first, end, prompt });
-            }
-            if work > MOST_WORK || frames > MOST_WORK {
-                return Err("the windows in the record are too many".to_owned());
             }
             layout.add(&timeline, &windows, recorded.padding[segment]);
             start += frames;
@@ -128,18 +144,22 @@ impl Layout {
                 }
             }
         }
+        let own = timeline.start + timeline.fade.0..timeline.start + timeline.frames - timeline.fade.1;
+        let begins = if timeline.start == 0 { 0..0 } else { timeline.start..own.start + 1 };
+        self.seams.extend(begins.filter(|&frame| frame == timeline.start || frame == own.start));
         for (latent, (_, prompt)) in best.iter().enumerate() {
-            let frames = timeline.frames_of(latent);
-            if let Some(prompt) = *prompt {
+            let all = timeline.frames_of(latent);
+            let frames = all.start.max(own.start)..all.end.min(own.end);
+            if let (Some(prompt), false) = (*prompt, frames.is_empty()) {
                 match self.scenes.last_mut().filter(|last| last.prompt == prompt && last.frames.end == frames.start) {
                     Some(last) => last.frames.end = frames.end,
-                    None => self.scenes.push(Span { frames: frames.clone(), prompt }),
+                    None => self.scenes.push(Span { frames, prompt }),
                 }
             }
-            match frames.start {
-                0 => {}
-                border if seam[latent] || latent == 0 => self.seams.push(border),
-                border => self.others.push(border),
+            // the first frame is no border, and within a fade there is none
+            if all.start > own.start && all.start < own.end {
+                let borders = if seam[latent] { &mut self.seams } else { &mut self.others };
+                borders.push(all.start);
             }
         }
     }
@@ -158,6 +178,8 @@ struct Timeline {
     /// First frame of video.
     start: usize,
     frames: usize,
+    /// Frames mixed with the segment before, and with the one after.
+    fade: (usize, usize),
     ratio: usize,
 }
 
@@ -235,6 +257,20 @@ mod tests {
     }
 
     #[test]
+    fn frames_of_a_fade_belong_to_no_prompt() {
+        let layout = recorded(
+            json!({
+                "frames": 16, "segment_frames": [9, 9], "segment_fade": [0, 2], "padding": [0, 0], "temporal_ratio": 4,
+                "windows": [[[0, 3, 0]], [[0, 3, 0]]], "texts": [[0], [1]]
+            }),
+            2,
+        )
+        .unwrap();
+        assert_eq!(spans(&layout), [(0, 7, 0), (9, 16, 1)]);
+        assert_eq!((layout.seams, layout.others), (vec![7, 9], vec![1, 5, 12]));
+    }
+
+    #[test]
     fn records_that_do_not_add_up_are_refused() {
         let sound = json!({
             "frames": 5, "segment_frames": [5], "padding": [0], "temporal_ratio": 4, "windows": [[[0, 2, 0]]],
@@ -246,7 +282,11 @@ mod tests {
             ("segment_frames", json!([0])),
             ("segment_frames", json!([usize::MAX, 6])),
             ("padding", json!([])),
+            ("segment_fade", json!([1])),
+            ("segment_fade", json!([0, 9])),
+            ("padding", json!([usize::MAX])),
             ("temporal_ratio", json!(0)),
+            ("temporal_ratio", json!(usize::MAX)),
             ("windows", json!([[[usize::MAX, 2, 0]]])),
             ("windows", json!([[[0, 0, 0]]])),
             ("windows", json!([[[0, 2, 7]]])),

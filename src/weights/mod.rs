@@ -1,7 +1,8 @@
 //! Where weights come from, their names and their dtype: the only room that opens weight files.
 //!
 //! A model is a folder in the diffusers layout (`model_index.json`, and one directory for each part), wherever it lives: in
-//! the binary, in a folder, in the hub's cache. All are read by the same code. Weights are safetensors; pickles are refused
+//! the binary, in a folder, in the hub's cache. All are read by the same code. A single network in transformers' layout
+//! ([`NetworkFolder`]) is one such part at the top of a folder. Weights are safetensors; pickles are refused
 //! and never opened. Opening a model reads its configuration files, opening a part the headers of its weight files;
 //! weights are read when a network asks for them, one tensor at a time.
 //!

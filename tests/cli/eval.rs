@@ -224,6 +224,44 @@ fn flags_without_effect_are_refused() {
     assert!(help.contains("Examples:") && help.contains("block matching") && help.contains("--fail-below"), "{help}");
 }
 
+/// The benchmark of stories, on the smallest of them; a second run renders and measures nothing again.
+#[test]
+#[cfg(target_os = "linux")]
+fn the_benchmark_renders_four_variants_and_goes_on_where_it_stopped() {
+    let program = Program::new();
+    let out = program.path("out");
+    let bench = |steps: &str, variants: &str| {
+        let mut command = std::process::Command::new("bash");
+        command.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/benches/multiprompt/run.sh"));
+        command.env("VIDGEN", env!("CARGO_BIN_EXE_vidgen")).env("OUT", &out).env("HOME", program.path("home"));
+        command.env("STORIES", "1").env("STEPS", steps).env("FLAGS", "--size 48x32").env("VARIANTS", variants);
+        command.env("SET", "toyland").env("MODEL", "toyland").env("CLIP", "").env("SEED", "3");
+        let output = command.output().unwrap();
+        (output.status.code(), String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap())
+    };
+    let (code, table, log) = bench("1", "ours isolated");
+    assert_eq!(code, Some(0), "{table}\n{log}");
+    let rows: Vec<&str> = table.lines().filter_map(|line| line.split_whitespace().next()).collect();
+    assert_eq!(rows[..4], ["set", "video", "ours", "isolated"], "{table}");
+    assert!(table.contains("CSCV %") && table.contains("seam") && table.contains("judge %"), "{table}");
+    let videos =
+        |variant: &str| std::fs::read_dir(out.join(variant)).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let (ours, isolated): (Vec<_>, Vec<_>) = (videos("ours"), videos("isolated"));
+    let frames = |path: &std::path::Path| {
+        let path = path.to_str().unwrap();
+        json(&program.run(&["inspect", path, "--json"]).success().stdout())["settings"]["frames"].clone()
+    };
+    assert_eq!((ours.len(), isolated.len(), frames(&ours[0])), (1, 1, frames(&isolated[0])));
+    let written = |path: &std::path::Path| std::fs::metadata(path).unwrap().modified().unwrap();
+    let before = (written(&ours[0]), written(&out.join("ours.json")));
+    let (code, again, log) = bench("1", "ours no-sharing no-blending isolated");
+    assert_eq!(code, Some(0), "{again}\n{log}");
+    assert!(again.contains("no-sharing") && again.contains("no-blending"), "{again}");
+    assert_eq!((written(&ours[0]), written(&out.join("ours.json"))), before);
+    let (code, _, log) = bench("2", "ours");
+    assert!(code == Some(2) && log.contains("other settings"), "{log}");
+}
+
 #[test]
 fn the_story_sets_are_whole() {
     let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/multiprompt");

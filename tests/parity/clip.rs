@@ -31,8 +31,8 @@ fn images_and_texts() {
     clip::write_folder(folder.path());
     let opened = NetworkFolder::open(folder.path().to_str().unwrap(), "clip", true, &mut ()).unwrap();
     let embedder = ClipEmbedder::open(&opened, &Device::Cpu).unwrap();
-    let frames: Vec<Frame> = SIZES.iter().enumerate().map(|(index, &size)| frame(index, size)).collect();
-    let looks = embedder.look(&frames).unwrap();
+    let square = |(index, &size): (usize, &(usize, usize))| embedder.square(&frame(index, size)).unwrap();
+    let looks = embedder.look(&SIZES.iter().enumerate().map(square).collect::<Vec<_>>()).unwrap();
     let rows = |part: fn(&vidgen::eval::clip::Look) -> &Vec<f32>, name: &str| {
         let values: Vec<f32> = looks.iter().flat_map(|look| part(look).clone()).collect();
         assert_close(
