@@ -47,7 +47,7 @@ fn nothing_typed_gives_help_and_bad_usage() {
     let help = program.run(&["--help"]).success();
     assert_eq!(help.stdout(), nothing.stderr());
     for command in
-        ["generate", "multi-prompt", "resume", "runs", "decode", "inspect", "rerun", "model", "completions", "man"]
+        ["generate", "multi-prompt", "resume", "runs", "decode", "eval", "inspect", "rerun", "model", "completions", "man"]
     {
         assert!(help.stdout().contains(&format!("\n  {command} ")), "{command}");
         let own = program.run(&[command, "--help"]).success();
