@@ -42,6 +42,12 @@ struct Recorded {
     segment_fade: Vec<usize>,
     /// Latent frames in front that are no video.
     padding: Vec<usize>,
+    /// Latent frames after these that stand for the end of a given video.
+    #[serde(default)]
+    context: Vec<usize>,
+    /// Frames of a given video, before all segments.
+    #[serde(default)]
+    given_frames: usize,
     /// Frames of video for one latent frame, but the first.
     temporal_ratio: usize,
 }
@@ -74,26 +80,30 @@ impl Layout {
         let segments = recorded.windows.len();
         let mut fades = recorded.segment_fade;
         fades.resize(segments + 1, 0);
+        let mut contexts = recorded.context;
+        contexts.resize(segments, 0);
         let counted = [recorded.texts.len(), recorded.segment_frames.len(), recorded.padding.len()];
         // frames of a fade belong to two segments, and are counted once
         let counts = recorded.segment_frames.iter().zip(fades.windows(2));
-        let sum = counts.clone().try_fold(0usize, |sum, (&frames, fade)| sum.checked_add(frames.checked_sub(fade[0])?));
+        let given = recorded.given_frames;
+        let sum = counts.clone().try_fold(given, |sum, (&frames, fade)| sum.checked_add(frames.checked_sub(fade[0])?));
         let apart = counts.into_iter().all(|(&frames, fade)| fade[0].saturating_add(fade[1]) <= frames);
         let sound = counted.iter().all(|&count| count == segments) && sum == Some(recorded.frames);
         let sound = sound && apart && fades[0] == 0;
         let within = (1..=MOST_RATIO).contains(&recorded.temporal_ratio)
             && recorded.frames <= MOST_FRAMES
-            && recorded.padding.iter().all(|&padding| padding <= MOST_FRAMES);
+            && recorded.padding.iter().chain(&contexts).all(|&latents| latents <= MOST_FRAMES);
         if !sound || !within || recorded.segment_frames.contains(&0) {
             return Err("the segments in the record do not make up its video".to_owned());
         }
         let mut layout = Self { frames: recorded.frames, ..Self::default() };
-        let (mut start, mut work) = (0, 0);
+        let (mut start, mut work) = (given, 0);
         for segment in 0..segments {
             let frames = recorded.segment_frames[segment];
             start -= fades[segment];
             let fade = (fades[segment], fades[segment + 1]);
-            let timeline = Timeline { start, frames, fade, ratio: recorded.temporal_ratio };
+            let goes_on = contexts[segment] > 0;
+            let timeline = Timeline { start, frames, fade, goes_on, ratio: recorded.temporal_ratio };
             let mut windows = Vec::new();
             for &(first, len, text) in &recorded.windows[segment] {
                 let text = recorded.texts[segment].get(text);
@@ -112,7 +122,7 @@ impl Layout {
                 }
                 windows.push(Window { first, end, prompt });
             }
-            layout.add(&timeline, &windows, recorded.padding[segment]);
+            layout.add(&timeline, &windows, recorded.padding[segment] + contexts[segment]);
             start += frames;
         }
         Ok(layout)
@@ -124,20 +134,21 @@ impl Layout {
         self.scenes.get(after).filter(|span| span.frames.contains(&frame)).map(|span| span.prompt)
     }
 
-    fn add(&mut self, timeline: &Timeline, windows: &[Window], padding: usize) {
+    /// `before`: latent frames of the windows in front that are no video of the segment.
+    fn add(&mut self, timeline: &Timeline, windows: &[Window], before: usize) {
         let latents = timeline.latents();
         let mut best: Vec<(f64, Option<usize>)> = vec![(0.0, None); latents];
         let mut seam = vec![false; latents];
         for window in windows {
-            for edge in [window.first, window.end].into_iter().filter_map(|edge| edge.checked_sub(padding)) {
+            for edge in [window.first, window.end].into_iter().filter_map(|edge| edge.checked_sub(before)) {
                 if (1..latents).contains(&edge) {
                     seam[edge] = true;
                 }
             }
             let Some(prompt) = window.prompt else { continue };
             let len = window.end - window.first;
-            for latent in window.first.saturating_sub(padding)..window.end.saturating_sub(padding).min(latents) {
-                let weight = triangle(latent + padding - window.first, len);
+            for latent in window.first.saturating_sub(before)..window.end.saturating_sub(before).min(latents) {
+                let weight = triangle(latent + before - window.first, len);
                 // the two ends of a window weigh the same but for rounding
                 if weight > best[latent].0 + 1e-9 {
                     best[latent] = (weight, Some(prompt));
@@ -180,18 +191,27 @@ struct Timeline {
     frames: usize,
     /// Frames mixed with the segment before, and with the one after.
     fade: (usize, usize),
+    /// Whether it goes on from given latent frames: then its first latent frame has as many frames as the others.
+    goes_on: bool,
     ratio: usize,
 }
 
 impl Timeline {
     /// Latent frames of which something is seen.
     fn latents(&self) -> usize {
-        (self.frames - 1).div_ceil(self.ratio) + 1
+        match self.goes_on {
+            true => self.frames.div_ceil(self.ratio),
+            false => (self.frames - 1).div_ceil(self.ratio) + 1,
+        }
     }
 
     fn frames_of(&self, latent: usize) -> Range<usize> {
-        let first = if latent == 0 { 0 } else { (latent - 1) * self.ratio + 1 };
-        self.start + first..self.start + (latent * self.ratio + 1).min(self.frames)
+        let end = |latents: usize| match (latents, self.goes_on) {
+            (0, _) => 0,
+            (latents, true) => (latents * self.ratio).min(self.frames),
+            (latents, false) => ((latents - 1) * self.ratio + 1).min(self.frames),
+        };
+        self.start + end(latent)..self.start + end(latent + 1)
     }
 }
 
@@ -254,6 +274,21 @@ mod tests {
         .unwrap();
         assert_eq!(spans(&layout), [(0, 5, 0), (5, 10, 1)]);
         assert_eq!((layout.seams, layout.others), (vec![5], vec![1, 6]));
+    }
+
+    #[test]
+    fn given_frames_belong_to_no_prompt() {
+        // nine latent frames of a given video are looked at, and two more are made
+        let layout = recorded(
+            json!({
+                "frames": 48, "given_frames": 40, "context": [9], "segment_frames": [8], "padding": [0],
+                "temporal_ratio": 4, "windows": [[[0, 11, 0]]], "texts": [[0]]
+            }),
+            1,
+        )
+        .unwrap();
+        assert_eq!(spans(&layout), [(40, 48, 0)]);
+        assert_eq!((layout.seams, layout.others), (vec![40], vec![44]));
     }
 
     #[test]

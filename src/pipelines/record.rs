@@ -1,6 +1,6 @@
 //! The record of a job: every effective setting under the name of its flag.
 
-use crate::job::{Job, Segment, UncondText};
+use crate::job::{Given, Job, Segment, UncondText};
 use crate::processors::{Control, Spec};
 use crate::run::Manifest;
 use crate::run::manifest::{ModelRecord, OutputRecord, SCHEMA};
@@ -99,6 +99,8 @@ fn settings(job: &Job) -> Map<String, Value> {
         "texts": texts,
         "segment_frames": job.segments.iter().map(|segment| segment.frames).collect::<Vec<_>>(),
         "padding": job.segments.iter().map(|segment| segment.padding).collect::<Vec<_>>(),
+        "context": job.segments.iter().map(|segment| segment.context).collect::<Vec<_>>(),
+        "given_frames": job.given.as_ref().map_or(0, Given::kept),
         "temporal_ratio": job.rules.ratio,
         "device": job.device_name(),
         "dtype": job.dtype.as_str(),
