@@ -46,9 +46,19 @@ fn nothing_typed_gives_help_and_bad_usage() {
     assert_eq!((nothing.code(), nothing.stdout().as_str()), (2, ""));
     let help = program.run(&["--help"]).success();
     assert_eq!(help.stdout(), nothing.stderr());
-    for command in
-        ["generate", "multi-prompt", "resume", "runs", "decode", "eval", "inspect", "rerun", "model", "completions", "man"]
-    {
+    for command in [
+        "generate",
+        "multi-prompt",
+        "resume",
+        "runs",
+        "decode",
+        "eval",
+        "inspect",
+        "rerun",
+        "model",
+        "completions",
+        "man",
+    ] {
         assert!(help.stdout().contains(&format!("\n  {command} ")), "{command}");
         let own = program.run(&[command, "--help"]).success();
         assert!(own.stderr().is_empty() && own.stdout().contains("Usage: "), "{command}");
