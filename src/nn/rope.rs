@@ -1,22 +1,14 @@
-//! Rotary position embedding, alone and together with the norm of queries and keys that comes before it.
+//! The norm of queries and keys, and the rotary position embedding that comes after it.
 
 use super::cpu::{self, rows};
 use super::norm::layer_norm;
 use candle_core::{D, DType, Result, Tensor};
 
-/// Rotates interleaved pairs of the last axis: `x` is `[B, N, L, D]`, `cos` and `sin` are `[L, D/2]`.
+/// Layer norm over the last axis (`weight` and `bias` are `[D]`), then the rotation of all tokens but the first `text`: `x`
+/// is `[B, N, L, D]` with any strides, `rotary` holds cosines and sines `[L - text, D/2]` in f32.
 ///
 /// Pair `(x[2i], x[2i+1])` becomes `(x[2i] cos[i] - x[2i+1] sin[i], x[2i+1] cos[i] + x[2i] sin[i])`, which is diffusers'
 /// `apply_rotary_emb` with `use_real_unbind_dim = -1`.
-pub fn rope_interleaved(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
-    match fast(x, None, Some((cos, sin)), 0)? {
-        Some(y) => Ok(y),
-        None => plain_rope(x, cos, sin),
-    }
-}
-
-/// Layer norm over the last axis (`weight` and `bias` are `[D]`), then [`rope_interleaved`] of all tokens but the first
-/// `text`: `x` is `[B, N, L, D]` with any strides, `rotary` holds cosines and sines `[L - text, D/2]` in f32.
 ///
 /// On the processor the result's storage is that of `[B, L, N, D]`, which the attention there reads as it is.
 pub fn qk_norm_rope(
@@ -27,14 +19,14 @@ pub fn qk_norm_rope(
     rotary: Option<(&Tensor, &Tensor)>,
     text: usize,
 ) -> Result<Tensor> {
-    if let Some(y) = fast(x, Some((weight, bias, eps)), rotary, text)? {
+    if let Some(y) = fast(x, (weight, bias, eps), rotary, text)? {
         return Ok(y);
     }
     let y = layer_norm(&x.contiguous()?, Some(weight), Some(bias), eps)?;
     let Some((cos, sin)) = rotary else { return Ok(y) };
     let l = y.dim(2)?;
     let turned = plain_rope(&y.narrow(2, text, l - text)?.to_dtype(DType::F32)?, cos, sin)?.to_dtype(y.dtype())?;
-    Tensor::cat(&[y.narrow(2, 0, text)?, turned], 2)
+    if text == 0 { Ok(turned) } else { Tensor::cat(&[y.narrow(2, 0, text)?, turned], 2) }
 }
 
 fn plain_rope(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
@@ -49,22 +41,16 @@ fn plain_rope(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
 /// The fast version, where the tensors allow it.
 fn fast(
     x: &Tensor,
-    norm: Option<(&Tensor, &Tensor, f64)>,
+    (weight, bias, eps): (&Tensor, &Tensor, f64),
     rotary: Option<(&Tensor, &Tensor)>,
     text: usize,
 ) -> Result<Option<Tensor>> {
     let (b, n, l, d) = x.dims4()?;
-    if x.elem_count() == 0 {
+    if x.elem_count() == 0 || weight.dims() != [d] || bias.dims() != [d] {
         return Ok(None);
     }
     let x = if x.stride()[3] == 1 { x.clone() } else { x.contiguous()? };
-    let mut tensors = vec![x];
-    if let Some((weight, bias, _)) = norm {
-        if weight.dims() != [d] || bias.dims() != [d] {
-            return Ok(None);
-        }
-        tensors.extend([weight.contiguous()?, bias.contiguous()?]);
-    }
+    let mut tensors = vec![x, weight.contiguous()?, bias.contiguous()?];
     if let Some((cos, sin)) = rotary {
         if text > l || d % 2 != 0 || cos.dims() != [l - text, d / 2] || sin.dims() != cos.dims() {
             return Ok(None);
@@ -76,9 +62,8 @@ fn fast(
     }
     let values = cpu::with_views(&tensors.iter().collect::<Vec<_>>(), |views| {
         let slices: Vec<&[f32]> = views[1..].iter().filter_map(cpu::View::contiguous).collect();
-        let (affine, tables) = slices.split_at(if norm.is_some() { 2 } else { 0 });
-        let norm = norm.map(|(_, _, eps)| rows::LayerNorm { weight: Some(affine[0]), bias: Some(affine[1]), eps });
-        let rotary = rotary.map(|_| (tables[0], tables[1]));
+        let norm = rows::LayerNorm { weight: Some(slices[0]), bias: Some(slices[1]), eps };
+        let rotary = rotary.map(|_| (slices[2], slices[3]));
         Ok(rows::Heads { norm, rotary, text }.run(views[0]))
     })?;
     Tensor::from_vec(values, (b, l, n, d), tensors[0].device())?.transpose(1, 2).map(Some)
@@ -120,10 +105,6 @@ mod tests {
                     assert_close(&what, &got, &want, limit);
                     let got = qk_norm_rope(&x, &weight, &bias, 1e-6, None, text).unwrap();
                     assert_close(&what, &got, &normed, limit);
-                    if text == 0 {
-                        let want = plain_rope(&whole, &cos, &sin).unwrap();
-                        assert_close(&what, &rope_interleaved(&x, &cos, &sin).unwrap(), &want, 1e-6);
-                    }
                 }
             }
         });
@@ -132,7 +113,6 @@ mod tests {
     #[test]
     fn tables_that_do_not_fit_are_errors() {
         let (x, cos) = (random(&[1, 2, 4, 8]), random(&[3, 4]));
-        assert!(rope_interleaved(&x, &cos, &cos).is_err());
         let weight = random(&[8]);
         assert!(qk_norm_rope(&x, &weight, &weight, 1e-6, Some((&cos, &cos)), 0).is_err());
         assert!(qk_norm_rope(&x, &weight, &weight, 1e-6, Some((&cos, &cos)), 1).is_ok());

@@ -8,10 +8,10 @@
 use super::positions::{Grid, Positions, timestep_sinusoid};
 use crate::attention::{Feature, Hooks, Qkv, Site, SiteKind};
 use crate::models::{Denoiser, DenoiserRow};
-use crate::nn::act::{gelu_tanh, silu};
+use crate::nn::act::silu;
 use crate::nn::linear::{Linear, linear, linear_joined};
 use crate::nn::norm::{Modulation, gate_residual, layer_norm, layer_norm_modulate};
-use crate::nn::rope::rope_interleaved;
+use crate::nn::rope::qk_norm_rope;
 use candle_core::{DType, Device, Result, Tensor, bail};
 use candle_nn::VarBuilder;
 use serde::Deserialize;
@@ -226,11 +226,14 @@ impl LayerNormZero {
     }
 }
 
+/// Epsilon of the norms of queries and keys.
+const QK_EPS: f64 = 1e-6;
+
 #[derive(Debug)]
 struct Attention {
-    to_qkv: Linear, // to_q, to_k, to_v in one
-    norm_q: LayerNorm,
-    norm_k: LayerNorm,
+    to_qkv: Linear,           // to_q, to_k, to_v in one
+    norm_q: (Tensor, Tensor), // weight, bias
+    norm_k: (Tensor, Tensor),
     to_out: Linear,
     heads: usize,
     head_dim: usize,
@@ -240,10 +243,12 @@ impl Attention {
     fn load(config: &TransformerConfig, vb: VarBuilder) -> Result<Self> {
         let (dim, head_dim) = (config.inner_dim(), config.attention_head_dim);
         let parts = [vb.pp("to_q"), vb.pp("to_k"), vb.pp("to_v")];
+        let norm =
+            |vb: VarBuilder| Ok::<_, candle_core::Error>((vb.get(head_dim, "weight")?, vb.get(head_dim, "bias")?));
         Ok(Self {
             to_qkv: linear_joined(dim, dim, config.attention_bias, &parts)?,
-            norm_q: LayerNorm::load(head_dim, true, 1e-6, vb.pp("norm_q"))?,
-            norm_k: LayerNorm::load(head_dim, true, 1e-6, vb.pp("norm_k"))?,
+            norm_q: norm(vb.pp("norm_q"))?,
+            norm_k: norm(vb.pp("norm_k"))?,
             to_out: linear(dim, dim, true, vb.pp("to_out.0"))?,
             heads: config.num_attention_heads,
             head_dim,
@@ -254,13 +259,13 @@ impl Attention {
         let (b, l, _) = x.dims3()?;
         let qkv = self.to_qkv.forward(x)?.reshape((b, l, 3, self.heads, self.head_dim))?;
         let head = |index| qkv.narrow(2, index, 1)?.squeeze(2)?.transpose(1, 2); // [B, N, L, D]
-        let rotate = |x: Tensor| match positions {
-            Positions::Sincos(_) => Ok(x),
-            Positions::Rotary { cos, sin } => rope_interleaved(&x.to_dtype(DType::F32)?, cos, sin)?.to_dtype(x.dtype()),
+        let rotary = match positions {
+            Positions::Sincos(_) => None,
+            Positions::Rotary { cos, sin } => Some((cos, sin)), // over the text as well, where they change nothing
         };
-        let q = rotate(self.norm_q.forward(&head(0)?.contiguous()?)?)?;
-        let k = rotate(self.norm_k.forward(&head(1)?.contiguous()?)?)?;
-        let qkv = Qkv { q, k, v: head(2)?, scale: 1.0 / (self.head_dim as f64).sqrt() };
+        let [q, k] = [(0, &self.norm_q), (1, &self.norm_k)]
+            .map(|(index, (weight, bias))| qk_norm_rope(&head(index)?, weight, bias, QK_EPS, rotary, 0));
+        let qkv = Qkv { q: q?, k: k?, v: head(2)?, scale: 1.0 / (self.head_dim as f64).sqrt() };
         let y = hooks.attend(qkv, site)?; // [B, N, L, D]
         self.to_out.forward(&y.transpose(1, 2)?.contiguous()?.reshape((b, l, self.heads * self.head_dim))?)
     }
@@ -279,7 +284,7 @@ impl FeedForward {
     }
 
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        self.out.forward(&gelu_tanh(&self.proj.forward(x)?)?)
+        self.out.forward(&self.proj.forward_gelu_tanh(x)?)
     }
 }
 

@@ -183,7 +183,7 @@ impl Kernel for Gate<'_> {
 
 /// What is done to each head of each token.
 pub struct Heads<'a> {
-    pub norm: Option<LayerNorm<'a>>,
+    pub norm: LayerNorm<'a>,
     /// Cosines and sines, `[L - text, D/2]` each.
     pub rotary: Option<(&'a [f32], &'a [f32])>,
     /// Leading tokens that are not rotated.
@@ -200,7 +200,7 @@ impl Heads<'_> {
         if let Some((cos, sin)) = self.rotary {
             assert!(d % 2 == 0 && cos.len() == (l - self.text) * d / 2 && sin.len() == cos.len());
         }
-        let affine = self.norm.and_then(|norm| Some((norm.weight?, norm.bias?)));
+        let affine = self.norm.weight.zip(self.norm.bias);
         assert!(affine.is_none_or(|(weight, bias)| weight.len() == d && bias.len() == d));
         let most = (TASK / (n * d).max(1)).max(1);
         let tasks = l.div_ceil(most);
@@ -213,7 +213,8 @@ impl Heads<'_> {
                 let from = &x.data[batch * along_b + first * along_l..];
                 let rotary = self.rotary;
                 let steps = (along_l, along_n);
-                dispatch(Tokens { from, steps, to, n, d, norm: self.norm, affine, rotary, first, text: self.text });
+                let eps = self.norm.eps as f32;
+                dispatch(Tokens { from, steps, to, n, d, eps, affine, rotary, first, text: self.text });
             });
         };
         // SAFETY: the tasks cover all tokens, and a token's heads are all written.
@@ -229,7 +230,7 @@ struct Tokens<'a> {
     to: &'a mut [MaybeUninit<f32>],
     n: usize,
     d: usize,
-    norm: Option<LayerNorm<'a>>,
+    eps: f32,
     affine: Option<(&'a [f32], &'a [f32])>,
     rotary: Option<(&'a [f32], &'a [f32])>,
     first: usize,
@@ -250,10 +251,7 @@ impl Kernel for Tokens<'_> {
             };
             for (head, to) in to.chunks_exact_mut(d).enumerate() {
                 let from = &self.from[token * self.steps.0 + head * self.steps.1..][..d];
-                let (mean, inverse) = match &self.norm {
-                    Some(norm) => moments(s, from, norm.eps as f32),
-                    None => (0.0, 1.0),
-                };
+                let (mean, inverse) = moments(s, from, self.eps);
                 let (mean, inverse) = (s.splat(mean), s.splat(inverse));
                 for (i, (from, to)) in from.chunks(S::LANES).zip(to.chunks_mut(S::LANES)).enumerate() {
                     let at = i * S::LANES;

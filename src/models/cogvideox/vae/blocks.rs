@@ -28,25 +28,25 @@ impl ConvCache {
         self.next = 0;
     }
 
-    /// Puts the remembered frames (at the start of a video: copies of its first frame) before `x` and remembers the last.
-    fn extend(&mut self, x: Tensor, frames: usize) -> Result<Tensor> {
-        let padded = match self.contexts.get(self.next) {
-            Some(context) => Tensor::cat(&[context, &x], 0)?,
-            None => {
-                let first = x.narrow(0, 0, 1)?;
-                let mut parts = vec![&first; frames];
-                parts.push(&x);
-                Tensor::cat(&parts, 0)?
-            }
-        }; // [T + kt - 1, C, H, W]
+    /// The remembered frames before `x` `[T, C, H, W]`, at the start of a video copies of its first frame: `[frames, C, H,
+    /// W]`. Remembers the last frames of both.
+    fn before(&mut self, x: &Tensor, frames: usize) -> Result<Tensor> {
+        let (t, c, h, w) = x.dims4()?;
+        let context = match self.contexts.get(self.next) {
+            Some(context) => context.clone(),
+            None => x.narrow(0, 0, 1)?.broadcast_as((frames, c, h, w))?,
+        };
         // a copy: a view would keep the whole chunk alive
-        let last = padded.narrow(0, padded.dim(0)? - frames, frames)?.force_contiguous()?;
+        let last = match frames.checked_sub(t) {
+            None | Some(0) => x.narrow(0, t - frames, frames)?.force_contiguous()?,
+            Some(missing) => Tensor::cat(&[&context.narrow(0, t, missing)?, x], 0)?,
+        };
         match self.contexts.get_mut(self.next) {
             Some(context) => *context = last,
             None => self.contexts.push(last),
         }
         self.next += 1;
-        Ok(padded)
+        Ok(context)
     }
 
     /// What is remembered, layer by layer.
@@ -78,9 +78,14 @@ impl CausalConv3d {
     }
 
     /// `[T, Cin, H, W]` to `[T, Cout, H, W]`.
-    pub(super) fn forward(&self, x: Tensor, cache: &mut ConvCache) -> Result<Tensor> {
-        let padded = cache.extend(x, self.conv.context())?;
-        self.conv.forward(&padded)
+    pub(super) fn forward(&self, x: &Tensor, cache: &mut ConvCache) -> Result<Tensor> {
+        self.forward_parts(x, None, cache)
+    }
+
+    /// [`CausalConv3d::forward`] plus a residual of the shape of the result.
+    fn forward_parts(&self, x: &Tensor, residual: Option<&Tensor>, cache: &mut ConvCache) -> Result<Tensor> {
+        let context = cache.before(x, self.conv.context())?;
+        self.conv.forward_parts(&[&context, x], residual)
     }
 }
 
@@ -188,14 +193,13 @@ impl ResnetBlock3D {
     /// `[T, Cin, H, W]` to `[T, Cout, H, W]`.
     pub(super) fn forward(&self, x: Tensor, condition: Option<&Condition>, cache: &mut ConvCache) -> Result<Tensor> {
         let h = self.norm1.forward_silu(&x, condition)?;
-        let h = self.conv1.forward(h, cache)?;
+        let h = self.conv1.forward(&h, cache)?;
         let h = self.norm2.forward_silu(&h, condition)?;
-        let h = self.conv2.forward(h, cache)?;
         let shortcut = match &self.conv_shortcut {
             Some(conv) => conv.forward(&x)?,
             None => x,
         };
-        h + shortcut
+        self.conv2.forward_parts(&h, Some(&shortcut), cache)
     }
 }
 
@@ -236,7 +240,7 @@ mod tests {
         let mut parts = Vec::new();
         for &frames in plan {
             cache.rewind();
-            parts.push(conv.forward(x.narrow(0, start, frames).unwrap(), &mut cache).unwrap());
+            parts.push(conv.forward(&x.narrow(0, start, frames).unwrap(), &mut cache).unwrap());
             start += frames;
         }
         let y = Tensor::cat(&parts, 0).unwrap();

@@ -95,7 +95,7 @@ impl Decoder3D {
     pub(super) fn forward(&self, latent: &Tensor, first: bool, cache: &mut ConvCache) -> Result<Tensor> {
         cache.rewind();
         let condition = Condition::new(latent, first);
-        let mut x = self.conv_in.forward(latent.clone(), cache)?;
+        let mut x = self.conv_in.forward(latent, cache)?;
         for resnet in &self.mid_block {
             x = resnet.forward(x, Some(&condition), cache)?;
         }
@@ -103,7 +103,7 @@ impl Decoder3D {
             x = block.forward(x, &condition, first, cache)?;
         }
         let x = self.norm_out.forward_silu(&x, Some(&condition))?;
-        self.conv_out.forward(x, cache)
+        self.conv_out.forward(&x, cache)
     }
 }
 

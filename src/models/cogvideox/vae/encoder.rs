@@ -89,7 +89,7 @@ impl Encoder3D {
     /// The next chunk of frames `[T, 3, H, W]` to moments `[f, 2 Cz, h, w]`.
     pub(super) fn forward(&self, frames: &Tensor, cache: &mut ConvCache) -> Result<Tensor> {
         cache.rewind();
-        let mut x = self.conv_in.forward(frames.clone(), cache)?;
+        let mut x = self.conv_in.forward(frames, cache)?;
         for block in &self.down_blocks {
             for resnet in &block.resnets {
                 x = resnet.forward(x, None, cache)?;
@@ -102,7 +102,7 @@ impl Encoder3D {
             x = resnet.forward(x, None, cache)?;
         }
         let x = self.norm_out.forward_silu(&x, None)?;
-        self.conv_out.forward(x, cache)
+        self.conv_out.forward(&x, cache)
     }
 }
 
