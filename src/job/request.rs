@@ -103,6 +103,8 @@ mod tests {
         );
         request.scenes[1].length = Some(crate::storyboard::Length::Seconds(0.1));
         request.scenes[1].transition.overlap = Some(3);
+        request.scenes[1].transition.kind = Some(crate::storyboard::Transition::Fade(Some(3)));
+        request.scenes[0].subject_tokens = vec![1, 2];
         let value = request.json().unwrap();
         assert!(value["settings"].get("negative_prompt").is_none(), "{value}");
         let text: Value = serde_json::from_str(&value.to_string()).unwrap();
