@@ -39,7 +39,7 @@ struct Recorded {
     segment_frames: Vec<usize>,
     /// Frames at its begin that are mixed with the end of the segment before; none where scenes follow by cuts.
     #[serde(default)]
-    segment_fade: Vec<usize>,
+    fades: Vec<usize>,
     /// Latent frames in front that are no video.
     padding: Vec<usize>,
     /// Latent frames after these that stand for the end of a given video.
@@ -78,7 +78,7 @@ impl Layout {
         let recorded: Recorded = serde_json::from_value(Value::Object(settings.clone()))
             .map_err(|error| format!("the record does not say which frames its windows cover ({error})"))?;
         let segments = recorded.windows.len();
-        let mut fades = recorded.segment_fade;
+        let mut fades = recorded.fades;
         fades.resize(segments + 1, 0);
         let mut contexts = recorded.context;
         contexts.resize(segments, 0);
@@ -295,7 +295,7 @@ mod tests {
     fn frames_of_a_fade_belong_to_no_prompt() {
         let layout = recorded(
             json!({
-                "frames": 16, "segment_frames": [9, 9], "segment_fade": [0, 2], "padding": [0, 0], "temporal_ratio": 4,
+                "frames": 16, "segment_frames": [9, 9], "fades": [0, 2], "padding": [0, 0], "temporal_ratio": 4,
                 "windows": [[[0, 3, 0]], [[0, 3, 0]]], "texts": [[0], [1]]
             }),
             2,
@@ -317,8 +317,8 @@ mod tests {
             ("segment_frames", json!([0])),
             ("segment_frames", json!([usize::MAX, 6])),
             ("padding", json!([])),
-            ("segment_fade", json!([1])),
-            ("segment_fade", json!([0, 9])),
+            ("fades", json!([1])),
+            ("fades", json!([0, 9])),
             ("padding", json!([usize::MAX])),
             ("temporal_ratio", json!(0)),
             ("temporal_ratio", json!(usize::MAX)),

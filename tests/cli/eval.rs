@@ -67,6 +67,28 @@ fn a_video_is_measured_by_its_record() {
 }
 
 #[test]
+fn fades_and_given_frames_belong_to_no_prompt() {
+    let program = Program::new();
+    let prompts = ["-p", "a red ball rests in the snow", "-p", "a red ball rests in the desert"];
+    let how = ["--steps", "1", "--size", "48x32", "--quiet", "--frames", "21"];
+    let fade = [&["multi-prompt", "--transition", "fade:4", "-o", "fade.gif"][..], &prompts, &how].concat();
+    program.run(&fade).success();
+    program.run(&[&["extend", "fade.gif", "a red ball rests at night", "-o", "on.gif"][..], &how].concat()).success();
+    let spans = |name: &str| {
+        let got = json(&program.run(&["eval", name, "--json"]).success().stdout())["videos"][0].clone();
+        assert!(got["metrics"]["seam"].as_f64().is_some_and(f64::is_finite), "{got}");
+        let frames = got["frames"].as_u64().unwrap();
+        let spans = got["scenes"].as_array().unwrap().iter();
+        let spans = spans.map(|scene| (scene["frames"][0].as_u64().unwrap(), scene["frames"][1].as_u64().unwrap()));
+        (frames, spans.collect::<Vec<_>>())
+    };
+    let (frames, fade) = spans("fade.gif");
+    assert_eq!((frames, fade.len(), fade[0].0, fade[1].0 - fade[0].1, fade[1].1), (21, 2, 0, 4, 21));
+    let (frames, on) = spans("on.gif");
+    assert_eq!(on, [(21, frames)]);
+}
+
+#[test]
 fn clip_sees_frames_and_prompts() {
     let program = Program::new();
     clip::write_folder(&program.path("clip"));
