@@ -72,12 +72,15 @@ fn write(
     let vae = loaded.decoder(job)?;
     let mut writer = video::open(output).code(Code::Encoder)?;
     extend::write_given(job, &mut writer)?;
+    let parts = latents.len();
     let mut write = |frame| writer.write(frame);
     let mut fades = Fades::new(&mut write);
     for (part, latents) in latents.iter().enumerate() {
         let latents = latents.to_device(&job.device)?;
         let wanted = extend::wanted(job, part);
-        fades.begin(job.segments[part].fade, wanted.len(), job.segments.get(part + 1).map_or(0, |next| next.fade))?;
+        // a draft may end here: then nothing is mixed behind it
+        let next = job.segments.get(part + 1).filter(|_| part + 1 < parts);
+        fades.begin(job.segments[part].fade, wanted.len(), next.map_or(0, |next| next.fade))?;
         let mut take = |frame| fades.write(frame);
         let decoded = decode(&vae, &latents, &job.decode, (part, wanted), tape, &mut take, observer);
         decoded.map_err(|error| match video::fault(&error) {

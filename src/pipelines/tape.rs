@@ -35,7 +35,7 @@ pub struct Tape<'k, 'a> {
 enum Mode {
     /// Until the first chunk tells how fast it goes: its frames.
     Undecided(Vec<Frame>),
-    On(FramesOut),
+    On(Box<FramesOut>),
     Off,
 }
 
@@ -66,7 +66,7 @@ impl<'k, 'a> Tape<'k, 'a> {
             };
             match read() {
                 Ok((out, frames, caches)) => {
-                    (tape.mode, tape.found, tape.caches) = (Mode::On(out), Some((frames, point)), caches);
+                    (tape.mode, tape.found, tape.caches) = (Mode::On(Box::new(out)), Some((frames, point)), caches);
                     break;
                 }
                 Err(error) => {
@@ -162,7 +162,7 @@ impl<'k, 'a> Tape<'k, 'a> {
                     Ok(out)
                 };
                 match begin() {
-                    Ok(out) => self.mode = Mode::On(out),
+                    Ok(out) => self.mode = Mode::On(Box::new(out)),
                     Err(error) => keeping.trouble(&error, observer)?,
                 }
             }

@@ -388,7 +388,7 @@ pub fn list(root: &Path) -> Result<Vec<Listed>> {
     let paths = entries.flatten().map(|entry| entry.path());
     let runs = paths.filter(|path| [PLAN, JOURNAL].iter().any(|name| path.join(name).exists()));
     let mut runs: Vec<Listed> = runs.map(|path| listed(&path)).collect();
-    runs.sort_by(|a, b| b.modified.cmp(&a.modified));
+    runs.sort_by_key(|run| std::cmp::Reverse(run.modified));
     Ok(runs)
 }
 
