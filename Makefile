@@ -3,7 +3,7 @@
 VIDGEN := target/release/vidgen
 DEMO   := out/seasons.mp4
 
-.PHONY: help deps build demo test torture lint bench-multiprompt
+.PHONY: help deps build demo test torture lint bench-multiprompt bench-plan test-slurm
 
 help:
 	@echo 'make demo    install what is missing, build, render a video on the embedded model'
@@ -12,6 +12,8 @@ help:
 	@echo 'make build   the release binary, target/release/vidgen'
 	@echo 'make lint    formatting, clippy and documentation, warnings denied'
 	@echo 'make bench-multiprompt    render a set of stories four ways and measure them (SET, STORIES, STEPS, MODEL, CLIP)'
+	@echo 'make bench-plan   what vidgen plan says beside what runs take'
+	@echo 'make test-slurm   a batch as a Slurm job array on this machine (root, Debian)'
 	@echo 'make deps    FFmpeg development files, pkg-config, clang'
 
 deps:
@@ -38,3 +40,9 @@ lint: deps
 
 bench-multiprompt: build
 	benches/multiprompt/run.sh
+
+bench-plan: build
+	scripts/bench_plan.py $(VIDGEN)
+
+test-slurm: build
+	scripts/test-slurm.sh $(VIDGEN)

@@ -55,6 +55,19 @@ pub struct Recipe {
     /// Frames per second that the model was trained on.
     #[serde(deserialize_with = "word")]
     pub fps: Rate,
+    /// How latents are shown before they are decoded.
+    #[serde(default)]
+    pub preview: Option<LatentRgb>,
+}
+
+/// A linear map from the channels of a latent cell to a colour in -1 to 1.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LatentRgb {
+    /// Red, green and blue of each channel.
+    pub factors: Vec<[f32; 3]>,
+    #[serde(default)]
+    pub bias: [f32; 3],
 }
 
 const TOYLAND: &str = include_str!("../configs/toyland.toml");

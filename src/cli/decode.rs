@@ -59,7 +59,7 @@ impl Args {
             true => file(Path::new(&self.source), given)?,
             false => run(&self.source, given)?,
         };
-        let mut observer = report.observer();
+        let mut observer = report.observer()?;
         let outcome = pipelines::decode_again(&job, &mut Loaded::for_jobs(false), &latents, &mut *observer)?;
         render::tell(&job, &outcome, report)
     }

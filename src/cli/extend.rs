@@ -1,7 +1,7 @@
 //! `extend`: one long video from one prompt, or a given video continued.
 
 use super::Report;
-use super::render::{recorded, render};
+use super::render::{Dry, recorded, render};
 use crate::job::{self, Command, Settings};
 use crate::run::{Code, Event, Failure, Manifest, WithCode};
 use crate::storyboard::{Form, Storyboard};
@@ -51,6 +51,8 @@ pub struct Extend {
     /// The same as --manifest none
     #[arg(long, hide = true, conflicts_with = "manifest")]
     no_metadata: bool,
+    #[command(flatten)]
+    dry: Dry,
     #[command(flatten)]
     settings: Settings,
 }
@@ -102,7 +104,7 @@ impl Extend {
                     }
                     Err(error) if new_prompt => {
                         let message = format!("{}: {error:#}: no settings are taken over", path.display());
-                        report.observer().event(&Event::Warning(message))?;
+                        report.observer()?.event(&Event::Warning(message))?;
                     }
                     Err(error) => return Err(Failure::new(Code::Usage, error.context(path.display().to_string()))),
                 }
@@ -115,7 +117,7 @@ impl Extend {
             Some(path) => usage(format!("{}: no such file", path.display())),
             None => usage("no prompt: write what is to be seen, or name a video to continue"),
         })?;
-        render(Command::Extend, settings, storyboard, report)
+        render(Command::Extend, settings, storyboard, &self.dry, report)
     }
 }
 
@@ -141,7 +143,7 @@ fn record(path: &Path, report: &Report) -> Result<Option<Manifest>, Failure> {
         Err(failure) => {
             let ours = video::metadata(path).ok().flatten().is_some_and(|text| text.contains("vidgen.manifest."));
             if ours {
-                report.observer().event(&Event::Warning(format!("{}: no settings are taken over", failure.line())))?;
+                report.observer()?.event(&Event::Warning(format!("{}: no settings are taken over", failure.line())))?;
             }
             Ok(None)
         }

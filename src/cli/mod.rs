@@ -1,11 +1,14 @@
 //! The command line: what was typed. One file per command; what it means is `job`'s.
 
+mod batch;
 mod chosen;
 mod decode;
+mod doctor;
 mod eval;
 mod extend;
 mod inspect;
 mod model;
+mod plan;
 mod processors;
 mod render;
 mod rerun;
@@ -14,11 +17,13 @@ mod shell;
 mod table;
 mod usage;
 
+use crate::run::log::{self, Log};
 use crate::run::{Code, Event, Failure, Observer, progress};
 use crate::video::{Fault, VideoError};
 use clap::error::ErrorKind;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use std::io::{IsTerminal, Write};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 const EXAMPLES: &str = "\
@@ -54,6 +59,10 @@ enum Command {
     Runs(resume::Runs),
     /// Make the video of kept latents again, with other output settings
     Decode(Box<decode::Args>),
+    /// What a video would take: windows, memory, time; nothing is rendered
+    Plan(Box<plan::Args>),
+    /// Many jobs from one file, each network loaded once
+    Batch(Box<batch::Args>),
     /// Print the record of the run that a video carries
     Inspect(inspect::Args),
     /// Make a video again from its record, and compare
@@ -64,6 +73,10 @@ enum Command {
     Model(model::Args),
     /// List the controls of attention and their parameters
     Processors,
+    /// List what there is to compute with
+    Devices(doctor::Devices),
+    /// Look for what is wrong with this installation
+    Doctor(doctor::Doctor),
     /// Print the completions of a shell
     Completions(shell::Completions),
     /// Print the manual page
@@ -105,12 +118,33 @@ struct Report {
         help_heading = "Reporting"
     )]
     color: progress::Color,
+    /// Write what happens to a file as well, at its end
+    #[arg(long, global = true, env = "VIDGEN_LOG_FILE", value_name = "FILE", help_heading = "Reporting")]
+    log_file: Option<PathBuf>,
+    /// How much goes to the log file: error, warn, info or debug
+    #[arg(
+        long,
+        global = true,
+        env = "VIDGEN_LOG_LEVEL",
+        value_name = "LEVEL",
+        default_value = "info",
+        help_heading = "Reporting"
+    )]
+    log_level: log::Level,
 }
 
 impl Report {
-    fn observer(&self) -> Box<dyn Observer> {
+    fn observer(&self) -> Result<Box<dyn Observer>, Failure> {
         let mode = if self.no_progress { progress::Mode::None } else { self.progress };
-        progress::renderer(mode, self.quiet, self.verbose > 0, self.color)
+        let renderer = progress::renderer(mode, self.quiet, self.verbose > 0, self.color);
+        Ok(match self.log()? {
+            Some(log) => Box::new(log::Logged::new(log, renderer)),
+            None => renderer,
+        })
+    }
+
+    fn log(&self) -> Result<Option<Log>, Failure> {
+        self.log_file.as_ref().map(|path| Log::open(path, self.log_level)).transpose()
     }
 }
 
@@ -138,10 +172,14 @@ pub fn main() -> ExitCode {
         Command::Runs(args) => args.run(report.json),
         Command::Decode(args) => args.run(&report),
         Command::Rerun(args) => args.run(&report),
+        Command::Plan(args) => plan::run(*args, &report),
+        Command::Batch(args) => batch::run(*args, &report),
         Command::Inspect(args) => inspect::run(args, report.json),
         Command::Eval(args) => eval::run(args, &report),
         Command::Model(args) => model::run(args, report.json),
         Command::Processors => processors::run(report.json),
+        Command::Devices(_) => doctor::list(report.json),
+        Command::Doctor(_) => doctor::doctor(report.json),
         Command::Completions(args) => shell::completions(args, command()),
         Command::Man(args) => shell::man(args, command()),
     };
@@ -168,8 +206,13 @@ fn fail(failure: &Failure, report: &Report) -> ExitCode {
     if failure.find::<VideoError>().is_some_and(|error| error.fault == Fault::BrokenPipe) {
         return ExitCode::SUCCESS;
     }
+    let event = Event::Error { code: failure.code as i32, message: failure.line() };
+    // a log that cannot be opened has been complained about
+    if let Ok(Some(mut log)) = report.log() {
+        log.event(&event);
+    }
     let line = match report.progress {
-        progress::Mode::Json => Event::Error { code: failure.code as i32, message: failure.line() }.json().to_string(),
+        progress::Mode::Json => event.json().to_string(),
         _ if report.color.on(std::io::stderr().is_terminal()) => {
             format!("\u{1b}[1;31merror\u{1b}[0m: {}", failure.line())
         }

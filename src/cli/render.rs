@@ -1,6 +1,7 @@
 //! `generate` and `multi-prompt`: from prompts to a video; and the end that `extend` shares with them.
 
 use super::Report;
+use super::plan::{self, Measure};
 use crate::job::values::ManifestMode;
 use crate::job::{self, Command, Job, Settings};
 use crate::pipelines::{self, Loaded, Outcome};
@@ -42,6 +43,8 @@ pub struct Generate {
     #[arg(long, hide = true, conflicts_with = "manifest")]
     no_metadata: bool,
     #[command(flatten)]
+    dry: Dry,
+    #[command(flatten)]
     settings: Settings,
 }
 
@@ -69,39 +72,27 @@ pub struct MultiPrompt {
     #[arg(long, hide = true, conflicts_with = "manifest")]
     no_metadata: bool,
     #[command(flatten)]
+    dry: Dry,
+    #[command(flatten)]
     settings: Settings,
+}
+
+/// Asking before doing.
+#[derive(Debug, Clone, clap::Args)]
+pub(super) struct Dry {
+    /// Say what would be done and what it would take, and do nothing
+    #[arg(long, env = "VIDGEN_DRY_RUN", value_parser = clap::builder::FalseyValueParser::new())]
+    dry_run: bool,
+    #[command(flatten)]
+    measure: Measure,
 }
 
 impl Generate {
     pub fn run(self, report: &Report) -> Result<(), Failure> {
         let prompts: Vec<String> = self.text.into_iter().chain(self.prompt).collect();
-        if prompts.len() > 1 {
-            let message = format!("generate takes one prompt and got {}: use multi-prompt", prompts.len());
-            return Err(Failure::message(Code::Usage, message));
-        }
-        let settings = &self.settings;
-        let shares = settings.attn_proc.iter().flatten().any(|spec| spec.entry().name == "kv-share");
-        for (flag, given) in [
-            ("--overlap", settings.overlap.is_some()),
-            ("--transition-windows", settings.transition_windows.is_some()),
-            ("--transition", settings.transition.is_some()),
-            ("--hold", settings.hold.is_some()),
-            ("--blend", settings.blend.is_some()),
-            ("--subject", settings.subject.is_some()),
-            ("--mask-threshold", settings.mask_threshold.is_some()),
-            ("--attn-proc kv-share", shares),
-        ] {
-            if given {
-                let message = format!("{flag} has no effect on a single window: leave it out, or use multi-prompt");
-                return Err(Failure::message(Code::Usage, message));
-            }
-        }
-        render(
-            Command::Generate,
-            recorded(self.settings, self.no_metadata),
-            Storyboard::from_prompts(&prompts)?,
-            report,
-        )
+        let storyboard = Storyboard::from_prompts(&prompts)?;
+        job::check_single(&storyboard.scenes, &self.settings)?;
+        render(Command::Generate, recorded(self.settings, self.no_metadata), storyboard, &self.dry, report)
     }
 }
 
@@ -121,8 +112,30 @@ impl MultiPrompt {
             Some(separator) => storyboard.split(&separator)?,
             None => storyboard,
         };
-        render(Command::MultiPrompt, recorded(self.settings, self.no_metadata), storyboard, report)
+        render(Command::MultiPrompt, recorded(self.settings, self.no_metadata), storyboard, &self.dry, report)
     }
+}
+
+/// What comes before everything else: threads, and what an interruption does.
+pub(super) fn prepare(settings: &Settings, report: &Report) -> Result<(), Failure> {
+    set_threads(settings.threads);
+    start(report)
+}
+
+/// Settings with those of the script and the files below them, and the storyboard without.
+pub(super) fn settled(settings: Settings, mut storyboard: Storyboard) -> Result<(Settings, Storyboard), Failure> {
+    let script = job::script_settings(&mut storyboard)?;
+    Ok((settings.or(script).or(files()?), storyboard))
+}
+
+/// The settings of the project's file, and below them the user's.
+pub(super) fn files() -> Result<Settings, Failure> {
+    let mut settings = Settings::default();
+    for (path, table) in config::read()? {
+        let file = job::read_settings(table).with_context(|| path.display().to_string()).code(Code::Usage)?;
+        settings = settings.or(file);
+    }
+    Ok(settings)
 }
 
 pub(super) fn recorded(settings: Settings, no_metadata: bool) -> Settings {
@@ -134,16 +147,22 @@ pub(super) fn recorded(settings: Settings, no_metadata: bool) -> Settings {
 pub(super) fn render(
     command: Command,
     settings: Settings,
-    mut storyboard: Storyboard,
+    storyboard: Storyboard,
+    dry: &Dry,
     report: &Report,
 ) -> Result<(), Failure> {
-    set_threads(settings.threads);
-    start(report)?;
-    let script = job::script_settings(&mut storyboard)?;
-    let mut settings = settings.or(script);
-    for (path, table) in config::read()? {
-        let file = job::read_settings(table).with_context(|| path.display().to_string()).code(Code::Usage)?;
-        settings = settings.or(file);
+    prepare(&settings, report)?;
+    let (settings, storyboard) = settled(settings, storyboard)?;
+    if dry.measure.recalibrate && !dry.dry_run {
+        return Err(Failure::message(
+            Code::Usage,
+            "--recalibrate has no effect without --dry-run: add it, or use plan",
+        ));
+    }
+    if dry.dry_run {
+        // what is there already stands in nobody's way
+        let settings = Settings { overwrite: Some(true), skip_existing: None, ..settings };
+        return plan::show(&job::resolve(command, settings, storyboard)?, &dry.measure, report);
     }
     let jobs = match job::resolve(command, settings.clone(), storyboard.clone()) {
         Err(failure)
@@ -171,7 +190,7 @@ pub(super) fn start(report: &Report) -> Result<(), Failure> {
 
 /// Makes one video.
 pub(super) fn one(job: &Job, loaded: &mut Loaded, report: &Report) -> Result<(), Failure> {
-    let mut observer = report.observer();
+    let mut observer = report.observer()?;
     if job.skip {
         let message = format!("{} exists: skipped", job.output.path.display());
         return Ok(observer.event(&Event::Warning(message))?);

@@ -97,7 +97,7 @@ impl Args {
         if !self.check {
             return render::one(&job, &mut Loaded::for_jobs(false), report);
         }
-        let made = pipelines::run(&job, &mut Loaded::for_jobs(false), &mut *report.observer())?;
+        let made = pipelines::run(&job, &mut Loaded::for_jobs(false), &mut *report.observer()?)?;
         let found = Comparison::new(&video, &made.video.path)?;
         print(&match report.json {
             true => format!("{}\n", found.json(&video)),

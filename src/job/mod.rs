@@ -1,23 +1,28 @@
 //! From what was asked for to what it means. A [`Job`] is resolved and validated once, before any weight is loaded; nothing
 //! after it reads a flag, and bad input does not get past it.
 
+pub mod batch;
 mod controls;
+mod forecast;
 mod geometry;
 mod given;
 mod keep;
 mod memory;
 mod output;
 mod plan;
+mod preview;
 mod request;
 pub mod settings;
 pub mod values;
 pub mod work;
 
 pub use controls::{Controls, Sharing, Subject, bank_size};
+pub use forecast::Forecast;
 pub use given::{Given, Kind as GivenKind, is_latents, taken_over};
 pub use keep::KeepRules;
 pub use memory::Need;
 pub use plan::{Segment, WindowRules};
+pub use preview::Preview;
 pub use request::Request;
 pub use settings::Settings;
 
@@ -27,7 +32,7 @@ use crate::models::cogvideox::vae::{DecodeOptions, VaeConfig};
 use crate::recipe::Recipe;
 use crate::run::{Code, Failure, WithCode};
 use crate::schedulers::{ScheduleConfig, SchedulerKind, Table};
-use crate::storyboard::Storyboard;
+use crate::storyboard::{Scene, Storyboard};
 use crate::timeline::BlendMode;
 use crate::video::{self, Output};
 use crate::weights::{self, ModelError, ModelFolder};
@@ -121,6 +126,8 @@ pub struct Job {
     /// The encoder that will be used.
     pub codec: String,
     pub manifest: ManifestMode,
+    /// Pictures while it runs.
+    pub preview: Option<Preview>,
     /// The output exists and is to be left alone.
     pub skip: bool,
     pub keep: KeepRules,
@@ -178,6 +185,31 @@ pub fn resolve(command: Command, settings: Settings, mut storyboard: Storyboard)
         job.warnings.splice(0..0, storyboard.warnings);
     }
     Ok(jobs)
+}
+
+/// Refuses what a single window of one prompt has no use for.
+pub fn check_single(scenes: &[Scene], settings: &Settings) -> Result<(), Failure> {
+    if scenes.len() > 1 {
+        let message = format!("generate takes one prompt and got {}: use multi-prompt", scenes.len());
+        return Err(Failure::message(Code::Usage, message));
+    }
+    let shares = settings.attn_proc.iter().flatten().any(|spec| spec.entry().name == "kv-share");
+    for (flag, given) in [
+        ("--overlap", settings.overlap.is_some()),
+        ("--transition-windows", settings.transition_windows.is_some()),
+        ("--transition", settings.transition.is_some()),
+        ("--hold", settings.hold.is_some()),
+        ("--blend", settings.blend.is_some()),
+        ("--subject", settings.subject.is_some()),
+        ("--mask-threshold", settings.mask_threshold.is_some()),
+        ("--attn-proc kv-share", shares),
+    ] {
+        if given {
+            let message = format!("{flag} has no effect on a single window: leave it out, or use multi-prompt");
+            return Err(Failure::message(Code::Usage, message));
+        }
+    }
+    Ok(())
 }
 
 /// The video that is to be continued, for the command that can.
@@ -403,6 +435,7 @@ fn one(
     let decode = geometry.decode(settings, &vae)?;
     let output = output::output(settings, &geometry, model, &prompts, &place)?;
     let skip = settings.skip_existing.unwrap_or(false) && output.path.exists();
+    let preview = preview::preview(settings, &recipe, transformer.in_channels, &output)?;
     let mut codec = String::new();
     if !skip {
         let checked = video::check(&output)?;
@@ -451,6 +484,7 @@ fn one(
         output,
         codec,
         manifest: settings.manifest.unwrap_or(ManifestMode::Both),
+        preview,
         skip,
         keep: KeepRules::new(settings)?,
         need: Need::default(),

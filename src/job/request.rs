@@ -43,6 +43,9 @@ impl Request {
             keep: None,
             checkpoint_every: None,
             on_interrupt: None,
+            preview: None,
+            preview_every: None,
+            preview_path: None,
             ..self.settings.clone()
         };
         Self { settings, ..self.clone() }

@@ -5,8 +5,8 @@
 //! [`super::Job`].
 
 use super::values::{
-    DeviceSpec, Duration, Every, ManifestMode, OnInterrupt, Parity, Precision, Seed, Size, TextCacheAt, Tiling, Uncond,
-    list, text,
+    DeviceSpec, Duration, Every, ManifestMode, OnInterrupt, Parity, Precision, PreviewKind, Seed, Size, TextCacheAt,
+    Tiling, Uncond, list, text,
 };
 use crate::guidance::GuidanceSchedule;
 use crate::processors::Spec;
@@ -313,6 +313,21 @@ pub struct Settings {
     #[arg(long, env = "VIDGEN_ON_INTERRUPT", value_name = "WHAT", help_heading = "Run", alias = "on_interrupt")]
     #[serde(with = "text")]
     pub on_interrupt: Option<OnInterrupt>,
+
+    /// Pictures of the run while it goes on, in NAME.preview.png or .mp4 beside the output: off, strip (frames side by side)
+    /// or video [default: off]
+    #[arg(long, env = "VIDGEN_PREVIEW", value_name = "KIND", help_heading = "Output")]
+    #[serde(with = "text")]
+    pub preview: Option<PreviewKind>,
+
+    /// Steps between two previews; the last step is shown as well [default: 5]
+    #[arg(long, env = "VIDGEN_PREVIEW_EVERY", value_name = "K", help_heading = "Output")]
+    #[arg(aliases = ["preview_every", "preview-interval", "preview_interval"])]
+    pub preview_every: Option<usize>,
+
+    /// Another place for the preview
+    #[arg(long, env = "VIDGEN_PREVIEW_PATH", value_name = "FILE", help_heading = "Output", alias = "preview_path")]
+    pub preview_path: Option<PathBuf>,
 }
 
 impl Settings {
@@ -382,6 +397,9 @@ impl Settings {
             keep,
             checkpoint_every,
             on_interrupt,
+            preview,
+            preview_every,
+            preview_path,
         )
     }
 }

@@ -22,6 +22,10 @@ words!(
     Tiling, "tiling mode", { Auto = "auto", On = "on", Off = "off" }
 );
 words!(
+    /// Pictures of a run that is not over.
+    PreviewKind, "kind of preview", { Off = "off", Strip = "strip", Video = "video" }
+);
+words!(
     /// Where the manifest goes.
     ManifestMode, "place for the manifest", { Embed = "embed", Sidecar = "sidecar", Both = "both", None = "none" }
 );

@@ -1,15 +1,74 @@
-//! How much arithmetic a job takes: multiply-adds of the matrix products and convolutions, which are nearly all of it. For
-//! the remaining time that is told while it runs.
+//! How much arithmetic a job takes: multiply-adds of the matrix products and convolutions, which are nearly all of it; and
+//! how long that takes at the speed of a machine.
 
 use super::{Job, Segment};
-use crate::models::cogvideox::transformer::TransformerConfig;
 use crate::models::cogvideox::vae::VaeConfig;
+use crate::run::Speed;
 
-/// Multiply-adds of one denoising step, both halves of guidance.
-pub fn step(job: &Job) -> f64 {
+/// Widths from which matrix products count as wide, channels from which convolutions do.
+const WIDE: (usize, usize) = (512, 65);
+
+/// Multiply-adds of one kind of operation at small sizes and at large ones.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Kinds {
+    pub small: f64,
+    pub wide: f64,
+}
+
+/// The work of the transformer.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Denoising {
+    pub linear: Kinds,
+    pub attention: f64,
+    /// Passes of the rows of a window through a layer, both halves of guidance as one.
+    pub layer_windows: f64,
+}
+
+impl Denoising {
+    pub fn total(&self) -> f64 {
+        self.linear.small + self.linear.wide + self.attention
+    }
+
+    pub fn seconds(&self, speed: &Speed) -> f64 {
+        self.linear.small / speed.linear
+            + self.linear.wide / speed.linear_wide
+            + self.attention / speed.attention
+            + self.layer_windows * speed.layer
+    }
+}
+
+/// All steps of a job.
+pub fn denoising(job: &Job) -> Denoising {
     let config = &job.transformer;
-    let windows = job.segments.iter().flat_map(|segment| &segment.plan.windows);
-    windows.map(|window| 2.0 * forward(config, tokens(job, window.len))).sum::<f64>() * (1.0 + twice(job))
+    let (depth, dim) = (config.num_layers as f64, config.inner_dim() as f64);
+    // the timestep matters to no schedule's question whether there is guidance
+    let halves = |step| if job.guidance.needs_uncond(step, job.steps, 0.0) { 2.0 } else { 1.0 };
+    let rows: f64 = (0..job.steps).map(halves).sum();
+    let again = 1.0 + twice(job);
+    let mut work = Denoising::default();
+    for window in job.segments.iter().flat_map(|segment| &segment.plan.windows) {
+        let tokens = tokens(job, window.len) as f64;
+        // projections (4 D^2) and feed-forward (8 D^2) for each token; attention (2 L D)
+        let linear = rows * again * depth * tokens * 12.0 * dim * dim;
+        match config.inner_dim() >= WIDE.0 {
+            true => work.linear.wide += linear,
+            false => work.linear.small += linear,
+        }
+        work.attention += rows * again * depth * 2.0 * tokens * tokens * dim;
+        work.layer_windows += job.steps as f64 * again * depth;
+    }
+    work
+}
+
+/// Passes of windows through layers as the method's own program makes them: every pair of joined windows as a batch, so
+/// inner windows twice in every layer of every step.
+pub fn reference_layer_windows(job: &Job) -> f64 {
+    let of_segment = |segment: &Segment| match segment.plan.windows.len() {
+        windows if job.controls.sharing.is_some() && windows > 1 => 2 * (windows - 1),
+        windows => windows,
+    };
+    let windows: usize = job.segments.iter().map(of_segment).sum();
+    (windows * job.steps * job.transformer.num_layers) as f64
 }
 
 /// The share of the work that is done twice because a window is source and target: of steps times layers, for inner windows.
@@ -25,41 +84,80 @@ fn twice(job: &Job) -> f64 {
     layers as f64 / (job.steps * depth) as f64 * inner as f64 / windows as f64
 }
 
-/// Multiply-adds of decoding the whole video.
-pub fn decode(job: &Job) -> f64 {
-    let (_, height, width) = job.latents;
-    job.segments.iter().map(|segment| decoder(&job.vae, segment.plan.keep - segment.padding, height * width)).sum()
-}
-
-fn tokens(job: &Job, frames: usize) -> f64 {
+/// Tokens of one row of a window of so many latent frames, those of the text included.
+pub fn tokens(job: &Job, frames: usize) -> usize {
     let (_, height, width) = job.latents;
     let patch = job.transformer.patch_size.pow(2) * job.transformer.patch_size_t.unwrap_or(1);
-    (job.transformer.max_text_seq_length + frames * height * width / patch) as f64
+    job.transformer.max_text_seq_length + frames * height * width / patch
 }
 
-/// Of one row: projections (4 D^2), feed-forward (8 D^2) and attention (2 L D) for each token and layer.
-fn forward(config: &TransformerConfig, tokens: f64) -> f64 {
-    let dim = config.inner_dim() as f64;
-    config.num_layers as f64 * tokens * (12.0 * dim * dim + 2.0 * tokens * dim)
+/// The work of the decoder.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Decoding {
+    pub conv: Kinds,
+    pub chunks: f64,
 }
 
-/// Of the decoder: its 3x3x3 convolutions, two in each residual block, at the sizes of its blocks.
-fn decoder(config: &VaeConfig, frames: usize, pixels: usize) -> f64 {
-    let channels: Vec<f64> = config.block_out_channels.iter().rev().map(|&channels| channels as f64).collect();
+impl Decoding {
+    pub fn total(&self) -> f64 {
+        self.conv.small + self.conv.wide
+    }
+
+    pub fn seconds(&self, speed: &Speed) -> f64 {
+        self.conv.small / speed.conv + self.conv.wide / speed.conv_wide + self.chunks * speed.chunk
+    }
+}
+
+/// The whole video of a job.
+pub fn decoding(job: &Job) -> Decoding {
+    let (_, height, width) = job.latents;
+    let mut work = Decoding::default();
+    for segment in &job.segments {
+        let frames = segment.plan.keep - segment.padding;
+        let Kinds { small, wide } = decoder(&job.vae, frames, height * width, true);
+        work.conv.small += small;
+        work.conv.wide += wide;
+        work.chunks += job.decode.chunks(frames).len() as f64;
+    }
+    work
+}
+
+/// Of the decoder for some latent frames of `cells`: its 3x3x3 convolutions, two in each residual block, at the sizes of its
+/// blocks, and the 3x3 one after each enlargement. `begins`: the first of them stays one frame.
+pub fn decoder(config: &VaeConfig, frames: usize, cells: usize, begins: bool) -> Kinds {
+    let channels: Vec<usize> = config.block_out_channels.iter().rev().copied().collect();
     let doublings = config.temporal_ratio().ilog2() as usize;
-    let (mut frames, mut pixels) = (frames as f64, pixels as f64);
+    let (mut frames, mut cells) = (frames as f64, cells as f64);
+    let mut kinds = Kinds::default();
+    let mut add = |from: usize, to: usize, times: f64| {
+        let work = times * (from * to) as f64;
+        match from.max(to) >= WIDE.1 {
+            true => kinds.wide += work,
+            false => kinds.small += work,
+        }
+    };
     let mut before = channels[0];
-    let mut sum = 27.0 * frames * pixels * before * (config.latent_channels as f64 + 4.0 * before);
+    add(config.latent_channels, before, 27.0 * frames * cells);
+    add(before, before, 4.0 * 27.0 * frames * cells);
     for (block, &channels) in channels.iter().enumerate() {
-        let blocks = config.layers_per_block as f64 + 1.0;
-        let first = before * channels + channels * channels;
-        sum += 27.0 * frames * pixels * (first + (blocks - 1.0) * 2.0 * channels * channels);
+        add(before, channels, 27.0 * frames * cells);
+        add(channels, channels, (2 * config.layers_per_block + 1) as f64 * 27.0 * frames * cells);
         if block + 1 < config.block_out_channels.len() {
-            frames *= if block < doublings { 2.0 } else { 1.0 };
-            pixels *= 4.0;
-            sum += 9.0 * frames * pixels * channels * channels;
+            cells *= 4.0;
+            add(channels, channels, 9.0 * frames * cells);
+            if block < doublings {
+                frames = 2.0 * frames - if begins { 1.0 } else { 0.0 };
+            }
         }
         before = channels;
     }
-    sum + 27.0 * frames * pixels * before * config.out_channels as f64
+    add(before, config.out_channels, 27.0 * frames * cells);
+    kinds
+}
+
+/// What follows the last step, in steps: decoding.
+pub fn after(job: &Job, speed: &Speed) -> f64 {
+    let step = denoising(job).seconds(speed) / job.steps as f64 / job.segments.len() as f64;
+    let pixels = (job.width * job.height * job.frames) as f64;
+    (decoding(job).seconds(speed) + pixels * speed.pixel) / step
 }

@@ -12,3 +12,8 @@ pub mod norm;
 pub mod resample;
 pub mod rope;
 pub mod sdpa;
+
+/// The instruction set that the kernels of this processor use: `avx512`, `avx2` or `plain`.
+pub fn instructions() -> &'static str {
+    cpu::instructions()
+}

@@ -1,15 +1,16 @@
 //! The second stage: noise becomes latents, timeline by timeline.
 
 use super::controls;
-use super::denoise::{Denoising, NoiseSource, denoise};
+use super::denoise::{Denoising, NoiseSource, Show, denoise};
 use super::extend::Context;
 use super::keeping::Keeping;
 use super::loaded::Loaded;
+use super::preview::Previewer;
 use super::texts::Texts;
 use crate::job::{Job, Segment, work};
 use crate::nn::sdpa::Sdpa;
 use crate::noise::Noise;
-use crate::run::{Event, Failure, Observer, Phase};
+use crate::run::{Event, Failure, Observer, Phase, Speed, speed};
 use crate::timeline;
 use crate::weights::{read_tensors, write_tensors};
 use anyhow::{Result, bail, ensure};
@@ -57,6 +58,8 @@ pub fn latents(
     keeping.heard()?;
     let mut done = Vec::with_capacity(job.segments.len());
     let mut start = 0;
+    let speed = speed::kept(job.threads).unwrap_or(Speed::TYPICAL);
+    let mut previewer = Previewer::new(job);
     let mut begins = true;
     for (index, segment) in job.segments.iter().enumerate() {
         let Segment { plan, padding, .. } = segment;
@@ -77,6 +80,11 @@ pub fn latents(
             .map(|text| timeline::mix(&texts.prompts, text))
             .collect::<candle_core::Result<Vec<_>>>()?;
         let mut stack = controls::stack(job, plan)?;
+        let mut show =
+            |step: usize, x0: &dyn Fn() -> Result<Tensor>, observer: &mut dyn Observer| match previewer.due(step) {
+                true => previewer.show(index, step, &x0()?, observer),
+                false => Ok(()),
+            };
         let part = Denoising {
             denoiser: &*transformer,
             scheduler: &mut *scheduler,
@@ -99,7 +107,8 @@ pub fn latents(
             micro_batch: 2,
             part: (index, job.segments.len()),
             begins: std::mem::take(&mut begins),
-            after: work::decode(job) * job.segments.len() as f64 / work::step(job),
+            preview: job.preview.is_some().then_some(&mut show as &mut Show),
+            after: work::after(job, &speed),
         };
         let latents = denoise(part, observer)?;
         start += plan.frames;

@@ -4,15 +4,18 @@
 //! gets `u8` frames only.
 
 mod again;
+mod calibrate;
 mod controls;
 mod decode;
 pub mod denoise;
+mod devices;
 mod extend;
 mod fade;
 mod frames;
 mod keeping;
 mod latents;
 mod loaded;
+mod preview;
 mod record;
 mod rows;
 #[cfg(test)]
@@ -22,6 +25,8 @@ mod text_to_video;
 mod texts;
 
 pub use again::{decode_again, kept_latents};
+pub use calibrate::calibrate;
+pub use devices::{DeviceInfo, devices};
 pub use keeping::differs;
 pub use loaded::Loaded;
 pub use record::hashes;

@@ -1,7 +1,7 @@
 //! What a run tells about itself while it goes on. Pipelines emit events; who listens decides what becomes of them.
 //!
 //! As JSON an event is one object on one line, with `v` (1) and `event`; the vocabulary is `plan`, `phase`, `step`,
-//! `checkpoint`, `warning`, `saved`, `error`. Fields may be added within a version, never renamed.
+//! `checkpoint`, `job`, `preview`, `warning`, `saved`, `error`. Fields may be added within a version, never renamed.
 
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -94,6 +94,18 @@ pub enum Event {
         /// The run's directory.
         path: PathBuf,
     },
+    /// Job `index` (from 0) of `of` of a batch begins; what follows is about it, and says so in its JSON.
+    Job {
+        id: String,
+        index: usize,
+        of: usize,
+    },
+    /// A picture of the run at step `index` (from 0) of `of` is in a file.
+    Preview {
+        path: PathBuf,
+        index: usize,
+        of: usize,
+    },
     Warning(String),
     /// A file is complete; `kind` is `video`, `latents` or `manifest`, or `run` for the directory of a run that is kept.
     Saved {
@@ -119,6 +131,10 @@ impl Event {
             Self::Chunk { phase, index, of } => ("phase", json!({ "phase": phase, "index": index, "of": of })),
             Self::Checkpoint { phase, index, of, path } => {
                 ("checkpoint", json!({ "phase": phase, "index": index, "of": of, "path": path.to_string_lossy() }))
+            }
+            Self::Job { id, index, of } => ("job", json!({ "id": id, "index": index, "of": of })),
+            Self::Preview { path, index, of } => {
+                ("preview", json!({ "path": path.to_string_lossy(), "index": index, "of": of }))
             }
             Self::Warning(message) => ("warning", json!({ "message": message })),
             Self::Saved { kind, path } => ("saved", json!({ "kind": kind, "path": path.to_string_lossy() })),

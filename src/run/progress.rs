@@ -81,7 +81,7 @@ pub fn renderer(mode: Mode, quiet: bool, verbose: bool, color: Color) -> Box<dyn
     let terminal = stderr().is_terminal();
     let words = Words { color: color.on(terminal), quiet, verbose };
     match mode {
-        Mode::Json => Box::new(Json { quiet }),
+        Mode::Json => Box::new(Json { quiet, job: None }),
         _ if quiet => Box::new(Lines::new(stderr(), words, false)),
         Mode::None => Box::new(Lines::new(stderr(), words, false)),
         Mode::Bar => Box::new(Bars::new(words)),
@@ -98,12 +98,21 @@ fn line(text: &str) {
 /// Events as JSON lines.
 struct Json {
     quiet: bool,
+    /// The job of a batch that events are about.
+    job: Option<String>,
 }
 
 impl Observer for Json {
     fn event(&mut self, event: &Event) -> Result<()> {
+        if let Event::Job { id, .. } = event {
+            self.job = Some(id.clone());
+        }
         if !self.quiet || matches!(event, Event::Error { .. }) {
-            line(&event.json().to_string());
+            let mut object = event.json();
+            if let Some(job) = &self.job {
+                object["job"] = job.as_str().into();
+            }
+            line(&object.to_string());
         }
         Ok(())
     }
@@ -130,6 +139,9 @@ impl Words {
             Event::Plan(plan) if self.verbose && !self.quiet => Some(describe(plan)),
             Event::Checkpoint { phase, index, of, .. } if self.verbose && !self.quiet => {
                 Some(format!("checkpoint: {} {index}/{of} is safe", phase.name()))
+            }
+            Event::Preview { path, index, .. } if self.verbose && !self.quiet => {
+                Some(format!("preview of step {} in {}", index + 1, path.display()))
             }
             Event::Saved { kind, path } if self.verbose && !self.quiet => {
                 Some(format!("saved {kind} {}", path.display()))
@@ -207,6 +219,7 @@ impl<W: Write> Observer for Lines<W> {
         }
         match event {
             Event::Plan(plan) if !self.words.verbose => self.say(&summary(plan)),
+            Event::Job { id, index, of } => self.say(&format!("job {}/{of}: {id}", index + 1)),
             Event::Phase { phase, of, what } => {
                 self.end_stage();
                 self.stage = Some((*phase, Instant::now()));
@@ -306,6 +319,10 @@ impl Observer for Bars {
         }
         match event {
             Event::Plan(plan) if !self.words.verbose => line(&summary(plan)),
+            Event::Job { id, index, of } => {
+                self.finish();
+                line(&format!("job {}/{of}: {id}", index + 1));
+            }
             Event::Phase { phase, of, what } => self.begin(*phase, *of, what),
             Event::Step { index, seconds, eta, .. } => {
                 let left = human_seconds(*eta);

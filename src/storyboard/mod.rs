@@ -15,7 +15,7 @@ mod script;
 #[cfg(test)]
 mod tests;
 
-pub use read::Form;
+pub use read::{Form, read_text};
 
 use crate::words::{text, unknown};
 use anyhow::{Error, Result, bail};

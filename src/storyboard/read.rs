@@ -139,6 +139,21 @@ fn beginning(text: &str) -> Option<Syntax> {
     }
 }
 
+/// The text of a file of any kind, `-` is standard input, with its name for messages.
+///
+/// # Errors
+///
+/// With [`Code::Usage`]: a file that cannot be read, is longer than `most` bytes, or is not UTF-8.
+pub fn read_text(path: &Path, most: usize) -> Result<(String, String)> {
+    let (name, bytes) = match path.as_os_str() == "-" {
+        true => ("standard input".to_owned(), bytes_up_to(std::io::stdin().lock(), most)),
+        false => (path.display().to_string(), open(path).and_then(|file| bytes_up_to(file, most))),
+    };
+    let read = || Ok(text(&name, &bytes.with_context(|| name.clone())?)?.to_owned());
+    let text: Result<String> = read();
+    Ok((name, text.code(Code::Usage)?))
+}
+
 /// The scenes of a file's contents; `name` is the file's, for messages.
 pub(super) fn parse(name: &str, text: &str, syntax: Syntax) -> Result<Storyboard> {
     let source = Source { name, syntax };
@@ -175,9 +190,13 @@ fn open(path: &Path) -> Result<File> {
 }
 
 fn bytes(source: impl Read) -> Result<Vec<u8>> {
+    bytes_up_to(source, MOST_BYTES)
+}
+
+fn bytes_up_to(source: impl Read, most: usize) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    source.take(MOST_BYTES as u64 + 1).read_to_end(&mut bytes)?;
-    ensure!(bytes.len() <= MOST_BYTES, "more than {MOST_BYTES} bytes: prompt files go up to that");
+    source.take(most as u64 + 1).read_to_end(&mut bytes)?;
+    ensure!(bytes.len() <= most, "more than {most} bytes: such files go up to that");
     Ok(bytes)
 }
 

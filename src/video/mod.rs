@@ -42,6 +42,7 @@ mod partial_dir;
 mod png;
 mod read;
 mod resize;
+mod still;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
@@ -55,6 +56,7 @@ pub use folder::videos;
 pub use format::{Codec, Format, KNOWN_FORMS, PixelFormat, Rate};
 pub use partial::remove_partials;
 pub use read::{Limits, Reader, metadata, read};
+pub use still::{side_by_side, write_png};
 pub use writer::Writer;
 
 use anyhow::Result;
@@ -205,6 +207,23 @@ pub fn check(output: &Output) -> Result<Checked> {
     };
     partial::check_place(output)?;
     Ok(checked)
+}
+
+/// The version of FFmpeg; none in builds without it.
+pub fn library() -> Option<String> {
+    ffmpeg::library()
+}
+
+/// Those of FFmpeg's encoders that vidgen knows and this FFmpeg has.
+pub fn encoders() -> Vec<&'static str> {
+    ffmpeg::available()
+}
+
+/// The encoder of an MP4 for which nothing was asked, opened once.
+pub fn h264_works() -> Result<String> {
+    let folder = tempfile::tempdir()?;
+    let output = Output::new(&folder.path().join("a.mp4"), 64, 64, Rate::new(8, 1)?)?;
+    Ok(check(&output)?.codec)
 }
 
 /// Checks the output again and starts the thread that writes it. Frames wait in a short queue; an error of the thread

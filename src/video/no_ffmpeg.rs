@@ -23,6 +23,14 @@ pub(super) fn metadata(path: &Path) -> Result<Option<String>> {
     Err(unreadable(path))
 }
 
+pub(super) fn library() -> Option<String> {
+    None
+}
+
+pub(super) fn available() -> Vec<&'static str> {
+    Vec::new()
+}
+
 fn closed(output: &Output) -> anyhow::Error {
     usage(format!(
         "{}: this build has no FFmpeg (cargo feature video) and cannot write {}: use .gif, .y4m, or NAME/ for PNGs",

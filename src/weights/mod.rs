@@ -104,6 +104,11 @@ struct ModelIndex {
     entries: serde_json::Value,
 }
 
+/// Whether this build can download models.
+pub fn downloads() -> bool {
+    cfg!(feature = "hub")
+}
+
 impl ModelFolder {
     /// Opens a model by its name: `toyland` (in the binary), a folder, a short name ([`short_names`]) or a hub id
     /// `org/name[@revision]`. What is not in a folder is looked for in the hub's cache, then fetched into it (feature `hub`),

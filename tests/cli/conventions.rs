@@ -49,6 +49,9 @@ fn nothing_typed_gives_help_and_bad_usage() {
     for command in [
         "generate",
         "multi-prompt",
+        "extend",
+        "plan",
+        "batch",
         "resume",
         "runs",
         "decode",
@@ -56,6 +59,8 @@ fn nothing_typed_gives_help_and_bad_usage() {
         "inspect",
         "rerun",
         "model",
+        "devices",
+        "doctor",
         "completions",
         "man",
     ] {
@@ -161,9 +166,22 @@ fn every_flag_has_its_variable() {
         "subject",
         "split",
         "work-dir",
+        "log-file",
+        "preview-path",
     ];
-    let switches =
-        ["offline", "overwrite", "skip-existing", "resume", "keep", "json", "quiet", "verbose", "no-progress"];
+    let switches = [
+        "dry-run",
+        "recalibrate",
+        "offline",
+        "overwrite",
+        "skip-existing",
+        "resume",
+        "keep",
+        "json",
+        "quiet",
+        "verbose",
+        "no-progress",
+    ];
     let sources = ["script", "prompt-file"];
     for flag in own_flags(&program, "multi-prompt") {
         if [&free[..], &switches, &sources].concat().contains(&flag.as_str()) {

@@ -4,12 +4,15 @@
 mod common;
 
 mod bad_input;
+mod batch;
 mod conventions;
 mod ditctrl;
+mod doctor;
 mod eval;
 mod extend;
 mod outputs;
 mod parity;
+mod plan;
 mod program;
 mod reading;
 mod rerun;

@@ -17,6 +17,11 @@ use candle_core::{DType, Result, Storage, Tensor, bail};
 use std::cell::RefCell;
 use std::mem::MaybeUninit;
 
+/// The instruction set that the kernels use.
+pub(super) fn instructions() -> &'static str {
+    simd::Isa::best().name()
+}
+
 /// Whether the fast operations can take this tensor.
 pub(super) fn takes(x: &Tensor) -> bool {
     x.device().is_cpu() && x.dtype() == DType::F32

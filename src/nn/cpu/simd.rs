@@ -31,7 +31,17 @@ impl Isa {
         &[Isa::Plain]
     }
 
-    fn best() -> Isa {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Isa::Plain => "plain",
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => "avx2",
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => "avx512",
+        }
+    }
+
+    pub(crate) fn best() -> Isa {
         static BEST: std::sync::OnceLock<Isa> = std::sync::OnceLock::new();
         *BEST.get_or_init(|| *Isa::available().last().unwrap_or(&Isa::Plain))
     }

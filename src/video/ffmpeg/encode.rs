@@ -32,6 +32,14 @@ fn encoders(codec: Codec) -> &'static [&'static str] {
     }
 }
 
+/// The encoders that this FFmpeg has.
+pub(in crate::video) fn available() -> Vec<&'static str> {
+    super::init();
+    let codecs = [Codec::H264, Codec::Hevc, Codec::Av1, Codec::Vp9, Codec::Vp8, Codec::Mpeg4];
+    let names = codecs.into_iter().flat_map(|codec| encoders(codec).iter().copied());
+    names.filter(|name| encoder::find_by_name(name).is_some()).collect()
+}
+
 #[derive(Debug, Clone, PartialEq)]
 struct Choice {
     codec: Codec,

@@ -9,7 +9,7 @@ mod encode;
 mod tests;
 
 pub(super) use decode::{metadata, read};
-pub(super) use encode::{check, open};
+pub(super) use encode::{available, check, open};
 
 use ffmpeg_next::{Error, ffi};
 use std::cell::RefCell;
@@ -61,6 +61,16 @@ unsafe extern "C" fn keep<V>(source: *mut c_void, level: c_int, format: *const c
             kept.get_or_insert(line);
         }
     });
+}
+
+/// FFmpeg's version.
+pub(super) fn library() -> Option<String> {
+    // SAFETY: FFmpeg returns a string that lives as long as the program, or none.
+    let version = unsafe {
+        let version = ffi::av_version_info();
+        (!version.is_null()).then(|| CStr::from_ptr(version))
+    };
+    version.map(|version| version.to_string_lossy().into_owned())
 }
 
 /// Forgets the kept line; before a call whose failure is to be explained.

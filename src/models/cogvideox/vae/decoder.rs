@@ -112,13 +112,19 @@ impl Decoder3D {
 pub struct DecodeMemory {
     /// In the caches, from the first chunk to the end of the video.
     pub caches: usize,
-    /// In the largest feature map. A residual block has about four of its size alive at once, more with plain convolutions.
+    /// In the largest feature map.
     pub map: usize,
+    /// Alive at once beside the caches, as measured on the program's peak: three of the largest maps in the first chunk, whose
+    /// caches are still to be filled, and five in the others, which hold old and new ones.
+    pub alive: usize,
 }
 
 impl DecodeMemory {
-    /// For latents (or one tile of them) of `height` by `width` cells, at most `latent_frames` at a time.
-    pub(super) fn new(config: &VaeConfig, latent_frames: usize, height: usize, width: usize) -> Self {
+    /// For latents (or one tile of them) of `height` by `width` cells in chunks of so many latent frames.
+    pub(super) fn new(config: &VaeConfig, chunks: &[usize], height: usize, width: usize) -> Self {
+        let latent_frames = chunks.first().copied().unwrap_or(0);
+        let later = chunks.get(1).copied().unwrap_or(0);
+        let (mut first_map, mut later_map) = (0, 0);
         let channels: Vec<usize> = config.block_out_channels.iter().rev().copied().collect();
         let (deepest, shallowest) = (channels[0], channels[channels.len() - 1]);
         let context = 2; // frames, of each input of a 3x3x3 convolution
@@ -128,7 +134,11 @@ impl DecodeMemory {
         let mut in_channels = deepest;
         for (i, &out_channels) in channels.iter().enumerate() {
             let frames = latent_frames.saturating_mul(1 << i.min(config.temporal_levels()));
-            map = map.max(frames.saturating_mul(in_channels.max(out_channels)).saturating_mul(cells));
+            let map_of = |frames: usize| frames.saturating_mul(in_channels.max(out_channels)).saturating_mul(cells);
+            map = map.max(map_of(frames));
+            let doublings = 1 << i.min(config.temporal_levels());
+            first_map = first_map.max(map_of((latent_frames.saturating_mul(doublings) + 1).saturating_sub(doublings)));
+            later_map = later_map.max(map_of(later.saturating_mul(doublings)));
             let inputs = in_channels + (2 * config.layers_per_block + 1) * out_channels;
             caches = caches.saturating_add((context * inputs).saturating_mul(cells));
             in_channels = out_channels;
@@ -137,6 +147,7 @@ impl DecodeMemory {
             }
         }
         caches = caches.saturating_add((context * shallowest).saturating_mul(cells)); // conv_out
-        Self { caches, map }
+        let alive = first_map.saturating_mul(3).max(later_map.saturating_mul(5));
+        Self { caches, map, alive }
     }
 }

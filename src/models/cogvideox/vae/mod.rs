@@ -84,14 +84,15 @@ impl DecodeOptions {
         height: usize,
         width: usize,
     ) -> Result<DecodeMemory> {
-        let frames = self.chunks(latent_frames).first().map_or(0, Range::len);
+        let chunks: Vec<usize> = self.chunks(latent_frames).iter().take(2).map(Range::len).collect();
         let Some(grid) = self.grid(config, height, width)? else {
-            return Ok(DecodeMemory::new(config, frames, height, width));
+            return Ok(DecodeMemory::new(config, &chunks, height, width));
         };
-        let tiles = grid.sizes().map(|(height, width)| DecodeMemory::new(config, frames, height, width));
-        Ok(tiles.fold(DecodeMemory { caches: 0, map: 0 }, |sum, tile| DecodeMemory {
+        let tiles = grid.sizes().map(|(height, width)| DecodeMemory::new(config, &chunks, height, width));
+        Ok(tiles.fold(DecodeMemory { caches: 0, map: 0, alive: 0 }, |sum, tile| DecodeMemory {
             caches: sum.caches.saturating_add(tile.caches),
             map: sum.map.max(tile.map),
+            alive: sum.alive.max(tile.alive),
         }))
     }
 

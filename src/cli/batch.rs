@@ -1,0 +1,195 @@
+//! `batch`: many jobs from one file, each network loaded once.
+
+use super::{Report, render, table::aligned};
+use crate::job::batch::{self, Around, Asked, Fault, Item, Root, Shard, Todo};
+use crate::job::{Settings, values::ManifestMode};
+use crate::pipelines::{self, Loaded};
+use crate::run::time::human_seconds;
+use crate::run::{Code, Event, Failure, Observer, WithCode, print};
+use crate::storyboard::read_text;
+use serde_json::{Value, json};
+use std::path::PathBuf;
+use std::time::Instant;
+
+const EXAMPLES: &str = "\
+Examples:
+  vidgen batch jobs.jsonl
+  vidgen batch jobs.toml --output-root renders --steps 20
+  vidgen batch jobs.toml --dry-run
+  vidgen batch jobs.jsonl --shard 2/4
+  jq -c '{prompt: .caption, id: .name}' captions.jsonl | vidgen batch - -o '{id}-{seed}.mp4'
+
+A line of JSON is a job: {\"id\": \"a1\", \"prompt\": [\"..\", \"..\"], \"seed\": 7, \"output\": \"a1.mp4\"}. Keys are the names of flags
+with underscores; a list for a key that takes one value makes a job for each. Videos that are there already, made from the
+same settings, are skipped. See docs/batch.md.";
+
+/// Bytes of a jobs file.
+const MOST_BYTES: usize = 64 << 20;
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES, args_override_self = true)]
+pub struct Args {
+    /// Jobs, one JSON object per line, or a .toml file of [[job]]s; - for JSON lines on standard input
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+    /// Do one part of several, as 2/4 (from 1); a number of parts alone takes the part from JOB_COMPLETION_INDEX [default:
+    /// the part of a Slurm job array, else all]
+    #[arg(long, env = "VIDGEN_SHARD", value_name = "PART/PARTS")]
+    shard: Option<Asked>,
+    /// Directory that outputs are relative to and cannot leave [default: the working directory]
+    #[arg(long, env = "VIDGEN_OUTPUT_ROOT", value_name = "DIR")]
+    output_root: Option<PathBuf>,
+    /// Check every job, say what would be done, and do nothing
+    #[arg(long, env = "VIDGEN_DRY_RUN", value_parser = clap::builder::FalseyValueParser::new())]
+    dry_run: bool,
+    /// The same as --manifest none
+    #[arg(long, hide = true, conflicts_with = "manifest")]
+    no_metadata: bool,
+    #[command(flatten)]
+    settings: Settings,
+}
+
+/// What has become of a job.
+struct Done<'a> {
+    item: &'a Item,
+    state: &'static str,
+    seconds: f64,
+    failure: Option<Failure>,
+}
+
+/// Checks the whole file, then makes the videos of this part of it, whatever becomes of single ones.
+pub fn run(args: Args, report: &Report) -> Result<(), Failure> {
+    render::prepare(&args.settings, report)?;
+    let shard = Shard::settle(args.shard, |name| std::env::var(name).ok()).code(Code::Usage)?;
+    let (name, text) = read_text(&args.file, MOST_BYTES)?;
+    let toml = args.file.extension().is_some_and(|suffix| suffix.eq_ignore_ascii_case("toml"));
+    let none = args.no_metadata.then_some(ManifestMode::None);
+    let above = Settings { manifest: none.or(args.settings.manifest), ..args.settings };
+    let around = Around { above, below: render::files()? };
+    let mut root = Root::new(args.output_root).code(Code::Usage)?;
+
+    let (entries, mut faults) = batch::read(&text, toml, &batch::folder(&args.file));
+    let items = batch::items(entries, &around, &mut root, &mut faults);
+    let total = items.len();
+    let mut items: Vec<Item> = items.into_iter().filter(|item| shard.has(item.index)).collect();
+    let mut todo = Vec::with_capacity(items.len());
+    batch::order(&mut items);
+    for item in &items {
+        match item.todo() {
+            Ok(what) => todo.push(what),
+            Err(error) => faults.push(Fault::at(item.line, error)),
+        }
+    }
+    let mut observer = report.observer()?;
+    if !faults.is_empty() {
+        root.leave();
+        return Err(mistakes(&name, faults, &mut *observer)?);
+    }
+    if total == 0 {
+        root.leave();
+        return Err(Failure::message(Code::Usage, format!("{name}: no jobs")));
+    }
+    if args.dry_run {
+        root.leave();
+        let planned = |(item, todo): (_, &Todo)| {
+            let state = if *todo == Todo::Skip { "skip" } else { "render" };
+            Done { item, state, seconds: 0.0, failure: None }
+        };
+        let done: Vec<Done> = items.iter().zip(&todo).map(planned).collect();
+        return tell(&done, shard, total, 0.0, report.json);
+    }
+
+    let began = Instant::now();
+    let renders = todo.iter().filter(|todo| **todo == Todo::Render).count();
+    let mut loaded = Loaded::for_jobs(renders > 1);
+    let mut done: Vec<Done> = Vec::with_capacity(items.len());
+    for (index, (item, todo)) in items.iter().zip(todo).enumerate() {
+        observer.event(&Event::Job { id: item.id.clone(), index, of: items.len() })?;
+        let since = Instant::now();
+        let (state, failure) = match todo {
+            Todo::Skip => {
+                let message = format!("{} is there already: skipped", item.job.output.path.display());
+                observer.event(&Event::Warning(message))?;
+                ("skipped", None)
+            }
+            Todo::Render => match pipelines::run(&item.job, &mut loaded, &mut *observer) {
+                Ok(_) => ("done", None),
+                Err(failure) => {
+                    observer.event(&Event::Error { code: failure.code as i32, message: failure.line() })?;
+                    ("failed", Some(failure))
+                }
+            },
+        };
+        let stop = failure.as_ref().is_some_and(|failure| failure.code == Code::Interrupted);
+        done.push(Done { item, state, seconds: since.elapsed().as_secs_f64(), failure });
+        if stop {
+            break;
+        }
+    }
+    drop(observer);
+    tell(&done, shard, total, began.elapsed().as_secs_f64(), report.json)?;
+    let failed = done.iter().filter_map(|done| Some((done.item, done.failure.as_ref()?)));
+    match failed.clone().next() {
+        None => Ok(()),
+        Some((first, failure)) => {
+            let message = format!(
+                "{} of {} jobs failed, the first: {}: {}",
+                failed.count(),
+                items.len(),
+                first.id,
+                failure.line()
+            );
+            Err(Failure::message(failure.code, message))
+        }
+    }
+}
+
+/// Tells all mistakes but one, which the program's error is when it is the only one.
+fn mistakes(name: &str, mut faults: Vec<Fault>, observer: &mut dyn Observer) -> Result<Failure, Failure> {
+    faults.sort_by_key(|fault| fault.line);
+    let code = faults[0].code();
+    if let [fault] = faults.as_slice() {
+        return Ok(Failure::message(code, fault.line(name)));
+    }
+    for fault in &faults {
+        observer.event(&Event::Error { code: fault.code() as i32, message: fault.line(name) })?;
+    }
+    Ok(Failure::message(code, format!("{name}: {} mistakes, nothing was rendered", faults.len())))
+}
+
+/// The summary: a table, or one object.
+fn tell(done: &[Done], shard: Shard, total: usize, seconds: f64, json: bool) -> Result<(), Failure> {
+    let count = |state| done.iter().filter(|done| done.state == state).count();
+    if json {
+        let jobs: Vec<Value> = done.iter().map(object).collect();
+        let object = json!({
+            "jobs": jobs, "total": total, "shard": { "part": shard.index + 1, "of": shard.of },
+            "done": count("done"), "skipped": count("skipped"), "failed": count("failed"), "seconds": seconds,
+        });
+        return print(&format!("{object}\n"));
+    }
+    let head = ["job", "state", "seed", "took", "output"].map(str::to_owned);
+    let row = |done: &Done| {
+        let Done { item, state, seconds, failure } = done;
+        let took = if *state == "done" { human_seconds(*seconds) } else { "-".to_owned() };
+        let output = match failure {
+            Some(failure) => failure.line(),
+            None => item.job.output.path.display().to_string(),
+        };
+        [item.id.clone(), (*state).to_owned(), item.job.seed.to_string(), took, output]
+    };
+    print(&aligned(&std::iter::once(head).chain(done.iter().map(row)).collect::<Vec<_>>()))
+}
+
+fn object(done: &Done) -> Value {
+    let Done { item, state, seconds, failure } = done;
+    let mut object = json!({
+        "id": item.id, "index": item.index, "line": item.line, "state": state, "seed": item.job.seed,
+        "frames": item.job.frames, "output": item.job.output.path.to_string_lossy(), "seconds": seconds,
+    });
+    if let Some(failure) = failure {
+        object["code"] = json!(failure.code as i32);
+        object["error"] = json!(failure.line());
+    }
+    object
+}

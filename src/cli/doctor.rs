@@ -1,0 +1,225 @@
+//! `doctor`: what is wrong with this installation; `devices`: what there is to compute with.
+
+use super::{render, table::aligned};
+use crate::pipelines::{DeviceInfo, devices};
+use crate::run::{self, Code, Failure, human_bytes, print, speed};
+use crate::video;
+use crate::weights::{self, ModelFolder};
+use serde::Serialize;
+use serde_json::json;
+use std::path::{Path, PathBuf};
+
+const DOCTOR: &str = "\
+Examples:
+  vidgen doctor
+  vidgen doctor --json | jq '.checks[] | select(.state != \"ok\")'
+
+The exit code is 1 where something does not work. Warnings are about what works, but not as well as it could.";
+
+const DEVICES: &str = "\
+Examples:
+  vidgen devices
+  vidgen devices --json | jq -r '.devices[] | select(.available) | .name'";
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = DOCTOR)]
+pub struct Doctor {}
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = DEVICES)]
+pub struct Devices {}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum State {
+    Ok,
+    Warning,
+    Failed,
+}
+
+#[derive(Debug, Serialize)]
+struct Check {
+    name: &'static str,
+    state: State,
+    detail: String,
+}
+
+/// Less than this is little for a run of a small model, in bytes.
+const LITTLE_MEMORY: u64 = 500_000_000;
+const LITTLE_DISK: u64 = 1_000_000_000;
+
+/// Looks at everything a run relies on.
+pub fn doctor(json: bool) -> Result<(), Failure> {
+    let checks: Vec<Check> = [build(), processor(), memory(), disk(), encoders(), model(), settings(), gpus()]
+        .into_iter()
+        .chain(caches())
+        .collect();
+    let failed = checks.iter().filter(|check| check.state == State::Failed).count();
+    match json {
+        true => print(&format!("{}\n", json!({ "ok": failed == 0, "checks": checks })))?,
+        false => {
+            let row = |check: &Check| {
+                let state = match check.state {
+                    State::Ok => "ok",
+                    State::Warning => "warning",
+                    State::Failed => "FAILED",
+                };
+                [check.name.to_owned(), state.to_owned(), check.detail.clone()]
+            };
+            print(&aligned(&checks.iter().map(row).collect::<Vec<_>>()))?;
+        }
+    }
+    match failed {
+        0 => Ok(()),
+        1 => Err(Failure::message(Code::Failed, "one check failed")),
+        failed => Err(Failure::message(Code::Failed, format!("{failed} checks failed"))),
+    }
+}
+
+fn check(name: &'static str, state: State, detail: impl Into<String>) -> Check {
+    Check { name, state, detail: detail.into() }
+}
+
+fn build() -> Check {
+    let features = [("video", video::library().is_some()), ("hub", weights::downloads())];
+    let on: Vec<&str> = features.iter().filter(|(_, on)| *on).map(|(name, _)| *name).collect();
+    let kind = if cfg!(debug_assertions) { "debug build, slow" } else { "release build" };
+    let state = if cfg!(debug_assertions) { State::Warning } else { State::Ok };
+    check("build", state, format!("vidgen {}, {kind}, features: {}", env!("CARGO_PKG_VERSION"), on.join(" ")))
+}
+
+fn processor() -> Check {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let kernels = devices().into_iter().next().map(|cpu| cpu.detail).unwrap_or_default();
+    let speed = match speed::kept(threads) {
+        Some(speed) => format!("{:.0} GFLOP/s in the transformer", 2.0 * speed.linear / 1e9),
+        None => "speed not measured yet (vidgen plan does)".to_owned(),
+    };
+    let plain = kernels.ends_with("plain");
+    let state = if plain { State::Warning } else { State::Ok };
+    check("processor", state, format!("{}, {kernels}, {threads} threads, {speed}", run::manifest::cpu()))
+}
+
+fn memory() -> Check {
+    match run::available_memory() {
+        None => check("memory", State::Warning, "the system does not tell"),
+        Some(bytes) if bytes < LITTLE_MEMORY => check("memory", State::Warning, format!("{} free", human_bytes(bytes))),
+        Some(bytes) => check("memory", State::Ok, format!("{} free", human_bytes(bytes))),
+    }
+}
+
+fn disk() -> Check {
+    let here = PathBuf::from(".");
+    if let Err(error) = run::writable(&here) {
+        return check("disk", State::Failed, format!("the working directory cannot be written: {error:#}"));
+    }
+    match run::free_disk(&here) {
+        None => check("disk", State::Ok, "the working directory can be written"),
+        Some(bytes) => {
+            let state = if bytes < LITTLE_DISK { State::Warning } else { State::Ok };
+            check("disk", state, format!("{} free in the working directory", human_bytes(bytes)))
+        }
+    }
+}
+
+fn encoders() -> Check {
+    let Some(library) = video::library() else {
+        return check("encoders", State::Warning, "no FFmpeg in this build: .gif, .y4m and PNGs only");
+    };
+    let names = video::encoders();
+    match video::h264_works() {
+        Ok(codec) if codec == "libx264" => {
+            check("encoders", State::Ok, format!("FFmpeg {library}: {}", names.join(" ")))
+        }
+        Ok(codec) => {
+            let detail = format!("FFmpeg {library} has no libx264, .mp4 is {codec}: {}", names.join(" "));
+            check("encoders", State::Warning, detail)
+        }
+        Err(error) => check("encoders", State::Failed, format!("FFmpeg {library}: {error:#}")),
+    }
+}
+
+fn model() -> Check {
+    let model = ModelFolder::embedded();
+    let info = weights::info(&model);
+    if let Some(problem) = info.parts.iter().find_map(|part| part.problem.clone()) {
+        return check("built-in model", State::Failed, problem);
+    }
+    let hashes = ["text_encoder", "transformer", "vae"].map(|part| model.part(part).and_then(|part| part.hash()));
+    match hashes.into_iter().collect::<anyhow::Result<Vec<String>>>() {
+        Ok(hashes) => {
+            let short: Vec<&str> = hashes.iter().map(|hash| hash.get(..12).unwrap_or(hash)).collect();
+            check("built-in model", State::Ok, format!("{}, blake3 {}", human_bytes(info.bytes), short.join(" ")))
+        }
+        Err(error) => check("built-in model", State::Failed, format!("{error:#}")),
+    }
+}
+
+fn settings() -> Check {
+    match (render::files(), run::config::read()) {
+        (Ok(_), Ok(files)) if files.is_empty() => check("settings files", State::Ok, "none"),
+        (Ok(_), Ok(files)) => {
+            let names: Vec<String> = files.iter().map(|(path, _)| path.display().to_string()).collect();
+            check("settings files", State::Ok, names.join(", "))
+        }
+        (Err(failure), _) | (_, Err(failure)) => check("settings files", State::Failed, failure.line()),
+    }
+}
+
+fn gpus() -> Check {
+    let gpus: Vec<DeviceInfo> = devices().into_iter().filter(|device| device.name != "cpu").collect();
+    let silent = gpus.iter().any(|device| device.built && !device.available);
+    let state = if silent { State::Warning } else { State::Ok };
+    let shown = gpus.iter().map(|device| format!("{}: {}", device.name, device.detail));
+    check("gpu", state, shown.collect::<Vec<_>>().join("; "))
+}
+
+fn caches() -> Vec<Check> {
+    let one = |name, folder: Option<PathBuf>| match folder {
+        None => check(name, State::Warning, "no home directory: nothing is kept from run to run"),
+        Some(folder) => match run::writable(existing(&folder)) {
+            Ok(()) => check(name, State::Ok, folder.display().to_string()),
+            Err(error) => check(name, State::Warning, format!("{} cannot be written: {error:#}", folder.display())),
+        },
+    };
+    let models = weights::list();
+    let broken: Vec<&str> =
+        models.iter().filter(|model| model.problem.is_some()).map(|model| model.name.as_str()).collect();
+    let state = if broken.is_empty() { State::Ok } else { State::Warning };
+    let detail = match broken.is_empty() {
+        true => format!("{} ready", models.len()),
+        false => format!("{} at hand; not whole: {}", models.len(), broken.join(", ")),
+    };
+    vec![one("text cache", dirs::cache_dir().map(|folder| folder.join("vidgen"))), check("models", state, detail)]
+}
+
+/// The directory itself, or the nearest one above it that exists: where it would be made.
+fn existing(folder: &Path) -> &Path {
+    folder.ancestors().find(|folder| folder.exists()).unwrap_or(folder)
+}
+
+/// Lists devices.
+pub fn list(json: bool) -> Result<(), Failure> {
+    let devices = devices();
+    let memory = run::available_memory();
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    if json {
+        let object = json!({
+            "devices": devices, "processor": run::manifest::cpu(), "threads": threads, "memory_available": memory,
+        });
+        return print(&format!("{object}\n"));
+    }
+    let head = ["device", "state", "detail"].map(str::to_owned);
+    let row = |device: &DeviceInfo| {
+        let state = if device.available { "available" } else { "absent" };
+        let detail = match (device.name.as_str(), memory) {
+            ("cpu", Some(bytes)) => {
+                let cpu = run::manifest::cpu();
+                format!("{cpu}, {}, {threads} threads, {} free", device.detail, human_bytes(bytes))
+            }
+            _ => device.detail.clone(),
+        };
+        [device.name.clone(), state.to_owned(), detail]
+    };
+    print(&aligned(&std::iter::once(head).chain(devices.iter().map(row)).collect::<Vec<_>>()))
+}

@@ -1,0 +1,196 @@
+//! `plan`, and `--dry-run` of the commands that render: what would be done and what it would take.
+
+use super::{Report, render, table::aligned};
+use crate::job::{self, Command};
+use crate::job::{Forecast, Job, Settings, check_single};
+use crate::pipelines::calibrate;
+use crate::run::time::human_seconds;
+use crate::run::{Code, Failure, Speed, human_bytes, print, speed};
+use crate::storyboard::{Form, Storyboard};
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+
+const EXAMPLES: &str = "\
+Examples:
+  vidgen plan prompts/seasons.txt
+  vidgen plan \"a red ball rolls to the right\" --steps 20 --size 288x192
+  vidgen plan -p \"a red ball in the snow\" -p \"a red ball in the desert\" --json | jq .seconds.total
+  vidgen plan story.toml --model ./CogVideoX-2b
+
+The first plan on a machine measures it for a second or two and keeps the result in the user's cache directory.";
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES, args_override_self = true)]
+pub struct Args {
+    /// A prompt, a file of prompts, or a scene script (.toml); - for standard input
+    #[arg(value_name = "PROMPT|FILE", conflicts_with = "prompt", required_unless_present = "prompt")]
+    input: Option<String>,
+    /// A prompt; give it again for each scene, in order
+    #[arg(short, long, env = "VIDGEN_PROMPT", value_name = "TEXT", alias = "prompts")]
+    prompt: Vec<String>,
+    #[command(flatten)]
+    measure: Measure,
+    #[command(flatten)]
+    settings: Settings,
+}
+
+/// How the machine's speed is known.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Measure {
+    /// Measure the speed of this machine again, for the estimate of a plan
+    #[arg(long, env = "VIDGEN_RECALIBRATE", value_parser = clap::builder::FalseyValueParser::new())]
+    pub recalibrate: bool,
+}
+
+/// Plans what the commands that render would do with the same words: one prompt is a clip, several are a video.
+pub fn run(args: Args, report: &Report) -> Result<(), Failure> {
+    let (command, storyboard) = match args.input {
+        Some(input) if input == "-" || is_file(&input) => {
+            (Command::MultiPrompt, Storyboard::read(&PathBuf::from(input), Form::Auto)?)
+        }
+        Some(prompt) => (Command::Generate, Storyboard::from_prompts(&[prompt])?),
+        None if args.prompt.len() == 1 => (Command::Generate, Storyboard::from_prompts(&args.prompt)?),
+        None => (Command::MultiPrompt, Storyboard::from_prompts(&args.prompt)?),
+    };
+    if command == Command::Generate {
+        check_single(&storyboard.scenes, &args.settings)?;
+    }
+    render::prepare(&args.settings, report)?;
+    let (settings, storyboard) = render::settled(args.settings, storyboard)?;
+    // what is there already stands in nobody's way
+    let settings = Settings { overwrite: Some(true), skip_existing: None, ..settings };
+    show(&job::resolve(command, settings, storyboard)?, &args.measure, report)
+}
+
+/// Whether a word names a file rather than being a prompt: it exists, or has the suffix of one.
+fn is_file(word: &str) -> bool {
+    let path = Path::new(word);
+    let known = ["txt", "toml", "yaml", "yml", "json"];
+    let suffix = path.extension().and_then(|suffix| suffix.to_str()).map(str::to_ascii_lowercase);
+    path.is_file() || (!word.contains(' ') && suffix.is_some_and(|suffix| known.contains(&suffix.as_str())))
+}
+
+/// Prints the plans of jobs, as tables or as one JSON object on a line each.
+pub fn show(jobs: &[Job], measure: &Measure, report: &Report) -> Result<(), Failure> {
+    let speed = match jobs.first().filter(|job| job.device.is_cpu()) {
+        None => None,
+        Some(job) => Some(known_speed(job.threads, measure.recalibrate)?),
+    };
+    let plans = jobs.iter().map(|job| Ok(Forecast::new(job, speed.as_ref())?)).collect::<Result<Vec<_>, Failure>>()?;
+    if report.json {
+        let lines =
+            plans.iter().map(|plan| Ok(format!("{}\n", serde_json::to_string(plan).map_err(anyhow::Error::from)?)));
+        return print(&lines.collect::<Result<String, Failure>>()?);
+    }
+    let Some(first) = plans.first() else { return Err(Failure::message(Code::Failed, "nothing to plan")) };
+    let mut text = describe(first);
+    if plans.len() > 1 {
+        let total: Option<f64> = plans.iter().map(|plan| Some(plan.seconds?.total)).sum();
+        let total = total.map_or("unknown".to_owned(), human_seconds);
+        let _ = writeln!(text, "\n{} videos like this one, with other seeds: {total} together", plans.len());
+    }
+    print(&text)
+}
+
+/// The speed of this machine, measured if it is not known.
+fn known_speed(threads: usize, again: bool) -> Result<Speed, Failure> {
+    if let Some(speed) = speed::kept(threads).filter(|_| !again) {
+        return Ok(speed);
+    }
+    let measured = calibrate()?;
+    // a plan without a cache directory is a plan all the same: the next one measures again
+    let _ = speed::keep(threads, measured);
+    Ok(measured)
+}
+
+/// Floating-point operations as people write them.
+fn flops(count: f64) -> String {
+    let units = [(1e15, "PFLOP"), (1e12, "TFLOP"), (1e9, "GFLOP")];
+    let (unit, name) = units.into_iter().find(|(unit, _)| count >= *unit).unwrap_or((1e6, "MFLOP"));
+    format!("{:.2} {name}", count / unit)
+}
+
+fn describe(plan: &Forecast) -> String {
+    let mut rows: Vec<[String; 2]> = Vec::new();
+    let mut row = |name: &str, value: String| rows.push([name.to_owned(), value]);
+    let duration = plan.frames as f64 / plan.fps;
+    row("model", format!("{} on {} in {}, {} threads", plan.model, plan.device, plan.dtype, plan.threads));
+    row(
+        "video",
+        format!(
+            "{}x{}, {} frames at {} per second ({duration:.1} s), seed {}",
+            plan.width, plan.height, plan.frames, plan.fps, plan.seed
+        ),
+    );
+    row("output", format!("{}{}", plan.output.display(), if plan.exists { " (exists)" } else { "" }));
+    row("latent frames", format!("{} in {} windows of {} tokens", plan.latent_frames, plan.windows.len(), plan.tokens));
+    row(
+        "steps",
+        format!(
+            "{}: {} windows through layers (the method's own program: {})",
+            plan.steps, plan.layer_windows, plan.reference_layer_windows
+        ),
+    );
+    row("arithmetic", format!("{} denoising, {} decoding", flops(plan.flops.denoise), flops(plan.flops.decode)));
+    let memory = &plan.memory;
+    let free = memory.available.map_or(String::new(), |bytes| format!("; {} free", human_bytes(bytes)));
+    row(
+        "memory",
+        format!(
+            "{} at most (text {}, denoising {}, decoding {}){free}",
+            human_bytes(memory.peak),
+            human_bytes(memory.text),
+            human_bytes(memory.denoise),
+            human_bytes(memory.decode)
+        ),
+    );
+    let disk = &plan.disk;
+    row("disk", format!("about {} (latents: {})", human_bytes(disk.output), human_bytes(disk.latents)));
+    let time = match &plan.seconds {
+        None => "unknown: only f32 on the CPU is measured".to_owned(),
+        Some(seconds) => format!(
+            "{} (load {}, encode {}, denoise {}, decode {}, mux {})",
+            human_seconds(seconds.total),
+            human_seconds(seconds.load),
+            human_seconds(seconds.encode),
+            human_seconds(seconds.denoise),
+            human_seconds(seconds.decode),
+            human_seconds(seconds.mux)
+        ),
+    };
+    row("time", time);
+    let mut text = aligned(&rows);
+    for (number, prompt) in plan.prompts.iter().enumerate() {
+        let _ = writeln!(text, "prompt {}: {prompt}", number + 1); // writing to a String cannot fail
+    }
+    let cuts = plan.windows.iter().any(|window| window.segment > 0);
+    let head = ["window", "latent frames", "text", "joined"].map(str::to_owned);
+    let windows = plan.windows.iter().enumerate().map(|(index, window)| {
+        let segment = if cuts { format!("part {}, ", window.segment + 1) } else { String::new() };
+        let joined = if window.joined { "reads the window before" } else { "" };
+        let frames = format!("{segment}{}-{}", window.start, window.end - 1);
+        [(index + 1).to_string(), frames, window.text.clone(), joined.to_owned()]
+    });
+    text.push('\n');
+    text.push_str(&aligned(&std::iter::once(head).chain(windows).collect::<Vec<_>>()));
+    for warning in &plan.warnings {
+        let _ = writeln!(text, "warning: {warning}");
+    }
+    text.chars().map(|c| if c.is_control() && c != '\n' { '\u{fffd}' } else { c }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn prompts_and_files_are_told_apart() {
+        assert!(is_file("none.txt") && is_file("Cargo.toml") && is_file("a/b.TOML"));
+        assert!(!is_file("ball") && !is_file("a red ball. it rolls.txt") && !is_file("a ball"));
+    }
+
+    #[test]
+    fn operations_are_readable() {
+        assert_eq!([1.2e16, 3.4e12, 5e9, 2e5].map(flops), ["12.00 PFLOP", "3.40 TFLOP", "5.00 GFLOP", "0.20 MFLOP"]);
+    }
+}

@@ -1,0 +1,342 @@
+//! The jobs file: JSON lines, or TOML with `[defaults]` and `[[job]]`. Every mistake is found, with its line.
+
+use super::{Entry, Fault, Scenes};
+use crate::job::{Command, Settings, read_settings};
+use crate::words::unknown;
+use anyhow::{Result, anyhow, bail, ensure};
+use serde::Deserialize;
+use std::path::{Path, PathBuf};
+use toml::{Spanned, Table, Value};
+
+/// Jobs of one file, sweeps multiplied out.
+pub const MOST_JOBS: usize = 100_000;
+/// Characters of an id.
+const MOST_ID: usize = 120;
+
+/// Keys of a job beside the settings.
+const OWN: [&str; 5] = ["id", "command", "prompt", "script", "prompt_file"];
+/// Keys whose one value is a list already: these are swept by a list of lists.
+const LISTS: [&str; 3] = ["prompt", "attn_proc", "subject"];
+/// Ways to say one thing: a job's own takes the place of the other in the defaults.
+const EITHER: [&[&str]; 4] =
+    [&["prompt", "script", "prompt_file"], &["frames", "duration"], &["size", "width"], &["size", "height"]];
+/// What holds for a whole process, not for a job.
+const WHOLE: [(&str, &str); 1] = [("threads", "-j")];
+
+/// One job as it stands in the file.
+struct Row {
+    line: usize,
+    table: Table,
+}
+
+/// Reads the jobs of a file. `folder` is what `script` and `prompt_file` are relative to.
+pub fn read(text: &str, toml: bool, folder: &Path) -> (Vec<Entry>, Vec<Fault>) {
+    let mut faults = Vec::new();
+    let rows = if toml { tables(text) } else { lines(text, &mut faults) };
+    let rows = rows.unwrap_or_else(|fault| {
+        faults.push(fault);
+        Vec::new()
+    });
+    let mut entries = Vec::new();
+    for (position, row) in rows.into_iter().enumerate() {
+        let line = row.line;
+        match swept(row, position) {
+            Ok(jobs) if entries.len() + jobs.len() > MOST_JOBS => {
+                faults.push(Fault::at(line, anyhow!("more than {MOST_JOBS} jobs: split the file")));
+                break;
+            }
+            Ok(jobs) => {
+                for (id, table) in jobs {
+                    match entry(line, id, table, folder) {
+                        Ok(entry) => entries.push(entry),
+                        // what is wrong with one value of a sweep is often wrong with all
+                        Err(error) => {
+                            let fault = Fault::at(line, error);
+                            if !faults.contains(&fault) {
+                                faults.push(fault);
+                            }
+                        }
+                    }
+                }
+            }
+            Err(error) => faults.push(Fault::at(line, error)),
+        }
+    }
+    (entries, faults)
+}
+
+/// JSON lines; blank lines and lines that begin with `#` are left out.
+fn lines(text: &str, faults: &mut Vec<Fault>) -> Result<Vec<Row>, Fault> {
+    let mut rows = Vec::new();
+    for (index, line) in text.lines().enumerate() {
+        let trimmed = line.trim();
+        if trimmed.is_empty() || trimmed.starts_with('#') {
+            continue;
+        }
+        let table = serde_json::from_str(trimmed).map_err(|error| {
+            let column = error.column();
+            let message = error.to_string();
+            anyhow!("not JSON: {} (column {column})", message.split(" at line ").next().unwrap_or_default())
+        });
+        match table.and_then(|value: serde_json::Value| object(value)) {
+            Ok(table) => rows.push(Row { line: index + 1, table }),
+            Err(error) => faults.push(Fault::at(index + 1, error)),
+        }
+    }
+    Ok(rows)
+}
+
+fn object(value: serde_json::Value) -> Result<Table> {
+    let serde_json::Value::Object(fields) = value else { bail!("not a JSON object: a job is {{\"prompt\": \"..\"}}") };
+    let said = fields.into_iter().filter(|(_, value)| !value.is_null());
+    said.map(|(key, value)| Ok((key, converted(value)?))).collect()
+}
+
+fn converted(value: serde_json::Value) -> Result<Value> {
+    Ok(match value {
+        serde_json::Value::Null => bail!("null in a list: leave it out"),
+        serde_json::Value::Bool(value) => Value::Boolean(value),
+        serde_json::Value::String(text) => Value::String(text),
+        serde_json::Value::Number(number) => match (number.as_i64(), number.as_f64()) {
+            (Some(integer), _) => Value::Integer(integer),
+            // seeds go up to 2^64 - 1 and TOML's integers do not; settings are read from words as well
+            _ if number.is_u64() => Value::String(number.to_string()),
+            (None, float) => Value::Float(float.ok_or_else(|| anyhow!("{number} is no number"))?),
+        },
+        serde_json::Value::Array(values) => Value::Array(values.into_iter().map(converted).collect::<Result<_>>()?),
+        serde_json::Value::Object(_) => bail!("an object where a value belongs"),
+    })
+}
+
+/// `[defaults]` and `[[job]]`.
+fn tables(text: &str) -> Result<Vec<Row>, Fault> {
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct File {
+        #[serde(default)]
+        defaults: Table,
+        #[serde(default)]
+        job: Vec<Spanned<Table>>,
+    }
+    let line = |at: usize| text[..at.min(text.len())].matches('\n').count() + 1;
+    let file: File = toml::from_str(text).map_err(|error| {
+        let at = error.span().map_or(1, |span| line(span.start));
+        Fault::at(at, anyhow!("{}", error.message()))
+    })?;
+    let row = |job: Spanned<Table>| {
+        let at = line(job.span().start);
+        let table = job.into_inner();
+        let replaced = |key: &str| EITHER.iter().any(|group| group.contains(&key) && says(&table, group));
+        let below: Table = file.defaults.clone().into_iter().filter(|(key, _)| !replaced(key)).collect();
+        Row { line: at, table: below.into_iter().chain(table).collect() }
+    };
+    Ok(file.job.into_iter().map(row).collect())
+}
+
+fn says(table: &Table, keys: &[&str]) -> bool {
+    keys.iter().any(|key| table.contains_key(*key))
+}
+
+/// A job for each combination of the values of its lists, with their ids: keys in alphabetical order, the last one turning
+/// fastest.
+fn swept(row: Row, position: usize) -> Result<Vec<(String, Table)>> {
+    let mut table = row.table;
+    let id = match table.remove("id") {
+        None => format!("job{}", position + 1),
+        Some(Value::String(id)) => id,
+        Some(Value::Integer(id)) => id.to_string(),
+        Some(other) => bail!("id: {other} is not a name"),
+    };
+    let mut jobs = vec![(id, Table::new())];
+    for (key, value) in table {
+        let values = match value {
+            Value::Array(values) if sweeps(&key, &values) => {
+                ensure!(!values.is_empty(), "{key}: an empty list leaves no job: leave it out");
+                values
+            }
+            value => {
+                jobs.iter_mut().for_each(|(_, job)| drop(job.insert(key.clone(), value.clone())));
+                continue;
+            }
+        };
+        let count = jobs.len().saturating_mul(values.len());
+        ensure!(count <= MOST_JOBS, "{count} combinations are more than the {MOST_JOBS} jobs of a batch");
+        let with = |(id, job): &(String, Table), index: usize, value: &Value| {
+            let mut job = job.clone();
+            job.insert(key.clone(), value.clone());
+            (format!("{id}-{key}{}", shown(index, value)), job)
+        };
+        let product = jobs.iter().flat_map(|job| values.iter().enumerate().map(move |(i, value)| with(job, i, value)));
+        jobs = product.collect();
+    }
+    Ok(jobs)
+}
+
+fn sweeps(key: &str, values: &[Value]) -> bool {
+    !LISTS.contains(&key) || (!values.is_empty() && values.iter().all(Value::is_array))
+}
+
+/// A value of a sweep as part of an id: itself where it is short and plain, else its number.
+fn shown(index: usize, value: &Value) -> String {
+    let text = match value {
+        Value::String(text) => text.clone(),
+        Value::Array(_) => String::new(),
+        other => other.to_string(),
+    };
+    let text = text.replace(':', "");
+    match !text.is_empty() && text.len() <= 24 && text.chars().all(plain) {
+        true => text,
+        false => (index + 1).to_string(),
+    }
+}
+
+/// Ids become parts of file names.
+fn plain(c: char) -> bool {
+    c.is_ascii_alphanumeric() || "._-".contains(c)
+}
+
+fn entry(line: usize, id: String, mut table: Table, folder: &Path) -> Result<Entry> {
+    ensure!(
+        !id.is_empty() && id.len() <= MOST_ID && id.chars().all(plain) && !id.starts_with('.'),
+        "id {id:?}: an id is letters, digits, - _ and . (not first), up to {MOST_ID}"
+    );
+    let known = known();
+    for key in table.keys() {
+        if !known.iter().any(|name| name == key) {
+            let known: Vec<&str> = known.iter().map(String::as_str).collect();
+            return Err(unknown("key", key, &known));
+        }
+        if let Some((_, flag)) = WHOLE.iter().find(|(name, _)| name == key) {
+            bail!("{key} holds for the whole batch: use {flag} on the command line");
+        }
+    }
+    let command = match table.remove("command") {
+        None => Command::MultiPrompt,
+        Some(Value::String(word)) if word == "generate" => Command::Generate,
+        Some(Value::String(word)) if ["multi-prompt", "multi_prompt"].contains(&word.as_str()) => Command::MultiPrompt,
+        Some(other) => bail!("command: {other} (known: generate, multi-prompt)"),
+    };
+    let path = |key: &str, value: Value| match value {
+        Value::String(path) if !path.is_empty() && path != "-" => Ok(folder.join(path)),
+        other => Err(anyhow!("{key}: {other} is not a file")),
+    };
+    let given = [table.remove("prompt"), table.remove("script"), table.remove("prompt_file")];
+    let scenes = match given {
+        [Some(prompt), None, None] => Scenes::Prompts(prompts(prompt)?),
+        [None, Some(script), None] => Scenes::Script(path("script", script)?),
+        [None, None, Some(file)] => Scenes::Lines(path("prompt_file", file)?),
+        [None, None, None] => bail!("no prompt: say prompt, script or prompt_file"),
+        _ => bail!("prompt, script and prompt_file all say what is to be seen: leave all out but one"),
+    };
+    let mut settings: Settings = read_settings(table)?;
+    settings.init_noise = settings.init_noise.map(|noise| folder.join(noise));
+    Ok(Entry { line, id, command, scenes, settings })
+}
+
+fn prompts(value: Value) -> Result<Vec<String>> {
+    match value {
+        Value::String(prompt) => Ok(vec![prompt]),
+        Value::Array(prompts) => prompts
+            .into_iter()
+            .map(|prompt| match prompt {
+                Value::String(prompt) => Ok(prompt),
+                other => bail!("prompt: {other} is not a text"),
+            })
+            .collect(),
+        other => bail!("prompt: {other} is neither a text nor a list of texts"),
+    }
+}
+
+/// Every key that a job may have.
+fn known() -> Vec<String> {
+    let settings = serde_json::to_value(Settings::default()).unwrap_or_default();
+    let settings = settings.as_object().into_iter().flat_map(|fields| fields.keys().cloned());
+    OWN.map(str::to_owned).into_iter().chain(settings).collect()
+}
+
+/// Where the paths in a jobs file begin.
+pub fn folder(file: &Path) -> PathBuf {
+    match file.as_os_str() == "-" {
+        true => PathBuf::new(),
+        false => file.parent().map(Path::to_path_buf).unwrap_or_default(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn jobs(text: &str, toml: bool) -> Vec<Entry> {
+        let (entries, faults) = read(text, toml, Path::new("there"));
+        assert!(faults.is_empty(), "{faults:?}");
+        entries
+    }
+
+    fn faults(text: &str, toml: bool) -> Vec<String> {
+        read(text, toml, Path::new("")).1.iter().map(|fault| fault.line("f")).collect()
+    }
+
+    #[test]
+    fn lines_are_jobs() {
+        let text = "# two jobs\n\n{\"id\": \"a1\", \"prompt\": [\"x\", \"y\"], \"seed\": 18446744073709551615}\n\
+                    {\"script\": \"s.toml\", \"steps\": 3, \"output\": null}\n";
+        let jobs = jobs(text, false);
+        assert_eq!((jobs[0].line, jobs[0].id.as_str()), (3, "a1"));
+        assert_eq!(jobs[0].scenes, Scenes::Prompts(vec!["x".into(), "y".into()]));
+        assert_eq!(jobs[0].settings.seed.unwrap().to_string(), u64::MAX.to_string());
+        assert_eq!((jobs[1].line, jobs[1].id.as_str()), (4, "job2"));
+        assert_eq!(jobs[1].scenes, Scenes::Script("there/s.toml".into()));
+        assert_eq!((jobs[1].settings.steps, &jobs[1].settings.output), (Some(3), &None));
+    }
+
+    #[test]
+    fn lists_are_swept_in_one_order() {
+        let text = "[defaults]\nsteps = 3\nframes = 5\nprompt = \"x\"\n\n[[job]]\nid = \"a\"\nseed = [1, 2]\n\
+                    guidance_scale = [4, \"wave:6\"]\n\n[[job]]\nid = \"b\"\nduration = \"2s\"\n\
+                    prompt = [[\"p\", \"q\"], [\"r\"]]\nsubject = [\"ball\", \"box\"]\n";
+        let jobs = jobs(text, true);
+        let ids: Vec<&str> = jobs.iter().map(|job| job.id.as_str()).collect();
+        let sweep = ["4-seed1", "4-seed2", "wave6-seed1", "wave6-seed2"].map(|rest| format!("a-guidance_scale{rest}"));
+        assert_eq!(ids, [&sweep[0], &sweep[1], &sweep[2], &sweep[3], "b-prompt1", "b-prompt2"]);
+        assert_eq!(jobs.iter().map(|job| job.line).collect::<Vec<_>>(), [6, 6, 6, 6, 11, 11]);
+        assert_eq!(jobs[4].scenes, Scenes::Prompts(vec!["p".into(), "q".into()]));
+        assert_eq!(jobs[4].settings.subject.as_ref().unwrap().len(), 2);
+        assert!(jobs.iter().all(|job| job.settings.steps == Some(3)));
+        assert!(jobs[4].settings.frames.is_none(), "the job's duration takes the place of the defaults' frames");
+    }
+
+    #[test]
+    fn every_mistake_is_told_with_its_line() {
+        let text = "{\"prompt\": \"x\", \"step\": 3}\n{\"prompt\": \"x\"\n[1]\n{\"steps\": 3}\n{\"prompt\": \"x\", \"steps\": []}\n\
+                    {\"prompt\": \"x\", \"threads\": 3}\n{\"id\": \"a/b\", \"prompt\": \"x\"}\n{\"prompt\": 3}\n\
+                    {\"prompt\": \"x\", \"steps\": \"many\"}\n{\"prompt\": \"x\", \"script\": \"y\"}\n";
+        let faults = faults(text, false);
+        for (line, word) in [
+            (1, "did you mean steps?"),
+            (2, "not JSON"),
+            (3, "not a JSON object"),
+            (4, "no prompt"),
+            (5, "an empty list"),
+            (6, "-j"),
+            (7, "an id is"),
+            (8, "neither a text"),
+            (9, "steps: invalid type"),
+            (10, "leave all out but one"),
+        ] {
+            let start = format!("f:{line}: ");
+            let told = faults.iter().find(|fault| fault.starts_with(&start)).unwrap_or_else(|| panic!("{faults:?}"));
+            assert!(told.contains(word), "{told}");
+        }
+        assert_eq!(faults.len(), 10, "{faults:?}");
+    }
+
+    #[test]
+    fn mistakes_in_toml_have_lines() {
+        assert!(self::faults("[[job]]\nprompt = \"x\"\nsteps = = 2\n", true)[0].starts_with("f:3: "));
+        assert!(self::faults("[default]\nsteps = 2\n", true)[0].starts_with("f:1: unknown field"));
+        let swept = self::faults("\n[[job]]\nprompt = \"x\"\nseed = [1, 2]\nstep = 3\n", true);
+        assert_eq!(swept.len(), 1, "{swept:?}");
+        let wide = format!("[[job]]\nprompt = \"x\"\nseed = {0:?}\nsteps = {0:?}\n", (1..400).collect::<Vec<_>>());
+        assert!(self::faults(&wide, true)[0].contains("combinations"));
+    }
+}

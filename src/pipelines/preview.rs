@@ -1,0 +1,103 @@
+//! Pictures of a run that is not over: the estimate of the clean video at a step, its latents mapped to colours cell by cell.
+//!
+//! No network is asked: a colour is a linear function of the channels of a cell, fitted once for a model (`[preview]` of its
+//! recipe), so a preview costs next to nothing and shows place, light and movement, not detail.
+
+use crate::job::values::PreviewKind;
+use crate::job::{Job, Preview, Segment};
+use crate::run::{Event, Observer};
+use crate::video::{self, Frame, Output, Rate};
+use anyhow::Result;
+use candle_core::{DType, Device, Tensor};
+
+/// Frames of a strip.
+const STRIP: usize = 8;
+/// Pixels of the longer side of a frame of a preview.
+const SIDE: usize = 240;
+
+/// Shows a job while it runs. A preview that cannot be written is a warning, once.
+pub struct Previewer<'a> {
+    job: &'a Job,
+    preview: Option<&'a Preview>,
+    /// Frames of the segments that are denoised, as they were last shown.
+    before: Vec<Frame>,
+}
+
+impl<'a> Previewer<'a> {
+    pub fn new(job: &'a Job) -> Self {
+        Self { job, preview: job.preview.as_ref(), before: Vec::new() }
+    }
+
+    /// Whether a preview of a step is wanted.
+    pub fn due(&self, index: usize) -> bool {
+        self.preview.is_some_and(|preview| preview.due(index, self.job.steps))
+    }
+
+    /// Shows segment `part` after step `index`, of which `x0` `[F, C, h, w]` is the estimate.
+    pub fn show(&mut self, part: usize, index: usize, x0: &Tensor, observer: &mut dyn Observer) -> Result<()> {
+        let Some(preview) = self.preview else { return Ok(()) };
+        let job = self.job;
+        let Segment { plan, padding, .. } = &job.segments[part];
+        let frames = frames(&x0.narrow(0, *padding, plan.keep - padding)?, preview)?;
+        let all: Vec<&Frame> = self.before.iter().chain(&frames).collect();
+        match write(job, preview, &all) {
+            Ok(()) => {
+                let (index, of) = (part * job.steps + index, job.segments.len() * job.steps);
+                observer.event(&Event::Preview { path: preview.path.clone(), index, of })?;
+            }
+            Err(error) => {
+                self.preview = None;
+                observer.event(&Event::Warning(format!("no more previews: {error:#}")))?;
+            }
+        }
+        if index + 1 == job.steps {
+            self.before.extend(frames);
+        }
+        Ok(())
+    }
+}
+
+/// Latents `[F, C, h, w]` as pictures of h by w pixels.
+fn frames(latents: &Tensor, preview: &Preview) -> Result<Vec<Frame>> {
+    let (frames, channels, height, width) = latents.dims4()?;
+    let values = latents.to_device(&Device::Cpu)?.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
+    let plane = height * width;
+    let colour = |frame: usize, cell: usize, colour: usize| {
+        let value = |channel: usize| values[(frame * channels + channel) * plane + cell];
+        let sum: f32 = (0..channels).map(|channel| value(channel) * preview.map.factors[channel][colour]).sum();
+        ((sum + preview.map.bias[colour]).clamp(-1.0, 1.0).mul_add(127.5, 127.5)) as u8
+    };
+    let picture = |frame: usize| {
+        let cells = (0..plane).flat_map(|cell| [0, 1, 2].map(|c| colour(frame, cell, c)));
+        Frame { width, height, data: cells.collect() }
+    };
+    Ok((0..frames).map(picture).collect())
+}
+
+fn write(job: &Job, preview: &Preview, frames: &[&Frame]) -> Result<()> {
+    let scale = (SIDE as f64 / job.width.max(job.height) as f64).min(1.0);
+    // even sides, which encoders want
+    let side = |pixels: usize| ((pixels as f64 * scale / 2.0).round() as usize).max(8) * 2;
+    let (width, height) = (side(job.width), side(job.height));
+    match preview.kind {
+        PreviewKind::Off => Ok(()),
+        PreviewKind::Strip => {
+            let count = frames.len().min(STRIP);
+            let at = |index: usize| if count == 1 { 0 } else { index * (frames.len() - 1) / (count - 1) };
+            let shown = (0..count).map(|index| frames[at(index)].clone().resized(width, height));
+            video::write_png(&preview.path, &video::side_by_side(&shown.collect::<Vec<_>>())?)
+        }
+        PreviewKind::Video => {
+            // a latent frame stands for several of the video
+            let Rate { num, den } = job.output.fps;
+            let rate = Rate::new(num, den.saturating_mul(job.vae.temporal_ratio() as u32))?;
+            let output = Output { overwrite: true, ..Output::new(&preview.path, width, height, rate)? };
+            let mut writer = video::open(&output)?;
+            for frame in frames {
+                writer.write(Frame::clone(frame).resized(width, height))?;
+            }
+            writer.finish()?;
+            Ok(())
+        }
+    }
+}

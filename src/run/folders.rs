@@ -1,0 +1,42 @@
+//! Directories: those made on the way to an output, and what room there is.
+
+use anyhow::{Context, Result};
+use std::fs;
+use std::path::{Path, PathBuf};
+use sysinfo::Disks;
+
+/// What was made, to be taken back where nothing was written.
+#[derive(Debug, Default)]
+pub struct Folders(Vec<PathBuf>);
+
+impl Folders {
+    /// Makes a directory and those above it.
+    pub fn make(&mut self, folder: &Path) -> Result<()> {
+        let missing: Vec<&Path> =
+            folder.ancestors().take_while(|folder| !folder.as_os_str().is_empty() && !folder.exists()).collect();
+        fs::create_dir_all(folder).with_context(|| format!("cannot make the directory {}", folder.display()))?;
+        self.0.extend(missing.into_iter().rev().map(Path::to_path_buf));
+        Ok(())
+    }
+
+    /// Removes what was made and is still empty.
+    pub fn unmake(self) {
+        for folder in self.0.iter().rev() {
+            let _ = fs::remove_dir(folder); // one that is not empty stays
+        }
+    }
+}
+
+/// Tries to write into a directory.
+pub fn writable(folder: &Path) -> Result<()> {
+    tempfile::NamedTempFile::new_in(folder)?;
+    Ok(())
+}
+
+/// Bytes that are free where a path is; none where the system does not tell.
+pub fn free_disk(path: &Path) -> Option<u64> {
+    let path = path.canonicalize().ok()?;
+    let disks = Disks::new_with_refreshed_list();
+    let over = disks.iter().filter(|disk| path.starts_with(disk.mount_point()));
+    Some(over.max_by_key(|disk| disk.mount_point().as_os_str().len())?.available_space())
+}

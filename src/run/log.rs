@@ -1,0 +1,144 @@
+//! A log file: what is told on standard error, and more, with the time, for runs that nobody watches.
+
+use super::event::{Event, Observer};
+use super::exit::{Code, Failure, WithCode};
+use super::time::{human_seconds, rfc3339};
+use anyhow::{Context, Error, Result, bail};
+use std::fmt;
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::path::Path;
+use std::str::FromStr;
+use std::time::SystemTime;
+
+/// How much is written.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Level {
+    Error,
+    Warn,
+    /// Also the plan, stages and files.
+    #[default]
+    Info,
+    /// Also every step and chunk.
+    Debug,
+}
+
+impl FromStr for Level {
+    type Err = Error;
+
+    fn from_str(word: &str) -> Result<Self> {
+        Ok(match word.to_ascii_lowercase().as_str() {
+            "error" => Self::Error,
+            "warn" | "warning" => Self::Warn,
+            "info" => Self::Info,
+            "debug" => Self::Debug,
+            _ => bail!("unknown log level {word:?} (known: error, warn, info, debug)"),
+        })
+    }
+}
+
+impl fmt::Display for Level {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.pad(match self {
+            Self::Error => "error",
+            Self::Warn => "warn",
+            Self::Info => "info",
+            Self::Debug => "debug",
+        })
+    }
+}
+
+/// A log that is open, at its end: runs of one file follow each other.
+pub struct Log {
+    file: File,
+    level: Level,
+}
+
+impl Log {
+    pub fn open(path: &Path, level: Level) -> Result<Self, Failure> {
+        let file = OpenOptions::new().create(true).append(true).open(path);
+        let file = file.with_context(|| format!("--log-file {}", path.display())).code(Code::Usage)?;
+        Ok(Self { file, level })
+    }
+
+    /// Writes a line, if its level is of those that are written.
+    fn line(&mut self, level: Level, text: &str) {
+        if level <= self.level {
+            let text: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+            let time = rfc3339(SystemTime::now());
+            let pid = std::process::id();
+            // one write, so that the lines of several processes do not mix; a full disk is no reason to stop a run
+            let _ = self.file.write_all(format!("{time} [{pid}] {level:<5} {text}\n").as_bytes());
+        }
+    }
+
+    /// Writes an event.
+    pub fn event(&mut self, event: &Event) {
+        let (level, text) = words(event);
+        self.line(level, &text);
+    }
+}
+
+fn words(event: &Event) -> (Level, String) {
+    match event {
+        Event::Plan(_) => (Level::Info, format!("plan {}", event.json())),
+        Event::Job { id, index, of } => (Level::Info, format!("job {}/{of} {id}", index + 1)),
+        Event::Phase { phase, of: 0, what } => (Level::Info, format!("{} {what}", phase.name())),
+        Event::Phase { phase, of, what } => (Level::Info, format!("{} {what} ({of} parts)", phase.name())),
+        Event::Step { index, of, seconds, eta, .. } => {
+            let (seconds, eta) = (human_seconds(*seconds), human_seconds(*eta));
+            (Level::Debug, format!("step {}/{of} took {seconds}, {eta} left", index + 1))
+        }
+        Event::Chunk { phase, index, of } => (Level::Debug, format!("{} {}/{of}", phase.name(), index + 1)),
+        Event::Preview { path, .. } => (Level::Debug, format!("preview {}", path.display())),
+        Event::Warning(message) => (Level::Warn, message.clone()),
+        Event::Saved { kind, path } => (Level::Info, format!("saved {kind} {}", path.display())),
+        Event::Error { message, .. } => (Level::Error, message.clone()),
+    }
+}
+
+/// An observer that writes what it hears before it passes it on.
+pub struct Logged {
+    log: Log,
+    inner: Box<dyn Observer>,
+}
+
+impl Logged {
+    pub fn new(log: Log, inner: Box<dyn Observer>) -> Self {
+        Self { log, inner }
+    }
+}
+
+impl Observer for Logged {
+    fn event(&mut self, event: &Event) -> Result<()> {
+        self.log.event(event);
+        self.inner.event(event)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn levels_choose_lines() {
+        let temp = tempfile::tempdir().unwrap();
+        let path = temp.path().join("run.log");
+        let events = [
+            Event::Warning("cut\n\u{1b}[31m".into()),
+            Event::Chunk { phase: crate::run::Phase::Decode, index: 0, of: 2 },
+            Event::Saved { kind: "video", path: "a.mp4".into() },
+            Event::Error { code: 1, message: "full".into() },
+        ];
+        for (level, lines) in [(Level::Error, 1), (Level::Warn, 2), (Level::Info, 3), (Level::Debug, 4)] {
+            let _ = std::fs::remove_file(&path);
+            let mut log = Log::open(&path, level).unwrap();
+            events.iter().for_each(|event| log.event(event));
+            let text = std::fs::read_to_string(&path).unwrap();
+            assert_eq!(text.lines().count(), lines, "{text}");
+            assert!(text.contains(" error full") && !text.contains('\u{1b}'), "{text}");
+        }
+        assert!("loud".parse::<Level>().is_err());
+        assert_eq!(Log::open(temp.path(), Level::Info).err().unwrap().code, Code::Usage);
+    }
+}
