@@ -117,9 +117,6 @@ impl Keeper for () {
     }
 }
 
-/// Takes a step, the estimate `[F, C, H, W]` of the clean timeline there, which it may ask for, and who is to hear of it.
-pub type Show<'a> = dyn FnMut(usize, &dyn Fn() -> Result<Tensor>, &mut dyn Observer) -> Result<()> + 'a;
-
 /// Everything the loop works with.
 pub struct Denoising<'a> {
     pub denoiser: &'a dyn Denoiser,
@@ -153,15 +150,13 @@ pub struct Denoising<'a> {
     pub part: (usize, usize),
     /// Whether it is the first one that is worked on.
     pub begins: bool,
-    /// Is shown the estimate of the clean timeline, of a step that it wants to see.
-    pub preview: Option<&'a mut Show<'a>>,
     /// Work that follows the loop, in steps; for the remaining time that is told.
     pub after: f64,
 }
 
 /// Runs all steps; returns the denoised timeline `[F, C, H, W]` in f32.
 pub fn denoise(run: Denoising, observer: &mut dyn Observer) -> Result<Tensor> {
-    let Denoising { denoiser, scheduler, plan, texts, uncond, stack, keeper, mut preview, .. } = run;
+    let Denoising { denoiser, scheduler, plan, texts, uncond, stack, keeper, .. } = run;
     let timesteps = scheduler.timesteps().to_vec();
     let frames = run.start..run.start + plan.frames;
     let (first, mut timeline) = match run.from {
@@ -228,9 +223,6 @@ pub fn denoise(run: Denoising, observer: &mut dyn Observer) -> Result<Tensor> {
         if let Some(fixed) = run.fixed {
             let known = scheduler.predict_from_x0(step, &fixed.latents, &fixed.of(&timeline)?)?;
             fixed.put(&prediction, &known)?;
-        }
-        if let Some(show) = &mut preview {
-            show(step, &|| Ok(scheduler.predict_x0(step, &prediction, &timeline)?), observer)?;
         }
         let noise = scheduler
             .needs_noise(step)

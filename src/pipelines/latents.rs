@@ -1,7 +1,7 @@
 //! The second stage: noise becomes latents, timeline by timeline.
 
 use super::controls;
-use super::denoise::{Denoising, NoiseSource, Show, denoise};
+use super::denoise::{Denoising, NoiseSource, denoise};
 use super::extend::Context;
 use super::keeping::Keeping;
 use super::loaded::Loaded;
@@ -80,11 +80,7 @@ pub fn latents(
             .map(|text| timeline::mix(&texts.prompts, text))
             .collect::<candle_core::Result<Vec<_>>>()?;
         let mut stack = controls::stack(job, plan)?;
-        let mut show =
-            |step: usize, x0: &dyn Fn() -> Result<Tensor>, observer: &mut dyn Observer| match previewer.due(step) {
-                true => previewer.show(index, step, &x0()?, observer),
-                false => Ok(()),
-            };
+        let mut shown = previewer.then(keeping);
         let part = Denoising {
             denoiser: &*transformer,
             scheduler: &mut *scheduler,
@@ -98,7 +94,7 @@ pub fn latents(
             start,
             fixed: fixed.as_ref(),
             from,
-            keeper: keeping,
+            keeper: &mut shown,
             shape: (c, h, w),
             device: &job.device,
             sharing: job.controls.sharing.as_ref(),
@@ -107,7 +103,6 @@ pub fn latents(
             micro_batch: 2,
             part: (index, job.segments.len()),
             begins: std::mem::take(&mut begins),
-            preview: job.preview.is_some().then_some(&mut show as &mut Show),
             after: work::after(job, &speed),
         };
         let latents = denoise(part, observer)?;

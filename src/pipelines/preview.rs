@@ -3,6 +3,7 @@
 //! No network is asked: a colour is a linear function of the channels of a cell, fitted once for a model (`[preview]` of its
 //! recipe), so a preview costs next to nothing and shows place, light and movement, not detail.
 
+use super::denoise::{At, Keeper};
 use crate::job::values::PreviewKind;
 use crate::job::{Job, Preview, Segment};
 use crate::run::{Event, Observer};
@@ -28,17 +29,19 @@ impl<'a> Previewer<'a> {
         Self { job, preview: job.preview.as_ref(), before: Vec::new() }
     }
 
-    /// Whether a preview of a step is wanted.
-    pub fn due(&self, index: usize) -> bool {
-        self.preview.is_some_and(|preview| preview.due(index, self.job.steps))
+    /// One who shows steps, and then asks `keeper` as well.
+    pub fn then<'b>(&'b mut self, keeper: &'b mut dyn Keeper) -> Shown<'b, 'a> {
+        Shown { previewer: self, keeper }
     }
 
-    /// Shows segment `part` after step `index`, of which `x0` `[F, C, h, w]` is the estimate.
-    pub fn show(&mut self, part: usize, index: usize, x0: &Tensor, observer: &mut dyn Observer) -> Result<()> {
+    fn show(&mut self, at: &At, observer: &mut dyn Observer) -> Result<()> {
         let Some(preview) = self.preview else { return Ok(()) };
-        let job = self.job;
+        let (job, part, index) = (self.job, at.part, at.done - 1);
+        if !preview.due(index, job.steps) {
+            return Ok(());
+        }
         let Segment { plan, padding, .. } = &job.segments[part];
-        let frames = frames(&x0.narrow(0, *padding, plan.keep - padding)?, preview)?;
+        let frames = frames(&(at.estimate)()?.narrow(0, *padding, plan.keep - padding)?, preview)?;
         let all: Vec<&Frame> = self.before.iter().chain(&frames).collect();
         match write(job, preview, &all) {
             Ok(()) => {
@@ -54,6 +57,19 @@ impl<'a> Previewer<'a> {
             self.before.extend(frames);
         }
         Ok(())
+    }
+}
+
+/// A keeper that shows before it keeps.
+pub struct Shown<'b, 'a> {
+    previewer: &'b mut Previewer<'a>,
+    keeper: &'b mut dyn Keeper,
+}
+
+impl Keeper for Shown<'_, '_> {
+    fn step(&mut self, at: &At, observer: &mut dyn Observer) -> Result<()> {
+        self.previewer.show(at, observer)?;
+        self.keeper.step(at, observer)
     }
 }
 

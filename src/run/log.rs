@@ -91,6 +91,9 @@ fn words(event: &Event) -> (Level, String) {
         }
         Event::Chunk { phase, index, of } => (Level::Debug, format!("{} {}/{of}", phase.name(), index + 1)),
         Event::Preview { path, .. } => (Level::Debug, format!("preview {}", path.display())),
+        Event::Checkpoint { phase, index, of, .. } => {
+            (Level::Debug, format!("checkpoint: {} {index}/{of} is safe", phase.name()))
+        }
         Event::Warning(message) => (Level::Warn, message.clone()),
         Event::Saved { kind, path } => (Level::Info, format!("saved {kind} {}", path.display())),
         Event::Error { message, .. } => (Level::Error, message.clone()),

@@ -154,7 +154,7 @@ pub fn run(args: Args, report: &Report) -> Result<(), Failure> {
         clip,
         prompts: scenes.into_iter().map(|scene| scene.prompt).collect(),
         reference: None,
-        observer: report.observer(),
+        observer: report.observer()?,
         failed: Vec::new(),
     };
     let count = sources.iter().flatten().map(|source| source.videos.len()).sum::<usize>()
