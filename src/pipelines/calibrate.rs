@@ -65,7 +65,7 @@ pub fn calibrate() -> Result<Speed> {
         let latents = Tensor::zeros((2, config.latent_channels, height, width), DType::F32, &device)?;
         let mut session = vae.session(height, width, &DecodeOptions::default())?;
         session.next(&latents)?; // the first chunk is another
-        let seconds = best(|| Ok(drop(session.next(&latents)?)))?;
+        let seconds = best(|| Ok(session.next(&latents)?))?;
         Ok((work::decoder(&config, 2, height * width, false).small, seconds))
     };
     let (small, large) = (decode(4, 6)?, decode(CELLS.0, CELLS.1)?);
@@ -75,16 +75,16 @@ pub fn calibrate() -> Result<Speed> {
     let vb = VarBuilder::zeros(DType::F32, &device);
     let wide = linear::linear(1920, 1920, true, vb.clone())?;
     let rows = Tensor::zeros((512, 1920), DType::F32, &device)?;
-    let linear_wide = 512.0 * 1920.0 * 1920.0 / best(|| Ok(drop(wide.forward(&rows)?)))?;
+    let linear_wide = 512.0 * 1920.0 * 1920.0 / best(|| Ok(wide.forward(&rows)?))?;
     let wide = conv3d(256, 256, 3, 1, vb)?;
     let map = Tensor::zeros((3, 256, 32, 32), DType::F32, &device)?;
-    let conv_wide = 27.0 * 256.0 * 256.0 * 1024.0 / best(|| Ok(drop(wide.forward(&map)?)))?;
+    let conv_wide = 27.0 * 256.0 * 256.0 * 1024.0 / best(|| Ok(wide.forward(&map)?))?;
 
     Ok(Speed { linear, linear_wide, attention, layer, conv, conv_wide, chunk, load, pixel: pixel()? })
 }
 
 /// The least of several measurements in seconds; the first, which fills caches, counts only where it is all there is time for.
-fn best(mut work: impl FnMut() -> Result<()>) -> Result<f64> {
+fn best<T>(mut work: impl FnMut() -> Result<T>) -> Result<f64> {
     let since = Instant::now();
     work()?;
     let first = since.elapsed().as_secs_f64();
