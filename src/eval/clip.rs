@@ -11,8 +11,8 @@ use candle_core::{DType, Device, Tensor};
 
 /// Frames that go through the network together.
 pub const BATCH: usize = 8;
-const MEAN: [f32; 3] = [0.481_454_66, 0.457_827_5, 0.408_210_73];
-const STD: [f32; 3] = [0.268_629_54, 0.261_302_58, 0.275_777_11];
+const MEAN: [f32; 3] = [0.481_454_66, 0.457_827_5, 0.408_210_7];
+const STD: [f32; 3] = [0.268_629_55, 0.261_302_6, 0.275_777_1];
 
 /// CLIP with its tokenizer.
 pub struct ClipEmbedder {

@@ -44,7 +44,7 @@ struct Recorded {
     padding: Vec<usize>,
     /// Latent frames after these that stand for the end of a given video.
     #[serde(default)]
-    context: Vec<usize>,
+    context_frames: Vec<usize>,
     /// Frames of a given video, before all segments.
     #[serde(default)]
     given_frames: usize,
@@ -80,7 +80,7 @@ impl Layout {
         let segments = recorded.windows.len();
         let mut fades = recorded.fades;
         fades.resize(segments + 1, 0);
-        let mut contexts = recorded.context;
+        let mut contexts = recorded.context_frames;
         contexts.resize(segments, 0);
         let counted = [recorded.texts.len(), recorded.segment_frames.len(), recorded.padding.len()];
         // frames of a fade belong to two segments, and are counted once
@@ -147,11 +147,12 @@ impl Layout {
             }
             let Some(prompt) = window.prompt else { continue };
             let len = window.end - window.first;
-            for latent in window.first.saturating_sub(before)..window.end.saturating_sub(before).min(latents) {
+            let (first, end) = (window.first.saturating_sub(before), window.end.saturating_sub(before).min(latents));
+            for (latent, best) in best.iter_mut().enumerate().take(end).skip(first) {
                 let weight = triangle(latent + before - window.first, len);
                 // the two ends of a window weigh the same but for rounding
-                if weight > best[latent].0 + 1e-9 {
-                    best[latent] = (weight, Some(prompt));
+                if weight > best.0 + 1e-9 {
+                    *best = (weight, Some(prompt));
                 }
             }
         }
@@ -281,7 +282,7 @@ mod tests {
         // nine latent frames of a given video are looked at, and two more are made
         let layout = recorded(
             json!({
-                "frames": 48, "given_frames": 40, "context": [9], "segment_frames": [8], "padding": [0],
+                "frames": 48, "given_frames": 40, "context_frames": [9], "segment_frames": [8], "padding": [0],
                 "temporal_ratio": 4, "windows": [[[0, 11, 0]]], "texts": [[0]]
             }),
             1,

@@ -171,7 +171,7 @@ fn seconds(job: &Job, speed: &Speed) -> Result<Seconds> {
     Ok(Seconds { load, encode, denoise, decode, mux, total: load + encode + denoise + decode + mux })
 }
 
-/// Bytes for a pixel, as measured on Toyland's videos at default settings (its own frames are smoother than most).
+/// Bytes of the file: a rough figure for each format at its default quality. Smooth frames, as Toyland's, take less.
 fn written(job: &Job) -> u64 {
     let pixels = (job.width * job.height * job.frames) as f64;
     let bytes = match job.output.format {

@@ -99,7 +99,7 @@ fn settings(job: &Job) -> Map<String, Value> {
         "texts": texts,
         "segment_frames": job.segments.iter().map(|segment| segment.frames).collect::<Vec<_>>(),
         "padding": job.segments.iter().map(|segment| segment.padding).collect::<Vec<_>>(),
-        "context": job.segments.iter().map(|segment| segment.context).collect::<Vec<_>>(),
+        "context_frames": job.segments.iter().map(|segment| segment.context).collect::<Vec<_>>(),
         "given_frames": job.given.as_ref().map_or(0, Given::kept),
         "temporal_ratio": job.rules.ratio,
         "device": job.device_name(),
