@@ -1,9 +1,11 @@
 //! The command line: what was typed. One file per command; what it means is `job`'s.
 
+mod attn_map;
 mod batch;
 mod chosen;
 mod decode;
 mod doctor;
+mod edit;
 mod eval;
 mod extend;
 mod inspect;
@@ -14,6 +16,7 @@ mod render;
 mod rerun;
 mod resume;
 mod shell;
+mod source;
 mod table;
 mod usage;
 
@@ -31,6 +34,7 @@ Examples:
   vidgen generate \"a red ball rolls to the right in a green meadow on a sunny day\" -o ball.mp4
   vidgen multi-prompt prompts/seasons.txt -o seasons.mp4
   vidgen extend seasons.mp4 \"a red ball rests on a beach\" -o longer.mp4
+  vidgen edit ball.mp4 --swap \"red=>blue\" -o blue.mp4
   vidgen generate --model cogvideox-2b \"a panda plays the guitar in a bamboo forest\"
   vidgen inspect ball.mp4";
 
@@ -63,6 +67,11 @@ enum Command {
     Plan(Box<plan::Args>),
     /// Many jobs from one file, each network loaded once
     Batch(Box<batch::Args>),
+    /// A video again with words swapped or reweighted
+    Edit(Box<edit::Edit>),
+    /// What the network attends to in a run, as pictures and tensors
+    #[command(alias = "attn_map")]
+    AttnMap(Box<attn_map::AttnMap>),
     /// Print the record of the run that a video carries
     Inspect(inspect::Args),
     /// Make a video again from its record, and compare
@@ -174,6 +183,8 @@ pub fn main() -> ExitCode {
         Command::Rerun(args) => args.run(&report),
         Command::Plan(args) => plan::run(*args, &report),
         Command::Batch(args) => batch::run(*args, &report),
+        Command::Edit(args) => args.run(&report),
+        Command::AttnMap(args) => args.run(&report),
         Command::Inspect(args) => inspect::run(args, report.json),
         Command::Eval(args) => eval::run(args, &report),
         Command::Model(args) => model::run(args, report.json),

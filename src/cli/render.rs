@@ -164,11 +164,24 @@ pub(super) fn render(
         let settings = Settings { overwrite: Some(true), skip_existing: None, ..settings };
         return plan::show(&job::resolve(command, settings, storyboard)?, &dry.measure, report);
     }
-    let jobs = match job::resolve(command, settings.clone(), storyboard.clone()) {
+    let resolve = |overwrite: Option<bool>| {
+        let settings = Settings { overwrite: overwrite.or(settings.overwrite), ..settings.clone() };
+        job::resolve(command, settings, storyboard.clone())
+    };
+    make(&resolve, report).map(|_| ())
+}
+
+/// Makes the videos of jobs, and tells where they are. Those that were there already and are left alone are not among the
+/// outcomes. `resolve`: with another word on what happens to files that are there.
+pub(super) fn make(
+    resolve: &dyn Fn(Option<bool>) -> Result<Vec<Job>, Failure>,
+    report: &Report,
+) -> Result<Vec<Outcome>, Failure> {
+    let jobs = match resolve(None) {
         Err(failure)
             if failure.find::<VideoError>().is_some_and(|error| error.fault == Fault::Exists) && ask(&failure) =>
         {
-            job::resolve(command, Settings { overwrite: Some(true), ..settings }, storyboard)?
+            resolve(Some(true))?
         }
         jobs => jobs?,
     };
@@ -177,10 +190,11 @@ pub(super) fn render(
         return Err(Failure::message(Code::Usage, message));
     }
     let mut loaded = Loaded::for_jobs(jobs.len() > 1);
+    let mut made = Vec::with_capacity(jobs.len());
     for job in &jobs {
-        one(job, &mut loaded, report)?;
+        made.extend(one(job, &mut loaded, report)?);
     }
-    Ok(())
+    Ok(made)
 }
 
 /// From now on interruptions are heard.
@@ -188,15 +202,17 @@ pub(super) fn start(report: &Report) -> Result<(), Failure> {
     Ok(interrupt::install(report.progress == progress::Mode::Json, video::remove_partials)?)
 }
 
-/// Makes one video.
-pub(super) fn one(job: &Job, loaded: &mut Loaded, report: &Report) -> Result<(), Failure> {
+/// Makes one video. None where it was there already and is left alone.
+pub(super) fn one(job: &Job, loaded: &mut Loaded, report: &Report) -> Result<Option<Outcome>, Failure> {
     let mut observer = report.observer()?;
     if job.skip {
         let message = format!("{} exists: skipped", job.output.path.display());
-        return Ok(observer.event(&Event::Warning(message))?);
+        observer.event(&Event::Warning(message))?;
+        return Ok(None);
     }
     let outcome = pipelines::run(job, loaded, &mut *observer)?;
-    tell(job, &outcome, report)
+    tell(job, &outcome, report)?;
+    Ok(Some(outcome))
 }
 
 /// Prints what was made.

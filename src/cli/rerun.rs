@@ -95,7 +95,7 @@ impl Args {
             return Err(Failure::message(Code::Model, message));
         }
         if !self.check {
-            return render::one(&job, &mut Loaded::for_jobs(false), report);
+            return render::one(&job, &mut Loaded::for_jobs(false), report).map(|_| ());
         }
         let made = pipelines::run(&job, &mut Loaded::for_jobs(false), &mut *report.observer()?)?;
         let found = Comparison::new(&video, &made.video.path)?;

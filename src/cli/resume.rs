@@ -101,7 +101,7 @@ impl Resume {
             let message = format!("{}: cannot be continued: {what}", path.display());
             return Err(Failure::message(code, message));
         }
-        render::one(&job, &mut Loaded::for_jobs(false), report)
+        render::one(&job, &mut Loaded::for_jobs(false), report).map(|_| ())
     }
 }
 

@@ -3,6 +3,7 @@
 //! Keys and values are shared (DiTCtrl, arXiv 2412.18597) between windows that are joined: across attention transitions and
 //! inside scenes. A `kv-share` that is given replaces the one of the model's recipe.
 
+use super::edit::{self, Changes, Edit};
 use super::plan::Segment;
 use super::settings::Settings;
 use crate::attention::SiteKind;
@@ -17,7 +18,7 @@ use crate::weights::ModelFolder;
 use anyhow::{Result, bail, ensure};
 use candle_core::{DType, Device};
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::RangeInclusive;
+use std::ops::{Range, RangeInclusive};
 
 /// Where and when joined windows share keys and values.
 #[derive(Debug, Clone, PartialEq)]
@@ -54,6 +55,8 @@ pub struct Controls {
     /// None where no windows are joined.
     pub sharing: Option<Sharing>,
     pub subject: Option<Subject>,
+    /// How the video differs from the one it is an edited version of; prompts are then the source's, and after them its own.
+    pub edit: Option<Edit>,
     /// The tokens of other words that controls name, by prompt.
     words: BTreeMap<String, Vec<Vec<u32>>>,
 }
@@ -119,18 +122,20 @@ impl Wanted {
     }
 
     /// Settles where the controls act and finds the words they name. Warnings are of subjects that can have no effect.
+    #[allow(clippy::too_many_arguments)] // the whole of a job so far
     pub fn resolve(
         self,
         settings: &Settings,
         scenes: &[Scene],
         prompts: &[String],
+        changes: Option<&Changes>,
         segments: &[Segment],
         (model, length): (&ModelFolder, usize),
         warnings: &mut Vec<String>,
     ) -> Result<Controls> {
         let Self { mut specs, explicit, depth } = self;
         let joined = segments.iter().any(|segment| segment.plan.windows.iter().any(|window| window.joined));
-        let idle = prompts.len() == 1; // window flags of a single window are accepted
+        let idle = prompts.len() == 1 || changes.is_some(); // window flags of a single window are accepted
         let unjoined = "no effect: no windows are joined by an attention transition";
         let given = settings.subject.as_deref().unwrap_or_default();
         if !joined && !idle {
@@ -155,6 +160,10 @@ impl Wanted {
             }
             _ => {}
         }
+        if named && changes.is_some() {
+            bail!("an edit shares whole keys and values: leave out the subjects, or make the video without them")
+        }
+        let reading = changes.map(|changes| reading(changes, &specs, explicit && !joined, depth)).transpose()?;
         if !joined {
             if by_scene || by_token {
                 warnings.push(format!("the subjects of the scenes have {unjoined}"));
@@ -162,7 +171,9 @@ impl Wanted {
             specs.retain(|spec| !is_sharing(spec));
         }
 
-        let mut prompts = Prompts { texts: prompts, model, length, tokens: Vec::new() };
+        let edited = changes.map(|changes| changes.prompts(prompts)).transpose()?.unwrap_or_default();
+        let texts = [prompts, &edited].concat();
+        let mut prompts = Prompts::new(&texts, model, length);
         let mut controls = Controls::default();
         if named {
             let (common, threshold) = own.unwrap_or_else(|| {
@@ -187,8 +198,18 @@ impl Wanted {
         for spec in &specs {
             let Control::Reweight(words) = &spec.control else { continue };
             for (word, _) in words {
-                controls.words.insert(word.clone(), prompts.word(word)?);
+                controls.words.insert(word.clone(), prompts.word("--attn-proc reweight", word, 0..texts.len())?);
             }
+        }
+        if let (Some(changes), Some(reading)) = (changes, reading) {
+            let (count, of_edited) = (texts.len() - edited.len(), texts.len() - edited.len()..texts.len());
+            for swap in changes.swaps() {
+                prompts.word(&format!("--swap {swap}"), &swap.from, 0..count)?;
+            }
+            let words = changes.reweightings().iter();
+            let words = words.map(|new| prompts.word(&format!("--reweight {new}"), &new.words, of_edited.clone()));
+            let words = words.collect::<Result<_>>()?;
+            controls.edit = Some(Edit { changes: changes.clone(), prompts: edited, reading, words });
         }
         controls.sharing = specs.iter().find(|spec| is_sharing(spec)).map(|spec| Sharing {
             steps: spec.steps.clone(),
@@ -198,6 +219,22 @@ impl Wanted {
         controls.specs = specs;
         Ok(controls)
     }
+}
+
+/// Where an edited version reads its source. `replaced`: by the `kv-share` that was given.
+fn reading(changes: &Changes, specs: &[Spec], replaced: bool, depth: usize) -> Result<Sharing> {
+    let sharing = specs.iter().find(|spec| is_sharing(spec));
+    let (steps, layers) = match sharing {
+        Some(spec) if replaced || !changes.swaps().is_empty() => (spec.steps.clone(), spec.layers.clone()),
+        None if !changes.swaps().is_empty() => bail!(
+            "--swap: there is no recipe for sharing on this network of {depth} layers: say where, as \
+             --attn-proc kv-share:layers={}-{},steps=2-24",
+            depth - depth.div_ceil(6),
+            depth - 1
+        ),
+        _ => (Ranges::from(edit::FIRST_STEPS), Ranges::all()),
+    };
+    Ok(Sharing { steps, layers, depth })
 }
 
 impl Subject {
@@ -241,15 +278,19 @@ enum Named {
 }
 
 /// The prompts of a job and, where words are looked for, their tokens.
-struct Prompts<'a> {
+pub(super) struct Prompts<'a> {
     texts: &'a [String],
     model: &'a ModelFolder,
     length: usize,
     tokens: Vec<Tokens>,
 }
 
-impl Prompts<'_> {
-    fn tokens(&mut self) -> Result<&[Tokens]> {
+impl<'a> Prompts<'a> {
+    pub fn new(texts: &'a [String], model: &'a ModelFolder, length: usize) -> Self {
+        Self { texts, model, length, tokens: Vec::new() }
+    }
+
+    pub fn tokens(&mut self) -> Result<&[Tokens]> {
         if self.tokens.is_empty() {
             let tokenizer = Tokenizer::open(self.model).code(Code::Model)?;
             let tokens = self.texts.iter().map(|text| tokenizer.encode(text, self.length)).collect::<Result<_>>();
@@ -324,18 +365,18 @@ impl Prompts<'_> {
         Ok(stretches.into_iter().map(|(start, end)| text.get(start..end).unwrap_or_default().to_owned()).collect())
     }
 
-    /// The tokens of a word by prompt; it must stand in one of them.
-    fn word(&mut self, word: &str) -> Result<Vec<Vec<u32>>> {
+    /// The tokens of a word by prompt; it must stand in one of those `among` them. `asked`: by what, for messages.
+    pub fn word(&mut self, asked: &str, word: &str, among: Range<usize>) -> Result<Vec<Vec<u32>>> {
         let mut positions = Vec::with_capacity(self.texts.len());
         for prompt in 0..self.texts.len() {
             positions.push(self.find(prompt, word)?.unwrap_or_default());
         }
-        if positions.iter().all(Vec::is_empty) {
-            let others = match self.texts.len() {
+        if positions[among.clone()].iter().all(Vec::is_empty) {
+            let others = match among.len() {
                 1 => String::new(),
                 several => format!(", nor in the other {}", several - 1),
             };
-            bail!("--attn-proc reweight: {word:?} {}{others}", self.absent(0))
+            bail!("{asked}: {word:?} {}{others}", self.absent(among.start))
         }
         Ok(positions)
     }
@@ -345,6 +386,13 @@ impl Controls {
     /// The tokens of a word in each text of a plan; those of a text between two prompts are those of either.
     pub fn positions(&self, word: &str, plan: &ChunkPlan) -> Vec<Vec<u32>> {
         self.words.get(word).map_or_else(Vec::new, |positions| by_text(positions, plan))
+    }
+
+    /// The words that an edit reweights, with their factors and their tokens in each text of a plan.
+    pub fn reweighted(&self, plan: &ChunkPlan) -> Vec<(String, f64, Vec<Vec<u32>>)> {
+        let edit = self.edit.iter();
+        let words = edit.flat_map(|edit| edit.changes.reweightings().iter().zip(&edit.words));
+        words.map(|(new, positions)| (new.words.clone(), new.factor, by_text(positions, plan))).collect()
     }
 
     /// The subject's tokens in each text of a plan.
@@ -368,7 +416,7 @@ impl Controls {
     }
 }
 
-fn by_text(positions: &[Vec<u32>], plan: &ChunkPlan) -> Vec<Vec<u32>> {
+pub(super) fn by_text(positions: &[Vec<u32>], plan: &ChunkPlan) -> Vec<Vec<u32>> {
     let of = |prompt: usize| positions.get(prompt).map_or(&[][..], Vec::as_slice);
     let text = |text: &TextMix| match *text {
         TextMix::Prompt(prompt) => of(prompt).to_vec(),

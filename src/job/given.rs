@@ -315,6 +315,7 @@ mod tests {
             command: Command::MultiPrompt,
             settings: toml::from_str(settings).unwrap(),
             scenes: Storyboard::from_prompts(&["a box".to_owned(), "a ball".to_owned()]).unwrap().scenes,
+            edit: None,
         };
         let manifest = Manifest {
             schema: SCHEMA.to_owned(),

@@ -64,7 +64,9 @@ fn denoise(job: &Job) -> Result<u64> {
     let frames: usize = job.segments.iter().map(|segment| segment.plan.frames).sum();
     // the timeline, its estimate, the last estimate, the blend's sum and the noise, in f32
     let timeline = (frames * channels * height * width) as u64 * 4 * 6;
-    Ok(weights + activations + scores + timeline + shared(job, tokens * dim * element))
+    // an edit has the source's rows and timeline beside its own
+    let lines = job.lines() as u64;
+    Ok(weights + lines * (activations + timeline + shared(job, tokens * dim * element)) + scores)
 }
 
 /// What sharing adds: the states of rows that have parted, and the keys and values on their way to the next window.

@@ -3,10 +3,12 @@
 
 pub mod batch;
 mod controls;
+mod edit;
 mod forecast;
 mod geometry;
 mod given;
 mod keep;
+mod maps;
 mod memory;
 mod output;
 mod plan;
@@ -17,9 +19,11 @@ pub mod values;
 pub mod work;
 
 pub use controls::{Controls, Sharing, Subject, bank_size};
+pub use edit::{Changes, Edit, Reweighting, Swap};
 pub use forecast::Forecast;
 pub use given::{Given, Kind as GivenKind, is_latents, taken_over};
 pub use keep::KeepRules;
+pub use maps::{MapView, Maps, MapsAsked, Pixel};
 pub use memory::Need;
 pub use plan::{Segment, WindowRules};
 pub use preview::Preview;
@@ -86,7 +90,7 @@ pub struct Job {
     pub transformer: TransformerConfig,
     pub vae: VaeConfig,
     pub schedule: ScheduleConfig,
-    /// Final texts, style included.
+    /// Final texts, style included; of an edit, the source's.
     pub prompts: Vec<String>,
     pub uncond: UncondText,
     /// Stretches between cuts and fades, in order; mostly one.
@@ -138,6 +142,16 @@ pub struct Job {
 }
 
 impl Job {
+    /// Timelines that are denoised side by side: an edit's source has its own.
+    pub fn lines(&self) -> usize {
+        if self.controls.edit.is_some() { 2 } else { 1 }
+    }
+
+    /// Those that are seen, the edited version last.
+    pub fn pictures(&self) -> usize {
+        if self.controls.edit.as_ref().is_some_and(|edit| edit.changes.side_by_side) { 2 } else { 1 }
+    }
+
     /// `cpu`, `cuda:0`.
     pub fn device_name(&self) -> String {
         match self.device.location() {
@@ -153,10 +167,21 @@ impl Job {
 /// Errors carry the exit code: 2 for settings, 3 for the model, 4 for memory.
 pub fn resolve(command: Command, settings: Settings, mut storyboard: Storyboard) -> Result<Vec<Job>, Failure> {
     let settings = settings.or(script_settings(&mut storyboard)?);
+    let mut jobs = jobs(&Request { command, settings, scenes: storyboard.scenes, edit: None })?;
+    // once for all videos of a file
+    if let Some(job) = jobs.first_mut() {
+        job.warnings.splice(0..0, storyboard.warnings);
+    }
+    Ok(jobs)
+}
+
+/// One job for each video of a request.
+fn jobs(request: &Request) -> Result<Vec<Job>, Failure> {
+    let Request { command, settings, edit, .. } = request;
     let name = settings.model.clone().unwrap_or_else(|| weights::EMBEDDED.to_owned());
     let model = ModelFolder::open(&name, settings.offline.unwrap_or(false)).code(Code::Model)?;
     let configs = Configs::read(&model).code(Code::Model)?;
-    let source = source(command, &settings)?;
+    let source = source(*command, settings)?;
     let videos = settings.num_videos.unwrap_or(1);
     let first = match settings.seed.unwrap_or(Seed::Random) {
         Seed::Given(seed) => seed,
@@ -170,21 +195,19 @@ pub fn resolve(command: Command, settings: Settings, mut storyboard: Storyboard)
         let message = "--init-noise makes every video the same: leave out --num-videos";
         return Err(Failure::message(Code::Usage, message));
     }
-    let request = Request { command, settings, scenes: storyboard.scenes };
-    let mut jobs = (0..videos)
+    if edit.is_some() && source.is_some() {
+        let message = "a video that goes on from another cannot be edited: edit the one it goes on from";
+        return Err(Failure::message(Code::Usage, message));
+    }
+    (0..videos)
         .map(|index| {
             let seed = first.wrapping_add(index as u64);
-            let place = output::Place { seed, index, videos };
-            let job = one(&request, &model, &configs, source.as_ref(), place);
+            let place = output::Place { seed, index, videos, edit: edit.is_some() };
+            let job = one(request, &model, &configs, source.as_ref(), place);
             let damaged = job.as_ref().is_err_and(|error| error.chain().any(|reason| reason.is::<ModelError>()));
             job.code(if damaged { Code::Model } else { Code::Usage })
         })
-        .collect::<Result<Vec<_>, _>>()?;
-    // once for all videos of a file
-    if let Some(job) = jobs.first_mut() {
-        job.warnings.splice(0..0, storyboard.warnings);
-    }
-    Ok(jobs)
+        .collect()
 }
 
 /// Refuses what a single window of one prompt has no use for.
@@ -331,7 +354,7 @@ fn one(
     source: Option<&Source>,
     place: output::Place,
 ) -> Result<Job> {
-    let Request { command, settings, scenes } = request;
+    let Request { command, settings, scenes, edit } = request;
     let Configs { transformer, vae, schedule } = configs.clone();
     let mut warnings = Vec::new();
     let settled = source.map(|source| source.settled(settings, &transformer, &vae, &mut warnings)).transpose()?;
@@ -430,10 +453,14 @@ fn one(
         .collect();
 
     let texts = (model, transformer.max_text_seq_length);
-    let controls = wanted.resolve(settings, scenes, &prompts, &segments, texts, &mut warnings)?;
+    let controls = wanted.resolve(settings, scenes, &prompts, edit.as_ref(), &segments, texts, &mut warnings)?;
 
     let decode = geometry.decode(settings, &vae)?;
-    let output = output::output(settings, &geometry, model, &prompts, &place)?;
+    let shown = controls.edit.as_ref().map_or(&prompts, |edit| &edit.prompts);
+    let mut output = output::output(settings, &geometry, model, shown, &place)?;
+    if edit.as_ref().is_some_and(|changes| changes.side_by_side) {
+        output.width *= 2;
+    }
     let skip = settings.skip_existing.unwrap_or(false) && output.path.exists();
     let preview = preview::preview(settings, &recipe, transformer.in_channels, &output)?;
     let mut codec = String::new();

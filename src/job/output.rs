@@ -17,10 +17,13 @@ pub struct Place {
     /// From 0.
     pub index: usize,
     pub videos: usize,
+    /// Whether it is an edited version of another, whose name it must not take.
+    pub edit: bool,
 }
 
 /// The name without `--output`, and what several videos of one command are told apart by.
 const DEFAULT: &str = "{slug}-{seed}.mp4";
+const EDITED: &str = "{slug}-{seed}-edit.mp4";
 
 pub fn output(
     settings: &Settings,
@@ -29,7 +32,7 @@ pub fn output(
     prompts: &[String],
     place: &Place,
 ) -> Result<Output> {
-    let template = settings.output.as_deref().unwrap_or(DEFAULT);
+    let template = settings.output.as_deref().unwrap_or(if place.edit { EDITED } else { DEFAULT });
     let mut path = expand(template, model, prompts, place)?;
     if place.videos > 1 && !["{seed}", "{index}"].iter().any(|key| template.contains(key)) {
         if template == "-" {

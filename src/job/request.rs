@@ -1,9 +1,10 @@
 //! What a run was asked for, complete: resolved again it is the same run. Records of runs carry it, so that a video can be
 //! made again, continued or edited from the file alone.
 
+use super::edit::Changes;
 use super::settings::Settings;
 use super::values::Seed;
-use super::{Command, Job, resolve};
+use super::{Command, Job, jobs};
 use crate::run::{Code, Failure, Manifest};
 use crate::storyboard::{Scene, Storyboard};
 use anyhow::{Context, Result, ensure};
@@ -17,6 +18,9 @@ pub struct Request {
     pub command: Command,
     pub settings: Settings,
     pub scenes: Vec<Scene>,
+    /// How the video differs from the one that the rest describes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub edit: Option<Changes>,
 }
 
 impl Request {
@@ -77,10 +81,10 @@ impl Request {
         Self::from_json(asked).with_context(|| format!("a record of vidgen {}", manifest.version))
     }
 
-    /// One job for each video; see [`resolve`].
+    /// One job for each video; see [`super::resolve`].
     pub fn resolve(self) -> Result<Vec<Job>, Failure> {
-        let storyboard = Storyboard::checked(self.scenes).map_err(|error| Failure::new(Code::Usage, error))?;
-        resolve(self.command, self.settings, storyboard)
+        let scenes = Storyboard::checked(self.scenes).map_err(|error| Failure::new(Code::Usage, error))?.scenes;
+        jobs(&Self { scenes, ..self })
     }
 }
 
@@ -92,7 +96,7 @@ mod tests {
         let settings = toml::from_str(settings).unwrap();
         let scenes =
             Storyboard::from_prompts(&[script.to_owned(), "a red ball in the snow".to_owned()]).unwrap().scenes;
-        Request { command: Command::MultiPrompt, settings, scenes }
+        Request { command: Command::MultiPrompt, settings, scenes, edit: None }
     }
 
     #[test]
@@ -108,6 +112,11 @@ mod tests {
         request.scenes[1].transition.overlap = Some(3);
         request.scenes[1].transition.kind = Some(crate::storyboard::Transition::Fade(Some(3)));
         request.scenes[0].subject_tokens = vec![1, 2];
+        request.edit = Some(Changes {
+            swap: Some(vec!["ball=>a \"box\"".parse().unwrap(), "red=>".parse().unwrap()]),
+            reweight: Some(vec!["snow:-0.5".parse().unwrap()]),
+            side_by_side: true,
+        });
         let value = request.json().unwrap();
         assert!(value["settings"].get("negative_prompt").is_none(), "{value}");
         let text: Value = serde_json::from_str(&value.to_string()).unwrap();

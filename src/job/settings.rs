@@ -331,6 +331,23 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// Those that say where things are and go, and nothing about the frames.
+    pub fn places(self) -> Self {
+        Self {
+            output: self.output,
+            overwrite: self.overwrite,
+            skip_existing: self.skip_existing,
+            text_cache: self.text_cache,
+            offline: self.offline,
+            manifest: self.manifest,
+            work_dir: self.work_dir,
+            keep: self.keep,
+            checkpoint_every: self.checkpoint_every,
+            on_interrupt: self.on_interrupt,
+            ..Self::default()
+        }
+    }
+
     /// These settings, and where they say nothing those of `lower`.
     pub fn or(self, lower: Self) -> Self {
         // ways to say one thing stay together: a flag's width is not mixed with a file's size

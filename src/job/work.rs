@@ -44,7 +44,9 @@ pub fn denoising(job: &Job) -> Denoising {
     // the timestep matters to no schedule's question whether there is guidance
     let halves = |step| if job.guidance.needs_uncond(step, job.steps, 0.0) { 2.0 } else { 1.0 };
     let rows: f64 = (0..job.steps).map(halves).sum();
-    let again = 1.0 + twice(job);
+    // an edit's source is denoised beside it while it is needed
+    let source = job.controls.edit.as_ref().map_or(0, |edit| edit.source_steps(job.steps));
+    let again = (1.0 + twice(job)) * (1.0 + source as f64 / job.steps as f64);
     let mut work = Denoising::default();
     for window in job.segments.iter().flat_map(|segment| &segment.plan.windows) {
         let tokens = tokens(job, window.len) as f64;
@@ -115,9 +117,10 @@ pub fn decoding(job: &Job) -> Decoding {
     for segment in &job.segments {
         let frames = segment.plan.keep - segment.padding;
         let Kinds { small, wide } = decoder(&job.vae, frames, height * width, true);
-        work.conv.small += small;
-        work.conv.wide += wide;
-        work.chunks += job.decode.chunks(frames).len() as f64;
+        let pictures = job.pictures() as f64;
+        work.conv.small += pictures * small;
+        work.conv.wide += pictures * wide;
+        work.chunks += pictures * job.decode.chunks(frames).len() as f64;
     }
     work
 }

@@ -1,8 +1,9 @@
 //! The stack of processors of one timeline.
 
-use crate::job::{Job, bank_size};
+use crate::attention::{AttentionProcessor, SiteKind};
+use crate::job::{Edit, Job, bank_size};
 use crate::processors::attention_map::Word;
-use crate::processors::{Control, KvBank, Ranges, Setting, Stack, build};
+use crate::processors::{Control, Keys, KvBank, Ranges, Reweight, RowGather, Setting, Stack, When, build};
 use crate::timeline::ChunkPlan;
 use anyhow::Result;
 
@@ -10,7 +11,60 @@ use anyhow::Result;
 pub fn stack(job: &Job, plan: &ChunkPlan) -> Result<Stack> {
     let joined = plan.windows.iter().any(|window| window.joined);
     let specs = job.controls.specs.iter().filter(|spec| joined || !matches!(spec.control, Control::KvShare { .. }));
-    build(&specs.cloned().collect::<Vec<_>>(), &Timeline { job, plan })
+    let specs: Vec<_> = specs.cloned().collect();
+    let timeline = Timeline { job, plan };
+    let Some(edit) = &job.controls.edit else { return build(&specs, &timeline) };
+    // the source's keys come after those that it has of a bank itself, and before what scales them
+    let (scaling, before): (Vec<_>, Vec<_>) =
+        specs.into_iter().partition(|spec| matches!(spec.control, Control::Reweight(_)));
+    let mut stack = build(&before, &timeline)?;
+    stack.processors.push(reading(edit, RowGather::kv_sharing().behind_bank()));
+    for spec in &scaling {
+        let Control::Reweight(factors) = &spec.control else { continue };
+        let word = |(text, factor): &(String, f64)| {
+            (Word { text: text.clone(), positions: job.controls.positions(text, plan) }, *factor)
+        };
+        let words: Vec<_> = factors.iter().map(word).collect();
+        let keys = words.iter().map(|(word, _)| word.clone()).collect();
+        let reweight = Reweight::new(words).with_keys(self::keys(job, edit, plan, keys));
+        stack.processors.push(Box::new(When::new(
+            spec.steps.clone(),
+            spec.layers.clone(),
+            &[SiteKind::Joint],
+            reweight,
+        )));
+    }
+    let words = job.controls.reweighted(plan);
+    if !words.is_empty() {
+        let keys = words.iter().map(|(text, _, positions)| Word { text: text.clone(), positions: positions.clone() });
+        let keys: Vec<Word> = keys.collect();
+        let own = keys.iter().zip(&words).map(|(word, (_, factor, _))| {
+            let source = plan.texts.len() / 2; // its texts come first and keep their words
+            let positions = word.positions.iter().enumerate();
+            let positions = positions.map(|(text, tokens)| if text < source { Vec::new() } else { tokens.clone() });
+            (Word { text: word.text.clone(), positions: positions.collect() }, *factor)
+        });
+        let own = own.collect();
+        stack.processors.push(Box::new(Reweight::new(own).with_keys(self::keys(job, edit, plan, keys))));
+    }
+    Ok(stack)
+}
+
+/// A control that acts where the edited version reads its source.
+fn reading(edit: &Edit, control: impl AttentionProcessor + 'static) -> Box<dyn AttentionProcessor> {
+    Box::new(When::new(edit.reading.steps.clone(), edit.reading.layers.clone(), &[SiteKind::Joint], control))
+}
+
+/// Whose keys the rows of an edit attend to; `words`: with their tokens in all texts.
+fn keys(job: &Job, edit: &Edit, plan: &ChunkPlan, words: Vec<Word>) -> Keys {
+    let sharing = job.controls.sharing.as_ref();
+    let banked = sharing.map(|sharing| (sharing.steps.clone(), sharing.layers.clone()));
+    Keys {
+        rows: (edit.reading.steps.clone(), edit.reading.layers.clone()),
+        banked: banked.unwrap_or_else(|| (Ranges::none(), Ranges::none())),
+        texts: plan.windows.iter().map(|window| window.text).collect(),
+        words,
+    }
 }
 
 struct Timeline<'a> {

@@ -6,7 +6,7 @@
 //! blending estimates of the clean video, which DiTCtrl does (spec section 3), because the sampler's map from one to the
 //! other is the same for all windows.
 
-use super::rows::{self, RowPlan};
+use super::rows::{self, Lines, RowPlan};
 use crate::attention::{AttentionProcessor, Guidance, Hooks, Pass};
 use crate::guidance::{self, GuidanceSchedule};
 use crate::job::Sharing;
@@ -117,6 +117,21 @@ impl Keeper for () {
     }
 }
 
+/// A video and its edited version, denoised together: the plan, its texts and the latents are those of both, one after the
+/// other ([`ChunkPlan::twice`]). Both start from the same noise, and the same noise enters their steps.
+pub struct Pair<'a> {
+    /// Where the edited version reads keys and values of the other; the stack then has the control that does.
+    pub reading: &'a Sharing,
+    /// Steps in which the other version is needed.
+    pub steps: usize,
+}
+
+impl Pair<'_> {
+    fn at(&self, step: usize) -> Lines {
+        Lines::Two { reading: self.reading.at(step).is_some(), source: step < self.steps }
+    }
+}
+
 /// Everything the loop works with.
 pub struct Denoising<'a> {
     pub denoiser: &'a dyn Denoiser,
@@ -142,10 +157,13 @@ pub struct Denoising<'a> {
     pub device: &'a Device,
     /// Where joined windows share keys and values; the stack then has the control that does.
     pub sharing: Option<&'a Sharing>,
+    pub pair: Option<Pair<'a>>,
     pub stack: &'a mut [Box<dyn AttentionProcessor>],
     pub kernel: Sdpa,
     /// Rows that may share a batch.
     pub micro_batch: usize,
+    /// Steps that are taken: all, but for those who only want to watch some.
+    pub until: usize,
     /// Which of the video's timelines this is, of how many; for the progress that is told.
     pub part: (usize, usize),
     /// Whether it is the first one that is worked on.
@@ -154,18 +172,20 @@ pub struct Denoising<'a> {
     pub after: f64,
 }
 
-/// Runs all steps; returns the denoised timeline `[F, C, H, W]` in f32.
+/// Runs the steps; returns the denoised timeline `[F, C, H, W]` in f32.
 pub fn denoise(run: Denoising, observer: &mut dyn Observer) -> Result<Tensor> {
     let Denoising { denoiser, scheduler, plan, texts, uncond, stack, keeper, .. } = run;
     let timesteps = scheduler.timesteps().to_vec();
-    let frames = run.start..run.start + plan.frames;
+    let lines = if run.pair.is_some() { 2 } else { 1 };
+    let frames = run.start..run.start + plan.frames / lines;
+    let of_all = |noise: Tensor| if lines == 1 { Ok(noise) } else { Tensor::cat(&vec![noise; lines], 0) };
     let (first, mut timeline) = match run.from {
         Some(State { done, timeline, scheduler: state }) => {
             scheduler.restore(state);
             (done, timeline)
         }
         None => {
-            let noise = run.noise.initial(frames.clone(), run.shape, run.device)?;
+            let noise = of_all(run.noise.initial(frames.clone(), run.shape, run.device)?)?;
             let timeline = (noise * scheduler.init_noise_sigma())?;
             if let Some(fixed) = run.fixed {
                 fixed.put(&timeline, &scheduler.noised(0, &fixed.latents, &fixed.of(&timeline)?)?)?;
@@ -173,26 +193,25 @@ pub fn denoise(run: Denoising, observer: &mut dyn Observer) -> Result<Tensor> {
             (0, timeline)
         }
     };
-    let mut blend = Blend::new(plan, run.blend);
-    let mut clock = Clock::new(timesteps.len(), first, run.part, run.after);
+    let mut blend = Blend::lines(plan, run.blend, lines);
+    let steps = run.until.min(timesteps.len());
+    let mut clock = Clock::new(steps, first, run.part, run.after);
     if run.begins {
-        let of = timesteps.len() * run.part.1;
-        let what = match run.part.0 * timesteps.len() + first {
+        let of = steps * run.part.1;
+        let what = match run.part.0 * steps + first {
             0 => String::new(),
             done => format!("from step {}", done + 1),
         };
         observer.event(&Event::Phase { phase: Phase::Denoise, of, what })?;
     }
-    for (step, &timestep) in timesteps.iter().enumerate().skip(first) {
+    for (step, &timestep) in timesteps.iter().enumerate().take(steps).skip(first) {
         let pass = Pass { step, steps: timesteps.len(), timestep };
         let scale = run.guidance.scale_in(run.table, step, timesteps.len(), timestep);
         let guided = run.guidance.needs_uncond(step, timesteps.len(), timestep);
         let layers = run.sharing.and_then(|sharing| sharing.at(step));
-        for window in 0..plan.windows.len() {
-            let RowPlan { rows, forks, estimates } = match &layers {
-                Some(layers) => rows::shared(plan, window, guided, layers.clone(), blend.estimates(window)),
-                None => rows::plain(plan, window, guided),
-            };
+        let lines = run.pair.as_ref().map_or(Lines::One, |pair| pair.at(step));
+        let passes = rows::passes(plan, lines, guided, layers, |window| blend.estimates(window));
+        for RowPlan { rows, forks, estimates } in passes {
             let inputs = rows
                 .iter()
                 .map(|row| {
@@ -226,7 +245,7 @@ pub fn denoise(run: Denoising, observer: &mut dyn Observer) -> Result<Tensor> {
         }
         let noise = scheduler
             .needs_noise(step)
-            .then(|| run.noise.step(step, frames.clone(), run.shape, run.device))
+            .then(|| anyhow::Ok(of_all(run.noise.step(step, frames.clone(), run.shape, run.device)?)?))
             .transpose()?;
         let before = timeline;
         timeline = scheduler.step(step, &prediction, &before, noise.as_ref())?;

@@ -198,6 +198,8 @@ mod tests {
             sharing: None,
             stack: &mut [],
             kernel: Sdpa::default(),
+            pair: None,
+            until: usize::MAX,
             micro_batch: 2,
             part: (0, 1),
             begins: true,

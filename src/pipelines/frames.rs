@@ -10,11 +10,12 @@ use super::tape::Tape;
 use crate::job::Job;
 use crate::run::manifest::Manifest;
 use crate::run::{Code, Event, Failure, Observer, Phase, WithCode};
-use crate::video::{self, Fault, Format, Output, VideoError, Written};
+use crate::video::{self, Fault, Format, Frame, Output, Spool, VideoError, Written};
+use anyhow::Context;
 use candle_core::Tensor;
 use std::path::{Path, PathBuf};
 
-/// Decodes the latents of all segments into the output of the job.
+/// Decodes the latents of all segments into the output of the job; the source of an edit on the left of its edited version.
 pub fn frames(
     job: &Job,
     loaded: &mut Loaded,
@@ -75,18 +76,33 @@ fn write(
     let parts = latents.len();
     let mut write = |frame| writer.write(frame);
     let mut fades = Fades::new(&mut write);
+    let encoder = |error: anyhow::Error| match video::fault(&error) {
+        Some(_) => Failure::new(Code::Encoder, error),
+        None => error.into(),
+    };
     for (part, latents) in latents.iter().enumerate() {
         let latents = latents.to_device(&job.device)?;
         let wanted = extend::wanted(job, part);
         // a draft may end here: then nothing is mixed behind it
         let next = job.segments.get(part + 1).filter(|_| part + 1 < parts);
         fades.begin(job.segments[part].fade, wanted.len(), next.map_or(0, |next| next.fade))?;
-        let mut take = |frame| fades.write(frame);
-        let decoded = decode(&vae, &latents, &job.decode, (part, wanted), tape, &mut take, observer);
-        decoded.map_err(|error| match video::fault(&error) {
-            Some(_) => Failure::new(Code::Encoder, error),
-            None => error.into(),
-        })?;
+        if job.pictures() == 1 {
+            let mut take = |frame| fades.write(frame);
+            decode(&vae, &latents, &job.decode, (part, wanted), tape, &mut take, observer).map_err(encoder)?;
+            continue;
+        }
+        let frames = latents.dim(0)? / 2;
+        let (source, edited) = (latents.narrow(0, 0, frames)?, latents.narrow(0, frames, frames)?);
+        let mut spool = Spool::new()?;
+        let mut wait = |frame: Frame| spool.push(&frame);
+        let part = (part, wanted);
+        decode(&vae, &source, &job.decode, part.clone(), &mut Tape::off(), &mut wait, observer).map_err(encoder)?;
+        let mut sources = spool.frames()?;
+        let mut take = |frame: Frame| {
+            let source = sources.next()?.context("the source has fewer frames than its edited version")?;
+            fades.write(video::side_by_side(&[source, frame])?)
+        };
+        decode(&vae, &edited, &job.decode, part, tape, &mut take, observer).map_err(encoder)?;
     }
     observer.event(&Event::Phase { phase: Phase::Mux, of: 0, what: String::new() })?;
     writer.finish().code(Code::Encoder)

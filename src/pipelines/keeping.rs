@@ -9,9 +9,10 @@
 
 use super::denoise::{At, Keeper, State};
 use super::extend::Context as Before;
+use super::latents::kept;
 use super::record::hashes;
+use crate::job::Job;
 use crate::job::values::{Every, OnInterrupt};
-use crate::job::{Job, Segment};
 use crate::run::directory::{self, Busy, Plan, RunDir};
 use crate::run::journal::{Piece, Record, SCHEMA};
 use crate::run::{Code, Event, Failure, Observer, Phase, WithCode, interrupt};
@@ -182,7 +183,7 @@ impl<'a> Keeping<'a> {
         let Some(segment) = self.job.segments.get(part) else { return Ok(None) };
         while let Some((at, done, file)) = self.steps.last().filter(|(at, ..)| *at == part).cloned() {
             let (c, h, w) = self.job.latents;
-            let shape = [segment.plan.frames, c, h, w];
+            let shape = [segment.plan.frames * self.job.lines(), c, h, w];
             let place = |tensor: Tensor| tensor.to_device(&self.job.device);
             let read = || -> Result<State> {
                 ensure!(at == part && done < self.job.steps, "step {done} of {}", self.job.steps);
@@ -387,8 +388,7 @@ impl Keeper for Keeping<'_> {
         }
         if asked {
             if self.job.keep.on_interrupt == OnInterrupt::Decode {
-                let Segment { plan, padding, .. } = &self.job.segments[at.part];
-                let estimate = (at.estimate)()?.narrow(0, *padding, plan.keep - padding)?.to_device(&Device::Cpu)?;
+                let estimate = kept(self.job, &self.job.segments[at.part], &(at.estimate)()?)?;
                 self.draft = Some(match &self.before {
                     Some(before) => before.before(estimate)?,
                     None => estimate,
@@ -405,7 +405,7 @@ pub(super) fn read_latents(job: &Job, part: usize, dir: &RunDir, file: &Piece) -
     let segment = job.segments.get(part).with_context(|| format!("part {part} of {}", job.segments.len()))?;
     let latents = tensors_of(&dir.get(file)?)?.remove("latents").context("holds no latents")?;
     let (c, h, w) = job.latents;
-    let frames = segment.plan.keep - segment.padding;
+    let frames = (segment.plan.keep - segment.padding) * job.pictures();
     // before those of a part that goes on from given latents are the given ones
     let fits = |found: usize| found == frames || (segment.context > 0 && found > frames);
     ensure!(

@@ -1,17 +1,18 @@
 //! The second stage: noise becomes latents, timeline by timeline.
 
 use super::controls;
-use super::denoise::{Denoising, NoiseSource, denoise};
+use super::denoise::{Denoising, Keeper, NoiseSource, Pair, denoise};
 use super::extend::Context;
 use super::keeping::Keeping;
 use super::loaded::Loaded;
 use super::preview::Previewer;
 use super::texts::Texts;
+use crate::attention::AttentionProcessor;
 use crate::job::{Job, Segment, work};
 use crate::nn::sdpa::Sdpa;
 use crate::noise::Noise;
 use crate::run::{Event, Failure, Observer, Phase, Speed, speed};
-use crate::timeline;
+use crate::timeline::{self, ChunkPlan};
 use crate::weights::{read_tensors, write_tensors};
 use anyhow::{Result, bail, ensure};
 use candle_core::{DType, Device, Tensor};
@@ -41,36 +42,70 @@ pub fn noise(job: &Job) -> Result<NoiseSource> {
     Ok(NoiseSource::Given { initial: initial.squeeze(0)?, steps })
 }
 
-/// The denoised latents of each segment, `[F, C, H, W]` without padding, on the CPU; those of the first begin with what is
-/// given. Those that are kept are not made again.
+/// Someone who looks at a run.
+pub struct Watch<'a> {
+    /// Steps to take; all for those who want the latents as well.
+    pub until: usize,
+    /// Makes the outermost control of a segment, for its plan.
+    pub recorder: &'a dyn Fn(&ChunkPlan) -> Box<dyn AttentionProcessor>,
+}
+
+/// What is kept of a segment's timelines: without padding, on the CPU; of an edit the edited version, after its source where
+/// both are to be seen.
+pub fn kept(job: &Job, segment: &Segment, timelines: &Tensor) -> Result<Tensor> {
+    let Segment { plan, padding, .. } = segment;
+    let lines = job.lines() - job.pictures()..job.lines();
+    let lines = lines.map(|line| timelines.narrow(0, line * plan.frames + padding, plan.keep - padding));
+    Ok(Tensor::cat(&lines.collect::<candle_core::Result<Vec<_>>>()?, 0)?.to_device(&Device::Cpu)?)
+}
+
+/// The latents of the video alone, without those of the source of an edit beside it.
+pub fn alone(job: &Job, latents: &[Tensor]) -> Result<Vec<Tensor>> {
+    let last = latents.iter().map(|latents| {
+        let frames = latents.dim(0)? / job.pictures();
+        latents.narrow(0, latents.dim(0)? - frames, frames)
+    });
+    Ok(last.collect::<candle_core::Result<_>>()?)
+}
+
+/// The denoised latents of each segment, `[F, C, H, W]`, as [`kept`] has them; those of the first begin with what is given.
+/// Those that are kept are not made again. Those who `watch` keep nothing.
 pub fn latents(
     job: &Job,
     loaded: &mut Loaded,
     texts: &Texts,
     noise: &NoiseSource,
     context: Option<&Context>,
-    keeping: &mut Keeping,
+    mut keeping: Option<&mut Keeping>,
+    watch: Option<&Watch>,
     observer: &mut dyn Observer,
 ) -> Result<Vec<Tensor>, Failure> {
-    keeping.heard()?;
+    let heard = |keeping: &Option<&mut Keeping>| keeping.as_ref().map_or(Ok(()), |keeping| keeping.heard());
+    heard(&keeping)?;
     observer.event(&Event::Phase { phase: Phase::Load, of: 0, what: "transformer".into() })?;
     let transformer = loaded.transformer(job)?;
-    keeping.heard()?;
+    heard(&keeping)?;
+    let edit = job.controls.edit.as_ref();
     let mut done = Vec::with_capacity(job.segments.len());
     let mut start = 0;
     let speed = speed::kept(job.threads).unwrap_or(Speed::TYPICAL);
     let mut previewer = Previewer::new(job);
     let mut begins = true;
     for (index, segment) in job.segments.iter().enumerate() {
-        let Segment { plan, padding, .. } = segment;
-        if let Some(latents) = keeping.finished(index) {
-            start += plan.frames;
+        let once = &segment.plan;
+        if let Some(latents) = keeping.as_ref().and_then(|keeping| keeping.finished(index)) {
+            start += once.frames;
             done.push(latents);
             continue;
         }
-        let from = keeping.point(index, observer)?;
+        let both = edit.map(|_| once.twice(job.prompts.len()));
+        let plan = both.as_ref().unwrap_or(once);
         let context = context.filter(|_| segment.context > 0);
-        keeping.goes_on_from(context.cloned());
+        let mut from = None;
+        if let Some(keeping) = &mut keeping {
+            from = keeping.point(index, observer)?;
+            keeping.goes_on_from(context.cloned());
+        }
         let fixed = context.map(|context| context.fixed(segment, &job.device)).transpose()?;
         let mut scheduler = crate::schedulers::build(&job.schedule, job.scheduler, job.table, job.steps, job.eta)?;
         let (c, h, w) = job.latents;
@@ -80,7 +115,15 @@ pub fn latents(
             .map(|text| timeline::mix(&texts.prompts, text))
             .collect::<candle_core::Result<Vec<_>>>()?;
         let mut stack = controls::stack(job, plan)?;
-        let mut shown = previewer.then(keeping);
+        if let Some(watch) = watch {
+            stack.processors.insert(0, (watch.recorder)(plan));
+        }
+        let mut nobody = ();
+        let keeper: &mut dyn Keeper = match &mut keeping {
+            Some(keeping) => &mut **keeping,
+            None => &mut nobody,
+        };
+        let mut shown = previewer.then(keeper);
         let part = Denoising {
             denoiser: &*transformer,
             scheduler: &mut *scheduler,
@@ -98,21 +141,25 @@ pub fn latents(
             shape: (c, h, w),
             device: &job.device,
             sharing: job.controls.sharing.as_ref(),
+            pair: edit.map(|edit| Pair { reading: &edit.reading, steps: edit.source_steps(job.steps) }),
             stack: &mut stack.processors,
             kernel: Sdpa::default(),
             micro_batch: 2,
+            until: watch.map_or(job.steps, |watch| watch.until),
             part: (index, job.segments.len()),
             begins: std::mem::take(&mut begins),
             after: work::after(job, &speed),
         };
         let latents = denoise(part, observer)?;
-        start += plan.frames;
-        let latents = latents.narrow(0, *padding, plan.keep - padding)?.to_device(&Device::Cpu)?;
+        start += once.frames;
+        let latents = kept(job, segment, &latents)?;
         let latents = match context {
             Some(context) => context.before(latents)?,
             None => latents,
         };
-        keeping.latents(index, &latents, observer)?;
+        if let Some(keeping) = &mut keeping {
+            keeping.latents(index, &latents, observer)?;
+        }
         done.push(latents);
     }
     Ok(done)

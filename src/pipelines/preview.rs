@@ -41,7 +41,8 @@ impl<'a> Previewer<'a> {
             return Ok(());
         }
         let Segment { plan, padding, .. } = &job.segments[part];
-        let frames = frames(&(at.estimate)()?.narrow(0, *padding, plan.keep - padding)?, preview)?;
+        let first = (job.lines() - 1) * plan.frames + padding; // the edited version, where there are two
+        let frames = frames(&(at.estimate)()?.narrow(0, first, plan.keep - padding)?, preview)?;
         let all: Vec<&Frame> = self.before.iter().chain(&frames).collect();
         match write(job, preview, &all) {
             Ok(()) => {

@@ -11,11 +11,12 @@ use std::collections::BTreeMap;
 
 /// What decides the frames of a job. Reads all weights once, for their hashes.
 pub fn record(job: &Job) -> Result<Manifest> {
+    let edit = job.controls.edit.as_ref();
     Ok(Manifest {
         schema: SCHEMA.to_owned(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        command: job.command.name().to_owned(),
-        prompts: job.prompts.clone(),
+        command: if edit.is_some() { "edit" } else { job.command.name() }.to_owned(),
+        prompts: edit.map_or(&job.prompts, |edit| &edit.prompts).clone(),
         seed: job.seed,
         model: ModelRecord {
             name: job.model.name().to_owned(),
@@ -111,8 +112,21 @@ fn settings(job: &Job) -> Map<String, Value> {
         "vae_tile_size": job.decode.tile.as_ref().map(|tile| format!("{}x{}", tile.sample_width, tile.sample_height)),
         "init_noise": job.init_noise.is_some(),
     });
-    match settings {
+    let mut settings = match settings {
         Value::Object(settings) => settings,
         _ => Map::new(),
+    };
+    if let Some(edit) = &job.controls.edit {
+        let changes = &edit.changes;
+        let written = |items: Vec<String>| if items.is_empty() { Value::Null } else { json!(items) };
+        let reading = &edit.reading;
+        settings.extend([
+            ("swap".to_owned(), written(changes.swaps().iter().map(ToString::to_string).collect())),
+            ("reweight".to_owned(), written(changes.reweightings().iter().map(ToString::to_string).collect())),
+            ("reads_source".to_owned(), json!(format!("layers={},steps={}", reading.layers, reading.steps))),
+            ("source_prompts".to_owned(), json!(job.prompts)),
+            ("side_by_side".to_owned(), json!(changes.side_by_side)),
+        ]);
     }
+    settings
 }

@@ -9,10 +9,82 @@
 //! window passes those layers once and its rows part before that layer: a plain row, whose keys and values a bank hands on to
 //! the next window, and a shared row, which reads what the window before left there. In steps without sharing nothing parts.
 //! A plain row whose estimate nobody needs (the paper's blend has one for each window) ends after the last sharing layer.
+//!
+//! An edit has two timelines on one axis ([`ChunkPlan::twice`]): the video as it was, and its edited version. Where the
+//! edited one reads keys and values of the other, a window and its edited twin go through the network together, every row of
+//! the twin beside the row it stands for.
 
 use crate::attention::{Branch, Fork, Guidance, Reference};
 use crate::timeline::{self, ChunkPlan};
 use std::ops::RangeInclusive;
+
+/// The timelines of a plan at a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lines {
+    One,
+    /// A video and its edited version.
+    Two {
+        /// Whether the edited version reads keys and values of the other.
+        reading: bool,
+        /// Whether the other is still wanted, to be read or to be seen. One that is not goes on with the estimates of the
+        /// edited version.
+        source: bool,
+    },
+}
+
+/// The passes of a step, in order. `layers`: the first and the last of those in which joined windows share at this step.
+/// `entering`: by window, the estimates that enter the blend.
+pub fn passes<'a>(
+    plan: &ChunkPlan,
+    lines: Lines,
+    guided: bool,
+    layers: Option<RangeInclusive<usize>>,
+    entering: impl Fn(usize) -> &'a [timeline::Estimate],
+) -> Vec<RowPlan> {
+    let one = |window: usize| match &layers {
+        Some(layers) => shared(plan, window, guided, layers.clone(), entering(window)),
+        None => plain(plan, window, guided),
+    };
+    let count = plan.windows.len();
+    match lines {
+        Lines::One | Lines::Two { reading: false, source: true } => (0..count).map(one).collect(),
+        Lines::Two { reading: true, .. } => (0..count / 2).map(|window| paired(plan, one(window))).collect(),
+        Lines::Two { reading: false, source: false } => (count / 2..count)
+            .map(|window| {
+                let mut pass = one(window);
+                let source = window - count / 2;
+                pass.estimates.extend(pass.estimates.clone().iter().map(|e| Estimate { window: source, ..*e }));
+                pass
+            })
+            .collect(),
+    }
+}
+
+/// A pass over a window, with its edited twin: every row has one, on the twin's latents and text, that refers to it.
+fn paired(plan: &ChunkPlan, pass: RowPlan) -> RowPlan {
+    let (windows, texts) = (plan.windows.len() / 2, plan.texts.len() / 2);
+    let twin = |row: usize, branch: &Branch| Branch {
+        window: branch.window + windows,
+        prompt: branch.prompt + texts,
+        reference: Some(Reference::Row(row)),
+        ..branch.clone()
+    };
+    let RowPlan { mut rows, mut forks, mut estimates } = pass;
+    let mut before = rows.len(); // rows of the window itself
+    rows.extend(rows.clone().iter().enumerate().map(|(row, branch)| twin(row, branch)));
+    for fork in &mut forks {
+        let own = fork.rows.clone();
+        fork.rows.extend(own.iter().enumerate().map(|(row, (from, branch))| (from + before, twin(row, branch))));
+        before = own.len();
+    }
+    estimates.extend(estimates.clone().iter().map(|e| Estimate {
+        window: e.window + windows,
+        uncond: e.uncond.map(|row| row + before),
+        cond: e.cond + before,
+        ..*e
+    }));
+    RowPlan { rows, forks, estimates }
+}
 
 /// One forward pass of the network.
 #[derive(Debug, Clone, PartialEq)]
@@ -25,7 +97,7 @@ pub struct RowPlan {
 }
 
 /// An estimate of one window, from rows of the network's output.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Estimate {
     pub window: usize,
     /// How it was made; none where it stands for all estimates of its window, because nothing is shared.
@@ -36,7 +108,7 @@ pub struct Estimate {
 }
 
 /// A pass over one window that shares nothing. `guided`: with the unconditional half.
-pub fn plain(plan: &ChunkPlan, window: usize, guided: bool) -> RowPlan {
+fn plain(plan: &ChunkPlan, window: usize, guided: bool) -> RowPlan {
     let halves = if guided { &[Guidance::Uncond, Guidance::Cond][..] } else { &[Guidance::Cond] };
     let prompt = plan.windows[window].text;
     let rows: Vec<Branch> =
@@ -47,7 +119,7 @@ pub fn plain(plan: &ChunkPlan, window: usize, guided: bool) -> RowPlan {
 
 /// A pass over one window of a step that shares in `layers` (the first and the last of those that do). `entering`: the
 /// estimates of the window that enter the blend.
-pub fn shared(
+fn shared(
     plan: &ChunkPlan,
     window: usize,
     guided: bool,
@@ -126,6 +198,57 @@ mod tests {
         assert_eq!((rows.rows.len(), rows.forks[0].rows.len()), (1, 2));
         assert!(rows.estimates.iter().all(|estimate| estimate.uncond.is_none()));
         assert_eq!(rows.estimates.iter().map(|estimate| estimate.cond).collect::<Vec<_>>(), [0, 1]);
+    }
+
+    #[test]
+    fn every_row_of_an_edited_window_stands_beside_the_one_it_reads() {
+        let once = plan(3);
+        let plan = once.twice(1);
+        for (mode, forked) in [(BlendMode::Repo, vec![4]), (BlendMode::Paper, vec![4, 2])] {
+            let blend = Blend::lines(&plan, mode, 2);
+            let reading = Lines::Two { reading: true, source: true };
+            let passes = passes(&plan, reading, true, Some(3..=4), |window| blend.estimates(window));
+            assert_eq!(passes.len(), 3, "a pass has both versions of a window");
+            let pass = &passes[1];
+            assert_eq!(pass.rows.len(), 4);
+            assert_eq!(pass.forks.iter().map(|fork| fork.rows.len() / 2).collect::<Vec<_>>(), forked);
+            let stages = pass.forks.iter().map(|fork| fork.rows.iter().map(|(_, branch)| branch.clone()).collect());
+            for rows in std::iter::once(pass.rows.clone()).chain(stages) {
+                let (sources, twins) = rows.split_at(rows.len() / 2);
+                for (row, (source, twin)) in sources.iter().zip(twins).enumerate() {
+                    assert_eq!((twin.window, twin.prompt), (source.window + 3, source.prompt + once.texts.len()));
+                    assert_eq!((twin.guidance, twin.reference), (source.guidance, Some(Reference::Row(row))));
+                    assert!(source.reference_row().is_none());
+                }
+            }
+            let mut before = 2;
+            for fork in &pass.forks {
+                let (sources, twins) = fork.rows.split_at(fork.rows.len() / 2);
+                assert!(sources.iter().zip(twins).all(|(source, twin)| source.0 + before == twin.0));
+                before = sources.len();
+            }
+            let (sources, twins) = pass.estimates.split_at(pass.estimates.len() / 2);
+            for (source, twin) in sources.iter().zip(twins) {
+                let at = |estimate: &Estimate| (estimate.window, estimate.cond, estimate.uncond.unwrap());
+                let (window, cond, uncond) = at(source);
+                assert_eq!(at(twin), (window + 3, cond + before, uncond + before));
+            }
+        }
+    }
+
+    #[test]
+    fn a_source_that_is_not_wanted_any_more_costs_nothing() {
+        let plan = plan(3).twice(1);
+        let blend = Blend::lines(&plan, BlendMode::Repo, 2);
+        let of =
+            |source| passes(&plan, Lines::Two { reading: false, source }, true, None, |window| blend.estimates(window));
+        assert_eq!(of(true).len(), 6);
+        let alone = of(false);
+        assert_eq!(alone.len(), 3);
+        for (window, pass) in alone.iter().enumerate() {
+            assert!(pass.rows.iter().all(|row| row.window == window + 3 && row.reference.is_none()));
+            assert_eq!(pass.estimates.iter().map(|estimate| estimate.window).collect::<Vec<_>>(), [window + 3, window]);
+        }
     }
 
     #[test]

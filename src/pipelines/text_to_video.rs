@@ -4,7 +4,7 @@
 use super::extend;
 use super::frames::{draft, frames, keep};
 use super::keeping::Keeping;
-use super::latents::{latents, noise, write_latents};
+use super::latents::{alone, latents, noise, write_latents};
 use super::loaded::Loaded;
 use super::record::record;
 use super::texts::encode;
@@ -78,17 +78,19 @@ fn made(
     } else {
         let noise = noise(job).code(Code::Usage)?;
         let texts = encode(job, watch)?;
-        latents(job, loaded, &texts, &noise, context.as_ref(), keeping, watch)?
+        latents(job, loaded, &texts, &noise, context.as_ref(), Some(&mut *keeping), None, watch)?
     };
     if let Some(path) = &job.save_latents {
-        write_latents(path, &latents).code(Code::Failed)?;
+        write_latents(path, &alone(job, &latents)?).code(Code::Failed)?;
         watch.event(&Event::Saved { kind: "latents", path: path.clone() })?;
     }
     let mut manifest = record(job).code(Code::Model)?;
     extend::note(job, context.as_ref(), &mut manifest);
     let video = frames(job, loaded, &latents, &manifest, keeping, watch);
     let video = video.map_err(|failure| match failure.code {
-        Code::Encoder if !keeping.holds_latents() => keep(job, &latents, failure),
+        Code::Encoder if !keeping.holds_latents() => {
+            keep(job, &alone(job, &latents).unwrap_or(latents.clone()), failure)
+        }
         _ => failure,
     })?;
     for warning in &video.warnings {
@@ -120,7 +122,7 @@ fn drafted(
 pub(super) fn plan(job: &Job) -> Plan {
     Plan {
         model: job.model.name().to_owned(),
-        prompts: job.prompts.clone(),
+        prompts: job.controls.edit.as_ref().map_or(&job.prompts, |edit| &edit.prompts).clone(),
         width: job.width,
         height: job.height,
         frames: job.frames,

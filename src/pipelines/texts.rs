@@ -9,7 +9,7 @@ use candle_core::Tensor;
 
 /// One embedding for each prompt, and that of the unconditional half.
 pub struct Texts {
-    /// `[L, D]` each, in the order of the job's prompts.
+    /// `[L, D]` each, in the order of the job's prompts; after the source's those of an edit.
     pub prompts: Vec<Tensor>,
     /// `[L, D]`.
     pub uncond: Tensor,
@@ -23,7 +23,8 @@ pub fn encode(job: &Job, observer: &mut dyn Observer) -> Result<Texts, Failure> 
         _ => TextCache::off(),
     };
     let length = job.transformer.max_text_seq_length;
-    let mut texts: Vec<&str> = job.prompts.iter().map(String::as_str).collect();
+    let edited = job.controls.edit.iter().flat_map(|edit| &edit.prompts);
+    let mut texts: Vec<&str> = job.prompts.iter().chain(edited).map(String::as_str).collect();
     if let UncondText::Text(text) = &job.uncond {
         texts.push(text);
     }

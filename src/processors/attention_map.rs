@@ -28,7 +28,12 @@ pub struct Word {
 impl Word {
     /// Token positions in the text of a row.
     pub(super) fn of(&self, branch: &Branch) -> &[u32] {
-        self.positions.get(branch.prompt).map_or(&[], Vec::as_slice)
+        self.at(branch.prompt)
+    }
+
+    /// Token positions in a text of the plan.
+    pub(super) fn at(&self, text: usize) -> &[u32] {
+        self.positions.get(text).map_or(&[], Vec::as_slice)
     }
 }
 
@@ -110,6 +115,7 @@ pub struct AttentionMap {
     words: Vec<Word>,
     views: Vec<View>,
     keep: Option<(Ranges, Ranges)>,
+    single: bool,
     budget: usize,
 }
 
@@ -117,7 +123,13 @@ impl AttentionMap {
     /// Records the maps of `words` into `maps`.
     pub fn new(maps: &AttentionMaps, words: Vec<Word>) -> Self {
         let views = if words.is_empty() { Vec::new() } else { vec![View::Words] };
-        Self { maps: maps.clone(), words, views, keep: None, budget: 0 }
+        Self { maps: maps.clone(), words, views, keep: None, single: false, budget: 0 }
+    }
+
+    /// Each layer's own maps, instead of their means over the layers so far.
+    pub fn single_layers(mut self) -> Self {
+        self.single = true;
+        self
     }
 
     /// Records `views` as well (joint attention only) and keeps all views, as they are after the given layers of the given
@@ -195,6 +207,9 @@ impl AttentionMap {
             let Some(row) = state.rows.get_mut(site.rows[index]) else {
                 bail!("{}: row {} is not a row of the pass", site.path, site.rows[index])
             };
+            if self.single {
+                *row = RowMaps::default();
+            }
             row.sums = match row.sums.is_empty() {
                 true => maps,
                 false => row.sums.iter().zip(&maps).map(|(sum, map)| add(sum, map)).collect::<Result<_>>()?,

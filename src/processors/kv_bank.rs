@@ -235,6 +235,12 @@ impl AttentionProcessor for KvBank {
         if !read {
             return next.attend(qkv, site);
         }
+        // rows that refer to others of the batch are the business of a control after this one, which must see the batch whole
+        if site.batch().any(|branch| branch.reference_row().is_some()) {
+            let all = |part: fn(&Qkv) -> &Tensor| Tensor::cat(&parts.iter().map(part).collect::<Vec<_>>(), 0);
+            let (k, v) = (all(|part| &part.k)?, all(|part| &part.v)?);
+            return next.attend(Qkv { k, v, ..qkv }, site);
+        }
         let mut done = Vec::with_capacity(parts.len());
         for (index, part) in parts.into_iter().enumerate() {
             let alone = Site { rows: &site.rows[index..=index], ..site.site.clone() };

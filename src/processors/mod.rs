@@ -36,7 +36,7 @@ pub use attention_map::{AttentionMap, AttentionMaps};
 pub use key_mask::KeyMask;
 pub use kv_bank::{BankPlan, BankSize, KvBank, Purpose};
 pub use registry::{COMMON, Parameter, list};
-pub use reweight::Reweight;
+pub use reweight::{Keys, Reweight};
 pub use row_gather::RowGather;
 pub use spec::{Control, Spec, parse};
 pub use stack::{Setting, Stack, build, check_order};

@@ -12,7 +12,8 @@
 //! source's (DiTCtrl's first two steps), behind a key mask those of the kept keys.
 
 use super::attention_map::Word;
-use crate::attention::{AttentionProcessor, AttentionSite, Branch, Next, Qkv};
+use super::when::Ranges;
+use crate::attention::{AttentionProcessor, AttentionSite, Branch, Next, Qkv, Reference};
 use candle_core::{DType, Result, Tensor, bail};
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -20,20 +21,75 @@ use std::ops::Range;
 /// See the module.
 pub struct Reweight {
     words: Vec<(Word, f64)>,
+    keys: Option<Keys>,
 }
+
+/// Where rows attend to keys that are not their own, and which of those keys the words are.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Keys {
+    /// Steps and layers at which rows have the keys of the row of the pass they refer to.
+    pub rows: (Ranges, Ranges),
+    /// Steps and layers at which rows have the keys of the banked window they refer to.
+    pub banked: (Ranges, Ranges),
+    /// The text of each window.
+    pub texts: Vec<usize>,
+    /// In the order of the words that are scaled.
+    pub words: Vec<Word>,
+}
+
+impl Keys {
+    /// The text whose keys a row attends to.
+    fn text(&self, branch: &Branch, site: &AttentionSite) -> usize {
+        let here = |(steps, layers): &(Ranges, Ranges)| steps.contains(site.pass.step) && layers.contains(site.layer);
+        match branch.reference {
+            Some(Reference::Row(row)) if here(&self.rows) => {
+                site.branches.get(row).map_or(branch.prompt, |source| self.text(source, site))
+            }
+            Some(Reference::Banked { window }) if here(&self.banked) => {
+                self.texts.get(window).copied().unwrap_or(branch.prompt)
+            }
+            _ => branch.prompt,
+        }
+    }
+}
+
+/// Token positions and their factors.
+type Factors = BTreeMap<u32, f64>;
 
 impl Reweight {
     /// Each word with its factor. Rows whose conditioning does not have the word stay as they are: leave out the source's
     /// to reweight the target alone. Factors of words that share a token multiply.
     pub fn new(words: Vec<(Word, f64)>) -> Self {
-        Self { words }
+        Self { words, keys: None }
     }
 
-    /// Token positions in the text and their factors, without those of factor 1.
-    fn factors(&self, branch: &Branch, site: &AttentionSite) -> Result<BTreeMap<u32, f64>> {
-        let mut factors = BTreeMap::new();
-        for (word, factor) in &self.words {
-            for &position in word.of(branch) {
+    /// Behind K/V sharing between texts in which the words stand elsewhere, or not at all: the keys scaled are those where
+    /// `keys` says that they stand. Without this they are taken to stand where they do in the row's own text.
+    pub fn with_keys(mut self, keys: Keys) -> Self {
+        self.keys = Some(keys);
+        self
+    }
+
+    /// Factors by the tokens of the row's own text, and by those of the text whose keys it attends to; without those of
+    /// factor 1. Rows without the words have neither.
+    fn factors(&self, branch: &Branch, site: &AttentionSite) -> Result<(Factors, Factors)> {
+        let own: Vec<&[u32]> = self.words.iter().map(|(word, _)| word.of(branch)).collect();
+        let rows = self.of(&own, site)?;
+        let columns = match &self.keys {
+            Some(keys) if !rows.is_empty() => {
+                let text = keys.text(branch, site);
+                self.of(&keys.words.iter().map(|word| word.at(text)).collect::<Vec<_>>(), site)?
+            }
+            _ => rows.clone(),
+        };
+        Ok((rows, columns))
+    }
+
+    /// `positions`: by word.
+    fn of(&self, positions: &[&[u32]], site: &AttentionSite) -> Result<Factors> {
+        let mut factors = Factors::new();
+        for ((word, factor), positions) in self.words.iter().zip(positions) {
+            for &position in *positions {
                 if position as usize >= site.text.len() {
                     bail!("'{}' is said to be token {position} of a text of {}", word.text, site.text.len())
                 }
@@ -51,14 +107,14 @@ impl AttentionProcessor for Reweight {
             true => Vec::new(),
             false => site.batch().map(|branch| self.factors(branch, site)).collect::<Result<Vec<_>>>()?,
         };
-        if factors.iter().all(BTreeMap::is_empty) {
+        if factors.iter().all(|(rows, _)| rows.is_empty()) {
             return next.attend(qkv, site);
         }
         let plain = next.attend(qkv.clone(), site)?;
         let inner = site.rows_per_branch;
         let rows = factors.iter().enumerate().map(|(index, factors)| {
             let narrow = |x: &Tensor| x.narrow(0, index * inner, inner);
-            if factors.is_empty() {
+            if factors.0.is_empty() {
                 return narrow(&plain);
             }
             let own = Qkv { q: narrow(&qkv.q)?, k: narrow(&qkv.k)?, v: narrow(&qkv.v)?, scale: qkv.scale };
@@ -72,7 +128,7 @@ impl AttentionProcessor for Reweight {
 fn reweight(
     qkv: &Qkv,
     plain: &Tensor,
-    factors: &BTreeMap<u32, f64>,
+    (own, keys): &(Factors, Factors),
     site: &AttentionSite,
     next: &Next,
 ) -> Result<Tensor> {
@@ -90,19 +146,20 @@ fn reweight(
         p.matmul(&v.contiguous()?.index_select(&columns, 2)?.to_dtype(DType::F32)?)
     };
     let mut sides: Vec<(Range<usize>, Tensor)> = Vec::with_capacity(2);
-    if !video.is_empty() {
-        let columns = factors.keys().map(|position| site.text.start as u32 + position).collect();
-        let weights = factors.values().map(|factor| (factor - 1.0) as f32).collect();
+    let weights = |factors: &Factors| factors.values().map(|factor| (factor - 1.0) as f32).collect::<Vec<_>>();
+    if keys.is_empty() && !video.is_empty() {
+        sides.push((video.clone(), plain.narrow(2, video.start, video.len())?));
+    } else if !video.is_empty() {
+        let columns = keys.keys().map(|position| site.text.start as u32 + position).collect();
         let plain = plain.narrow(2, video.start, video.len())?.to_dtype(DType::F32)?;
-        let added = part(&q.narrow(2, video.start, video.len())?, columns, Some(weights))?;
+        let added = part(&q.narrow(2, video.start, video.len())?, columns, Some(weights(keys)))?;
         sides.push((video, (plain + added)?.to_dtype(dtype)?));
     }
     if !text.is_empty() {
-        let rows = Tensor::new(factors.keys().copied().collect::<Vec<_>>(), device)?; // of the text
+        let rows = Tensor::new(own.keys().copied().collect::<Vec<_>>(), device)?; // of the text
         let of_rows = |x: &Tensor| x.narrow(2, text.start, text.len())?.contiguous()?.index_select(&rows, 2);
         let from_text = part(&of_rows(q)?, site.text.clone().map(|token| token as u32).collect(), None)?;
-        let weights: Vec<f32> = factors.values().map(|factor| (factor - 1.0) as f32).collect();
-        let weights = Tensor::new(weights, device)?.unsqueeze(1)?; // [J, 1]
+        let weights = Tensor::new(weights(own), device)?.unsqueeze(1)?; // [J, 1]
         let added = (of_rows(plain)?.to_dtype(DType::F32)? - from_text)?.broadcast_mul(&weights)?;
         let plain = plain.narrow(2, text.start, text.len())?.contiguous()?;
         sides.push((text, plain.index_add(&rows, &added.to_dtype(dtype)?, 2)?));
@@ -172,6 +229,38 @@ mod tests {
         let row = |x: &Tensor, row| x.narrow(0, row, 1).unwrap();
         assert_same(&row(&got, 0), &row(&toy.plain(&qkv), 0));
         assert_near(&row(&got, 1), &row(&dense(&toy, &qkv, &[(2, 0.0)]), 1), 2e-6);
+    }
+
+    #[test]
+    fn the_keys_of_another_text_are_scaled_where_its_words_stand() {
+        let toy = Toy::default();
+        let qkv = toy.qkv(22, 2);
+        let branches = [branch(Cond, 0, 0, None), branch(Cond, 0, 1, Some(0))];
+        let (one, both) = (word(&[&[], &[2]]), word(&[&[4], &[2]]));
+        let run = |keys: Option<(&str, &str, Word)>| {
+            let mut reweight = Reweight::new(vec![(one.clone(), 0.25)]);
+            if let Some((steps, layers, word)) = keys {
+                let (rows, none) =
+                    ((steps.parse().unwrap(), layers.parse().unwrap()), (Ranges::none(), Ranges::none()));
+                reweight = reweight.with_keys(Keys { rows, banked: none, texts: Vec::new(), words: vec![word] });
+            }
+            toy.attend(&qkv, &branches, &mut [boxed(reweight)]).unwrap().narrow(0, 1, 1).unwrap()
+        };
+        let own = run(None);
+        // the toy's attention is at step 3, layer 0
+        for (steps, layers) in [("0-2", "all"), ("all", "1-")] {
+            assert_same(&run(Some((steps, layers, both.clone()))), &own);
+        }
+        let (text, video) = (toy.text_range(), toy.video_range());
+        let part = |x: &Tensor, range: &Range<usize>| x.narrow(2, range.start, range.len()).unwrap();
+        let of_source = dense(&toy, &qkv, &[(4, 0.25)]).narrow(0, 1, 1).unwrap();
+        let got = run(Some(("3", "0", both)));
+        assert_near(&part(&got, &video), &part(&of_source, &video), 2e-6);
+        assert_same(&part(&got, &text), &part(&own, &text));
+        let plain = toy.plain(&qkv).narrow(0, 1, 1).unwrap();
+        let got = run(Some(("3", "0", word(&[&[], &[2]]))));
+        assert_same(&part(&got, &video), &part(&plain, &video));
+        assert_same(&part(&got, &text), &part(&own, &text));
     }
 
     #[test]

@@ -42,24 +42,31 @@ enum Part {
 pub struct RowGather {
     part: Part,
     source: Source,
+    banked: bool,
 }
 
 impl RowGather {
     /// Rows with a reference attend to its keys and values instead of their own.
     pub fn kv_sharing() -> Self {
-        Self { part: Part::KeysValues, source: Source::Reference(None) }
+        Self { part: Part::KeysValues, source: Source::Reference(None), banked: false }
+    }
+
+    /// Behind a bank: rows that refer to one have got their keys and values there, and rows that refer to them read those.
+    pub fn behind_bank(mut self) -> Self {
+        self.banked = true;
+        self
     }
 
     /// Conditional rows with a reference use its attention map (queries and keys) on their own values. The unconditional
     /// half stays as it is, as in Prompt-to-Prompt.
     pub fn word_swap() -> Self {
-        Self { part: Part::QueriesKeys, source: Source::Reference(Some(Guidance::Cond)) }
+        Self { part: Part::QueriesKeys, source: Source::Reference(Some(Guidance::Cond)), banked: false }
     }
 
     /// Frames attend to the keys and values of another frame of their branch. Acts where frames are rows of the batch, at
     /// spatial self-attention.
     pub fn cross_frame(frame: Frame) -> Self {
-        Self { part: Part::KeysValues, source: Source::Frame(frame) }
+        Self { part: Part::KeysValues, source: Source::Frame(frame), banked: false }
     }
 
     /// The batch entry that each batch entry takes from.
@@ -69,7 +76,7 @@ impl RowGather {
         for (index, branch) in site.batch().enumerate() {
             let (from, frame) = match self.source {
                 Source::Reference(half) => match branch.reference {
-                    Some(Reference::Banked { window }) => {
+                    Some(Reference::Banked { window }) if !self.banked => {
                         bail!(
                             "{}: row {} refers to a bank for window {window}, and there is none",
                             site.path,

@@ -15,6 +15,7 @@ pub use cache::{TextCache, TextKey};
 pub use clip::ClipTokenizer;
 pub use t5::{T5Config, TextEncoder};
 pub use tokenizer::{Tokenizer, Tokens};
+pub use words::swapped;
 
 use crate::weights::ModelFolder;
 use anyhow::{Context, ensure};

@@ -1,6 +1,7 @@
 //! Places of words in a prompt, in bytes.
 //!
-//! Needed where a control names words (`--subject "dark knight"`) and where a message names what was cut off a prompt.
+//! Needed where a control names words (`--subject "dark knight"`), where words take the place of others
+//! (`--swap "cat=>dog"`) and where a message names what was cut off a prompt.
 
 use std::ops::Range;
 
@@ -31,18 +32,52 @@ fn joined(before: char, after: char) -> bool {
     before.is_alphanumeric() && after.is_alphanumeric() && !caseless(before) && !caseless(after)
 }
 
+/// Whether `words` stand in `text` at `start`, as a whole.
+fn stand(text: &[Mark], words: &[Mark], start: usize) -> bool {
+    let end = start + words.len();
+    let (Some(first), Some(last), Some(place)) = (words.first(), words.last(), text.get(start..end)) else {
+        return false;
+    };
+    place.iter().zip(words).all(|(a, b)| a.letter == b.letter)
+        && !(start > 0 && joined(text[start - 1].letter, first.letter))
+        && !text.get(end).is_some_and(|next| joined(last.letter, next.letter))
+}
+
 /// Where `words` first stand in `text`. Letter case and the width of gaps do not matter; the words match as a whole.
 pub fn find(text: &str, words: &str) -> Option<Range<usize>> {
     let (text, words) = (marks(text), marks(words.trim()));
-    let (first, last) = (words.first()?.letter, words.last()?.letter);
-    let matches = |&start: &usize| {
-        let end = start + words.len();
-        text[start..end].iter().zip(&words).all(|(a, b)| a.letter == b.letter)
-            && !(start > 0 && joined(text[start - 1].letter, first))
-            && !text.get(end).is_some_and(|next| joined(last, next.letter))
-    };
-    let start = (0..(text.len() + 1).saturating_sub(words.len())).find(matches)?;
+    let start = (0..text.len()).find(|&start| stand(&text, &words, start))?;
     Some(text[start].place.start..text[start + words.len() - 1].place.end)
+}
+
+/// `text` with other words in the place of some, wherever they stand, and how often each of the `swaps` (these words, those
+/// in their place) was made. All are made at once: none sees what another has put in. Where two could begin, the first of
+/// the list does. Words that nothing takes the place of take the gap after them along.
+pub fn swapped(text: &str, swaps: &[(&str, &str)]) -> (String, Vec<usize>) {
+    let letters = marks(text);
+    let swaps: Vec<_> = swaps.iter().map(|(from, to)| (marks(from.trim()), to.trim())).collect();
+    let (mut out, mut counts) = (String::with_capacity(text.len()), vec![0; swaps.len()]);
+    let (mut at, mut copied) = (0, 0);
+    while at < letters.len() {
+        let Some(swap) = swaps.iter().position(|(from, _)| stand(&letters, from, at)) else {
+            at += 1;
+            continue;
+        };
+        let (from, to) = &swaps[swap];
+        counts[swap] += 1;
+        out.push_str(&text[copied..letters[at].place.start]);
+        out.push_str(to);
+        at += from.len();
+        copied = letters[at - 1].place.end;
+        if to.is_empty() {
+            match letters.get(at).filter(|next| next.letter == ' ') {
+                Some(gap) => (at, copied) = (at + 1, gap.place.end),
+                None => out.truncate(out.trim_end().len()),
+            }
+        }
+    }
+    out.push_str(&text[copied..]);
+    (out, counts)
 }
 
 /// The start of the word that `at` lies in.
@@ -99,6 +134,23 @@ mod tests {
     fn scripts_without_gaps() {
         assert_eq!(found("黑暗骑士骑马", "骑士"), Some("骑士"));
         assert_eq!(found("日本のball", "ball"), Some("ball"));
+    }
+
+    #[test]
+    fn words_take_the_place_of_others_at_once() {
+        for (text, swaps, swapped, counts) in [
+            ("a cat, a Cat and a catalogue", &[("cat", "dog")][..], "a dog, a dog and a catalogue", vec![2]),
+            ("red on blue", &[("red", "blue"), ("blue", "red")], "blue on red", vec![1, 1]),
+            ("a  red ball", &[("red ball", "x"), ("ball", "y")], "a  x", vec![1, 0]),
+            ("a red ball", &[(" red ", "")], "a ball", vec![1]),
+            ("a red  ball, red", &[("red", "")], "a ball,", vec![2]),
+            ("a red, round ball", &[("red", "")], "a, round ball", vec![1]),
+            ("red", &[("red", "")], "", vec![1]),
+            ("a ball", &[("", "x"), ("cat", "dog")], "a ball", vec![0, 0]),
+            ("İ café İ", &[("CAFÉ", "bar")], "İ bar İ", vec![1]),
+        ] {
+            assert_eq!(super::swapped(text, swaps), (swapped.to_owned(), counts), "{text}");
+        }
     }
 
     #[test]

@@ -42,6 +42,8 @@ mod partial_dir;
 mod png;
 mod read;
 mod resize;
+mod results;
+mod spool;
 mod still;
 #[cfg(test)]
 mod testing;
@@ -56,6 +58,8 @@ pub use folder::videos;
 pub use format::{Codec, Format, KNOWN_FORMS, PixelFormat, Rate};
 pub use partial::remove_partials;
 pub use read::{Limits, Reader, metadata, read};
+pub use results::Folder;
+pub use spool::{Frames, Spool};
 pub use still::{side_by_side, write_png};
 pub use writer::Writer;
 

@@ -42,7 +42,7 @@ pub use list::{Listed, list};
 pub use network::NetworkFolder;
 pub use part::{Part, TensorInfo};
 pub use tensor_cache::TensorCache;
-pub use tensors::{bytes_of, read_tensors, tensors_of, write_tensors};
+pub use tensors::{bytes_of, read_tensors, tensors_of, write_described, write_tensors};
 
 use cache::{Hub, HubId};
 use error::{Result, refuse};

@@ -36,16 +36,33 @@ pub fn tensors_of(bytes: &[u8]) -> anyhow::Result<HashMap<String, Tensor>> {
 
 /// Tensors as the bytes of a safetensors file.
 pub fn bytes_of(tensors: &[(&str, &Tensor)]) -> anyhow::Result<Vec<u8>> {
+    serialized(tensors, None)
+}
+
+fn serialized(tensors: &[(&str, &Tensor)], about: Option<HashMap<String, String>>) -> anyhow::Result<Vec<u8>> {
     let views: Vec<(&str, Tensor)> =
         tensors.iter().map(|(name, tensor)| Ok((*name, tensor.contiguous()?))).collect::<candle_core::Result<_>>()?;
-    Ok(safetensors::serialize(views.iter().map(|(name, tensor)| (name, tensor)), None)?)
+    Ok(safetensors::serialize(views.iter().map(|(name, tensor)| (name, tensor)), about)?)
 }
 
 /// Writes tensors to a safetensors file; it is there whole or not at all.
 pub fn write_tensors(path: &Path, tensors: &[(&str, &Tensor)]) -> anyhow::Result<()> {
+    write(path, tensors, None)
+}
+
+/// [`write_tensors`], with words about them in the file's `__metadata__`.
+pub fn write_described(
+    path: &Path,
+    tensors: &[(&str, &Tensor)],
+    about: &HashMap<String, String>,
+) -> anyhow::Result<()> {
+    write(path, tensors, Some(about.clone()))
+}
+
+fn write(path: &Path, tensors: &[(&str, &Tensor)], about: Option<HashMap<String, String>>) -> anyhow::Result<()> {
     let shown = path.display();
     let failed = |error: std::io::Error| ModelError::new(format!("{shown}: {error}"));
-    let bytes = bytes_of(tensors).map_err(|error| ModelError::new(format!("{shown}: {error}")))?;
+    let bytes = serialized(tensors, about).map_err(|error| ModelError::new(format!("{shown}: {error}")))?;
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut partial = tempfile::NamedTempFile::new_in(folder).map_err(failed)?;
     partial.write_all(&bytes).and_then(|()| partial.as_file().sync_all()).map_err(failed)?;

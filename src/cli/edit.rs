@@ -1,0 +1,78 @@
+//! `edit`: a video again, with words swapped or reweighted.
+
+use super::Report;
+use super::render::{make, prepare, recorded};
+use super::source::Source;
+use crate::job::{Changes, Request, Reweighting, Settings, Swap};
+use crate::run::{Code, Event, Failure};
+
+const EXAMPLES: &str = "\
+Examples:
+  vidgen edit ball.mp4 --swap \"red=>blue\" -o blue.mp4
+  vidgen edit ball.mp4 --swap \"ball=>box\" --swap \"sunny day=>rainy night\" --side-by-side -o both.mp4
+  vidgen edit seasons.mp4 --reweight snow:0.3 -o less-snow.mp4
+  vidgen edit \"a red ball rests in the snow at night\" --seed 7 --reweight night:0.5 -o dusk.mp4
+
+A video (or its record, OUTPUT.json) gives prompts, seed and all settings; flags outweigh them. Everything else is as in the
+original: the same noise, and in part of the run the same keys and values. See docs/editing.md.";
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES, args_override_self = true)]
+pub struct Edit {
+    /// A video made by vidgen, or the prompt of one
+    #[arg(value_name = "VIDEO|PROMPT", conflicts_with = "prompt", required_unless_present = "prompt")]
+    what: Option<String>,
+    /// The prompt of the original
+    #[arg(short, long, env = "VIDGEN_PROMPT", value_name = "TEXT", alias = "prompts")]
+    prompt: Option<String>,
+    /// Words, and those to put in their place, as "cat=>dog"; nothing after => leaves them out. Give it again for more
+    #[arg(long, env = "VIDGEN_SWAP", value_name = "WORDS=>WORDS")]
+    swap: Vec<Swap>,
+    /// Scale what words contribute, as night:0.5; 0 removes, 1 changes nothing. Give it again for more
+    #[arg(long, env = "VIDGEN_REWEIGHT", value_name = "WORDS:FACTOR")]
+    reweight: Vec<Reweighting>,
+    /// The original on the left, the edited version on the right
+    #[arg(long, env = "VIDGEN_SIDE_BY_SIDE", value_parser = clap::builder::FalseyValueParser::new())]
+    side_by_side: bool,
+    /// The same as --manifest none
+    #[arg(long, hide = true, conflicts_with = "manifest")]
+    no_metadata: bool,
+    #[command(flatten)]
+    settings: Settings,
+}
+
+impl Edit {
+    pub fn run(self, report: &Report) -> Result<(), Failure> {
+        let some = |given: bool| given.then_some(());
+        let changes = Changes {
+            swap: some(!self.swap.is_empty()).map(|()| self.swap),
+            reweight: some(!self.reweight.is_empty()).map(|()| self.reweight),
+            side_by_side: self.side_by_side,
+        };
+        let Source { mut request, record } =
+            Source::new(self.what, self.prompt, recorded(self.settings, self.no_metadata))?;
+        let changes = match request.edit.take() {
+            Some(before) => changes.after(before),
+            None => changes,
+        };
+        if changes.is_empty() {
+            let message = "nothing to edit: give --swap \"cat=>dog\" or --reweight night:0.5";
+            return Err(Failure::message(Code::Usage, message));
+        }
+        request.edit = Some(changes);
+        let resolve = |overwrite: Option<bool>| {
+            let settings = Settings { overwrite: overwrite.or(request.settings.overwrite), ..request.settings.clone() };
+            Request { settings, ..request.clone() }.resolve()
+        };
+        prepare(&request.settings, report)?;
+        let made = make(&resolve, report)?;
+        let (Some(record), Some(outcome)) = (record, made.first()) else { return Ok(()) };
+        let manifest = &outcome.manifest;
+        if (&record.model.hashes, &record.version) != (&manifest.model.hashes, &manifest.version) {
+            let message = "the original was made with other weights or another version of vidgen: what was edited may differ \
+                           from it";
+            report.observer()?.event(&Event::Warning(message.to_owned()))?;
+        }
+        Ok(())
+    }
+}
