@@ -215,7 +215,9 @@ fn ten_prompts_take_the_memory_of_three() {
     let (ten, after) = peak(10);
     let (Some(three), Some(ten)) = (three, ten) else {
         // Linux says how much memory a process has had
-        return if cfg!(target_os = "linux") { panic!("no peak memory in the record") };
+        return if cfg!(target_os = "linux") {
+            panic!("no peak memory in the record")
+        };
     };
     let limit = three as f64 * 1.05 + (after - before) as f64;
     assert!(ten as f64 <= limit, "{ten} bytes with ten prompts, {three} with three");
