@@ -3,7 +3,7 @@
 VIDGEN := target/release/vidgen
 DEMO   := out/seasons.mp4
 
-.PHONY: help deps build demo test torture lint bench-multiprompt bench-plan test-slurm
+.PHONY: help deps build demo test torture lint fuzz bench-multiprompt bench-plan test-slurm
 
 help:
 	@echo 'make demo    install what is missing, build, render a video on the embedded model'
@@ -14,6 +14,7 @@ help:
 	@echo 'make bench-multiprompt    render a set of stories four ways and measure them (SET, STORIES, STEPS, MODEL, CLIP)'
 	@echo 'make bench-plan   what vidgen plan says beside what runs take'
 	@echo 'make test-slurm   a batch as a Slurm job array on this machine (root, Debian)'
+	@echo 'make fuzz    every fuzz target for ten minutes; see docs/fuzzing.md'
 	@echo 'make deps    FFmpeg development files, pkg-config, clang'
 
 deps:
@@ -46,3 +47,16 @@ bench-plan: build
 
 test-slurm: build
 	scripts/test-slurm.sh $(VIDGEN)
+
+FUZZ_SECONDS ?= 600
+FUZZ_TARGETS ?= $(basename $(notdir $(wildcard fuzz/fuzz_targets/*.rs)))
+
+# New inputs go to a scratch directory: the corpora in the repository stay small.
+fuzz:
+	cargo +nightly fuzz build --sanitizer none
+	@for target in $(FUZZ_TARGETS); do \
+	  mkdir -p target/fuzz/$$target; \
+	  echo "fuzzing $$target for $(FUZZ_SECONDS) s"; \
+	  cargo +nightly fuzz run --sanitizer none $$target target/fuzz/$$target fuzz/corpus/$$target -- \
+	    -max_total_time=$(FUZZ_SECONDS) -timeout=10 -rss_limit_mb=512 -malloc_limit_mb=256 -max_len=65536 -print_final_stats=1 || exit 1; \
+	done

@@ -96,12 +96,23 @@ impl Storyboard {
             false if path.as_os_str().is_empty() => ("an empty file name".to_owned(), Err(anyhow!("give a file"))),
             false => (path.display().to_string(), open(path).and_then(bytes)),
         };
-        let storyboard = bytes.with_context(|| name.clone()).and_then(|bytes| {
-            let text = text(&name, &bytes)?;
-            parse(&name, text, syntax(path, form, text))
-        });
+        let storyboard = bytes.with_context(|| name.clone()).and_then(|bytes| named(&name, path, &bytes, form));
         Ok(storyboard.code(Code::Usage)?)
     }
+
+    /// The scenes of a file's contents; `path` is its name, which decides how it is written where `form` does not.
+    ///
+    /// # Errors
+    ///
+    /// As [`Storyboard::read`].
+    pub fn from_bytes(path: &Path, bytes: &[u8], form: Form) -> Result<Self> {
+        Ok(named(&path.display().to_string(), path, bytes, form).code(Code::Usage)?)
+    }
+}
+
+fn named(name: &str, path: &Path, bytes: &[u8], form: Form) -> Result<Storyboard> {
+    let text = text(name, bytes)?;
+    parse(name, text, syntax(path, form, text))
 }
 
 fn syntax(path: &Path, form: Form, text: &str) -> Syntax {

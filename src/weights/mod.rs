@@ -57,6 +57,16 @@ pub const PIPELINES: [&str; 1] = ["CogVideoXPipeline"];
 
 const MODEL_INDEX: &str = "model_index.json";
 
+/// Checks the bytes of a safetensors file as opening a model does; returns how many tensors it holds.
+pub fn check_safetensors(file: &[u8]) -> anyhow::Result<usize> {
+    Ok(header::Header::parse(file)?.entries.len())
+}
+
+/// Checks the text of an index of shards as opening a model does; returns how many shards it names.
+pub fn check_index(text: &[u8]) -> anyhow::Result<usize> {
+    Ok(files::Index::parse(text)?.shards().len())
+}
+
 /// Told of downloads. All methods do nothing by default.
 pub trait Download {
     /// Before the first of `files` files of a model, `bytes` together (0 when the hub does not say).
