@@ -1,6 +1,8 @@
 //! `processors`: the controls of attention that can be asked for by name.
 
 use crate::attention::SiteKind;
+use crate::processors::registry::Entry;
+use crate::processors::when::kind_name;
 use crate::processors::{COMMON, Parameter, list};
 use crate::run::{Failure, print};
 use serde_json::{Value, json};
@@ -14,13 +16,11 @@ pub fn run(json: bool) -> Result<(), Failure> {
     }
 }
 
-fn site(kind: SiteKind) -> &'static str {
-    match kind {
-        SiteKind::Joint => "joint",
-        SiteKind::SelfSpatial => "self",
-        SiteKind::Cross => "cross",
-        SiteKind::Temporal => "temporal",
-    }
+/// The kinds of attention that the networks of CogVideoX and Toyland have.
+const PRESENT: [SiteKind; 1] = [SiteKind::Joint];
+
+fn works(entry: &Entry) -> bool {
+    entry.sites.iter().any(|kind| PRESENT.contains(kind))
 }
 
 fn object() -> Value {
@@ -29,8 +29,9 @@ fn object() -> Value {
         .iter()
         .map(|entry| {
             let parameters: Vec<Value> = entry.parameters.iter().chain(COMMON).map(parameter).collect();
-            let sites: Vec<&str> = entry.sites.iter().map(|&kind| site(kind)).collect();
-            json!({ "name": entry.name, "sites": sites, "help": entry.help, "parameters": parameters })
+            let sites: Vec<&str> = entry.sites.iter().map(|&kind| kind_name(kind)).collect();
+            let works = works(entry);
+            json!({ "name": entry.name, "sites": sites, "works": works, "help": entry.help, "parameters": parameters })
         })
         .collect();
     json!({ "processors": entries })
@@ -49,12 +50,16 @@ fn table() -> String {
             line(format_args!("    {name:<10} {help}{default}"));
         }
     };
-    for entry in list() {
-        let sites: Vec<&str> = entry.sites.iter().map(|&kind| site(kind)).collect();
+    let entry = |line: &mut dyn FnMut(std::fmt::Arguments), entry: &Entry| {
+        let sites: Vec<&str> = entry.sites.iter().map(|&kind| kind_name(kind)).collect();
         line(format_args!("\n{:<12} {} (on {} attention)", entry.name, entry.help, sites.join(", ")));
-        parameters(&mut line, entry.parameters);
-    }
+        parameters(line, entry.parameters);
+    };
+    line(format_args!("\nOn every model there is now (CogVideoX and Toyland have joint attention):"));
+    list().iter().filter(|known| works(known)).for_each(|known| entry(&mut line, known));
     line(format_args!("\nEach also has"));
     parameters(&mut line, COMMON);
+    line(format_args!("\nOn kinds of attention that no model has yet, so refused by all of them:"));
+    list().iter().filter(|known| !works(known)).for_each(|known| entry(&mut line, known));
     text
 }

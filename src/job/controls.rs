@@ -86,7 +86,7 @@ impl Wanted {
             let what = |error: anyhow::Error| anyhow::anyhow!("--attn-proc {spec}: {error:#}");
             spec.check(steps, &sites).map_err(what)?;
             if let Control::AttnMap { .. } = spec.control {
-                bail!("--attn-proc {spec}: no maps are written while a video is made: leave it out")
+                bail!("--attn-proc {spec}: no maps are written while a video is made: use vidgen attn-map")
             }
         }
         let explicit = given.iter().any(is_sharing);

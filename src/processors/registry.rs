@@ -71,7 +71,7 @@ pub(super) static ENTRIES: &[Entry] = &[
     Entry {
         name: "reweight",
         sites: &[SiteKind::Joint, SiteKind::Cross],
-        help: "scales what words contribute after the softmax; 0 removes, 1 changes nothing",
+        help: "scales what words contribute after the softmax; 0 removes, 1 changes nothing; see also vidgen edit",
         parameters: &[Parameter {
             name: "words",
             default: "",
@@ -81,7 +81,7 @@ pub(super) static ENTRIES: &[Entry] = &[
     Entry {
         name: "attn-map",
         sites: &[SiteKind::Joint, SiteKind::Cross],
-        help: "keeps attention maps, the mean over heads and the layers up to each of those named",
+        help: "keeps attention maps, the mean over heads and the layers up to each of those named; by vidgen attn-map",
         parameters: &[
             Parameter { name: "words", default: "", help: "words whose maps to keep, between commas" },
             Parameter { name: "views", default: "", help: "text, frame:F and place:ROW:COLUMN, between commas" },
