@@ -50,6 +50,14 @@ pub struct Watch<'a> {
     pub recorder: &'a dyn Fn(&ChunkPlan) -> Box<dyn AttentionProcessor>,
 }
 
+/// Who is there while latents are made.
+pub enum Beside<'a, 'b> {
+    /// One who keeps what is done, and ends the run where the user asks for it.
+    Keeping(&'a mut Keeping<'b>),
+    /// One who looks at it; nothing is kept.
+    Watching(&'a Watch<'a>),
+}
+
 /// What is kept of a segment's timelines: without padding, on the CPU; of an edit the edited version, after its source where
 /// both are to be seen.
 pub fn kept(job: &Job, segment: &Segment, timelines: &Tensor) -> Result<Tensor> {
@@ -69,17 +77,20 @@ pub fn alone(job: &Job, latents: &[Tensor]) -> Result<Vec<Tensor>> {
 }
 
 /// The denoised latents of each segment, `[F, C, H, W]`, as [`kept`] has them; those of the first begin with what is given.
-/// Those that are kept are not made again. Those who `watch` keep nothing.
+/// Those that are kept are not made again.
 pub fn latents(
     job: &Job,
     loaded: &mut Loaded,
     texts: &Texts,
     noise: &NoiseSource,
     context: Option<&Context>,
-    mut keeping: Option<&mut Keeping>,
-    watch: Option<&Watch>,
+    beside: Beside,
     observer: &mut dyn Observer,
 ) -> Result<Vec<Tensor>, Failure> {
+    let (mut keeping, watch) = match beside {
+        Beside::Keeping(keeping) => (Some(keeping), None),
+        Beside::Watching(watch) => (None, Some(watch)),
+    };
     let heard = |keeping: &Option<&mut Keeping>| keeping.as_ref().map_or(Ok(()), |keeping| keeping.heard());
     heard(&keeping)?;
     observer.event(&Event::Phase { phase: Phase::Load, of: 0, what: "transformer".into() })?;

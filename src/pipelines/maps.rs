@@ -11,7 +11,7 @@
 
 use super::decode::decode;
 use super::fade::Fades;
-use super::latents::{Watch, alone, latents, noise};
+use super::latents::{Beside, Watch, alone, latents, noise};
 use super::loaded::Loaded;
 use super::tape::Tape;
 use super::text_to_video::plan;
@@ -81,7 +81,7 @@ pub fn attention_maps(
     };
     let until = if overlay { job.steps } else { maps.until(job.steps) };
     let watch = Watch { until, recorder: &recorder };
-    let denoised = latents(job, &mut loaded, &texts, &noise, None, None, Some(&watch), observer)?;
+    let denoised = latents(job, &mut loaded, &texts, &noise, None, Beside::Watching(&watch), observer)?;
 
     let kept = handles.borrow().iter().map(AttentionMaps::take).collect::<Vec<_>>();
     let (mut tensors, mut files) = (Vec::new(), Vec::new());

@@ -4,7 +4,7 @@
 use super::extend;
 use super::frames::{draft, frames, keep};
 use super::keeping::Keeping;
-use super::latents::{alone, latents, noise, write_latents};
+use super::latents::{Beside, alone, latents, noise, write_latents};
 use super::loaded::Loaded;
 use super::record::record;
 use super::texts::encode;
@@ -78,7 +78,7 @@ fn made(
     } else {
         let noise = noise(job).code(Code::Usage)?;
         let texts = encode(job, watch)?;
-        latents(job, loaded, &texts, &noise, context.as_ref(), Some(&mut *keeping), None, watch)?
+        latents(job, loaded, &texts, &noise, context.as_ref(), Beside::Keeping(keeping), watch)?
     };
     if let Some(path) = &job.save_latents {
         write_latents(path, &alone(job, &latents)?).code(Code::Failed)?;

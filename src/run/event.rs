@@ -107,7 +107,7 @@ pub enum Event {
         of: usize,
     },
     Warning(String),
-    /// A file is complete; `kind` is `video`, `latents` or `manifest`, or `run` for the directory of a run that is kept.
+    /// A file is complete; `kind` is `video`, `latents`, `maps` or `manifest`, or `run` for the directory of a run that is kept.
     Saved {
         kind: &'static str,
         path: PathBuf,
