@@ -16,8 +16,11 @@ use vidgen::storyboard::{Form, Storyboard};
 use vidgen::text::Tokenizer;
 use vidgen::weights;
 
-/// A target by its name.
-pub const TARGETS: [(&str, fn(&[u8])); 8] = [
+/// Takes bytes of unknown origin.
+pub type Target = fn(&[u8]);
+
+/// Targets by their names.
+pub const TARGETS: [(&str, Target); 8] = [
     ("safetensors", safetensors),
     ("spiece", spiece),
     ("tokenizer_json", tokenizer_json),
