@@ -158,7 +158,7 @@ fn described(run: &Listed) -> Value {
         "path": run.path.to_string_lossy(),
         "state": run.state,
         "steps": run.steps,
-        "of": plan.map(|plan| plan.steps * plan.parts),
+        "of": plan.map(|plan| plan.steps.saturating_mul(plan.parts)),
         "latents": run.latents,
         "prompts": plan.map(|plan| &plan.prompts),
         "output": plan.map(|plan| plan.folder.join(&plan.output)),
@@ -174,7 +174,7 @@ fn table(runs: &[Listed]) -> String {
     let mut rows = vec![["run", "state", "steps", "size", "last worked on", "output", "prompt"].map(str::to_owned)];
     for run in runs {
         let plan = run.plan.as_ref();
-        let of = plan.map_or(0, |plan| plan.steps * plan.parts);
+        let of = plan.map_or(0, |plan| plan.steps.saturating_mul(plan.parts));
         let prompt = plan.and_then(|plan| plan.prompts.first()).map_or("", String::as_str);
         let more = plan.map_or(0, |plan| plan.prompts.len().saturating_sub(1));
         let mut shown: String = prompt.chars().take(PROMPT).collect();

@@ -1,7 +1,7 @@
 //! The stack of processors of one timeline.
 
 use crate::attention::{AttentionProcessor, SiteKind};
-use crate::job::{Edit, Job, bank_size};
+use crate::job::{Controls, Edit, Job, Sharing, bank_size};
 use crate::processors::attention_map::Word;
 use crate::processors::{Control, Keys, KvBank, Ranges, Reweight, RowGather, Setting, Stack, When, build};
 use crate::timeline::ChunkPlan;
@@ -19,21 +19,7 @@ pub fn stack(job: &Job, plan: &ChunkPlan) -> Result<Stack> {
         specs.into_iter().partition(|spec| matches!(spec.control, Control::Reweight(_)));
     let mut stack = build(&before, &timeline)?;
     stack.processors.push(reading(edit, RowGather::kv_sharing().behind_bank()));
-    for spec in &scaling {
-        let Control::Reweight(factors) = &spec.control else { continue };
-        let word = |(text, factor): &(String, f64)| {
-            (Word { text: text.clone(), positions: job.controls.positions(text, plan) }, *factor)
-        };
-        let words: Vec<_> = factors.iter().map(word).collect();
-        let keys = words.iter().map(|(word, _)| word.clone()).collect();
-        let reweight = Reweight::new(words).with_keys(self::keys(job, edit, plan, keys));
-        stack.processors.push(Box::new(When::new(
-            spec.steps.clone(),
-            spec.layers.clone(),
-            &[SiteKind::Joint],
-            reweight,
-        )));
-    }
+    stack.processors.extend(build(&scaling, &timeline)?.processors);
     let words = job.controls.reweighted(plan);
     if !words.is_empty() {
         let keys = words.iter().map(|(text, _, positions)| Word { text: text.clone(), positions: positions.clone() });
@@ -45,7 +31,8 @@ pub fn stack(job: &Job, plan: &ChunkPlan) -> Result<Stack> {
             (Word { text: word.text.clone(), positions: positions.collect() }, *factor)
         });
         let own = own.collect();
-        stack.processors.push(Box::new(Reweight::new(own).with_keys(self::keys(job, edit, plan, keys))));
+        let keys = Keys { own_only: true, ..timeline.whose(keys) };
+        stack.processors.push(Box::new(Reweight::new(own).with_keys(keys)));
     }
     Ok(stack)
 }
@@ -55,21 +42,27 @@ fn reading(edit: &Edit, control: impl AttentionProcessor + 'static) -> Box<dyn A
     Box::new(When::new(edit.reading.steps.clone(), edit.reading.layers.clone(), &[SiteKind::Joint], control))
 }
 
-/// Whose keys the rows of an edit attend to; `words`: with their tokens in all texts.
-fn keys(job: &Job, edit: &Edit, plan: &ChunkPlan, words: Vec<Word>) -> Keys {
-    let sharing = job.controls.sharing.as_ref();
-    let banked = sharing.map(|sharing| (sharing.steps.clone(), sharing.layers.clone()));
-    Keys {
-        rows: (edit.reading.steps.clone(), edit.reading.layers.clone()),
-        banked: banked.unwrap_or_else(|| (Ranges::none(), Ranges::none())),
-        texts: plan.windows.iter().map(|window| window.text).collect(),
-        words,
-    }
-}
-
 struct Timeline<'a> {
     job: &'a Job,
     plan: &'a ChunkPlan,
+}
+
+impl Timeline<'_> {
+    /// Whose keys rows attend to; `words`: with their tokens in all texts.
+    fn whose(&self, words: Vec<Word>) -> Keys {
+        let Self { job, plan } = *self;
+        let ranges = |sharing: Option<&Sharing>| match sharing {
+            Some(sharing) => (sharing.steps.clone(), sharing.layers.clone()),
+            None => (Ranges::none(), Ranges::none()),
+        };
+        Keys {
+            rows: ranges(job.controls.edit.as_ref().map(|edit| &edit.reading)),
+            banked: ranges(job.controls.sharing.as_ref()),
+            texts: plan.windows.iter().map(|window| window.text).collect(),
+            words,
+            own_only: false,
+        }
+    }
 }
 
 impl Setting for Timeline<'_> {
@@ -80,6 +73,11 @@ impl Setting for Timeline<'_> {
     /// One word, since which words name the subject may differ from prompt to prompt.
     fn subject(&self, words: &[String]) -> Result<Vec<Word>> {
         Ok(vec![Word { text: words.join(", "), positions: self.job.controls.subject_positions(self.plan) }])
+    }
+
+    fn keys(&self, words: Vec<Word>) -> Option<Keys> {
+        let Controls { sharing, edit, .. } = &self.job.controls;
+        (sharing.is_some() || edit.is_some()).then(|| self.whose(words))
     }
 
     fn bank(&self, _layers: &Ranges) -> Result<Option<KvBank>> {

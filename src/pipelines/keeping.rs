@@ -123,8 +123,10 @@ impl<'a> Keeping<'a> {
 
     /// Takes over what a directory holds.
     fn take(&mut self, dir: RunDir, records: Vec<Record>, observer: &mut dyn Observer) -> Result<()> {
+        let parts = self.job.segments.len();
         for record in records {
             match record {
+                Record::Step { part, .. } | Record::Frames { part, .. } if part >= parts => {} // not of this run
                 Record::Begun { .. } | Record::Finished { .. } => {}
                 Record::Step { part, done, file } => self.steps.push((part, done, file)),
                 Record::Frames { part, chunks, bytes, blake3, caches } => {

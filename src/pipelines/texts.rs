@@ -3,7 +3,7 @@
 use crate::job::values::TextCacheAt;
 use crate::job::{Job, UncondText};
 use crate::run::{Code, Event, Failure, Observer, Phase, WithCode};
-use crate::text::{Encoded, TextCache, encode_all};
+use crate::text::{Encoded, NotFinite, TextCache, encode_all};
 use anyhow::Context;
 use candle_core::Tensor;
 
@@ -28,7 +28,10 @@ pub fn encode(job: &Job, observer: &mut dyn Observer) -> Result<Texts, Failure> 
     if let UncondText::Text(text) = &job.uncond {
         texts.push(text);
     }
-    let encoded = encode_all(&job.model, &texts, length, job.text_dtype, &job.device, &cache).code(Code::Model)?;
+    let encoded = match encode_all(&job.model, &texts, length, job.text_dtype, &job.device, &cache) {
+        Err(error) if error.is::<NotFinite>() => return Err(Failure::new(Code::Numbers, error)),
+        encoded => encoded.code(Code::Model)?,
+    };
     for (text, Encoded { tokens, .. }) in texts.iter().zip(&encoded) {
         if let Some(cut) = &tokens.cut {
             let message =

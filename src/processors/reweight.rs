@@ -35,6 +35,8 @@ pub struct Keys {
     pub texts: Vec<usize>,
     /// In the order of the words that are scaled.
     pub words: Vec<Word>,
+    /// Whether rows whose own text has none of the words are left alone, rather than where they attend to them.
+    pub own_only: bool,
 }
 
 impl Keys {
@@ -58,7 +60,7 @@ type Factors = BTreeMap<u32, f64>;
 
 impl Reweight {
     /// Each word with its factor. Rows whose conditioning does not have the word stay as they are: leave out the source's
-    /// to reweight the target alone. Factors of words that share a token multiply.
+    /// to reweight the target alone (see [`Keys::own_only`] where keys are shared). Factors of words that share a token multiply.
     pub fn new(words: Vec<(Word, f64)>) -> Self {
         Self { words, keys: None }
     }
@@ -71,12 +73,12 @@ impl Reweight {
     }
 
     /// Factors by the tokens of the row's own text, and by those of the text whose keys it attends to; without those of
-    /// factor 1. Rows without the words have neither.
+    /// factor 1.
     fn factors(&self, branch: &Branch, site: &AttentionSite) -> Result<(Factors, Factors)> {
         let own: Vec<&[u32]> = self.words.iter().map(|(word, _)| word.of(branch)).collect();
         let rows = self.of(&own, site)?;
         let columns = match &self.keys {
-            Some(keys) if !rows.is_empty() => {
+            Some(keys) if !(keys.own_only && rows.is_empty()) => {
                 let text = keys.text(branch, site);
                 self.of(&keys.words.iter().map(|word| word.at(text)).collect::<Vec<_>>(), site)?
             }
@@ -107,14 +109,15 @@ impl AttentionProcessor for Reweight {
             true => Vec::new(),
             false => site.batch().map(|branch| self.factors(branch, site)).collect::<Result<Vec<_>>>()?,
         };
-        if factors.iter().all(|(rows, _)| rows.is_empty()) {
+        let idle = |(rows, columns): &(Factors, Factors)| rows.is_empty() && columns.is_empty();
+        if factors.iter().all(idle) {
             return next.attend(qkv, site);
         }
         let plain = next.attend(qkv.clone(), site)?;
         let inner = site.rows_per_branch;
         let rows = factors.iter().enumerate().map(|(index, factors)| {
             let narrow = |x: &Tensor| x.narrow(0, index * inner, inner);
-            if factors.0.is_empty() {
+            if idle(factors) {
                 return narrow(&plain);
             }
             let own = Qkv { q: narrow(&qkv.q)?, k: narrow(&qkv.k)?, v: narrow(&qkv.v)?, scale: qkv.scale };
@@ -155,7 +158,9 @@ fn reweight(
         let added = part(&q.narrow(2, video.start, video.len())?, columns, Some(weights(keys)))?;
         sides.push((video, (plain + added)?.to_dtype(dtype)?));
     }
-    if !text.is_empty() {
+    if own.is_empty() && !text.is_empty() {
+        sides.push((text.clone(), plain.narrow(2, text.start, text.len())?));
+    } else if !text.is_empty() {
         let rows = Tensor::new(own.keys().copied().collect::<Vec<_>>(), device)?; // of the text
         let of_rows = |x: &Tensor| x.narrow(2, text.start, text.len())?.contiguous()?.index_select(&rows, 2);
         let from_text = part(&of_rows(q)?, site.text.clone().map(|token| token as u32).collect(), None)?;
@@ -237,15 +242,17 @@ mod tests {
         let qkv = toy.qkv(22, 2);
         let branches = [branch(Cond, 0, 0, None), branch(Cond, 0, 1, Some(0))];
         let (one, both) = (word(&[&[], &[2]]), word(&[&[4], &[2]]));
-        let run = |keys: Option<(&str, &str, Word)>| {
-            let mut reweight = Reweight::new(vec![(one.clone(), 0.25)]);
+        let run_on = |own: &Word, own_only: bool, keys: Option<(&str, &str, Word)>| {
+            let mut reweight = Reweight::new(vec![(own.clone(), 0.25)]);
             if let Some((steps, layers, word)) = keys {
                 let (rows, none) =
                     ((steps.parse().unwrap(), layers.parse().unwrap()), (Ranges::none(), Ranges::none()));
-                reweight = reweight.with_keys(Keys { rows, banked: none, texts: Vec::new(), words: vec![word] });
+                let keys = Keys { rows, banked: none, texts: Vec::new(), words: vec![word], own_only };
+                reweight = reweight.with_keys(keys);
             }
             toy.attend(&qkv, &branches, &mut [boxed(reweight)]).unwrap().narrow(0, 1, 1).unwrap()
         };
+        let run = |keys| run_on(&one, true, keys);
         let own = run(None);
         // the toy's attention is at step 3, layer 0
         for (steps, layers) in [("0-2", "all"), ("all", "1-")] {
@@ -261,6 +268,12 @@ mod tests {
         let got = run(Some(("3", "0", word(&[&[], &[2]]))));
         assert_same(&part(&got, &video), &part(&plain, &video));
         assert_same(&part(&got, &text), &part(&own, &text));
+        // a word that only the text of the keys has
+        let first = word(&[&[4], &[]]);
+        assert_same(&run_on(&first, true, Some(("3", "0", first.clone()))), &plain);
+        let got = run_on(&first, false, Some(("3", "0", first.clone())));
+        assert_near(&part(&got, &video), &part(&of_source, &video), 2e-6);
+        assert_same(&part(&got, &text), &part(&plain, &text));
     }
 
     #[test]

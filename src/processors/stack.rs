@@ -6,7 +6,7 @@
 use super::attention_map::{AttentionMap, AttentionMaps, Kept, Word};
 use super::key_mask::KeyMask;
 use super::kv_bank::KvBank;
-use super::reweight::Reweight;
+use super::reweight::{Keys, Reweight};
 use super::row_gather::RowGather;
 use super::spec::{Control, Spec};
 use super::when::{Ranges, When};
@@ -44,6 +44,11 @@ pub trait Setting {
     /// [`crate::attention::Reference::Banked`] windows; none where they refer to rows.
     fn bank(&self, _layers: &Ranges) -> Result<Option<KvBank>> {
         Ok(None)
+    }
+
+    /// Whose keys rows attend to where that is not always their own, for words in the order given.
+    fn keys(&self, _words: Vec<Word>) -> Option<Keys> {
+        None
     }
 }
 
@@ -99,8 +104,14 @@ pub fn build(specs: &[Spec], setting: &dyn Setting) -> Result<Stack> {
             Control::CrossFrame(frame) => controls.push(here(Box::new(RowGather::cross_frame(*frame)))),
             Control::Window { size, stride } => controls.push(here(Box::new(Window::new(*size, *stride)?))),
             Control::Reweight(factors) => {
-                let words = factors.iter().map(|(text, factor)| Ok((word(text)?, *factor))).collect::<Result<_>>()?;
-                controls.push(here(Box::new(Reweight::new(words))));
+                let words = factors.iter().map(|(text, factor)| Ok((word(text)?, *factor)));
+                let words = words.collect::<Result<Vec<(Word, f64)>>>()?;
+                let keys = setting.keys(words.iter().map(|(word, _)| word.clone()).collect());
+                let reweight = Reweight::new(words);
+                controls.push(here(Box::new(match keys {
+                    Some(keys) => reweight.with_keys(keys),
+                    None => reweight,
+                })));
             }
             Control::AttnMap { words: texts, views } => {
                 let kept = AttentionMaps::default();

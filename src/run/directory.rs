@@ -138,9 +138,10 @@ impl RunDir {
     /// Opens a run's directory to go on with it.
     ///
     /// # Errors
-    /// [`Busy`]; no such directory; a plan that is damaged or of another version.
+    /// [`Busy`]; no such directory; a plan that is damaged or of another version; something in it that is no plain file.
     pub fn open(path: &Path) -> Result<Opened> {
         let plan = plan(path)?; // before a lock file is made in a place that is no run
+        all_plain(path)?;
         let lock = lock(path)?;
         let name = path.join(JOURNAL);
         let bytes = bounded(&name)?;
@@ -235,13 +236,14 @@ impl RunDir {
 
     /// A piece, exactly as it was written.
     pub fn get(&self, piece: &Piece) -> Result<Vec<u8>> {
-        ensure!(is_plain(&piece.name), "{:?} is no name of a piece", piece.name);
+        ensure!(is_piece(&piece.name), "{:?} is no name of a piece", piece.name);
         let path = self.path.join(&piece.name);
         let read = || -> Result<Vec<u8>> {
             let file = File::open(&path)?;
             let length = file.metadata()?.len();
             ensure!(length == piece.bytes, "{length} bytes instead of {}", piece.bytes);
-            let mut bytes = Vec::with_capacity(length as usize);
+            let mut bytes = Vec::new();
+            bytes.try_reserve_exact(usize::try_from(length)?)?; // a file with holes may be of any length
             file.take(length).read_to_end(&mut bytes)?;
             ensure!(blake3::hash(&bytes).to_hex().as_str() == piece.blake3, "damaged: its hash is another");
             Ok(bytes)
@@ -251,7 +253,7 @@ impl RunDir {
 
     /// Removes a piece that nothing needs any more.
     pub fn drop_piece(&mut self, piece: &Piece) {
-        if is_plain(&piece.name) {
+        if is_piece(&piece.name) {
             // a file too many does no harm
             let _ = fs::remove_file(self.path.join(&piece.name));
         }
@@ -300,9 +302,19 @@ impl RunDir {
     }
 }
 
-/// A name without directories.
-fn is_plain(name: &str) -> bool {
-    !name.is_empty() && !name.starts_with('.') && !name.contains(['/', '\\', '\0'])
+/// A name that a piece may have: without directories, and none of the directory's other files.
+fn is_piece(name: &str) -> bool {
+    name.ends_with(".safetensors") && !name.starts_with('.') && !name.contains(['/', '\\', ':', '\0'])
+}
+
+/// Refuses a directory with links, which would lead what is written to another place, and with pipes, which would wait.
+fn all_plain(path: &Path) -> Result<()> {
+    for entry in fs::read_dir(path).with_context(|| path.display().to_string())? {
+        let entry = entry.with_context(|| path.display().to_string())?;
+        let plain = entry.file_type().is_ok_and(|kind| kind.is_file());
+        ensure!(plain, "{}: no plain file: a run's directory holds nothing else", entry.path().display());
+    }
+    Ok(())
 }
 
 fn lock(path: &Path) -> Result<File> {
@@ -412,8 +424,8 @@ fn listed(path: &Path) -> Listed {
     let parts = records.iter().filter(|record| matches!(record, Record::Latents { .. })).count();
     let steps = plan.as_ref().map_or(0, |plan| {
         let safe = records.iter().map(|record| match record {
-            Record::Step { part, done, .. } => part * plan.steps + done,
-            Record::Latents { part, .. } => (part + 1) * plan.steps,
+            Record::Step { part, done, .. } => part.saturating_mul(plan.steps).saturating_add(*done),
+            Record::Latents { part, .. } => part.saturating_add(1).saturating_mul(plan.steps),
             _ => 0,
         });
         safe.max().unwrap_or(0)

@@ -4,6 +4,8 @@
 mod clock;
 pub mod config;
 pub mod directory;
+#[cfg(test)]
+mod directory_tests;
 mod event;
 mod exit;
 mod folders;

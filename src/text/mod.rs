@@ -21,6 +21,7 @@ use crate::weights::ModelFolder;
 use anyhow::{Context, ensure};
 use candle_core::{DType, Device, Tensor};
 use std::collections::HashMap;
+use std::fmt;
 
 /// A text as a denoiser gets it, and what became of its words.
 #[derive(Debug, Clone)]
@@ -30,11 +31,24 @@ pub struct Encoded {
     pub tokens: Tokens,
 }
 
+/// A text encoder gave values that are not finite, computing in this type.
+#[derive(Debug)]
+pub struct NotFinite(DType);
+
+impl fmt::Display for NotFinite {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "the text encoder gave values that are not finite (computing in {})", self.0.as_str())?;
+        if self.0 == DType::F32 { Ok(()) } else { f.write_str(": try --dtype f32") }
+    }
+}
+
+impl std::error::Error for NotFinite {}
+
 /// Encodes texts to `length` tokens each, in their order; equal ones once. The encoder is loaded only if some text is not
 /// in the cache. `dtype` is f32 or bf16.
 ///
-/// Errors: a missing or damaged tokenizer or text encoder, by file; ids that the encoder does not have; values that are not
-/// finite. That a prompt was cut is in its tokens, that the cache cannot be written in the cache.
+/// Errors: a missing or damaged tokenizer or text encoder, by file; ids that the encoder does not have; [`NotFinite`].
+/// That a prompt was cut is in its tokens, that the cache cannot be written in the cache.
 pub fn encode_all(
     model: &ModelFolder,
     texts: &[&str],
@@ -69,11 +83,7 @@ pub fn encode_all(
         for (ids, embedding) in missing.into_iter().zip(encoded) {
             // a sum is finite only if all its terms are
             let sum = embedding.sum_all()?.to_scalar::<f32>()?;
-            ensure!(
-                sum.is_finite(),
-                "the text encoder gave values that are not finite (computing in {})",
-                dtype.as_str()
-            );
+            ensure!(sum.is_finite(), NotFinite(dtype));
             cache.put(&key(ids), &embedding)?;
             embeddings.insert(ids, embedding);
         }

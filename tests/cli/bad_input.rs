@@ -101,6 +101,13 @@ fn weights_that_do_not_fit_their_configuration() {
 #[test]
 fn values_that_are_no_numbers_and_videos_that_are_black() {
     let place = Place::new(|program| {
+        change(program, "text_encoder", |tensors| {
+            let norm = tensors["encoder.final_layer_norm.weight"].affine(f64::NAN, 0.0).unwrap();
+            tensors.insert("encoder.final_layer_norm.weight".to_owned(), norm);
+        });
+    });
+    place.generate(&["--steps", "1", "--size", "32x32"]).error(5, &["text encoder", "not finite"]);
+    let place = Place::new(|program| {
         change(program, "transformer", |tensors| {
             let bias = tensors["proj_out.bias"].affine(f64::NAN, 0.0).unwrap();
             tensors.insert("proj_out.bias".to_owned(), bias);

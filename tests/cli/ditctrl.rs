@@ -171,6 +171,28 @@ fn equal_windows_are_as_if_nothing_were_shared() {
     assert_close("equal windows", &shared, &plain, 1e-6);
 }
 
+/// A row that reads the keys of the window before attends to that window's words: those are scaled, wherever, or whether at
+/// all, they stand in its own prompt.
+#[test]
+fn words_are_scaled_where_they_stand_among_the_keys_that_are_read() {
+    let program = program("tiny-2b");
+    // one step without overlap: the second half is what the second window made of the first one's keys. In the last layer,
+    // so that scaling changes no keys
+    let windows = ["--steps", "1", "--seed", "3", "--overlap", "0", "--transition-windows", "0", "--scheduler", "ddim"];
+    let second = |word: &str| {
+        let reweight = format!("reweight:words={word},layers=2");
+        let how = ["--attn-proc", "kv-share:layers=2", "--attn-proc", &reweight];
+        let latents =
+            latents(&program, &["a red ball rolls", "the very big blue ball"], &[&windows[..], &how].concat());
+        let half = latents.dim(1).unwrap() / 2;
+        latents.narrow(1, half, half).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap()
+    };
+    let plain = second("red:1");
+    assert_ne!(second("red:-4"), plain, "the window before has the word");
+    assert_eq!(second("blue:-4"), plain, "only the window's own prompt has the word, and its keys are not read");
+    assert_ne!(second("ball:-4"), plain);
+}
+
 #[test]
 fn what_cannot_act_is_refused() {
     let program = program("tiny-2b");
