@@ -3,6 +3,7 @@
 use super::Report;
 use super::render::prepare;
 use super::source::Source;
+use super::usage::hidden;
 use crate::job::values::ManifestMode;
 use crate::job::{MapView, MapsAsked, Pixel, Settings};
 use crate::pipelines;
@@ -21,11 +22,11 @@ Examples:
   vidgen attn-map ball.mp4 --view spatial --frame 24 -o maps/
   vidgen attn-map ball.mp4 --view temporal --at 72,48 -o maps/
 
-Writes maps.safetensors and a PNG for each step and layer, which count from 0. --steps is the length of the run, as elsewhere.
-See docs/attention-maps.md.";
+Writes maps.safetensors and a PNG for each step and layer, which count from 0. --steps is the length of the run, as \
+elsewhere. See docs/attention-maps.md.";
 
 #[derive(Debug, clap::Args)]
-#[command(after_help = EXAMPLES, args_override_self = true)]
+#[command(after_help = EXAMPLES, args_override_self = true, mut_args = |arg| hidden(arg, &["num_videos"]))]
 pub struct AttnMap {
     /// A video made by vidgen, or the prompt of one
     #[arg(value_name = "VIDEO|PROMPT", conflicts_with = "prompt", required_unless_present = "prompt")]

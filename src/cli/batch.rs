@@ -19,8 +19,8 @@ Examples:
   vidgen batch jobs.jsonl --shard 2/4
   jq -c '{prompt: .caption, id: .name}' captions.jsonl | vidgen batch - -o '{id}-{seed}.mp4'
 
-A line of JSON is a job: {\"id\": \"a1\", \"prompt\": [\"..\", \"..\"], \"seed\": 7, \"output\": \"a1.mp4\"}. Keys are the names of flags
-with underscores; a list for a key that takes one value makes a job for each. Videos that are there already, made from the
+A line of JSON is a job: {\"id\": \"a1\", \"prompt\": [\"..\", \"..\"], \"seed\": 7, \"output\": \"a1.mp4\"}. Keys are the names of flags \
+with underscores; a list for a key that takes one value makes a job for each. Videos that are there already, made from the \
 same settings, are skipped. See docs/batch.md.";
 
 /// Bytes of a jobs file.

@@ -3,6 +3,7 @@
 use super::Report;
 use super::render::{make, prepare, recorded};
 use super::source::Source;
+use super::usage::hidden;
 use crate::job::{Changes, Request, Reweighting, Settings, Swap};
 use crate::run::{Code, Event, Failure};
 
@@ -13,11 +14,11 @@ Examples:
   vidgen edit seasons.mp4 --reweight snow:0.3 -o less-snow.mp4
   vidgen edit \"a red ball rests in the snow at night\" --seed 7 --reweight night:0.5 -o dusk.mp4
 
-A video (or its record, OUTPUT.json) gives prompts, seed and all settings; flags outweigh them. Everything else is as in the
+A video (or its record, OUTPUT.json) gives prompts, seed and all settings; flags outweigh them. Everything else is as in the \
 original: the same noise, and in part of the run the same keys and values. See docs/editing.md.";
 
 #[derive(Debug, clap::Args)]
-#[command(after_help = EXAMPLES, args_override_self = true)]
+#[command(after_help = EXAMPLES, args_override_self = true, mut_args = |arg| hidden(arg, &["subject", "mask_threshold"]))]
 pub struct Edit {
     /// A video made by vidgen, or the prompt of one
     #[arg(value_name = "VIDEO|PROMPT", conflicts_with = "prompt", required_unless_present = "prompt")]

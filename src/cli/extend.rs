@@ -18,7 +18,7 @@ Examples:
   vidgen extend film.mov -p \"a car stops\" -p \"a car burns\" --size 144x96 --only-new -o next.mp4
   vidgen extend latents.safetensors \"a red ball rests\" -o longer.mp4
 
-With a video, --duration and --frames are the length of the new part; without them it is as long as the same prompts
+With a video, --duration and --frames are the length of the new part; without them it is as long as the same prompts \
 would be by themselves. See docs/extend.md.";
 
 /// Suffixes of videos, to tell a missing file from a prompt.

@@ -11,7 +11,7 @@ Examples:
   vidgen inspect seasons.mp4 --json | jq .settings.steps
   vidgen inspect frames/
 
-What decides the frames is in the video itself (.mp4, .webm, .gif, a directory of PNGs); how the run went is in the
+What decides the frames is in the video itself (.mp4, .webm, .gif, a directory of PNGs); how the run went is in the \
 sidecar OUTPUT.json beside it.";
 
 #[derive(Debug, clap::Args)]

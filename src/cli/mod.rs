@@ -81,6 +81,7 @@ enum Command {
     /// Look at models
     Model(model::Args),
     /// List the controls of attention and their parameters
+    #[command(after_help = processors::EXAMPLES)]
     Processors,
     /// List what there is to compute with
     Devices(doctor::Devices),

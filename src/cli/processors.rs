@@ -8,6 +8,12 @@ use crate::run::{Failure, print};
 use serde_json::{Value, json};
 use std::fmt::Write;
 
+pub const EXAMPLES: &str = "\
+Examples:
+  vidgen processors
+  vidgen processors --json | jq '.processors[] | select(.works) | .name'
+  vidgen multi-prompt prompts/seasons.txt --attn-proc reweight:words=snow:0.5 -o less-snow.mp4";
+
 /// Lists them, or with `json` prints them as one object.
 pub fn run(json: bool) -> Result<(), Failure> {
     match json {

@@ -2,6 +2,7 @@
 
 use super::Report;
 use super::plan::{self, Measure};
+use super::usage::hidden;
 use crate::job::values::ManifestMode;
 use crate::job::{self, Command, Job, Settings};
 use crate::pipelines::{self, Loaded, Outcome};
@@ -26,12 +27,16 @@ Examples:
   vidgen multi-prompt -p \"a red ball; a blue box; a yellow star\" --split ';' --transition fade:8 -o three.mp4
   cat prompts.txt | vidgen multi-prompt - -o out.mp4
 
-A prompt file is plain text, one prompt per line, with a time before each ([00:00-00:06] ..) or none; blank lines and lines
-that begin with # are left out. A .toml, .json or .yaml file is a scene script, a list of prompts by frame, or a case file
+A prompt file is plain text, one prompt per line, with a time before each ([00:00-00:06] ..) or none; blank lines and lines \
+that begin with # are left out. A .toml, .json or .yaml file is a scene script, a list of prompts by frame, or a case file \
 of DiTCtrl: see docs/scripts.md.";
 
+/// Flags that have no effect on a single window.
+const OF_WINDOWS: [&str; 7] =
+    ["transition", "overlap", "transition_windows", "hold", "blend", "subject", "mask_threshold"];
+
 #[derive(Debug, clap::Args)]
-#[command(after_help = GENERATE, args_override_self = true)]
+#[command(after_help = GENERATE, args_override_self = true, mut_args = |arg| hidden(arg, &OF_WINDOWS))]
 pub struct Generate {
     /// What is to be seen
     #[arg(value_name = "PROMPT", conflicts_with = "prompt", required_unless_present = "prompt")]

@@ -19,7 +19,7 @@ Examples:
   vidgen rerun ball.mp4 --check
   vidgen rerun ball.mp4 --check --min-psnr 40 --json
 
-With --check no file is kept: each frame of the video made again is compared with the one that is there. On the same build
+With --check no file is kept: each frame of the video made again is compared with the one that is there. On the same build \
 and device they are identical; where they are not, the exit code is 7 and the distance of each frame is told.";
 
 choice!(

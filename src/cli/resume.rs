@@ -18,7 +18,7 @@ Examples:
   vidgen resume 3fb2c9d0
   vidgen resume last -y -o again.mp4
 
-The video is the one that the run would have made without the interruption, byte for byte. `vidgen runs` lists what can be
+The video is the one that the run would have made without the interruption, byte for byte. `vidgen runs` lists what can be \
 resumed; --resume on the command that began a run finds it as well.";
 
 const RUNS: &str = "\

@@ -21,6 +21,12 @@ pub fn completed(command: Command) -> Command {
     command.mut_args(completed_arg).mut_subcommands(completed)
 }
 
+/// Leaves flags that a command always refuses out of its help.
+pub fn hidden(arg: Arg, refused: &[&str]) -> Arg {
+    let hide = refused.contains(&arg.get_id().as_str());
+    if hide { arg.hide(true) } else { arg }
+}
+
 fn completed_arg(arg: Arg) -> Arg {
     let Some(long) = arg.get_long().map(str::to_owned) else { return arg };
     if ["help", "version"].contains(&long.as_str()) {

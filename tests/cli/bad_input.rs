@@ -49,7 +49,8 @@ const TRANSFORMER: &str = "model/transformer/diffusion_pytorch_model.safetensors
 fn change(program: &Program, part: &str, edit: impl FnOnce(&mut std::collections::HashMap<String, Tensor>)) {
     let mut tensors = tiny::tensors("tiny-2b", part, "tiny-2b");
     edit(&mut tensors);
-    let file = program.path(format!("model/{part}/diffusion_pytorch_model.safetensors"));
+    let stem = if part == "text_encoder" { "model" } else { "diffusion_pytorch_model" };
+    let file = program.path(format!("model/{part}/{stem}.safetensors"));
     candle_core::safetensors::save(&tensors, file).unwrap();
 }
 

@@ -362,3 +362,22 @@ fn a_reader_that_leaves_is_no_failure() {
         assert_eq!((status.code(), stderr.as_str()), (Some(0), ""), "{words:?}");
     }
 }
+
+#[test]
+fn what_a_command_always_refuses_is_not_in_its_help() {
+    let program = Program::new();
+    for (command, flag, value) in [
+        ("generate", "--hold", "1"),
+        ("generate", "--transition", "cut"),
+        ("generate", "--overlap", "1"),
+        ("generate", "--transition-windows", "1"),
+        ("generate", "--blend", "paper"),
+        ("generate", "--subject", "ball"),
+        ("generate", "--mask-threshold", "0.2"),
+        ("attn-map", "--num-videos", "2"),
+    ] {
+        assert!(!program.run(&[command, "--help"]).success().stdout().contains(flag), "{command} {flag}");
+        let done = program.run(&[command, "a red ball", "--steps", "1", "-o", "a/", flag, value]);
+        assert_eq!(done.code(), 2, "{command} {flag}: {}", done.stderr());
+    }
+}

@@ -31,12 +31,12 @@ Examples:
   vidgen eval out/ --judge toyland --fail-below cscv=0.8 --fail-above seam=1.5
   vidgen eval out/ --json > results.json; vidgen eval results.json other.json --means
 
-Metrics: cscv, motion_smoothness, text_image, flicker, seam, worst_seam, judge (and judge_colour,
-judge_shape, judge_motion, judge_place, judge_time), present; with --against also psnr and ssim.
-docs/eval.md has the formulas. Motion smoothness is measured with block matching in place of
+Metrics: cscv, motion_smoothness, text_image, flicker, seam, worst_seam, judge (and judge_colour, \
+judge_shape, judge_motion, judge_place, judge_time), present; with --against also psnr and ssim. \
+docs/eval.md has the formulas. Motion smoothness is measured with block matching in place of \
 VBench's learned interpolator, so it compares with itself only.
 
-Exit code 7: a threshold is not kept. When some videos cannot be read the others are evaluated all
+Exit code 7: a threshold is not kept. When some videos cannot be read the others are evaluated all \
 the same, and the exit code is that of the first that could not.";
 
 #[derive(Debug, clap::Args)]
