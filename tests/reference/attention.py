@@ -11,9 +11,8 @@ and dense masks, reweighting without normalising again. Batches are
 import torch
 from safetensors.torch import save_file
 
-from tiny import GOLDEN, build, unit
+from tiny import GOLDEN, build, joint, unit
 from diffusers import CogVideoXPipeline
-from diffusers.models.embeddings import apply_rotary_emb
 
 GRID = (3, 3, 5)  # frames, rows, columns of tokens: 3 latent frames of 6 x 10
 LAYERS = (1, 2)
@@ -32,12 +31,7 @@ class Dense:
         self.layer, self.case, self.state = layer, case, state
 
     def __call__(self, attn, hidden_states, encoder_hidden_states, attention_mask=None, image_rotary_emb=None):
-        text = encoder_hidden_states.shape[1]
-        x = torch.cat([encoder_hidden_states, hidden_states], dim=1)
-        q, k, v = (proj(x).unflatten(2, (attn.heads, -1)).transpose(1, 2) for proj in (attn.to_q, attn.to_k, attn.to_v))
-        q, k = attn.norm_q(q), attn.norm_k(k)
-        if image_rotary_emb is not None:
-            q, k = (torch.cat([y[:, :, :text], apply_rotary_emb(y[:, :, text:], image_rotary_emb)], dim=2) for y in (q, k))
+        text, q, k, v = joint(attn, hidden_states, encoder_hidden_states, image_rotary_emb)
         scale = q.shape[-1] ** -0.5
 
         self.accumulate(torch.softmax(q @ k.transpose(2, 3) * scale, dim=-1)[:, :, text:, :text].mean(1))

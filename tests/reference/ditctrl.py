@@ -15,11 +15,10 @@ and in the target; a target's foreground then attends to text and the source's f
 
 import torch
 from diffusers.models.attention_processor import CogVideoXAttnProcessor2_0
-from diffusers.models.embeddings import apply_rotary_emb
 from safetensors.torch import save_file
 
 from pipeline import GUIDANCE, STEPS, STORY, blend_weights, inject_noise, with_scheduler
-from tiny import GOLDEN, pipeline, unit
+from tiny import GOLDEN, joint, pipeline, unit
 
 HEIGHT, WIDTH = 4, 6
 
@@ -59,12 +58,7 @@ class Share:
         self.state = state
 
     def __call__(self, attn, hidden_states, encoder_hidden_states, attention_mask=None, image_rotary_emb=None):
-        text = encoder_hidden_states.shape[1]
-        x = torch.cat([encoder_hidden_states, hidden_states], dim=1)
-        q, k, v = (proj(x).unflatten(2, (attn.heads, -1)).transpose(1, 2) for proj in (attn.to_q, attn.to_k, attn.to_v))
-        q, k = attn.norm_q(q), attn.norm_k(k)
-        if image_rotary_emb is not None:
-            q, k = (torch.cat([y[:, :, :text], apply_rotary_emb(y[:, :, text:], image_rotary_emb)], dim=2) for y in (q, k))
+        text, q, k, v = joint(attn, hidden_states, encoder_hidden_states, image_rotary_emb)
         if self.state["sharing"]:
             k, v = k[[0, 0, 2, 2]], v[[0, 0, 2, 2]]
         out = torch.softmax(q @ k.transpose(2, 3) * q.shape[-1] ** -0.5, dim=-1) @ v
@@ -88,12 +82,7 @@ class MaskedShare:
         return (m >= self.state["threshold"]).flatten()
 
     def __call__(self, attn, hidden_states, encoder_hidden_states, attention_mask=None, image_rotary_emb=None):
-        text = encoder_hidden_states.shape[1]
-        x = torch.cat([encoder_hidden_states, hidden_states], dim=1)
-        q, k, v = (proj(x).unflatten(2, (attn.heads, -1)).transpose(1, 2) for proj in (attn.to_q, attn.to_k, attn.to_v))
-        q, k = attn.norm_q(q), attn.norm_k(k)
-        if image_rotary_emb is not None:
-            q, k = (torch.cat([y[:, :, :text], apply_rotary_emb(y[:, :, text:], image_rotary_emb)], dim=2) for y in (q, k))
+        text, q, k, v = joint(attn, hidden_states, encoder_hidden_states, image_rotary_emb)
         scale = q.shape[-1] ** -0.5
         own = torch.softmax(q @ k.transpose(2, 3) * scale, dim=-1)
         if self.layer == 0:

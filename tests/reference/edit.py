@@ -12,12 +12,11 @@ Kept are the latents of the edited version; of `source`, those of the source.
 """
 
 import torch
-from diffusers.models.embeddings import apply_rotary_emb
 from safetensors.torch import save_file
 
 from ditctrl import HEIGHT, WIDTH, window_texts
 from pipeline import GUIDANCE, STEPS, blend_weights, inject_noise, with_scheduler
-from tiny import GOLDEN, pipeline, unit
+from tiny import GOLDEN, joint, pipeline, unit
 
 SOURCE = ["a red ball rolls"]
 TWO = ["a red ball rolls", "a red box rests"]
@@ -44,12 +43,7 @@ class Edit:
         self.layer, self.state = layer, state
 
     def __call__(self, attn, hidden_states, encoder_hidden_states, attention_mask=None, image_rotary_emb=None):
-        text = encoder_hidden_states.shape[1]
-        x = torch.cat([encoder_hidden_states, hidden_states], dim=1)
-        q, k, v = (proj(x).unflatten(2, (attn.heads, -1)).transpose(1, 2) for proj in (attn.to_q, attn.to_k, attn.to_v))
-        q, k = attn.norm_q(q), attn.norm_k(k)
-        if image_rotary_emb is not None:
-            q, k = (torch.cat([y[:, :, :text], apply_rotary_emb(y[:, :, text:], image_rotary_emb)], dim=2) for y in (q, k))
+        text, q, k, v = joint(attn, hidden_states, encoder_hidden_states, image_rotary_emb)
         sources, words = self.state["at"](self.layer)
         p = torch.softmax(q @ k[sources].transpose(2, 3) * q.shape[-1] ** -0.5, dim=-1)
         for entry in range(len(sources)):

@@ -9,12 +9,11 @@ Each for the layer alone (`layer/..`) and for the mean of the layers up to it (`
 """
 
 import torch
-from diffusers.models.embeddings import apply_rotary_emb
 from safetensors.torch import save_file
 
 from edit import tokens_of
 from pipeline import GUIDANCE, STEPS, with_scheduler
-from tiny import GOLDEN, pipeline, unit
+from tiny import GOLDEN, joint, pipeline, unit
 
 KIND, PROMPT, WORDS = "tiny-5b", "a red ball rolls", ["red", "ball"]
 FRAMES, HEIGHT, WIDTH = 3, 4, 6  # latents
@@ -26,11 +25,7 @@ class Keep:
         self.layer, self.kept = layer, kept
 
     def __call__(self, attn, hidden_states, encoder_hidden_states, attention_mask=None, image_rotary_emb=None):
-        text = encoder_hidden_states.shape[1]
-        x = torch.cat([encoder_hidden_states, hidden_states], dim=1)
-        q, k, v = (proj(x).unflatten(2, (attn.heads, -1)).transpose(1, 2) for proj in (attn.to_q, attn.to_k, attn.to_v))
-        q, k = attn.norm_q(q), attn.norm_k(k)
-        q, k = (torch.cat([y[:, :, :text], apply_rotary_emb(y[:, :, text:], image_rotary_emb)], dim=2) for y in (q, k))
+        text, q, k, v = joint(attn, hidden_states, encoder_hidden_states, image_rotary_emb)
         p = torch.softmax(q @ k.transpose(2, 3) * q.shape[-1] ** -0.5, dim=-1)
         self.kept[self.layer].append(p[1].mean(0))  # [uncond, cond]
         out = attn.to_out[0]((p @ v).transpose(1, 2).flatten(2))

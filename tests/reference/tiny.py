@@ -21,6 +21,7 @@ from diffusers import (
     CogVideoXPipeline,
     CogVideoXTransformer3DModel,
 )
+from diffusers.models.embeddings import apply_rotary_emb
 from transformers import T5Config, T5EncoderModel
 
 GOLDEN = pathlib.Path(__file__).resolve().parent.parent / "golden"
@@ -51,6 +52,18 @@ KINDS = {
 }
 
 _GOLDEN_RATIO = np.uint64(0x9E3779B97F4A7C15)
+
+
+def joint(attn, hidden_states, encoder_hidden_states, image_rotary_emb):
+    """What an attention processor is called with: the number of text tokens, which come first, and the queries, keys and
+    values `[B, heads, tokens, head]`, positions applied."""
+    text = encoder_hidden_states.shape[1]
+    x = torch.cat([encoder_hidden_states, hidden_states], dim=1)
+    q, k, v = (proj(x).unflatten(2, (attn.heads, -1)).transpose(1, 2) for proj in (attn.to_q, attn.to_k, attn.to_v))
+    q, k = attn.norm_q(q), attn.norm_k(k)
+    if image_rotary_emb is not None:
+        q, k = (torch.cat([y[:, :, :text], apply_rotary_emb(y[:, :, text:], image_rotary_emb)], dim=2) for y in (q, k))
+    return text, q, k, v
 
 
 def unit(name: str, shape) -> torch.Tensor:
