@@ -17,6 +17,9 @@ const BLOCK: usize = 8;
 const WORKSPACE: usize = 160 << 10;
 /// Columns of a tile where a row does not fit.
 const COLUMNS: usize = 96;
+/// Taps and channels that are added up at once: their weights and what they see of a few positions stay in the first-level
+/// cache.
+const SLICE: usize = 288;
 
 /// Weights in the order of use, made once.
 #[derive(Debug)]
@@ -165,14 +168,14 @@ impl Packed {
                     out,
                     add,
                     target,
-                    work: &[],
                 };
                 // A vector of positions may run over the last one.
                 let space = shape.planes() * cut.plane() + MAX_LANES;
-                with_scratch(space, |work| {
-                    let work = &mut work[..space];
+                let partial = if shape.depth() > SLICE { tile.partial() } else { 0 };
+                with_scratch(space + partial, |work| {
+                    let (work, rest) = work.split_at_mut(space);
                     tile.copy(&frames[frame..frame + shape.kt], work);
-                    dispatch(Tile { work, ..tile });
+                    dispatch(Sums { tile: &tile, seen: work, partial: &mut rest[..partial] });
                 });
             });
         };
@@ -248,26 +251,43 @@ struct Tile<'a> {
     out: (usize, usize),
     add: Option<&'a [f32]>,
     target: Target,
-    work: &'a [f32],
 }
 
-impl Kernel for Tile<'_> {
+/// The sums of a tile.
+struct Sums<'a> {
+    tile: &'a Tile<'a>,
+    /// What it sees of the input.
+    seen: &'a [f32],
+    /// Sums so far of one block, where they are made in slices: `[up][BLOCK][positions]`.
+    partial: &'a mut [f32],
+}
+
+/// Which outputs a sweep makes: `M` channels from `first` of a block on, of the phases `(py, ..)`.
+#[derive(Clone, Copy)]
+struct Part {
+    block: usize,
+    first: usize,
+    py: usize,
+}
+
+impl Kernel for Sums<'_> {
     type Out = ();
 
     #[inline(always)]
-    fn run<S: Simd>(self, s: S) {
-        let shape = self.packed.shape;
+    fn run<S: Simd>(mut self, s: S) {
+        let shape = self.tile.packed.shape;
         for block in 0..shape.blocks() {
             let live = shape.output - block * BLOCK;
             for py in 0..shape.up {
+                let part = Part { block, first: 0, py };
                 match (S::WIDE, live > BLOCK / 2) {
-                    (true, true) => self.sweep::<S, 8, 3>(s, block, 0, py),
-                    (true, false) => self.sweep::<S, 4, 6>(s, block, 0, py),
+                    (true, true) => self.sweep::<S, 8, 3>(s, part),
+                    (true, false) => self.sweep::<S, 4, 6>(s, part),
                     (false, true) => {
-                        self.sweep::<S, 4, 3>(s, block, 0, py);
-                        self.sweep::<S, 4, 3>(s, block, 4, py);
+                        self.sweep::<S, 4, 3>(s, part);
+                        self.sweep::<S, 4, 3>(s, Part { first: 4, ..part });
                     }
-                    (false, false) => self.sweep::<S, 4, 3>(s, block, 0, py),
+                    (false, false) => self.sweep::<S, 4, 3>(s, part),
                 }
             }
         }
@@ -313,64 +333,14 @@ impl Tile<'_> {
         }
     }
 
-    /// Computes `M` output channels, from `first` of their block on, at all positions of the phases `(py, ..)`.
-    #[inline(always)]
-    fn sweep<S: Simd, const M: usize, const N: usize>(&self, s: S, block: usize, first: usize, py: usize) {
-        let vectors = (self.rows * self.cut.pitch() - self.cut.reach).div_ceil(S::LANES);
-        let mut done = 0;
-        while done + N <= vectors {
-            self.positions::<S, M, N>(s, block, first, py, done * S::LANES);
-            done += N;
-        }
-        while done < vectors {
-            self.positions::<S, M, 1>(s, block, first, py, done * S::LANES);
-            done += 1;
-        }
+    /// Vectors' worth of positions, a few more than there are.
+    fn positions(&self) -> usize {
+        (self.rows * self.cut.pitch()).next_multiple_of(MAX_LANES)
     }
 
-    /// Computes `M` channels at `N` vectors of positions.
-    #[inline(always)]
-    fn positions<S: Simd, const M: usize, const N: usize>(
-        &self,
-        s: S,
-        block: usize,
-        first: usize,
-        py: usize,
-        at: usize,
-    ) {
-        let shape = self.packed.shape;
-        let channel = block * BLOCK + first;
-        let zero = s.splat(0.0);
-        let mut bias = [[zero; N]; M];
-        for (bias, &value) in bias.iter_mut().zip(&self.packed.bias[channel..]) {
-            *bias = [s.splat(value); N];
-        }
-        let mut sums = [[[zero; N]; M]; 2];
-        for (px, sum) in sums.iter_mut().enumerate().take(shape.up) {
-            let blocks = (py * shape.up + px) * shape.blocks() + block;
-            let weight = &self.packed.weight[blocks * shape.depth() * BLOCK..][..shape.depth() * BLOCK];
-            let from = &self.work[py * self.cut.pitch() + px + at..];
-            // SAFETY: a block holds `depth` rows of BLOCK >= first + M weights, and there are `depth` steps. The largest step and
-            // position stay inside the planes, or beyond them by less than the zeros appended in `copy`.
-            *sum = unsafe {
-                let weight = (weight.as_ptr().add(first), 1, BLOCK);
-                tile::multiply::<S, M, N>(s, shape.depth(), weight, (from.as_ptr(), self.steps), bias)
-            };
-        }
-        let end = (at + N * S::LANES).min(self.rows * self.cut.pitch());
-        let mut q = at;
-        while q < end {
-            let (row, x) = (q / self.cut.pitch(), q % self.cut.pitch());
-            let len = self.columns.saturating_sub(x).min(end - q);
-            for (m, (even, odd)) in sums[0].iter().zip(&sums[1]).enumerate().take(shape.output - channel) {
-                let parts = [&s.numbers(even)[q - at..][..len], &s.numbers(odd)[q - at..][..len]];
-                self.write(s, channel + m, (shape.up * row + py, shape.up * x), parts);
-            }
-            q += len.max(1);
-            if len == 0 {
-                q = (row + 1) * self.cut.pitch();
-            }
-        }
+    /// Numbers of a block's sums.
+    fn partial(&self) -> usize {
+        self.packed.shape.up * BLOCK * self.positions()
     }
 
     /// Writes a run of results of one row; the second part is that of the other phase, where there is one.
@@ -395,6 +365,99 @@ impl Tile<'_> {
                     v = s.add(v, s.get(&add[range]));
                 }
                 s.put(v, to);
+            }
+        }
+    }
+}
+
+impl Sums<'_> {
+    /// Computes a part at all positions, one slice of the sum after the other.
+    #[inline(always)]
+    fn sweep<S: Simd, const M: usize, const N: usize>(&mut self, s: S, part: Part) {
+        let tile = self.tile;
+        let vectors = (tile.rows * tile.cut.pitch() - tile.cut.reach).div_ceil(S::LANES);
+        let depth = tile.packed.shape.depth();
+        let mut start = 0;
+        loop {
+            let slice = (start, SLICE.min(depth - start));
+            let mut done = 0;
+            while done + N <= vectors {
+                self.positions::<S, M, N>(s, part, done * S::LANES, slice);
+                done += N;
+            }
+            while done < vectors {
+                self.positions::<S, M, 1>(s, part, done * S::LANES, slice);
+                done += 1;
+            }
+            start += slice.1;
+            if start == depth {
+                return;
+            }
+        }
+    }
+
+    /// Computes a part at `N` vectors of positions: what it had so far (the bias at first) plus the slice `(start, len)`.
+    #[inline(always)]
+    fn positions<S: Simd, const M: usize, const N: usize>(
+        &mut self,
+        s: S,
+        part: Part,
+        at: usize,
+        (start, len): (usize, usize),
+    ) {
+        let Part { block, first, py } = part;
+        let tile = self.tile;
+        let shape = tile.packed.shape;
+        let channel = block * BLOCK + first;
+        let zero = s.splat(0.0);
+        let mut sums = [[[zero; N]; M]; 2];
+        for (px, sum) in sums.iter_mut().enumerate().take(shape.up) {
+            if start == 0 {
+                for (sum, &value) in sum.iter_mut().zip(&tile.packed.bias[channel..]) {
+                    *sum = [s.splat(value); N];
+                }
+            } else {
+                for (m, sum) in sum.iter_mut().enumerate() {
+                    let so_far = &self.partial[(px * BLOCK + m) * tile.positions() + at..];
+                    for (n, sum) in sum.iter_mut().enumerate() {
+                        *sum = s.get(&so_far[n * S::LANES..]);
+                    }
+                }
+            }
+            let blocks = (py * shape.up + px) * shape.blocks() + block;
+            let weight = &tile.packed.weight[(blocks * shape.depth() + start) * BLOCK..][..len * BLOCK];
+            let from = &self.seen[py * tile.cut.pitch() + px + at..];
+            let steps = &tile.steps[start..start + len];
+            // SAFETY: a block holds `depth` rows of BLOCK >= first + M weights, and there are `depth` steps. The largest step and
+            // position stay inside the planes, or beyond them by less than the zeros appended in `copy`.
+            *sum = unsafe {
+                let weight = (weight.as_ptr().add(first), 1, BLOCK);
+                tile::multiply::<S, M, N>(s, len, weight, (from.as_ptr(), steps), *sum)
+            };
+        }
+        if start + len < shape.depth() {
+            for (px, sum) in sums.iter().enumerate().take(shape.up) {
+                for (m, sum) in sum.iter().enumerate() {
+                    let so_far = &mut self.partial[(px * BLOCK + m) * tile.positions() + at..];
+                    for (n, &sum) in sum.iter().enumerate() {
+                        s.set(sum, &mut so_far[n * S::LANES..(n + 1) * S::LANES]);
+                    }
+                }
+            }
+            return;
+        }
+        let end = (at + N * S::LANES).min(tile.rows * tile.cut.pitch());
+        let mut q = at;
+        while q < end {
+            let (row, x) = (q / tile.cut.pitch(), q % tile.cut.pitch());
+            let len = tile.columns.saturating_sub(x).min(end - q);
+            for (m, (even, odd)) in sums[0].iter().zip(&sums[1]).enumerate().take(shape.output - channel) {
+                let parts = [&s.numbers(even)[q - at..][..len], &s.numbers(odd)[q - at..][..len]];
+                tile.write(s, channel + m, (shape.up * row + py, shape.up * x), parts);
+            }
+            q += len.max(1);
+            if len == 0 {
+                q = (row + 1) * tile.cut.pitch();
             }
         }
     }

@@ -3,7 +3,7 @@
 //! the slice of `x` stays in the second-level cache, that of a panel in the first.
 
 use super::act::Act;
-use super::simd::{Kernel, MAX_LANES, Simd, dispatch};
+use super::simd::{self, Kernel, Simd, dispatch};
 use super::tile::{self, Every};
 use super::{Target, filled};
 use rayon::prelude::*;
@@ -11,8 +11,6 @@ use std::mem::MaybeUninit;
 
 /// Vectors of a register tile.
 const VECTORS: usize = 3;
-/// Columns of a panel.
-const PANEL: usize = VECTORS * MAX_LANES;
 /// Rows of one task.
 const ROWS: usize = 128;
 /// Inputs of one slice.
@@ -23,9 +21,11 @@ const TASKS: usize = 16;
 /// Weights in the order of use.
 #[derive(Debug)]
 pub struct Packed {
-    /// `[panel][input][PANEL]`, zero beyond the last column.
+    /// `[panels][input][panel]`, zero beyond the last column.
     weight: Vec<f32>,
     bias: Vec<f32>,
+    /// Columns of a panel: as many as a register tile has.
+    panel: usize,
     input: usize,
     output: usize,
 }
@@ -34,21 +34,22 @@ impl Packed {
     /// `weight` is `[output, input]`; `bias` has `output` numbers or none.
     pub fn new(weight: &[f32], bias: &[f32], output: usize, input: usize) -> Self {
         assert!(weight.len() == output * input && (bias.is_empty() || bias.len() == output));
-        let panels = output.div_ceil(PANEL);
-        let mut packed = vec![0.0; panels * input * PANEL];
+        let width = VECTORS * simd::lanes();
+        let panels = output.div_ceil(width);
+        let mut packed = vec![0.0; panels * input * width];
         if input > 0 {
-            packed.par_chunks_mut(input * PANEL).enumerate().for_each(|(panel, to)| {
-                let rows = weight[panel * PANEL * input..].chunks_exact(input).take(PANEL);
+            packed.par_chunks_mut(input * width).enumerate().for_each(|(panel, to)| {
+                let rows = weight[panel * width * input..].chunks_exact(input).take(width);
                 for (column, row) in rows.enumerate() {
                     for (i, &value) in row.iter().enumerate() {
-                        to[i * PANEL + column] = value;
+                        to[i * width + column] = value;
                     }
                 }
             });
         }
         let mut bias = bias.to_vec();
-        bias.resize(panels * PANEL, 0.0);
-        Self { weight: packed, bias, input, output }
+        bias.resize(panels * width, 0.0);
+        Self { weight: packed, bias, panel: width, input, output }
     }
 
     pub fn input(&self) -> usize {
@@ -62,7 +63,7 @@ impl Packed {
     /// `x` is `[rows, input]`; returns `[rows, output]`, activated if so asked.
     pub fn run(&self, x: &[f32], rows: usize, act: Option<Act>) -> Vec<f32> {
         assert_eq!(x.len(), rows * self.input);
-        let panels = self.output.div_ceil(PANEL);
+        let panels = self.output.div_ceil(self.panel);
         let blocks = rows.div_ceil(ROWS);
         let together = panels.div_ceil(TASKS.div_ceil(blocks.max(1))).max(1);
         let groups = panels.div_ceil(together);
@@ -110,15 +111,15 @@ impl Kernel for Task<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let input = self.packed.input;
+        let Packed { input, output, panel: width, .. } = *self.packed;
         let mut start = 0;
         loop {
             let len = SLICE.min(input - start);
             let slice = Slice { start, len, last: start + len == input };
             for panel in self.panels.start..self.panels.end {
-                // Narrow vectors fill a panel in several rounds.
+                // Narrower vectors than it was packed for fill a panel in several rounds.
                 let mut column = 0;
-                let live = PANEL.min(self.packed.output - panel * PANEL);
+                let live = width.min(output - panel * width);
                 while column < live {
                     match (live - column).div_ceil(S::LANES) {
                         1 => self.column::<S, 1>(s, slice, panel, column),
@@ -167,8 +168,8 @@ impl Task<'_> {
         column: usize,
         row: usize,
     ) {
-        let Packed { input, output, .. } = *self.packed;
-        let from = panel * PANEL + column;
+        let Packed { input, output, panel: pitch, .. } = *self.packed;
+        let from = panel * pitch + column;
         let width = (N * S::LANES).min(output - from);
         let mut sums = [[s.splat(0.0); N]; M];
         for (m, sums) in sums.iter_mut().enumerate() {
@@ -185,12 +186,12 @@ impl Task<'_> {
             }
         }
         let x = &self.x[row * input + slice.start..];
-        let weight = &self.packed.weight[(panel * input + slice.start) * PANEL + column..];
+        let weight = &self.packed.weight[(panel * input + slice.start) * pitch + column..];
         assert!(slice.len == 0 || x.len() >= (M - 1) * input + slice.len);
-        assert!(slice.len == 0 || weight.len() >= (slice.len - 1) * PANEL + N * S::LANES);
+        assert!(slice.len == 0 || weight.len() >= (slice.len - 1) * pitch + N * S::LANES);
         // SAFETY: both lengths were just checked.
         let sums = unsafe {
-            tile::multiply::<S, M, N>(s, slice.len, (x.as_ptr(), input, 1), (weight.as_ptr(), Every(PANEL)), sums)
+            tile::multiply::<S, M, N>(s, slice.len, (x.as_ptr(), input, 1), (weight.as_ptr(), Every(pitch)), sums)
         };
         for (m, sums) in sums.iter().enumerate() {
             for (&sum, to) in sums.iter().zip(self.place(row + m, from, width).chunks_mut(S::LANES)) {

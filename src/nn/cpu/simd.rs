@@ -4,6 +4,9 @@
 //! the widest one the processor has. A value of a [`Simd`] type exists only inside `dispatch`, so it proves that its
 //! instructions may be executed; that makes all arithmetic safe, and only raw loads and stores are not.
 
+#[cfg(doc)]
+use super::tile;
+use super::tile::Steps;
 use std::mem::MaybeUninit;
 
 /// The instruction sets that kernels are compiled for.
@@ -86,6 +89,21 @@ pub(crate) trait Simd: Copy {
     unsafe fn load_twice(self, from: *const f32) -> Self::V;
     /// `a * b - c` in even lanes, `a * b + c` in odd ones.
     fn fma_alternating(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+
+    /// [`tile::multiply`] into `sum` by hand, for a shape of tile that the compiler does badly; false where there is none.
+    ///
+    /// # Safety
+    /// As there.
+    #[inline(always)]
+    unsafe fn multiply<const M: usize, const N: usize>(
+        self,
+        _k: usize,
+        _a: (*const f32, usize, usize),
+        _b: (*const f32, impl Steps),
+        _sum: &mut [[Self::V; N]; M],
+    ) -> bool {
+        false
+    }
 
     /// Reads up to `LANES / 2` numbers, each into two neighbouring lanes; missing ones are zero.
     #[inline(always)]
@@ -213,6 +231,19 @@ pub(crate) trait Kernel {
     /// Must be `#[inline(always)]`, as everything that it calls with a vector, or the instructions become function calls. So
     /// there are no closures here, `array::from_fn` and `map` included: they are functions of their own.
     fn run<S: Simd>(self, s: S) -> Self::Out;
+}
+
+/// Numbers in a vector of the instructions that [`dispatch`] takes.
+pub(crate) fn lanes() -> usize {
+    struct Lanes;
+    impl Kernel for Lanes {
+        type Out = usize;
+        #[inline(always)]
+        fn run<S: Simd>(self, _: S) -> usize {
+            S::LANES
+        }
+    }
+    dispatch(Lanes)
 }
 
 /// Runs the kernel with the best instructions of this processor.

@@ -1,5 +1,6 @@
 //! The vectors of x86-64.
 
+use super::super::tile::{Places, Steps};
 use super::{Kernel, Simd};
 use std::arch::x86_64::*;
 
@@ -170,5 +171,92 @@ impl Simd for Avx2 {
     #[inline(always)]
     fn fma_alternating(self, a: __m256, b: __m256, c: __m256) -> __m256 {
         unsafe { _mm256_fmaddsub_ps(a, b, c) }
+    }
+    #[inline(always)]
+    unsafe fn multiply<const M: usize, const N: usize>(
+        self,
+        k: usize,
+        a: (*const f32, usize, usize),
+        b: (*const f32, impl Steps),
+        sum: &mut [[__m256; N]; M],
+    ) -> bool {
+        let fits = M == 4 && N == 3;
+        if fits {
+            unsafe {
+                multiply_4x3(k, a, (b.0, b.1.places()), &mut *std::ptr::from_mut(sum).cast::<[[__m256; 3]; 4]>())
+            };
+        }
+        fits
+    }
+}
+
+/// The loop over a sum whose next vectors of `b` are found by `$next` (their place goes to `t`).
+macro_rules! loop_4x3 {
+    ($k:expr, ($a:expr, $am:expr, $ak:expr), $sum:expr, [$($next:literal),*], $($operands:tt)*) => {{
+        let [[s00, s01, s02], [s10, s11, s12], [s20, s21, s22], [s30, s31, s32]] = $sum;
+        std::arch::asm!(
+            "2:",
+            $($next,)*
+            "vmovups {b0}, [{t}]",
+            "vmovups {b1}, [{t} + 32]",
+            "vmovups {b2}, [{t} + 64]",
+            "vbroadcastss {x}, [{a}]",
+            "vfmadd231ps {s00}, {x}, {b0}",
+            "vfmadd231ps {s01}, {x}, {b1}",
+            "vfmadd231ps {s02}, {x}, {b2}",
+            "vbroadcastss {x}, [{a} + 4 * {am}]",
+            "vfmadd231ps {s10}, {x}, {b0}",
+            "vfmadd231ps {s11}, {x}, {b1}",
+            "vfmadd231ps {s12}, {x}, {b2}",
+            "vbroadcastss {x}, [{a} + 8 * {am}]",
+            "vfmadd231ps {s20}, {x}, {b0}",
+            "vfmadd231ps {s21}, {x}, {b1}",
+            "vfmadd231ps {s22}, {x}, {b2}",
+            "vbroadcastss {x}, [{last}]",
+            "vfmadd231ps {s30}, {x}, {b0}",
+            "vfmadd231ps {s31}, {x}, {b1}",
+            "vfmadd231ps {s32}, {x}, {b2}",
+            "lea {a}, [{a} + 4 * {ak}]",
+            "lea {last}, [{last} + 4 * {ak}]",
+            "dec {k}",
+            "jnz 2b",
+            k = inout(reg) $k => _,
+            a = inout(reg) $a => _,
+            last = inout(reg) $a.wrapping_add(3 * $am) => _,
+            am = in(reg) $am,
+            ak = in(reg) $ak,
+            t = out(reg) _,
+            b0 = out(ymm_reg) _, b1 = out(ymm_reg) _, b2 = out(ymm_reg) _, x = out(ymm_reg) _,
+            s00 = inout(ymm_reg) *s00, s01 = inout(ymm_reg) *s01, s02 = inout(ymm_reg) *s02,
+            s10 = inout(ymm_reg) *s10, s11 = inout(ymm_reg) *s11, s12 = inout(ymm_reg) *s12,
+            s20 = inout(ymm_reg) *s20, s21 = inout(ymm_reg) *s21, s22 = inout(ymm_reg) *s22,
+            s30 = inout(ymm_reg) *s30, s31 = inout(ymm_reg) *s31, s32 = inout(ymm_reg) *s32,
+            $($operands)*
+            options(pure, readonly, nostack),
+        )
+    }};
+}
+
+/// The largest tile, which needs all sixteen registers. The compiler loads the next row's number early and keeps sums in
+/// memory for want of a seventeenth, at half the speed, so the loop is written out.
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+unsafe fn multiply_4x3(
+    k: usize,
+    (a, am, ak): (*const f32, usize, usize),
+    (b, steps): (*const f32, Places<'_>),
+    sum: &mut [[__m256; 3]; 4],
+) {
+    if k == 0 {
+        return;
+    }
+    unsafe {
+        match steps {
+            Places::Every(pitch) => loop_4x3!(k, (a, am, ak), sum, ["mov {t}, {b}", "lea {b}, [{b} + 4 * {pitch}]"],
+                b = inout(reg) b => _, pitch = in(reg) pitch,),
+            Places::Listed(steps) => loop_4x3!(k, (a, am, ak), sum,
+                ["mov {t}, [{steps}]", "lea {t}, [{b} + 4 * {t}]", "add {steps}, 8"],
+                b = in(reg) b, steps = inout(reg) steps.as_ptr() => _,),
+        }
     }
 }

@@ -3,10 +3,18 @@
 use super::simd::Simd;
 
 /// Where the vectors of each step of a sum begin.
-pub(super) trait Steps: Copy {
+pub(crate) trait Steps: Copy {
     /// # Safety
     /// `i` must be below the number of steps.
     unsafe fn at(self, i: usize) -> usize;
+    fn places(&self) -> Places<'_>;
+}
+
+/// The kinds of [`Steps`].
+#[cfg_attr(not(target_arch = "x86_64"), expect(dead_code))]
+pub(crate) enum Places<'a> {
+    Every(usize),
+    Listed(&'a [usize]),
 }
 
 /// Steps a constant distance apart.
@@ -18,6 +26,10 @@ impl Steps for Every {
     unsafe fn at(self, i: usize) -> usize {
         i * self.0
     }
+    #[inline(always)]
+    fn places(&self) -> Places<'_> {
+        Places::Every(self.0)
+    }
 }
 
 impl Steps for &[usize] {
@@ -25,6 +37,10 @@ impl Steps for &[usize] {
     unsafe fn at(self, i: usize) -> usize {
         // SAFETY: promised by the caller.
         unsafe { *self.get_unchecked(i) }
+    }
+    #[inline(always)]
+    fn places(&self) -> Places<'_> {
+        Places::Listed(self)
     }
 }
 
@@ -37,10 +53,28 @@ impl Steps for &[usize] {
 pub(super) unsafe fn multiply<S: Simd, const M: usize, const N: usize>(
     s: S,
     k: usize,
-    (a, am, ak): (*const f32, usize, usize),
-    (b, steps): (*const f32, impl Steps),
+    a: (*const f32, usize, usize),
+    b: (*const f32, impl Steps),
     mut sum: [[S::V; N]; M],
 ) -> [[S::V; N]; M] {
+    // SAFETY: passed on.
+    unsafe {
+        if !s.multiply(k, a, b, &mut sum) {
+            plain(s, k, a, b, &mut sum);
+        }
+    }
+    sum
+}
+
+/// [`multiply`] as the compiler arranges it.
+#[inline(always)]
+unsafe fn plain<S: Simd, const M: usize, const N: usize>(
+    s: S,
+    k: usize,
+    (a, am, ak): (*const f32, usize, usize),
+    (b, steps): (*const f32, impl Steps),
+    sum: &mut [[S::V; N]; M],
+) {
     for i in 0..k {
         // SAFETY: all reads are the caller's promise.
         unsafe {
@@ -58,5 +92,4 @@ pub(super) unsafe fn multiply<S: Simd, const M: usize, const N: usize>(
             }
         }
     }
-    sum
 }
