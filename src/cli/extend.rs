@@ -2,10 +2,12 @@
 
 use super::Report;
 use super::render::{Dry, recorded, render};
-use crate::job::{self, Command, Settings};
-use crate::run::{Code, Event, Failure, Manifest, WithCode};
+use crate::job::values::Seed;
+use crate::job::{self, Command, Request, Settings};
+use crate::run::{Code, Event, Failure, Manifest, WithCode, directory};
 use crate::storyboard::{Form, Storyboard};
 use crate::video;
+use anyhow::{Context, bail};
 use clap::builder::FalseyValueParser;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -17,6 +19,7 @@ Examples:
   vidgen extend clip.mp4 --duration 10s -o longer.mp4         (clip.mp4 says what it was asked for)
   vidgen extend film.mov -p \"a car stops\" -p \"a car burns\" --size 144x96 --only-new -o next.mp4
   vidgen extend latents.safetensors \"a red ball rests\" -o longer.mp4
+  vidgen extend last \"a red ball rests\" -o longer.mp4        (a run that was made with --keep)
 
 With a video, --duration and --frames are the length of the new part; without them it is as long as the same prompts \
 would be by themselves. See docs/extend.md.";
@@ -27,10 +30,11 @@ const SUFFIXES: [&str; 9] = ["mp4", "mov", "mkv", "webm", "avi", "gif", "y4m", "
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES, args_override_self = true)]
 pub struct Extend {
-    /// A video to continue (.mp4 .webm .gif .y4m, a directory of PNGs, or latents of --save-latents), or what is to be seen
-    #[arg(value_name = "VIDEO|PROMPT")]
+    /// A video to continue (.mp4 .webm .gif .y4m, a directory of PNGs, or latents of --save-latents), a kept run (the
+    /// beginning of its name, its directory, or last), or what is to be seen
+    #[arg(value_name = "VIDEO|RUN|PROMPT")]
     first: Option<OsString>,
-    /// What is to be seen, after a video [default: what the video's record says]
+    /// What is to be seen, after a video or run [default: what its record says]
     #[arg(value_name = "PROMPT", conflicts_with_all = ["prompt", "video"])]
     second: Option<String>,
     /// What is to be seen; again for each scene, in order
@@ -42,8 +46,8 @@ pub struct Extend {
     /// Prompts for what follows, one per line; - for standard input
     #[arg(long, env = "VIDGEN_PROMPT_FILE", value_name = "FILE", group = "scenes")]
     prompt_file: Option<PathBuf>,
-    /// The video to continue
-    #[arg(long, env = "VIDGEN_VIDEO", value_name = "FILE")]
+    /// The video or kept run to continue
+    #[arg(long, env = "VIDGEN_VIDEO", value_name = "VIDEO|RUN")]
     video: Option<PathBuf>,
     /// Leave the given video's own frames out of the output
     #[arg(long, env = "VIDGEN_ONLY_NEW", num_args = 0, default_missing_value = "true", value_parser = FalseyValueParser::new())]
@@ -61,12 +65,18 @@ impl Extend {
     pub fn run(self, report: &Report) -> Result<(), Failure> {
         let mut prompts = self.prompt;
         let mut video = self.video;
+        let root = self.settings.work_dir.clone().or_else(directory::default_root);
+        let run_of = |word: &Path| kept_run(root.as_deref(), word);
         match (self.first, self.second) {
             (Some(first), Some(second)) => {
                 video = Some(first.into());
                 prompts = vec![second];
             }
-            (Some(first), None) if video.is_none() && names_a_file(Path::new(&first)) => video = Some(first.into()),
+            (Some(first), None)
+                if video.is_none() && (names_a_file(Path::new(&first)) || run_of(Path::new(&first)).is_some()) =>
+            {
+                video = Some(first.into());
+            }
             (Some(first), _) => match first.into_string() {
                 Ok(text) if prompts.is_empty() => prompts = vec![text],
                 Ok(text) => {
@@ -93,28 +103,32 @@ impl Extend {
         }
         settings.video = video.or(settings.video);
         if let Some(path) = settings.video.clone() {
-            let asked = path.exists().then(|| record(&path, report)).transpose()?.flatten();
             let new_prompt = storyboard.is_some();
-            if let Some(manifest) = asked {
-                match job::taken_over(&manifest, new_prompt) {
-                    Ok((old, scene)) => {
-                        settings = settings.or(old);
-                        let own = scene.map(|scene| Storyboard::checked(vec![scene])).transpose().code(Code::Usage)?;
-                        storyboard = storyboard.or(own);
-                    }
-                    Err(error) if new_prompt => {
-                        let message = format!("{}: {error:#}: no settings are taken over", path.display());
-                        report.observer()?.event(&Event::Warning(message))?;
-                    }
-                    Err(error) => return Err(Failure::new(Code::Usage, error.context(path.display().to_string()))),
+            let asked = match run_of(&path) {
+                Some(run) => {
+                    let (latents, request, seed) = of_run(&run).code(Code::Usage)?;
+                    settings.video = Some(latents);
+                    Some((request, seed))
                 }
+                None if path.exists() => record(&path, new_prompt, report)?,
+                None => {
+                    let shown = path.display();
+                    return Err(usage(format!(
+                        "{shown}: no such file, and no kept run of that name (`vidgen runs` lists them)"
+                    )));
+                }
+            };
+            if let Some((request, seed)) = asked {
+                let (old, scene) = job::taken_over(request, seed, new_prompt);
+                settings = settings.or(old);
+                let own = scene.map(|scene| Storyboard::checked(vec![scene])).transpose().code(Code::Usage)?;
+                storyboard = storyboard.or(own);
             }
         }
         let storyboard = storyboard.ok_or_else(|| match &settings.video {
-            Some(path) if path.exists() => {
+            Some(path) => {
                 usage(format!("{} carries no record of what it was asked for: give a prompt", path.display()))
             }
-            Some(path) => usage(format!("{}: no such file", path.display())),
             None => usage("no prompt: write what is to be seen, or name a video to continue"),
         })?;
         render(Command::Extend, settings, storyboard, &self.dry, report)
@@ -131,21 +145,49 @@ fn names_a_file(word: &Path) -> bool {
     suffix || word.as_os_str().as_encoded_bytes().ends_with(b"/") || word.exists()
 }
 
-/// The record in a video, or beside it; none where another program made it. One that cannot be read is told about.
-fn record(path: &Path, report: &Report) -> Result<Option<Manifest>, Failure> {
+/// The directory of the kept run that a word means, if it means one.
+fn kept_run(root: Option<&Path>, word: &Path) -> Option<PathBuf> {
+    let text = word.to_str().filter(|text| !text.is_empty() && !text.contains(char::is_whitespace))?;
+    let run = directory::find(root, text).ok()?;
+    // another file or directory of that name is meant itself
+    (!word.exists() || std::path::absolute(word).is_ok_and(|word| word == run)).then_some(run)
+}
+
+/// Where a run's latents are, what it was asked for, and its seed.
+fn of_run(run: &Path) -> anyhow::Result<(PathBuf, Request, u64)> {
+    let (latents, plan) = directory::latents(run)?;
+    let mut request = Request::from_json(&plan.request).with_context(|| run.display().to_string())?;
+    // a relative path was meant from where the run was begun
+    let there = request.settings.model.as_deref().map(|model| plan.folder.join(model)).filter(|path| path.exists());
+    if let Some(path) = there.and_then(|path| path.to_str().map(str::to_owned)) {
+        request.settings.model = Some(path);
+    }
+    let Some(Seed::Given(seed)) = request.settings.seed else { bail!("{}: its plan names no seed", run.display()) };
+    Ok((latents, request, seed))
+}
+
+/// What a video was asked for and its seed, by the record in it or beside it; none where another program made it. A record
+/// that cannot be used is told about, or refused where there is no `new_prompt`.
+fn record(path: &Path, new_prompt: bool, report: &Report) -> Result<Option<(Request, u64)>, Failure> {
     if job::is_latents(path) {
         return Ok(None);
     }
-    match Manifest::read(path) {
-        Ok(manifest) => Ok(Some(manifest)),
+    let unused = |what: String| -> Result<_, Failure> {
+        report.observer()?.event(&Event::Warning(format!("{what}: no settings are taken over")))?;
+        Ok(None)
+    };
+    let manifest = match Manifest::read(path) {
+        Ok(manifest) => manifest,
         // no video at all: whoever reads it says so
-        Err(failure) if failure.code == Code::Usage => Ok(None),
+        Err(failure) if failure.code == Code::Usage => return Ok(None),
         Err(failure) => {
             let ours = video::metadata(path).ok().flatten().is_some_and(|text| text.contains("vidgen.manifest."));
-            if ours {
-                report.observer()?.event(&Event::Warning(format!("{}: no settings are taken over", failure.line())))?;
-            }
-            Ok(None)
+            return if ours { unused(failure.line()) } else { Ok(None) };
         }
+    };
+    match Request::of_manifest(&manifest) {
+        Ok(request) => Ok(Some((request, manifest.seed))),
+        Err(error) if new_prompt => unused(format!("{}: {error:#}", path.display())),
+        Err(error) => Err(Failure::new(Code::Usage, error.context(path.display().to_string()))),
     }
 }

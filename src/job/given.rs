@@ -11,7 +11,7 @@ use super::values::{Seed, Size};
 use crate::models::cogvideox::transformer::TransformerConfig;
 use crate::models::cogvideox::vae::VaeConfig;
 use crate::processors::{Control, Spec};
-use crate::run::{Code, Failure, Manifest, WithCode};
+use crate::run::{Code, Failure, WithCode};
 use crate::storyboard::{Scene, TransitionInto};
 use crate::video::{self, Limits, Rate};
 use crate::weights::{EMBEDDED, read_tensors};
@@ -187,10 +187,9 @@ fn near(side: usize, unit: usize) -> [usize; 2] {
 /// its own, and its last scene. Size, length and rate are the video's own; where things are computed and go is for the new
 /// run to say. With a `new_prompt`, controls that name words of the old one are left out.
 ///
-/// # Errors
-/// Records that do not say what was asked for.
-pub fn taken_over(manifest: &Manifest, new_prompt: bool) -> Result<(Settings, Option<Scene>)> {
-    let Request { settings: old, scenes, .. } = Request::of_manifest(manifest)?;
+/// A run that drew its seed is said to have drawn `seed`.
+pub fn taken_over(request: Request, seed: u64, new_prompt: bool) -> (Settings, Option<Scene>) {
+    let Request { settings: old, scenes, .. } = request;
     let names_words = |spec: &Spec| match &spec.control {
         Control::KvShare { subject, .. } => !subject.is_empty(),
         Control::Reweight(_) => true,
@@ -199,7 +198,7 @@ pub fn taken_over(manifest: &Manifest, new_prompt: bool) -> Result<(Settings, Op
     let kept = |specs: Vec<Spec>| specs.into_iter().filter(|spec| !(new_prompt && names_words(spec))).collect();
     let settings = Settings {
         model: Some(old.model.unwrap_or_else(|| EMBEDDED.to_owned())),
-        seed: Some(Seed::Given(manifest.seed.wrapping_add(1))),
+        seed: Some(Seed::Given(seed.wrapping_add(1))),
         negative_prompt: old.negative_prompt,
         style: old.style,
         steps: old.steps,
@@ -227,14 +226,13 @@ pub fn taken_over(manifest: &Manifest, new_prompt: bool) -> Result<(Settings, Op
     };
     let last = scenes.into_iter().last().filter(|_| !new_prompt);
     let scene = last.map(|scene| Scene { length: None, transition: TransitionInto::default(), ..scene });
-    Ok((settings, scene))
+    (settings, scene)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::job::Command;
-    use crate::run::manifest::{ModelRecord, OutputRecord, SCHEMA};
     use crate::storyboard::{Storyboard, Transition};
 
     fn rules(overlap: usize) -> WindowRules {
@@ -317,24 +315,7 @@ mod tests {
             scenes: Storyboard::from_prompts(&["a box".to_owned(), "a ball".to_owned()]).unwrap().scenes,
             edit: None,
         };
-        let manifest = Manifest {
-            schema: SCHEMA.to_owned(),
-            version: String::new(),
-            command: "multi-prompt".to_owned(),
-            prompts: Vec::new(),
-            seed: u64::MAX,
-            model: ModelRecord {
-                name: String::new(),
-                revision: None,
-                class: String::new(),
-                hashes: Default::default(),
-            },
-            settings: Default::default(),
-            request: request.json().unwrap(),
-            output: OutputRecord { codec: String::new(), pix_fmt: None, crf: None },
-            run: None,
-        };
-        let (same, scene) = taken_over(&manifest, false).unwrap();
+        let (same, scene) = taken_over(request.clone(), u64::MAX, false);
         assert_eq!(scene.unwrap().prompt, "a ball");
         assert_eq!((same.steps, same.seed, same.model.as_deref()), (Some(7), Some(Seed::Given(0)), Some("toyland")));
         assert_eq!((same.size, same.frames, same.output, same.device), (None, None, None, None));
@@ -342,7 +323,7 @@ mod tests {
             (same.subject.map(|words| words.len()), same.attn_proc.map(|specs| specs.len())),
             (Some(1), Some(2))
         );
-        let (new, scene) = taken_over(&manifest, true).unwrap();
+        let (new, scene) = taken_over(request, u64::MAX, true);
         assert_eq!((scene, new.subject, new.attn_proc.map(|specs| specs.len())), (None, None, Some(1)));
     }
 }

@@ -361,6 +361,29 @@ pub fn plan(path: &Path) -> Result<Plan> {
     }
 }
 
+/// The file of a run's latents, whole, and its plan.
+///
+/// # Errors
+/// [`Busy`]; latents that are damaged or not done; a video of several timelines, whose files are several.
+pub fn latents(path: &Path) -> Result<(PathBuf, Plan)> {
+    let Opened { dir, plan, records, .. } = RunDir::open(path)?;
+    let (shown, name) = (path.display(), dir.name());
+    ensure!(
+        plan.parts == 1,
+        "{shown}: its scenes are of {} timelines, which no latents join: continue its video",
+        plan.parts
+    );
+    let piece = records.into_iter().rev().find_map(|record| match record {
+        Record::Latents { part: 0, file } => Some(file),
+        _ => None,
+    });
+    let Some(piece) = piece else {
+        bail!("{shown}: the latents are not done: `vidgen resume {name}` goes on with the run")
+    };
+    dir.get(&piece)?;
+    Ok((path.join(&piece.name), plan))
+}
+
 /// How a run is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]

@@ -165,6 +165,45 @@ fn a_record_says_how_to_go_on() {
     assert_eq!(manifest["settings"]["context"]["video"], "a.gif");
 }
 
+/// A kept run is continued as its latents in a file are, by its name, its directory, or `last`.
+#[test]
+fn a_kept_run_goes_on() {
+    let program = program("tiny-2b");
+    let words = [
+        "generate",
+        "a red ball",
+        "--model",
+        "model",
+        "--steps",
+        "2",
+        "--size",
+        "48x32",
+        "--frames",
+        "5",
+        "--seed",
+        "7",
+    ];
+    let kept = ["--keep", "--work-dir", "runs", "--save-latents", "a.safetensors", "-o", "a/"];
+    program.run(&[&words[..], &kept].concat()).success();
+    let how = ["--steps", "2", "--frames", "3", "--seed", "8", "--model", "model", "--size", "48x32"];
+    program.run(&[&["extend", "a.safetensors", "a red ball", "-o", "b/"], &how[..]].concat()).success();
+    let runs: Value = serde_json::from_str(&program.run(&["runs", "--json", "--work-dir", "runs"]).stdout()).unwrap();
+    let (id, path) = (runs[0]["id"].as_str().unwrap(), runs[0]["path"].as_str().unwrap());
+    for (at, run) in ["last", &id[..6], path].into_iter().enumerate() {
+        let out = format!("c{at}/");
+        program.run(&["extend", run, "--frames", "3", "--work-dir", "runs", "-o", &out]).success();
+        assert!(pictures(&program.path("b")) == pictures(&program.path(&out)), "{run}");
+    }
+    // a run of two timelines, one that is not done, and a damaged one
+    let cut = ["multi-prompt", "-p", "x", "-p", "y", "--transition", "cut", "--keep", "--work-dir", "two", "-o", "d/"];
+    tiny_run(&program, &[&cut[..], &["--frames", "6"]].concat()).success();
+    let extend = |dir: &str| program.run(&["extend", "last", "z", "--model", "model", "--work-dir", dir, "-o", "e/"]);
+    extend("two").error(2, &["2 timelines", "continue its video"]);
+    fs::write(program.path(path).join("latents-0.safetensors"), "this is no tensor").unwrap();
+    extend("runs").error(2, &["latents-0.safetensors"]);
+    extend("none").error(2, &["last", "no such file"]);
+}
+
 #[test]
 fn what_cannot_be_continued_is_refused() {
     let program = program("tiny-2b");
