@@ -6,7 +6,7 @@
 
 use std::hint::black_box;
 use std::path::Path;
-use vidgen::job::{self, Request};
+use vidgen::job::{self, Request, batch as jobs};
 use vidgen::models::cogvideox::transformer::TransformerConfig;
 use vidgen::models::cogvideox::vae::VaeConfig;
 use vidgen::run::Manifest;
@@ -20,7 +20,7 @@ use vidgen::weights;
 pub type Target = fn(&[u8]);
 
 /// Targets by their names.
-pub const TARGETS: [(&str, Target); 8] = [
+pub const TARGETS: [(&str, Target); 9] = [
     ("safetensors", safetensors),
     ("spiece", spiece),
     ("tokenizer_json", tokenizer_json),
@@ -29,6 +29,7 @@ pub const TARGETS: [(&str, Target); 8] = [
     ("model_config", model_config),
     ("manifest", manifest),
     ("journal", journal),
+    ("batch", batch),
 ];
 
 /// Headers of weight files, and the index of shards.
@@ -102,4 +103,12 @@ pub fn journal(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     let sealed: String = text.lines().map(|line| journal::line(line.get(17..).unwrap_or(line))).collect();
     let _ = black_box(Journal::read(sealed.as_bytes()));
+}
+
+/// The jobs of a batch, sweeps written out: the first byte chooses JSON lines or TOML.
+pub fn batch(data: &[u8]) {
+    let Some((&form, text)) = data.split_first() else { return };
+    let Ok(text) = std::str::from_utf8(text) else { return };
+    let (entries, faults) = black_box(jobs::read(text, form % 2 == 1, Path::new("there")));
+    assert!(entries.len() <= jobs::MOST_JOBS && faults.iter().all(|fault| fault.line >= 1));
 }

@@ -36,6 +36,7 @@
 //! | [`pipelines`] | the loop, and the modes that feed it |
 //! | [`video`] | frames in, files out |
 //! | [`run`] | manifest, progress, events |
+//! | [`disk`] | files that are whole or not there |
 //! | [`words`] | values read from words, wherever they are written |
 //! | [`eval`] | metrics |
 //!
@@ -58,6 +59,7 @@
 
 pub mod attention;
 pub mod cli;
+pub mod disk;
 pub mod eval;
 pub mod guidance;
 pub mod job;

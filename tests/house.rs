@@ -9,8 +9,9 @@ use std::path::{Path, PathBuf};
 ///
 /// `job` knows what the stages are made of (configurations, plans, controls, outputs) but runs nothing; `pipelines` runs
 /// jobs. Models and processors never see each other.
-const ROOMS: [(&str, &[&str]); 19] = [
+const ROOMS: [(&str, &[&str]); 20] = [
     ("words", &[]),
+    ("disk", &[]),
     ("nn", &[]),
     ("attention", &["nn"]),
     ("models", &["nn", "attention"]),
@@ -19,11 +20,11 @@ const ROOMS: [(&str, &[&str]); 19] = [
     ("guidance", &["schedulers"]),
     ("noise", &[]),
     ("timeline", &[]),
-    ("weights", &[]),
+    ("weights", &["disk"]),
     ("text", &["nn", "weights"]),
-    ("video", &[]),
+    ("video", &["disk"]),
     ("eval", &["nn", "models", "timeline", "weights", "text", "video"]),
-    ("run", &["video"]),
+    ("run", &["disk", "video"]),
     ("storyboard", &["words", "run"]),
     ("recipe", &["words", "models", "processors", "schedulers", "guidance", "timeline", "video"]),
     (
@@ -48,6 +49,7 @@ const ROOMS: [(&str, &[&str]); 19] = [
     (
         "pipelines",
         &[
+            "disk",
             "nn",
             "attention",
             "models",
@@ -65,12 +67,24 @@ const ROOMS: [(&str, &[&str]); 19] = [
     ),
     (
         "cli",
-        &["weights", "video", "storyboard", "run", "recipe", "job", "pipelines", "attention", "processors", "eval"],
+        &[
+            "disk",
+            "weights",
+            "video",
+            "storyboard",
+            "run",
+            "recipe",
+            "job",
+            "pipelines",
+            "attention",
+            "processors",
+            "eval",
+        ],
     ),
 ];
 
 /// Rooms that open files.
-const OPENERS: [&str; 5] = ["weights", "video", "storyboard", "recipe", "run"];
+const OPENERS: [&str; 6] = ["disk", "weights", "video", "storyboard", "recipe", "run"];
 /// Rooms that speak to the user.
 const SPEAKERS: [&str; 2] = ["cli", "run"];
 /// Rooms that may differ by cargo feature.
@@ -270,7 +284,7 @@ fn only_some_rooms_open_files() {
     let sources = sources();
     let others = sources.iter().filter(|source| !source.room().is_some_and(|room| OPENERS.contains(&room)));
     none(
-        "only weights, video, storyboard, recipe and run open files",
+        "only disk, weights, video, storyboard, recipe and run open files",
         others.flat_map(|source| source.lines_with(&words)).collect(),
     );
 }

@@ -32,32 +32,32 @@ pub struct AttnMap {
     #[arg(value_name = "VIDEO|PROMPT", conflicts_with = "prompt", required_unless_present = "prompt")]
     what: Option<String>,
     /// The prompt of a run
-    #[arg(short, long, env = "VIDGEN_PROMPT", value_name = "TEXT", alias = "prompts")]
+    #[arg(short, long, value_name = "TEXT", alias = "prompts")]
     prompt: Option<String>,
     /// Words of the prompt whose map is wanted; give it again for more
-    #[arg(long, env = "VIDGEN_WORDS", value_name = "WORDS")]
+    #[arg(long, value_name = "WORDS")]
     words: Vec<String>,
     /// What is looked at: words (where in the video words are attended to), text (tokens on tokens), spatial (places of a
     /// frame on each other) or temporal (a place in all frames, on itself)
-    #[arg(long, env = "VIDGEN_VIEW", value_name = "VIEW", default_value = "words")]
+    #[arg(long, value_name = "VIEW", default_value = "words")]
     view: MapView,
     /// Steps that are looked at, as 2,5,7-9 [default: the middle one]
-    #[arg(long, env = "VIDGEN_MAP_STEPS", value_name = "STEPS", alias = "at-steps")]
+    #[arg(long, value_name = "STEPS", alias = "at-steps")]
     map_steps: Option<Ranges>,
     /// Layers that are looked at, as 2,5,7-9 [default: four from the middle to the last]
-    #[arg(long, env = "VIDGEN_LAYERS", value_name = "LAYERS", alias = "map-layers")]
+    #[arg(long, value_name = "LAYERS", alias = "map-layers")]
     layers: Option<Ranges>,
     /// Each layer by itself, instead of the mean of the layers up to it
-    #[arg(long, env = "VIDGEN_SINGLE_LAYER", value_parser = clap::builder::FalseyValueParser::new())]
+    #[arg(long, value_parser = clap::builder::FalseyValueParser::new())]
     single_layer: bool,
     /// The frame of --view spatial, from 0
-    #[arg(long, env = "VIDGEN_FRAME", value_name = "N")]
+    #[arg(long, value_name = "N")]
     frame: Option<usize>,
     /// The place of --view temporal, in pixels
-    #[arg(long, env = "VIDGEN_AT", value_name = "X,Y")]
+    #[arg(long, value_name = "X,Y")]
     at: Option<Pixel>,
     /// The video under the map of each word as well
-    #[arg(long, env = "VIDGEN_OVERLAY", value_parser = clap::builder::FalseyValueParser::new())]
+    #[arg(long, value_parser = clap::builder::FalseyValueParser::new())]
     overlay: bool,
     #[command(flatten)]
     settings: Settings,

@@ -34,13 +34,13 @@ pub struct Args {
     file: PathBuf,
     /// Do one part of several, as 2/4 (from 1); a number of parts alone takes the part from JOB_COMPLETION_INDEX [default:
     /// the part of a Slurm job array, else all]
-    #[arg(long, env = "VIDGEN_SHARD", value_name = "PART/PARTS")]
+    #[arg(long, value_name = "PART/PARTS")]
     shard: Option<Asked>,
     /// Directory that outputs are relative to and cannot leave [default: the working directory]
-    #[arg(long, env = "VIDGEN_OUTPUT_ROOT", value_name = "DIR")]
+    #[arg(long, value_name = "DIR")]
     output_root: Option<PathBuf>,
     /// Check every job, say what would be done, and do nothing
-    #[arg(long, env = "VIDGEN_DRY_RUN", value_parser = clap::builder::FalseyValueParser::new())]
+    #[arg(long, value_parser = clap::builder::FalseyValueParser::new())]
     dry_run: bool,
     /// The same as --manifest none
     #[arg(long, hide = true, conflicts_with = "manifest")]

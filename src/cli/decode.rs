@@ -1,7 +1,7 @@
 //! `decode`: latents to video again, with other output settings.
 
 use super::Report;
-use super::chosen::{Chosen, choice};
+use super::chosen::{Choice, Chosen, choice};
 use super::{render, resume};
 use crate::job::{self, Request, Settings};
 use crate::pipelines::{self, Loaded};
@@ -56,7 +56,7 @@ impl Args {
         render::start(report)?;
         let given = Settings { output: given.output.map(resume::absolute).transpose()?, ..given };
         let (job, latents) = match self.source.ends_with(".safetensors") {
-            true => file(Path::new(&self.source), given)?,
+            true => file(Path::new(&self.source), given, Decoded::pick(render::files()?))?,
             false => run(&self.source, given)?,
         };
         let mut observer = report.observer()?;
@@ -71,7 +71,7 @@ fn run(source: &str, given: Settings) -> Result<Work, Failure> {
     if given.model.is_some() {
         return Err(Failure::message(Code::Usage, "--model has no effect on a run, which has its own: leave it out"));
     }
-    let (path, _, request) = resume::enter(source, given.work_dir.as_deref())?;
+    let (path, _, request) = resume::enter(source, resume::work_dir(given.work_dir.clone())?.as_deref())?;
     let settings = resume::settings(given.clone(), request.settings.clone(), &path);
     let mut settings = Settings { resume: None, save_latents: None, ..settings };
     if given.fps.is_some() && settings.duration.is_some() {
@@ -85,7 +85,8 @@ fn run(source: &str, given: Settings) -> Result<Work, Failure> {
     Ok((job, latents))
 }
 
-fn file(path: &Path, given: Settings) -> Result<Work, Failure> {
+/// `below`: the settings of the project's and the user's file. Where they put records and runs is about other videos.
+fn file(path: &Path, given: Settings, below: Settings) -> Result<Work, Failure> {
     let shown = path.display();
     if given.manifest.is_some() {
         let message =
@@ -98,7 +99,8 @@ fn file(path: &Path, given: Settings) -> Result<Work, Failure> {
         let message = format!("{shown}: latents has shape {:?} instead of [1, F, C, H, W]", latents.dims());
         return Err(Failure::message(Code::Usage, message));
     };
-    let job = job::of_latents(given, (frames, channels, height, width)).map_err(|failure| {
+    let settings = given.or(Settings { manifest: None, ..below });
+    let job = job::of_latents(settings, (frames, channels, height, width)).map_err(|failure| {
         let code = failure.code;
         Failure::new(code, anyhow::Error::from(failure).context(shown.to_string()))
     })?;

@@ -1,9 +1,9 @@
 //! `edit`: a video again, with words swapped or reweighted.
 
-use super::Report;
-use super::render::{make, prepare, recorded};
+use super::render::{Dry, make, prepare, recorded};
 use super::source::Source;
 use super::usage::hidden;
+use super::{Report, plan};
 use crate::job::{Changes, Request, Reweighting, Settings, Swap};
 use crate::run::{Code, Event, Failure};
 
@@ -12,6 +12,7 @@ Examples:
   vidgen edit ball.mp4 --swap \"red=>blue\" -o blue.mp4
   vidgen edit ball.mp4 --swap \"ball=>box\" --swap \"sunny day=>rainy night\" --side-by-side -o both.mp4
   vidgen edit seasons.mp4 --reweight snow:0.3 -o less-snow.mp4
+  vidgen edit seasons.mp4 --reweight snow:0.3 --dry-run
   vidgen edit \"a red ball rests in the snow at night\" --seed 7 --reweight night:0.5 -o dusk.mp4
 
 A video (or its record, OUTPUT.json) gives prompts, seed and all settings; flags outweigh them. Everything else is as in the \
@@ -24,20 +25,22 @@ pub struct Edit {
     #[arg(value_name = "VIDEO|PROMPT", conflicts_with = "prompt", required_unless_present = "prompt")]
     what: Option<String>,
     /// The prompt of the original
-    #[arg(short, long, env = "VIDGEN_PROMPT", value_name = "TEXT", alias = "prompts")]
+    #[arg(short, long, value_name = "TEXT", alias = "prompts")]
     prompt: Option<String>,
     /// Words, and those to put in their place, as "cat=>dog"; nothing after => leaves them out. Give it again for more
-    #[arg(long, env = "VIDGEN_SWAP", value_name = "WORDS=>WORDS")]
+    #[arg(long, value_name = "WORDS=>WORDS")]
     swap: Vec<Swap>,
     /// Scale what words contribute, as night:0.5; 0 removes, 1 changes nothing. Give it again for more
-    #[arg(long, env = "VIDGEN_REWEIGHT", value_name = "WORDS:FACTOR")]
+    #[arg(long, value_name = "WORDS:FACTOR")]
     reweight: Vec<Reweighting>,
     /// The original on the left, the edited version on the right
-    #[arg(long, env = "VIDGEN_SIDE_BY_SIDE", value_parser = clap::builder::FalseyValueParser::new())]
+    #[arg(long, value_parser = clap::builder::FalseyValueParser::new())]
     side_by_side: bool,
     /// The same as --manifest none
     #[arg(long, hide = true, conflicts_with = "manifest")]
     no_metadata: bool,
+    #[command(flatten)]
+    dry: Dry,
     #[command(flatten)]
     settings: Settings,
 }
@@ -66,6 +69,9 @@ impl Edit {
             Request { settings, ..request.clone() }.resolve()
         };
         prepare(&request.settings, report)?;
+        if let Some(measure) = self.dry.asked()? {
+            return plan::show(&resolve(Some(true))?, measure, report);
+        }
         let made = make(&resolve, report)?;
         let (Some(record), Some(outcome)) = (record, made.first()) else { return Ok(()) };
         let manifest = &outcome.manifest;

@@ -38,19 +38,19 @@ pub struct Extend {
     #[arg(value_name = "PROMPT", conflicts_with_all = ["prompt", "video"])]
     second: Option<String>,
     /// What is to be seen; again for each scene, in order
-    #[arg(short, long, env = "VIDGEN_PROMPT", value_name = "TEXT", alias = "prompts", group = "scenes")]
+    #[arg(short, long, value_name = "TEXT", alias = "prompts", group = "scenes")]
     prompt: Vec<String>,
     /// A scene script for what follows, whatever its name; - for standard input
-    #[arg(long, env = "VIDGEN_SCRIPT", value_name = "FILE", group = "scenes")]
+    #[arg(long, value_name = "FILE", group = "scenes")]
     script: Option<PathBuf>,
     /// Prompts for what follows, one per line; - for standard input
-    #[arg(long, env = "VIDGEN_PROMPT_FILE", value_name = "FILE", group = "scenes")]
+    #[arg(long, value_name = "FILE", group = "scenes")]
     prompt_file: Option<PathBuf>,
     /// The video or kept run to continue
-    #[arg(long, env = "VIDGEN_VIDEO", value_name = "VIDEO|RUN")]
+    #[arg(long, value_name = "VIDEO|RUN")]
     video: Option<PathBuf>,
     /// Leave the given video's own frames out of the output
-    #[arg(long, env = "VIDGEN_ONLY_NEW", num_args = 0, default_missing_value = "true", value_parser = FalseyValueParser::new())]
+    #[arg(long, num_args = 0, default_missing_value = "true", value_parser = FalseyValueParser::new())]
     only_new: Option<bool>,
     /// The same as --manifest none
     #[arg(long, hide = true, conflicts_with = "manifest")]

@@ -13,6 +13,7 @@ mod model;
 mod plan;
 mod processors;
 mod render;
+mod report;
 mod rerun;
 mod resume;
 mod shell;
@@ -20,13 +21,12 @@ mod source;
 mod table;
 mod usage;
 
-use crate::run::log::{self, Log};
-use crate::run::{Code, Event, Failure, Observer, progress};
+use crate::run::{Code, Event, Failure, progress};
 use crate::video::{Fault, VideoError};
 use clap::error::ErrorKind;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use report::{Report, Reporting};
 use std::io::{IsTerminal, Write};
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 const EXAMPLES: &str = "\
@@ -45,7 +45,7 @@ struct Cli {
     #[command(subcommand)]
     command: Command,
     #[command(flatten)]
-    report: Report,
+    reporting: Reporting,
 }
 
 #[derive(Debug, Subcommand)]
@@ -93,78 +93,14 @@ enum Command {
     Man(shell::Man),
 }
 
-/// How a command talks.
-#[derive(Debug, Clone, clap::Args)]
-struct Report {
-    /// How progress is shown, on standard error
-    #[arg(
-        long,
-        global = true,
-        env = "VIDGEN_PROGRESS",
-        value_name = "HOW",
-        default_value = "auto",
-        help_heading = "Reporting"
-    )]
-    progress: progress::Mode,
-    /// No progress
-    #[arg(long, global = true, hide = true, alias = "no_progress", conflicts_with = "progress")]
-    no_progress: bool,
-    /// Print the result as one JSON object on standard output
-    #[arg(long, global = true, env = "VIDGEN_JSON", help_heading = "Reporting", value_parser = clap::builder::FalseyValueParser::new())]
-    json: bool,
-    /// Errors only
-    #[arg(short, long, global = true, conflicts_with = "verbose", env = "VIDGEN_QUIET", help_heading = "Reporting", value_parser = clap::builder::FalseyValueParser::new())]
-    quiet: bool,
-    /// More about what happens; twice for still more
-    #[arg(short, long, global = true, action = clap::ArgAction::Count, help_heading = "Reporting")]
-    verbose: u8,
-    /// Colours on standard error
-    #[arg(
-        long,
-        global = true,
-        env = "VIDGEN_COLOR",
-        value_name = "WHEN",
-        default_value = "auto",
-        help_heading = "Reporting"
-    )]
-    color: progress::Color,
-    /// Write what happens to a file as well, at its end
-    #[arg(long, global = true, env = "VIDGEN_LOG_FILE", value_name = "FILE", help_heading = "Reporting")]
-    log_file: Option<PathBuf>,
-    /// How much goes to the log file: error, warn, info or debug
-    #[arg(
-        long,
-        global = true,
-        env = "VIDGEN_LOG_LEVEL",
-        value_name = "LEVEL",
-        default_value = "info",
-        help_heading = "Reporting"
-    )]
-    log_level: log::Level,
-}
-
-impl Report {
-    fn observer(&self) -> Result<Box<dyn Observer>, Failure> {
-        let mode = if self.no_progress { progress::Mode::None } else { self.progress };
-        let renderer = progress::renderer(mode, self.quiet, self.verbose > 0, self.color);
-        Ok(match self.log()? {
-            Some(log) => Box::new(log::Logged::new(log, renderer)),
-            None => renderer,
-        })
-    }
-
-    fn log(&self) -> Result<Option<Log>, Failure> {
-        self.log_file.as_ref().map(|path| Log::open(path, self.log_level)).transpose()
-    }
-}
-
 /// The whole command line.
 fn command() -> clap::Command {
     usage::completed(Cli::command())
 }
 
 fn parse() -> Result<Cli, clap::Error> {
-    Cli::from_arg_matches(&command().try_get_matches()?)
+    let words: Vec<_> = std::env::args_os().collect();
+    Cli::from_arg_matches(&usage::yielding(command(), &words).try_get_matches_from(words)?)
 }
 
 /// Parses, runs, reports: the exit status of the program.
@@ -173,7 +109,15 @@ pub fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return not_parsed(&error),
     };
-    let report = cli.report.clone();
+    let report = match cli.command {
+        // these are for finding out what is wrong, or have nothing to do with a project
+        Command::Doctor(_) | Command::Completions(_) | Command::Man(_) => cli.reporting.report(),
+        _ => cli.reporting.settled(),
+    };
+    let report = match report {
+        Ok(report) => report,
+        Err(failure) => return fail(&failure, &Report::default()),
+    };
     let done = match cli.command {
         Command::Generate(args) => args.run(&report),
         Command::MultiPrompt(args) => args.run(&report),

@@ -14,7 +14,18 @@ Examples:
 
 Headers and configurations are read, weights are not. The exit code is 3 when a part is missing or damaged.";
 
+const MODEL: &str = "\
+Examples:
+  vidgen model list
+  vidgen model info cogvideox-2b";
+
+const LIST: &str = "\
+Examples:
+  vidgen model list
+  vidgen model list --json | jq -r '.models[].name'";
+
 #[derive(Debug, clap::Args)]
+#[command(after_help = MODEL)]
 pub struct Args {
     #[command(subcommand)]
     action: Action,
@@ -29,10 +40,11 @@ enum Action {
         #[arg(value_name = "MODEL", default_value = weights::EMBEDDED, env = "VIDGEN_MODEL", hide_env = true)]
         model: String,
         /// Never use the network
-        #[arg(long, env = "VIDGEN_OFFLINE", hide_env = true, value_parser = FalseyValueParser::new())]
+        #[arg(long, value_parser = FalseyValueParser::new())]
         offline: bool,
     },
     /// The built-in model, and those in the hub's cache
+    #[command(after_help = LIST)]
     List,
 }
 

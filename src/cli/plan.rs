@@ -5,7 +5,7 @@ use crate::job::{self, Command};
 use crate::job::{Forecast, Job, Settings, check_single};
 use crate::pipelines::calibrate;
 use crate::run::time::human_seconds;
-use crate::run::{Code, Failure, Speed, human_bytes, print, speed};
+use crate::run::{Code, Failure, Outline, Speed, human_bytes, print, speed};
 use crate::storyboard::{Form, Storyboard};
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -26,7 +26,7 @@ pub struct Args {
     #[arg(value_name = "PROMPT|FILE", conflicts_with = "prompt", required_unless_present = "prompt")]
     input: Option<String>,
     /// A prompt; give it again for each scene, in order
-    #[arg(short, long, env = "VIDGEN_PROMPT", value_name = "TEXT", alias = "prompts")]
+    #[arg(short, long, value_name = "TEXT", alias = "prompts")]
     prompt: Vec<String>,
     #[command(flatten)]
     measure: Measure,
@@ -38,7 +38,7 @@ pub struct Args {
 #[derive(Debug, Clone, clap::Args)]
 pub struct Measure {
     /// Measure the speed of this machine again, for the estimate of a plan
-    #[arg(long, env = "VIDGEN_RECALIBRATE", value_parser = clap::builder::FalseyValueParser::new())]
+    #[arg(long, value_parser = clap::builder::FalseyValueParser::new())]
     pub recalibrate: bool,
 }
 
@@ -111,24 +111,22 @@ fn flops(count: f64) -> String {
 }
 
 fn describe(plan: &Forecast) -> String {
+    let Outline { model, device, dtype, threads, width, height, frames, fps, seed, steps, .. } = &plan.outline;
     let mut rows: Vec<[String; 2]> = Vec::new();
     let mut row = |name: &str, value: String| rows.push([name.to_owned(), value]);
-    let duration = plan.frames as f64 / plan.fps;
-    row("model", format!("{} on {} in {}, {} threads", plan.model, plan.device, plan.dtype, plan.threads));
-    row(
-        "video",
-        format!(
-            "{}x{}, {} frames at {} per second ({duration:.1} s), seed {}",
-            plan.width, plan.height, plan.frames, plan.fps, plan.seed
-        ),
-    );
+    let duration = *frames as f64 / fps;
+    row("model", format!("{model} on {device} in {dtype}, {threads} threads"));
+    row("video", format!("{width}x{height}, {frames} frames at {fps} per second ({duration:.1} s), seed {seed}"));
     row("output", format!("{}{}", plan.output.display(), if plan.exists { " (exists)" } else { "" }));
-    row("latent frames", format!("{} in {} windows of {} tokens", plan.latent_frames, plan.windows.len(), plan.tokens));
+    row(
+        "latent frames",
+        format!("{} in {} windows of {} tokens", plan.outline.latent_frames, plan.windows.len(), plan.tokens),
+    );
     row(
         "steps",
         format!(
-            "{}: {} windows through layers (the method's own program: {})",
-            plan.steps, plan.layer_windows, plan.reference_layer_windows
+            "{steps}: {} windows through layers (the method's own program: {})",
+            plan.layer_windows, plan.reference_layer_windows
         ),
     );
     row("arithmetic", format!("{} denoising, {} decoding", flops(plan.flops.denoise), flops(plan.flops.decode)));
@@ -145,7 +143,14 @@ fn describe(plan: &Forecast) -> String {
         ),
     );
     let disk = &plan.disk;
-    row("disk", format!("about {} (latents: {})", human_bytes(disk.output), human_bytes(disk.latents)));
+    row(
+        "disk",
+        format!(
+            "about {} for frames as plain as Toyland's, more for detailed ones (latents: {})",
+            human_bytes(disk.output),
+            human_bytes(disk.latents)
+        ),
+    );
     let time = match &plan.seconds {
         None => "unknown: only f32 on the CPU is measured".to_owned(),
         Some(seconds) => format!(
@@ -160,7 +165,7 @@ fn describe(plan: &Forecast) -> String {
     };
     row("time", time);
     let mut text = aligned(&rows);
-    for (number, prompt) in plan.prompts.iter().enumerate() {
+    for (number, prompt) in plan.outline.prompts.iter().enumerate() {
         let _ = writeln!(text, "prompt {}: {prompt}", number + 1); // writing to a String cannot fail
     }
     let cuts = plan.windows.iter().any(|window| window.segment > 0);

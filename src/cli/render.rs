@@ -2,13 +2,15 @@
 
 use super::Report;
 use super::plan::{self, Measure};
+use super::report::settings_files;
 use super::usage::hidden;
+use crate::disk;
 use crate::job::values::ManifestMode;
 use crate::job::{self, Command, Job, Settings};
 use crate::pipelines::{self, Loaded, Outcome};
-use crate::run::{Code, Event, Failure, WithCode, config, interrupt, print, progress};
+use crate::run::{Code, Event, Failure, WithCode, interrupt, print, progress};
 use crate::storyboard::{Form, Storyboard};
-use crate::video::{self, Fault, Format, VideoError};
+use crate::video::{Fault, Format, VideoError};
 use anyhow::Context;
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
@@ -42,7 +44,7 @@ pub struct Generate {
     #[arg(value_name = "PROMPT", conflicts_with = "prompt", required_unless_present = "prompt")]
     text: Option<String>,
     /// What is to be seen
-    #[arg(short, long, env = "VIDGEN_PROMPT", value_name = "TEXT", alias = "prompts")]
+    #[arg(short, long, value_name = "TEXT", alias = "prompts")]
     prompt: Vec<String>,
     /// The same as --manifest none
     #[arg(long, hide = true, conflicts_with = "manifest")]
@@ -63,15 +65,15 @@ pub struct MultiPrompt {
     #[arg(short, long, value_name = "TEXT", alias = "prompts", group = "scenes")]
     prompt: Vec<String>,
     /// A scene script, whatever its name; - for standard input
-    #[arg(long, env = "VIDGEN_SCRIPT", value_name = "FILE", group = "scenes")]
+    #[arg(long, value_name = "FILE", group = "scenes")]
     #[arg(aliases = ["scenes", "scenes-file", "custom-config"])]
     script: Option<PathBuf>,
     /// Prompts, one per line, whatever the file's name; - for standard input
-    #[arg(long, env = "VIDGEN_PROMPT_FILE", value_name = "FILE", group = "scenes")]
-    #[arg(aliases = ["prompt_file", "prompts-file", "prompts_file"])]
+    #[arg(long, value_name = "FILE", group = "scenes")]
+    #[arg(alias = "prompts-file")]
     prompt_file: Option<PathBuf>,
     /// What parts several prompts in one text or line, as ';'
-    #[arg(long, env = "VIDGEN_SPLIT", value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT")]
     split: Option<String>,
     /// The same as --manifest none
     #[arg(long, hide = true, conflicts_with = "manifest")]
@@ -86,10 +88,24 @@ pub struct MultiPrompt {
 #[derive(Debug, Clone, clap::Args)]
 pub(super) struct Dry {
     /// Say what would be done and what it would take, and do nothing
-    #[arg(long, env = "VIDGEN_DRY_RUN", value_parser = clap::builder::FalseyValueParser::new())]
+    #[arg(long, value_parser = clap::builder::FalseyValueParser::new())]
     dry_run: bool,
     #[command(flatten)]
     measure: Measure,
+}
+
+impl Dry {
+    /// How the machine's speed is known, for a plan, if that is what was asked for.
+    pub(super) fn asked(&self) -> Result<Option<&Measure>, Failure> {
+        match (self.dry_run, self.measure.recalibrate) {
+            (true, _) => Ok(Some(&self.measure)),
+            (false, false) => Ok(None),
+            (false, true) => {
+                let message = "--recalibrate has no effect without --dry-run: add it, or use plan";
+                Err(Failure::message(Code::Usage, message))
+            }
+        }
+    }
 }
 
 impl Generate {
@@ -136,7 +152,7 @@ pub(super) fn settled(settings: Settings, mut storyboard: Storyboard) -> Result<
 /// The settings of the project's file, and below them the user's.
 pub(super) fn files() -> Result<Settings, Failure> {
     let mut settings = Settings::default();
-    for (path, table) in config::read()? {
+    for (path, table) in settings_files()? {
         let file = job::read_settings(table).with_context(|| path.display().to_string()).code(Code::Usage)?;
         settings = settings.or(file);
     }
@@ -158,16 +174,10 @@ pub(super) fn render(
 ) -> Result<(), Failure> {
     prepare(&settings, report)?;
     let (settings, storyboard) = settled(settings, storyboard)?;
-    if dry.measure.recalibrate && !dry.dry_run {
-        return Err(Failure::message(
-            Code::Usage,
-            "--recalibrate has no effect without --dry-run: add it, or use plan",
-        ));
-    }
-    if dry.dry_run {
+    if let Some(measure) = dry.asked()? {
         // what is there already stands in nobody's way
         let settings = Settings { overwrite: Some(true), skip_existing: None, ..settings };
-        return plan::show(&job::resolve(command, settings, storyboard)?, &dry.measure, report);
+        return plan::show(&job::resolve(command, settings, storyboard)?, measure, report);
     }
     let resolve = |overwrite: Option<bool>| {
         let settings = Settings { overwrite: overwrite.or(settings.overwrite), ..settings.clone() };
@@ -204,7 +214,7 @@ pub(super) fn make(
 
 /// From now on interruptions are heard.
 pub(super) fn start(report: &Report) -> Result<(), Failure> {
-    Ok(interrupt::install(report.progress == progress::Mode::Json, video::remove_partials)?)
+    Ok(interrupt::install(report.progress == progress::Mode::Json, disk::remove_partials)?)
 }
 
 /// Makes one video. None where it was there already and is left alone.

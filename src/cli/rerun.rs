@@ -1,12 +1,13 @@
 //! `rerun`: a video once more from the record it carries, and whether it is the same.
 
 use super::Report;
-use super::chosen::{Chosen, choice};
+use super::chosen::{Choice, Chosen, choice};
 use super::{render, resume};
+use crate::job::values::OnInterrupt;
 use crate::job::{Request, Settings};
 use crate::pipelines::{self, Loaded, hashes};
 use crate::run::directory::file_hash;
-use crate::run::{Code, Failure, Manifest, WithCode, print};
+use crate::run::{Code, Failure, Manifest, WithCode, interrupt, print};
 use crate::video::{self, Frame, Limits};
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
@@ -47,7 +48,8 @@ pub struct Args {
     #[arg(value_name = "FILE")]
     file: PathBuf,
     /// Compare the frames and keep no file; exit code 7 where they differ
-    #[arg(long, conflicts_with_all = ["output", "manifest"])]
+    #[arg(long)]
+    #[arg(conflicts_with_all = ["output", "manifest", "work_dir", "resume", "keep", "checkpoint_every", "on_interrupt"])]
     check: bool,
     /// The peak signal-to-noise ratio in decibels that every frame must have, instead of being identical
     #[arg(long, value_name = "X", requires = "check")]
@@ -82,7 +84,15 @@ impl Args {
         };
         let slash = if video.is_dir() { "/" } else { "" };
         let output = given.output.clone().unwrap_or_else(|| format!("{}{slash}", place.display()));
-        let settings = Settings { output: Some(output), ..given.or(request.settings) };
+        let below = Again::pick(render::files()?.places());
+        let mut settings = Settings { output: Some(output), ..given.or(request.settings).or(below) };
+        if self.check {
+            // nothing of this run stays, and nothing of one that is kept is touched
+            interrupt::discard(Some(folder.path().to_owned()));
+            let work_dir = Some(folder.path().join("runs"));
+            let on_interrupt = Some(OnInterrupt::Discard);
+            settings = Settings { work_dir, on_interrupt, resume: None, keep: None, ..settings };
+        }
         let job = resume::one(Request { settings, ..request })?;
         let here = hashes(&job).code(Code::Model)?;
         let other = manifest.model.hashes.iter().find(|(part, hash)| here.get(*part) != Some(*hash));

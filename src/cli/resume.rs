@@ -44,7 +44,7 @@ pub struct Resume {
 #[command(after_help = RUNS, args_override_self = true)]
 pub struct Runs {
     /// Where runs are kept [default: vidgen/runs in the user's state directory]
-    #[arg(long, env = "VIDGEN_WORK_DIR", value_name = "DIR")]
+    #[arg(long, value_name = "DIR")]
     work_dir: Option<PathBuf>,
     /// Remove a run: the beginning of its name, or its directory
     #[arg(long, value_name = "RUN", conflicts_with = "prune")]
@@ -71,6 +71,11 @@ pub fn enter(word: &str, work_dir: Option<&Path>) -> Result<(PathBuf, Plan, Requ
     Ok((path, plan, request))
 }
 
+/// Where runs are looked for: where it was said now, or where the project's or the user's file says.
+pub fn work_dir(given: Option<PathBuf>) -> Result<Option<PathBuf>, Failure> {
+    Ok(given.or(render::files()?.work_dir))
+}
+
 /// The settings of a run in the directory `path`, those that were given now first.
 pub fn settings(given: Settings, before: Settings, path: &Path) -> Settings {
     let root = path.parent().map(Path::to_path_buf);
@@ -92,7 +97,7 @@ impl Resume {
         render::start(report)?;
         let given = self.settings.0;
         let given = Settings { output: given.output.map(absolute).transpose()?, ..given };
-        let (path, plan, request) = enter(&self.run, given.work_dir.as_deref())?;
+        let (path, plan, request) = enter(&self.run, work_dir(given.work_dir.clone())?.as_deref())?;
         render::set_threads(Some(plan.threads));
         let settings = Settings { resume: Some(true), ..settings(given, request.settings.clone(), &path) };
         let mut job = one(Request { settings, ..request })?;
@@ -116,7 +121,7 @@ pub fn absolute(output: String) -> Result<String, Failure> {
 
 impl Runs {
     pub fn run(self, json: bool) -> Result<(), Failure> {
-        let root = self.work_dir.or_else(directory::default_root);
+        let root = work_dir(self.work_dir)?.or_else(directory::default_root);
         let removed: Vec<PathBuf> = match self.prune {
             Some(days) => {
                 let age = Duration::try_from_secs_f64(days * 86_400.0).context("--prune").code(Code::Usage)?;

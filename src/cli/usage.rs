@@ -1,21 +1,34 @@
 //! What all flags have in common, and what a wrong one is told.
 
+use super::report::Reporting;
+use crate::job::Settings;
 use clap::builder::Resettable;
 use clap::error::{ContextKind, ContextValue};
-use clap::{Arg, Command, Error};
+use clap::parser::ValueSource;
+use clap::{Arg, Args, Command, Error, Id};
 use std::ffi::OsString;
 
+/// Settings that stand for all in what is told below the help of commands that have some: the first one of a command's.
+const EXAMPLES: [(&str, &str); 3] = [("steps", "20"), ("crf", "20"), ("keep", "true")];
+
 /// Told below the help of commands with settings.
-const VARIABLES: &str = "\
-Every flag has an environment variable and a key in vidgen.toml: --steps 20 is VIDGEN_STEPS=20 and steps = 20.";
+fn variables(command: &Command) -> Option<String> {
+    let has = |name: &str| command.get_arguments().any(|arg| arg.get_id() == name && !arg.is_hide_set());
+    let (name, value) = EXAMPLES.into_iter().find(|(name, _)| has(name))?;
+    let typed = if value == "true" { String::new() } else { format!(" {value}") };
+    let variable = variable(name);
+    Some(format!(
+        "Every flag has an environment variable, and a key in vidgen.toml where it is a setting: --{name}{typed} is {variable}={value} and \
+         {name} = {value}."
+    ))
+}
 
 /// Adds to the flags of a program what no single one should have to say: spellings with underscores, environment variables
 /// `VIDGEN_<NAME>` (an empty one counts as none).
 pub fn completed(command: Command) -> Command {
     let after = command.get_after_help().map(ToString::to_string);
-    let settings = command.get_arguments().any(|arg| arg.get_id() == "steps");
-    let command = match after.filter(|_| settings) {
-        Some(after) => command.after_help(format!("{after}\n\n{VARIABLES}")),
+    let command = match after.zip(variables(&command)) {
+        Some((after, variables)) => command.after_help(format!("{after}\n\n{variables}")),
         None => command,
     };
     command.mut_args(completed_arg).mut_subcommands(completed)
@@ -43,6 +56,52 @@ fn completed_arg(arg: Arg) -> Arg {
         Some(value) if !value.is_empty() => arg.env(fixed(variable)),
         _ => arg.env(Resettable::Reset),
     }
+}
+
+/// The flag of which `key` would be the key, where it is one of a command and no setting.
+pub fn no_setting(key: &str) -> Option<String> {
+    let setting = |command: Command| command.get_arguments().any(|arg| arg.get_id() == key);
+    if setting(Settings::augment_args(Command::new(""))) || setting(Reporting::augment_args(Command::new(""))) {
+        return None;
+    }
+    let long = key.replace('_', "-");
+    let program = super::command();
+    let own = program.get_subcommands().flat_map(Command::get_arguments);
+    own.into_iter().any(|arg| arg.get_long() == Some(&long)).then(|| format!("--{long} ({})", variable(&long)))
+}
+
+/// A command line whose environment yields to what was typed: a variable of a flag that cannot stand beside a typed one is
+/// not looked at.
+pub fn yielding(command: Command, words: &[OsString]) -> Command {
+    if !std::env::vars_os().any(|(name, _)| name.to_string_lossy().starts_with("VIDGEN_")) {
+        return command;
+    }
+    let mut silent = silenced(command.clone(), &|_| true).ignore_errors(true);
+    let Ok(matches) = silent.try_get_matches_from_mut(words) else { return command };
+    let Some((name, matches)) = matches.subcommand() else { return command };
+    let Some(own) = silent.find_subcommand(name) else { return command };
+    let typed = |arg: &&Arg| matches.value_source(arg.get_id().as_str()) == Some(ValueSource::CommandLine);
+    let mut beaten: Vec<Id> = Vec::new();
+    for arg in own.get_arguments().filter(typed) {
+        beaten.extend(own.get_arg_conflicts_with(arg).iter().map(|other| other.get_id().clone()));
+        let against =
+            |other: &&Arg| own.get_arg_conflicts_with(other).iter().any(|typed| typed.get_id() == arg.get_id());
+        beaten.extend(own.get_arguments().filter(against).map(|other| other.get_id().clone()));
+        for mut group in own.get_groups().cloned() {
+            let alone = !group.is_multiple();
+            let members: Vec<&Id> = group.get_args().collect();
+            if alone && members.contains(&arg.get_id()) {
+                beaten.extend(members.into_iter().filter(|id| *id != arg.get_id()).cloned());
+            }
+        }
+    }
+    silenced(command, &|arg| beaten.contains(arg.get_id()))
+}
+
+/// A command whose chosen flags have no environment variables.
+fn silenced(command: Command, chosen: &dyn Fn(&Arg) -> bool) -> Command {
+    let silent = |arg: Arg| if chosen(&arg) { arg.env(Resettable::Reset) } else { arg };
+    command.mut_args(silent).mut_subcommands(|command| silenced(command, chosen))
 }
 
 /// The environment variable of a flag.

@@ -1,9 +1,9 @@
 //! What a job is going to do and take, before anything is loaded: what `vidgen plan` and `--dry-run` tell.
 
 use super::{Job, Need, UncondText, work};
-use crate::run::{self, Speed};
+use crate::run::{self, Outline, Speed};
 use crate::timeline::TextMix;
-use crate::video::Format;
+use crate::video::{Format, PixelFormat};
 use anyhow::Result;
 use candle_core::DType;
 use serde::Serialize;
@@ -14,20 +14,8 @@ use std::path::PathBuf;
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Forecast {
     pub command: &'static str,
-    pub model: String,
-    pub prompts: Vec<String>,
-    pub width: usize,
-    pub height: usize,
-    /// Frames of the video.
-    pub frames: usize,
-    pub fps: f64,
-    pub steps: usize,
-    pub seed: u64,
-    pub device: String,
-    pub dtype: String,
-    pub threads: usize,
-    /// Latent frames that are denoised, padding included.
-    pub latent_frames: usize,
+    #[serde(flatten)]
+    pub outline: Outline,
     pub windows: Vec<WindowRow>,
     /// Of the longest window, those of its text included.
     pub tokens: usize,
@@ -83,7 +71,7 @@ pub struct Memory {
 pub struct Disk {
     /// With `--save-latents`.
     pub latents: u64,
-    /// Roughly: what frames compress to depends on what they show.
+    /// As Toyland's frames compress; detailed ones take several times as much.
     pub output: u64,
 }
 
@@ -111,18 +99,7 @@ impl Forecast {
         let measured = job.device.is_cpu() && job.dtype == DType::F32;
         Ok(Self {
             command: job.command.name(),
-            model: job.model.name().to_owned(),
-            prompts: job.prompts.clone(),
-            width: job.width,
-            height: job.height,
-            frames: job.frames,
-            fps: job.rules.fps,
-            steps: job.steps,
-            seed: job.seed,
-            device: job.device_name(),
-            dtype: job.dtype.as_str().to_owned(),
-            threads: job.threads,
-            latent_frames: plans().map(|plan| plan.frames).sum(),
+            outline: outline(job),
             windows: windows(job),
             tokens: work::tokens(job, longest),
             layer_windows: denoising.layer_windows.round() as u64,
@@ -135,6 +112,24 @@ impl Forecast {
             exists: job.output.path.exists(),
             warnings: job.warnings.clone(),
         })
+    }
+}
+
+/// What the job makes and on what.
+pub fn outline(job: &Job) -> Outline {
+    Outline {
+        model: job.model.name().to_owned(),
+        prompts: job.controls.edit.as_ref().map_or(&job.prompts, |edit| &edit.prompts).clone(),
+        width: job.width,
+        height: job.height,
+        frames: job.frames,
+        fps: job.rules.fps,
+        steps: job.steps,
+        seed: job.seed,
+        device: job.device_name(),
+        dtype: job.dtype.as_str().to_owned(),
+        threads: job.threads,
+        latent_frames: job.segments.iter().map(|segment| segment.plan.frames).sum(),
     }
 }
 
@@ -171,14 +166,20 @@ fn seconds(job: &Job, speed: &Speed) -> Result<Seconds> {
     Ok(Seconds { load, encode, denoise, decode, mux, total: load + encode + denoise + decode + mux })
 }
 
-/// Bytes of the file: a rough figure for each format at its default quality. Smooth frames, as Toyland's, take less.
+/// Bytes of the file. Exact for y4m but for some bytes at each frame. The others are what Toyland's frames take, as measured
+/// (docs/plan.md): a mean over scenes and sizes, at the default quality or, for H.264, twice as much for every six below it.
 fn written(job: &Job) -> u64 {
-    let pixels = (job.width * job.height * job.frames) as f64;
-    let bytes = match job.output.format {
-        Format::Mp4 | Format::Webm => 0.08,
-        Format::Gif => 0.5,
-        Format::PngDir => 1.2,
-        Format::Y4m | Format::Y4mStdout => 1.5,
+    let pixels = (job.width * job.pictures() * job.height * job.frames) as f64;
+    let output = &job.output;
+    let bytes = match output.format {
+        Format::Mp4 => 0.042 * 2f64.powf((17.0 - f64::from(output.crf.unwrap_or(17))) / 6.0),
+        Format::Webm => 0.025,
+        Format::Gif => 0.55,
+        Format::PngDir => 0.92,
+        Format::Y4m | Format::Y4mStdout => {
+            let (columns, rows) = output.pix_fmt.unwrap_or(PixelFormat::Yuv420p).subsampling();
+            1.0 + 2.0 / (columns * rows) as f64
+        }
     };
     (pixels * bytes) as u64
 }

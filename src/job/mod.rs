@@ -20,7 +20,7 @@ pub mod work;
 
 pub use controls::{Controls, Sharing, Subject, bank_size};
 pub use edit::{Changes, Edit, Reweighting, Swap};
-pub use forecast::Forecast;
+pub use forecast::{Forecast, outline};
 pub use given::{Given, Kind as GivenKind, is_latents, taken_over};
 pub use keep::KeepRules;
 pub use maps::{MapView, Maps, MapsAsked, Pixel};
@@ -45,6 +45,7 @@ use candle_core::{DType, Device, DeviceLocation};
 use controls::Wanted;
 use geometry::Geometry;
 use given::Source;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::hash::{BuildHasher, RandomState};
 use std::path::PathBuf;
@@ -296,13 +297,25 @@ pub fn script_settings(storyboard: &mut Storyboard) -> Result<Settings, Failure>
 
 /// Settings of a file by their names, with a suggestion for names that do not exist.
 pub fn read_settings(table: toml::Table) -> Result<Settings, Failure> {
+    read_keys("setting", table)
+}
+
+/// Keys of a table, each of which is a `what`.
+pub fn read_keys<T: DeserializeOwned>(what: &str, table: toml::Table) -> Result<T, Failure> {
     serde_path_to_error::deserialize(toml::Value::Table(table))
         .map_err(|error| {
             let message = error.inner().message();
+            // the names of types are Rust's
+            let message =
+                [("usize", "a whole number"), ("u32", "a whole number"), ("u8", "a whole number"), ("f64", "a number")]
+                    .into_iter()
+                    .fold(message.replace("expected a boolean", "expected true or false"), |message, (name, words)| {
+                        message.replace(&format!("expected {name}"), &format!("expected {words}"))
+                    });
             let mut words = message.split('`').skip(1).step_by(2); // serde lists the names that it knows
             match (error.path().to_string(), words.next()) {
                 (_, Some(word)) if message.starts_with("unknown field") => {
-                    values::unknown("setting", word, &words.collect::<Vec<_>>())
+                    values::unknown(what, word, &words.collect::<Vec<_>>())
                 }
                 (path, _) if path == "." => anyhow::anyhow!("{message}"),
                 (path, _) => anyhow::anyhow!("{path}: {message}"),

@@ -1,7 +1,8 @@
 //! What was asked for, from wherever: flags, environment, scripts, project and user files.
 //!
 //! One field is one setting: its flag, its environment variable and its key in files come from the same place, so that they
-//! cannot drift apart. (That is why clap's derive stands here and not in `cli`.) Nothing is resolved yet; see
+//! cannot drift apart. (That is why clap's derive stands here and not in `cli`, which adds to every flag what follows from its
+//! name: the variable, and spellings with underscores.) Nothing is resolved yet; see
 //! [`super::Job`].
 
 use super::values::{
@@ -24,55 +25,55 @@ use std::path::PathBuf;
 #[serde(default, deny_unknown_fields)]
 pub struct Settings {
     /// Model: a folder in diffusers layout, a hub id (org/name or org/name@revision), a known name, or toyland, which is built in
-    #[arg(short, long, env = "VIDGEN_MODEL", value_name = "NAME|DIR", help_heading = "Model and machine")]
-    #[arg(aliases = ["model-path", "model_path", "ckpt-dir", "ckpt_dir", "checkpoint-path", "checkpoint_path"])]
+    #[arg(short, long, value_name = "NAME|DIR", help_heading = "Model and machine")]
+    #[arg(aliases = ["model-path", "ckpt-dir", "checkpoint-path"])]
     pub model: Option<String>,
 
     /// What not to show; replaces the unconditional text
-    #[arg(short, long, env = "VIDGEN_NEGATIVE_PROMPT", value_name = "TEXT")]
-    #[arg(aliases = ["negative_prompt", "negative", "n-prompt", "n_prompt"])]
+    #[arg(short, long, value_name = "TEXT")]
+    #[arg(aliases = ["negative", "n-prompt"])]
     pub negative_prompt: Option<String>,
 
     /// Added to every prompt
-    #[arg(long, env = "VIDGEN_STYLE", value_name = "TEXT", aliases = ["head-prompt", "head_prompt"])]
+    #[arg(long, value_name = "TEXT", alias = "head-prompt")]
     pub style: Option<String>,
 
     /// Denoising steps [default: the model's]
-    #[arg(long, env = "VIDGEN_STEPS", value_name = "N")]
-    #[arg(aliases = ["num-inference-steps", "num_inference_steps", "sample-steps", "sample_steps", "ddim-steps", "ddim_steps", "num-steps", "num_steps"])]
+    #[arg(long, value_name = "N")]
+    #[arg(aliases = ["num-inference-steps", "sample-steps", "ddim-steps", "num-steps"])]
     pub steps: Option<usize>,
 
     /// Guidance scale, also as a schedule: 6, wave:6, ramp:1..6 [default: the model's]
-    #[arg(long, env = "VIDGEN_GUIDANCE_SCALE", value_name = "X")]
-    #[arg(aliases = ["guidance_scale", "cfg-scale", "cfg_scale", "cfg", "guidance", "sample-guide-scale", "sample_guide_scale"])]
+    #[arg(long, value_name = "X")]
+    #[arg(aliases = ["cfg-scale", "cfg", "guidance", "sample-guide-scale"])]
     #[serde(with = "text")]
     pub guidance_scale: Option<GuidanceSchedule>,
 
     /// Seed, a number or random [default: random, printed and stored]
-    #[arg(short, long, env = "VIDGEN_SEED", value_name = "N", allow_negative_numbers = true, aliases = ["base-seed", "base_seed"])]
+    #[arg(short, long, value_name = "N", allow_negative_numbers = true, alias = "base-seed")]
     #[serde(with = "text")]
     pub seed: Option<Seed>,
 
     /// Width in pixels [default: the model's]
-    #[arg(short = 'W', long, env = "VIDGEN_WIDTH", value_name = "N")]
+    #[arg(short = 'W', long, value_name = "N")]
     pub width: Option<usize>,
 
     /// Height in pixels [default: the model's]
-    #[arg(short = 'H', long, env = "VIDGEN_HEIGHT", value_name = "N")]
+    #[arg(short = 'H', long, value_name = "N")]
     pub height: Option<usize>,
 
     /// Width and height in pixels, as 144x96
-    #[arg(long, env = "VIDGEN_SIZE", value_name = "WxH", conflicts_with_all = ["width", "height"])]
+    #[arg(long, value_name = "WxH", conflicts_with_all = ["width", "height"])]
     #[serde(with = "text")]
     pub size: Option<Size>,
 
     /// Frames of the video, exactly [default: the model's, or what the windows make]
-    #[arg(long, env = "VIDGEN_FRAMES", value_name = "N", conflicts_with = "duration")]
-    #[arg(aliases = ["num-frames", "num_frames", "video-frames", "video_frames", "frame-num", "frame_num", "length"])]
+    #[arg(long, value_name = "N", conflicts_with = "duration")]
+    #[arg(aliases = ["num-frames", "video-frames", "frame-num", "length"])]
     pub frames: Option<usize>,
 
     /// Length of the video: 6, 6s, 1m30s
-    #[arg(long, env = "VIDGEN_DURATION", value_name = "SECONDS")]
+    #[arg(long, value_name = "SECONDS")]
     #[serde(with = "text")]
     pub duration: Option<Duration>,
 
@@ -85,248 +86,204 @@ pub struct Settings {
     pub only_new: Option<bool>,
 
     /// Frames per second of the file [default: the model's]
-    #[arg(long, env = "VIDGEN_FPS", value_name = "N")]
-    #[arg(aliases = ["frame-rate", "frame_rate", "sampling-fps", "sampling_fps", "out-fps", "out_fps"])]
+    #[arg(long, value_name = "N")]
+    #[arg(aliases = ["frame-rate", "sampling-fps", "out-fps"])]
     #[serde(with = "text")]
     pub fps: Option<Rate>,
 
     /// How scenes follow each other: attention (overlapping windows that read each other's keys and values), blend
     /// (overlapping windows), cut, or fade:FRAMES (a cut whose two sides are mixed over so many frames; fade for a
     /// second) [default: attention where the model has a recipe for it, else blend]
-    #[arg(long, env = "VIDGEN_TRANSITION", value_name = "KIND", help_heading = "Windows")]
+    #[arg(long, value_name = "KIND", help_heading = "Windows")]
     #[serde(with = "text")]
     pub transition: Option<Transition>,
 
     /// Latent frames that neighbouring windows share [default: the model's]
-    #[arg(long, env = "VIDGEN_OVERLAP", value_name = "N", help_heading = "Windows", aliases = ["overlap-size", "overlap_size"])]
+    #[arg(long, value_name = "N", help_heading = "Windows", alias = "overlap-size")]
     pub overlap: Option<usize>,
 
     /// Windows with interpolated text between two prompts [default: the model's]
-    #[arg(long, env = "VIDGEN_TRANSITION_WINDOWS", value_name = "N", help_heading = "Windows")]
-    #[arg(aliases = ["transition_windows", "num-transition-blocks", "num_transition_blocks"])]
+    #[arg(long, value_name = "N", help_heading = "Windows")]
+    #[arg(alias = "num-transition-blocks")]
     pub transition_windows: Option<usize>,
 
     /// Windows added to each prompt that is neither first nor last
-    #[arg(long, env = "VIDGEN_HOLD", value_name = "N", help_heading = "Windows", aliases = ["longer-mid-segment", "longer_mid_segment"])]
+    #[arg(long, value_name = "N", help_heading = "Windows", alias = "longer-mid-segment")]
     pub hold: Option<usize>,
 
     /// A control of attention, as kv-share:layers=25-29,steps=2-24; again for several, the outermost first. `vidgen
     /// processors` lists them [default: the model's kv-share between joined windows]
-    #[arg(
-        long,
-        env = "VIDGEN_ATTN_PROC",
-        value_name = "SPEC",
-        help_heading = "Attention",
-        alias = "attn_proc",
-        value_delimiter = ';'
-    )]
+    #[arg(long, value_name = "SPEC", help_heading = "Attention", value_delimiter = ';')]
     #[serde(with = "list")]
     pub attn_proc: Option<Vec<Spec>>,
 
     /// Words of the prompts for what is to stay itself: its place reads its place in the window before, the rest the rest
-    #[arg(long, env = "VIDGEN_SUBJECT", value_name = "WORDS", help_heading = "Attention", value_delimiter = ',')]
+    #[arg(long, value_name = "WORDS", help_heading = "Attention", value_delimiter = ',')]
     #[serde(with = "list")]
     pub subject: Option<Vec<String>>,
 
     /// Share of a frame's peak from which a place belongs to the subject [default: 0.3]
-    #[arg(long, env = "VIDGEN_MASK_THRESHOLD", value_name = "X", help_heading = "Attention", aliases = ["mask_threshold", "thres"])]
+    #[arg(long, value_name = "X", help_heading = "Attention", alias = "thres")]
     pub mask_threshold: Option<f64>,
 
     /// Sampler: ddim or dpmpp-2m-sde [default: the model's]
-    #[arg(long, env = "VIDGEN_SCHEDULER", value_name = "NAME", help_heading = "Sampling")]
-    #[arg(aliases = ["sampler", "sampling-method", "sampling_method", "sample-solver", "sample_solver"])]
+    #[arg(long, value_name = "NAME", help_heading = "Sampling")]
+    #[arg(aliases = ["sampler", "sampling-method", "sample-solver"])]
     #[serde(with = "text")]
     pub scheduler: Option<SchedulerKind>,
 
     /// Shift of the noise levels (signal-to-noise ratio divided by it) [default: the model's]
-    #[arg(long, env = "VIDGEN_SHIFT", value_name = "X", help_heading = "Sampling", aliases = ["flow-shift", "flow_shift"])]
+    #[arg(long, value_name = "X", help_heading = "Sampling", alias = "flow-shift")]
     pub shift: Option<f64>,
 
     /// Fresh noise per DDIM step, 0 to 1
-    #[arg(long, env = "VIDGEN_ETA", value_name = "X", help_heading = "Sampling")]
+    #[arg(long, value_name = "X", help_heading = "Sampling")]
     pub eta: Option<f64>,
 
     /// Videos to make, with consecutive seeds
-    #[arg(long, short_alias = 'b', env = "VIDGEN_NUM_VIDEOS", value_name = "N", aliases = ["num_videos", "batch-count", "batch_count", "n-samples", "n_samples"])]
+    #[arg(long, short_alias = 'b', value_name = "N", aliases = ["batch-count", "n-samples"])]
     pub num_videos: Option<usize>,
 
     /// Initial noise from a safetensors file: noise [1, F, C, H, W], optionally step_noise [steps, 1, F, C, H, W]
-    #[arg(
-        long,
-        env = "VIDGEN_INIT_NOISE",
-        value_name = "FILE",
-        help_heading = "Reproducing another program's run",
-        alias = "init_noise"
-    )]
+    #[arg(long, value_name = "FILE", help_heading = "Reproducing another program's run")]
     pub init_noise: Option<PathBuf>,
 
     /// Write the denoised latents to a safetensors file: latents [1, F, C, H, W]
-    #[arg(
-        long,
-        env = "VIDGEN_SAVE_LATENTS",
-        value_name = "FILE",
-        help_heading = "Reproducing another program's run",
-        alias = "save_latents"
-    )]
+    #[arg(long, value_name = "FILE", help_heading = "Reproducing another program's run")]
     pub save_latents: Option<PathBuf>,
 
     /// Noise-level table and coefficients: diffusers or sat
-    #[arg(long, env = "VIDGEN_SCHEDULE", value_name = "NAME", help_heading = "Reproducing another program's run")]
+    #[arg(long, value_name = "NAME", help_heading = "Reproducing another program's run")]
     #[serde(with = "text")]
     pub schedule: Option<Table>,
 
     /// Unconditional text: zeros (an all-zero embedding) or empty (the encoding of "")
-    #[arg(long, env = "VIDGEN_UNCOND", value_name = "KIND", help_heading = "Reproducing another program's run")]
+    #[arg(long, value_name = "KIND", help_heading = "Reproducing another program's run")]
     #[serde(with = "text")]
     pub uncond: Option<Uncond>,
 
     /// Weight of inner windows in the blend: repo (twice) or paper (once)
-    #[arg(long, env = "VIDGEN_BLEND", value_name = "KIND", help_heading = "Reproducing another program's run")]
+    #[arg(long, value_name = "KIND", help_heading = "Reproducing another program's run")]
     #[serde(with = "text")]
     pub blend: Option<BlendMode>,
 
     /// Set all of these as another program has them: diffusers, sat or paper
-    #[arg(long, env = "VIDGEN_PARITY", value_name = "NAME", help_heading = "Reproducing another program's run")]
+    #[arg(long, value_name = "NAME", help_heading = "Reproducing another program's run")]
     #[serde(with = "text")]
     pub parity: Option<Parity>,
 
     /// Where to compute: auto, cpu, cuda, cuda:N or metal
-    #[arg(short, long, env = "VIDGEN_DEVICE", value_name = "NAME", help_heading = "Model and machine", aliases = ["backend", "gpu"])]
+    #[arg(short, long, value_name = "NAME", help_heading = "Model and machine", aliases = ["backend", "gpu"])]
     #[serde(with = "text")]
     pub device: Option<DeviceSpec>,
 
     /// Numbers to compute with: auto, f32, bf16 or f16
-    #[arg(long, env = "VIDGEN_DTYPE", value_name = "NAME", help_heading = "Model and machine", aliases = ["precision", "type"])]
+    #[arg(long, value_name = "NAME", help_heading = "Model and machine", aliases = ["precision", "type"])]
     #[serde(with = "text")]
     pub dtype: Option<Precision>,
 
     /// CPU threads [default: physical cores]
-    #[arg(
-        short = 'j',
-        long,
-        env = "VIDGEN_THREADS",
-        value_name = "N",
-        help_heading = "Model and machine",
-        short_alias = 't'
-    )]
+    #[arg(short = 'j', long, value_name = "N", help_heading = "Model and machine", short_alias = 't')]
     pub threads: Option<usize>,
 
     /// Decode large frames in tiles: auto, on or off
-    #[arg(long, env = "VIDGEN_VAE_TILING", value_name = "MODE", help_heading = "Model and machine")]
-    #[arg(aliases = ["vae_tiling", "enable-tiling", "enable_tiling"])]
+    #[arg(long, value_name = "MODE", help_heading = "Model and machine")]
+    #[arg(alias = "enable-tiling")]
     #[serde(with = "text")]
     pub vae_tiling: Option<Tiling>,
 
     /// Size of a tile in pixels, as 360x240
-    #[arg(
-        long,
-        env = "VIDGEN_VAE_TILE_SIZE",
-        value_name = "WxH",
-        help_heading = "Model and machine",
-        alias = "vae_tile_size"
-    )]
+    #[arg(long, value_name = "WxH", help_heading = "Model and machine")]
     #[serde(with = "text")]
     pub vae_tile_size: Option<Size>,
 
     /// Latent frames decoded at a time
-    #[arg(long, env = "VIDGEN_VAE_CHUNK", value_name = "N", help_heading = "Model and machine", alias = "vae_chunk")]
+    #[arg(long, value_name = "N", help_heading = "Model and machine")]
     pub vae_chunk: Option<usize>,
 
     /// Where text embeddings are kept, or off [default: the user's cache directory]
-    #[arg(
-        long,
-        env = "VIDGEN_TEXT_CACHE",
-        value_name = "DIR|off",
-        help_heading = "Model and machine",
-        alias = "text_cache"
-    )]
+    #[arg(long, value_name = "DIR|off", help_heading = "Model and machine")]
     #[serde(with = "text")]
     pub text_cache: Option<TextCacheAt>,
 
     /// Never use the network
-    #[arg(long, env = "VIDGEN_OFFLINE", help_heading = "Model and machine")]
+    #[arg(long, help_heading = "Model and machine")]
     #[arg(num_args = 0, default_missing_value = "true", value_parser = FalseyValueParser::new())]
     pub offline: Option<bool>,
 
     /// Output; its suffix picks the format: .mp4 .webm .gif .y4m, NAME/ for a directory of PNGs, - for y4m on standard
     /// output. {model} {seed} {slug} {index} {date} are filled in
-    #[arg(short, long, env = "VIDGEN_OUTPUT", value_name = "PATH", help_heading = "Output")]
-    #[arg(aliases = ["output-path", "output_path", "save-file", "save_file", "save-result-path", "save_result_path", "output-dir"])]
+    #[arg(short, long, value_name = "PATH", help_heading = "Output")]
+    #[arg(aliases = ["output-path", "save-file", "save-result-path", "output-dir"])]
     pub output: Option<String>,
 
     /// Quality of the encoder, lower is better [default: 17 for H.264]
-    #[arg(long, env = "VIDGEN_CRF", value_name = "N", help_heading = "Output")]
+    #[arg(long, value_name = "N", help_heading = "Output")]
     pub crf: Option<u32>,
 
     /// Encoder: h264, hevc, av1, vp9, mpeg4 ...
-    #[arg(long, env = "VIDGEN_CODEC", value_name = "NAME", help_heading = "Output")]
+    #[arg(long, value_name = "NAME", help_heading = "Output")]
     #[serde(with = "text")]
     pub codec: Option<Codec>,
 
     /// Pixel format: yuv420p, yuv444p ...
-    #[arg(long, env = "VIDGEN_PIX_FMT", value_name = "NAME", help_heading = "Output", alias = "pix_fmt")]
+    #[arg(long, value_name = "NAME", help_heading = "Output")]
     #[serde(with = "text")]
     pub pix_fmt: Option<PixelFormat>,
 
     /// Replace an existing output
-    #[arg(short = 'y', long, env = "VIDGEN_OVERWRITE", help_heading = "Output", alias = "force")]
+    #[arg(short = 'y', long, help_heading = "Output", alias = "force")]
     #[arg(num_args = 0, default_missing_value = "true", value_parser = FalseyValueParser::new())]
     pub overwrite: Option<bool>,
 
     /// Do nothing where the output exists
-    #[arg(long, env = "VIDGEN_SKIP_EXISTING", help_heading = "Output", alias = "skip_existing")]
+    #[arg(long, help_heading = "Output")]
     #[arg(num_args = 0, default_missing_value = "true", value_parser = FalseyValueParser::new())]
     pub skip_existing: Option<bool>,
 
     /// Where the record of the run goes: embed (into the video), sidecar (FILE.json), both or none
-    #[arg(long, env = "VIDGEN_MANIFEST", value_name = "WHERE", help_heading = "Output")]
+    #[arg(long, value_name = "WHERE", help_heading = "Output")]
     #[serde(with = "text")]
     pub manifest: Option<ManifestMode>,
 
     /// Where runs are kept until they end well [default: vidgen/runs in the user's state directory]
-    #[arg(long, env = "VIDGEN_WORK_DIR", value_name = "DIR", help_heading = "Run", aliases = ["work_dir", "temp"])]
+    #[arg(long, value_name = "DIR", help_heading = "Run", alias = "temp")]
     pub work_dir: Option<PathBuf>,
 
     /// Go on where an earlier run of the same command and seed stopped
-    #[arg(short_alias = 'r', long, env = "VIDGEN_RESUME", help_heading = "Run")]
+    #[arg(short_alias = 'r', long, help_heading = "Run")]
     #[arg(num_args = 0, default_missing_value = "true", value_parser = FalseyValueParser::new())]
     pub resume: Option<bool>,
 
     /// Keep the run (its plan and latents) when the video is done, for vidgen decode
-    #[arg(long, env = "VIDGEN_KEEP", help_heading = "Run")]
+    #[arg(long, help_heading = "Run")]
     #[arg(num_args = 0, default_missing_value = "true", value_parser = FalseyValueParser::new())]
     pub keep: Option<bool>,
 
     /// How often a run is saved: after so many steps, or so that no more time than this is lost, as 60s [default: 60s]
-    #[arg(
-        long,
-        env = "VIDGEN_CHECKPOINT_EVERY",
-        value_name = "K|TIME",
-        help_heading = "Run",
-        alias = "checkpoint_every"
-    )]
+    #[arg(long, value_name = "K|TIME", help_heading = "Run")]
     #[serde(with = "text")]
     pub checkpoint_every: Option<Every>,
 
     /// What Ctrl-C leaves after the step it waits for: save (go on later), decode (and a draft of the video), or discard
     /// [default: save]
-    #[arg(long, env = "VIDGEN_ON_INTERRUPT", value_name = "WHAT", help_heading = "Run", alias = "on_interrupt")]
+    #[arg(long, value_name = "WHAT", help_heading = "Run")]
     #[serde(with = "text")]
     pub on_interrupt: Option<OnInterrupt>,
 
     /// Pictures of the run while it goes on, in NAME.preview.png or .mp4 beside the output: off, strip (frames side by side)
     /// or video [default: off]
-    #[arg(long, env = "VIDGEN_PREVIEW", value_name = "KIND", help_heading = "Output")]
+    #[arg(long, value_name = "KIND", help_heading = "Output")]
     #[serde(with = "text")]
     pub preview: Option<PreviewKind>,
 
     /// Steps between two previews; the last step is shown as well [default: 5]
-    #[arg(long, env = "VIDGEN_PREVIEW_EVERY", value_name = "K", help_heading = "Output")]
-    #[arg(aliases = ["preview_every", "preview-interval", "preview_interval"])]
+    #[arg(long, value_name = "K", help_heading = "Output")]
+    #[arg(alias = "preview-interval")]
     pub preview_every: Option<usize>,
 
     /// Another place for the preview
-    #[arg(long, env = "VIDGEN_PREVIEW_PATH", value_name = "FILE", help_heading = "Output", alias = "preview_path")]
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
     pub preview_path: Option<PathBuf>,
 }
 

@@ -1,7 +1,7 @@
 //! Latents that are there already to a video: another format, quality or rate without denoising again.
 
 use super::extend;
-use super::frames::again;
+use super::frames::{again, sweep};
 use super::keeping::read_latents;
 use super::loaded::Loaded;
 use super::record::record;
@@ -56,6 +56,7 @@ pub fn decode_again(
         observer.event(&Event::Warning(warning.clone()))?;
     }
     observer.event(&Event::Plan(Box::new(plan(job))))?;
+    sweep(job, observer)?;
     let mut watch = Stopwatch::new(observer);
     let context = extend::context(job, &mut watch)?;
     let mut manifest = record(job).code(Code::Model)?;

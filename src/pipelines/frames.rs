@@ -7,13 +7,27 @@ use super::keeping::Keeping;
 use super::latents::write_latents;
 use super::loaded::Loaded;
 use super::tape::Tape;
+use crate::disk;
 use crate::job::Job;
-use crate::run::manifest::Manifest;
+use crate::run::manifest::{Manifest, sidecar_path};
 use crate::run::{Code, Event, Failure, Observer, Phase, WithCode};
 use crate::video::{self, Fault, Format, Frame, Output, Spool, VideoError, Written};
 use anyhow::Context;
 use candle_core::Tensor;
 use std::path::{Path, PathBuf};
+
+/// Removes what runs that were killed have left of the files that this one writes, and says so.
+pub(super) fn sweep(job: &Job, observer: &mut dyn Observer) -> anyhow::Result<()> {
+    let sidecar = sidecar_path(&job.output.path).filter(|_| job.manifest.writes_sidecar());
+    let preview = job.preview.as_ref().map(|preview| preview.path.clone());
+    let others = [sidecar, job.save_latents.clone(), preview];
+    let swept = others.iter().flatten().flat_map(|path| disk::sweep(path));
+    for path in video::sweep_output(&job.output).into_iter().chain(swept) {
+        let message = format!("{} was left by a run that was killed: removed", path.display());
+        observer.event(&Event::Warning(message))?;
+    }
+    Ok(())
+}
 
 /// Decodes the latents of all segments into the output of the job; the source of an edit on the left of its edited version.
 pub fn frames(

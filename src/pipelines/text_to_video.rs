@@ -2,14 +2,14 @@
 //! windows that go on from a given video (`extend`). They differ in their plan, and in what is known of the timeline.
 
 use super::extend;
-use super::frames::{draft, frames, keep};
+use super::frames::{draft, frames, keep, sweep};
 use super::keeping::Keeping;
 use super::latents::{Beside, alone, latents, noise, write_latents};
 use super::loaded::Loaded;
 use super::record::record;
 use super::texts::encode;
-use crate::job::Job;
 use crate::job::values::OnInterrupt;
+use crate::job::{Job, outline};
 use crate::run::manifest::{Manifest, Stopwatch};
 use crate::run::{Code, Event, Failure, Observer, Plan, WithCode, interrupt};
 use crate::video::{Format, Written};
@@ -43,6 +43,7 @@ pub fn run(job: &Job, loaded: &mut Loaded, observer: &mut dyn Observer) -> Resul
         observer.event(&Event::Warning(warning.clone()))?;
     }
     observer.event(&Event::Plan(Box::new(plan(job))))?;
+    sweep(job, observer)?;
     let mut keeping = Keeping::begin(job, observer)?;
     let mut watch = Stopwatch::new(observer);
     match made(job, loaded, &mut keeping, &mut watch) {
@@ -121,19 +122,8 @@ fn drafted(
 /// What the job is going to do, for those who listen.
 pub(super) fn plan(job: &Job) -> Plan {
     Plan {
-        model: job.model.name().to_owned(),
-        prompts: job.controls.edit.as_ref().map_or(&job.prompts, |edit| &edit.prompts).clone(),
-        width: job.width,
-        height: job.height,
-        frames: job.frames,
-        fps: job.rules.fps,
-        latent_frames: job.segments.iter().map(|segment| segment.plan.frames).sum(),
+        outline: outline(job),
         windows: job.segments.iter().map(|segment| segment.plan.windows.len()).sum(),
-        steps: job.steps,
-        seed: job.seed,
-        device: job.device_name(),
-        dtype: job.dtype.as_str().to_owned(),
-        threads: job.threads,
         memory: job.need.peak(),
         output: job.output.path.clone(),
     }

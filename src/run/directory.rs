@@ -6,6 +6,7 @@
 
 use super::journal::{self, Journal, Piece, Record, SCHEMA};
 use super::time;
+use crate::disk;
 use anyhow::{Context, Result, bail, ensure};
 use blake3::Hasher;
 use serde::{Deserialize, Serialize};
@@ -143,6 +144,7 @@ impl RunDir {
         let plan = plan(path)?; // before a lock file is made in a place that is no run
         all_plain(path)?;
         let lock = lock(path)?;
+        remove_unfinished(path);
         let name = path.join(JOURNAL);
         let bytes = bounded(&name)?;
         let Journal { mut records, mut trusted, damaged } = Journal::read(&bytes);
@@ -180,19 +182,7 @@ impl RunDir {
     /// Writes a piece, whole or not at all. With `durable` it and everything before it is on the disk afterwards.
     pub fn put(&mut self, name: &str, bytes: &[u8], durable: bool) -> Result<Piece> {
         let path = self.path.join(name);
-        let partial = self.path.join(format!(".{name}.partial"));
-        let write = || -> io::Result<()> {
-            let mut file = File::create(&partial)?;
-            file.write_all(bytes)?;
-            if durable {
-                file.sync_all()?;
-            }
-            fs::rename(&partial, &path)
-        };
-        if let Err(error) = write() {
-            let _ = fs::remove_file(&partial); // the first error is the one to tell
-            return Err(error).with_context(|| path.display().to_string());
-        }
+        disk::write_whole(&path, bytes, durable).with_context(|| path.display().to_string())?;
         match durable {
             true => self.sync()?,
             false => self.unsynced.push(path),
@@ -315,6 +305,15 @@ fn all_plain(path: &Path) -> Result<()> {
         ensure!(plain, "{}: no plain file: a run's directory holds nothing else", entry.path().display());
     }
     Ok(())
+}
+
+/// Removes what a process that was killed had not finished; whoever has the lock is the only one that writes here.
+fn remove_unfinished(path: &Path) {
+    for entry in fs::read_dir(path).into_iter().flatten().flatten() {
+        if entry.file_name().to_string_lossy().starts_with('.') {
+            let _ = fs::remove_file(entry.path()); // it would only take room
+        }
+    }
 }
 
 fn lock(path: &Path) -> Result<File> {

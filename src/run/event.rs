@@ -36,9 +36,9 @@ impl Phase {
     }
 }
 
-/// What the job is going to do, before it does it.
+/// What a job makes and on what, as its events and its forecast both say it.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Plan {
+pub struct Outline {
     pub model: String,
     /// Final texts, style included.
     pub prompts: Vec<String>,
@@ -47,14 +47,21 @@ pub struct Plan {
     /// Frames of the video.
     pub frames: usize,
     pub fps: f64,
-    /// Latent frames that are denoised, padding included.
-    pub latent_frames: usize,
-    pub windows: usize,
     pub steps: usize,
     pub seed: u64,
     pub device: String,
     pub dtype: String,
     pub threads: usize,
+    /// Latent frames that are denoised, padding included.
+    pub latent_frames: usize,
+}
+
+/// What the job is going to do, before it does it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Plan {
+    #[serde(flatten)]
+    pub outline: Outline,
+    pub windows: usize,
     /// Estimate of the peak, in bytes.
     pub memory: u64,
     pub output: PathBuf,

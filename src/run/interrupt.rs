@@ -13,7 +13,7 @@ use std::sync::{Mutex, PoisonError};
 static ATTENDED: AtomicBool = AtomicBool::new(false);
 static ASKED: AtomicBool = AtomicBool::new(false);
 static HINT: Mutex<Option<String>> = Mutex::new(None);
-static DISCARD: Mutex<Option<PathBuf>> = Mutex::new(None);
+static DISCARD: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
 
 /// As long as it lives, someone looks at [`asked`].
 #[derive(Debug)]
@@ -41,9 +41,13 @@ pub fn hint(text: Option<String>) {
     *HINT.lock().unwrap_or_else(PoisonError::into_inner) = text;
 }
 
-/// The run's directory that an end at once removes as well.
+/// One more directory that an end at once removes as well; none for that nothing is left to remove.
 pub fn discard(path: Option<PathBuf>) {
-    *DISCARD.lock().unwrap_or_else(PoisonError::into_inner) = path;
+    let mut paths = DISCARD.lock().unwrap_or_else(PoisonError::into_inner);
+    match path {
+        Some(path) => paths.push(path),
+        None => paths.clear(),
+    }
 }
 
 /// From now on interruptions are heard, and an end at once runs `cleanup` and has [`Code::Interrupted`]. To be called once.
@@ -60,7 +64,7 @@ pub fn install(json: bool, cleanup: impl Fn() + Send + 'static) -> Result<()> {
             return say(Event::Warning(text.to_owned()), text);
         }
         cleanup();
-        if let Some(path) = DISCARD.lock().unwrap_or_else(PoisonError::into_inner).take() {
+        for path in DISCARD.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
             let _ = fs::remove_dir_all(path); // nobody is left to hear of a failure
         }
         let hint = HINT.lock().unwrap_or_else(PoisonError::into_inner).take();

@@ -3,7 +3,7 @@
 use super::event::{Event, Observer};
 use super::exit::{Code, Failure, WithCode};
 use super::time::{human_seconds, rfc3339};
-use anyhow::{Context, Error, Result, bail};
+use anyhow::{Error, Result, bail};
 use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::Write;
@@ -56,9 +56,7 @@ pub struct Log {
 
 impl Log {
     pub fn open(path: &Path, level: Level) -> Result<Self, Failure> {
-        let file = OpenOptions::new().create(true).append(true).open(path);
-        let file = file.with_context(|| format!("--log-file {}", path.display())).code(Code::Usage)?;
-        Ok(Self { file, level })
+        Ok(Self { file: OpenOptions::new().create(true).append(true).open(path).code(Code::Usage)?, level })
     }
 
     /// Writes a line, if its level is of those that are written.
@@ -83,8 +81,11 @@ fn words(event: &Event) -> (Level, String) {
     match event {
         Event::Plan(_) => (Level::Info, format!("plan {}", event.json())),
         Event::Job { id, index, of } => (Level::Info, format!("job {}/{of} {id}", index + 1)),
-        Event::Phase { phase, of: 0, what } => (Level::Info, format!("{} {what}", phase.name())),
-        Event::Phase { phase, of, what } => (Level::Info, format!("{} {what} ({of} parts)", phase.name())),
+        Event::Phase { phase, of, what } => {
+            let parts = if *of > 0 { format!(" ({of} parts)") } else { String::new() };
+            let what = if what.is_empty() { String::new() } else { format!(" {what}") };
+            (Level::Info, format!("{}{what}{parts}", phase.name()))
+        }
         Event::Step { index, of, seconds, eta, .. } => {
             let (seconds, eta) = (human_seconds(*seconds), human_seconds(*eta));
             (Level::Debug, format!("step {}/{of} took {seconds}, {eta} left", index + 1))

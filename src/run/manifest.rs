@@ -8,13 +8,13 @@ use super::event::{Event, Observer, Phase};
 use super::exit::{Code, Failure, WithCode};
 use super::text::read_text;
 use super::time;
+use crate::disk;
 use crate::video::{self, Fault};
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
-use std::fs::{self, OpenOptions};
-use std::io::Write;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Instant, SystemTime};
 
@@ -117,17 +117,7 @@ impl Manifest {
         if !overwrite && path.exists() {
             bail!("{} exists: use --overwrite (-y) or another output", path.display())
         }
-        let mut name = path.file_name().unwrap_or_default().to_owned();
-        name.push(format!(".partial-{}", std::process::id()));
-        let partial = path.with_file_name(name);
-        let write = || -> std::io::Result<()> {
-            let mut file = OpenOptions::new().write(true).create_new(true).open(&partial)?;
-            file.write_all(self.sidecar_json().map_err(std::io::Error::other)?.as_bytes())?;
-            file.sync_all()?;
-            fs::rename(&partial, &path)
-        };
-        if let Err(error) = write() {
-            let _ = fs::remove_file(&partial); // the first error is the one to tell
+        if let Err(error) = disk::write_whole(&path, self.sidecar_json()?.as_bytes(), true) {
             bail!("cannot write {}: {error}", path.display())
         }
         Ok(Some(path))

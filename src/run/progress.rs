@@ -1,6 +1,6 @@
 //! Progress on standard error: bars on a terminal, lines elsewhere, JSON lines for programs.
 
-use super::event::{Event, Observer, Phase, Plan};
+use super::event::{Event, Observer, Outline, Phase, Plan};
 use super::human_bytes;
 use super::time::human_seconds;
 use anyhow::{Error, Result, bail};
@@ -153,19 +153,20 @@ impl Words {
 
 /// The plan in a line. The seed is always told: without it a lucky video could not be made again.
 fn summary(plan: &Plan) -> String {
-    let Plan { model, width, height, frames, seed, .. } = plan;
+    let Outline { model, width, height, frames, seed, .. } = &plan.outline;
     format!("{model}: {width}x{height}, {frames} {}, seed {seed}", if *frames == 1 { "frame" } else { "frames" })
 }
 
 /// The plan in a few lines.
 fn describe(plan: &Plan) -> String {
-    let Plan { model, width, height, frames, fps, windows, steps, seed, device, dtype, threads, memory, .. } = plan;
-    let prompts = plan.prompts.iter().map(|prompt| format!("\n  prompt {prompt:?}")).collect::<String>();
+    let Plan { outline, windows, memory, .. } = plan;
+    let Outline { model, width, height, frames, fps, steps, seed, device, dtype, threads, .. } = outline;
+    let prompts = outline.prompts.iter().map(|prompt| format!("\n  prompt {prompt:?}")).collect::<String>();
     format!(
         "{model} on {device} in {dtype}, {threads} threads, about {}\n  {width}x{height}, {frames} frames at {fps} per \
          second, {} latent frames in {windows} window{}, {steps} steps, seed {seed}{prompts}",
         human_bytes(*memory),
-        plan.latent_frames,
+        outline.latent_frames,
         if *windows == 1 { "" } else { "s" },
     )
 }
@@ -399,19 +400,21 @@ mod tests {
 
     fn plan() -> Event {
         Event::Plan(Box::new(Plan {
-            model: "toyland".into(),
-            prompts: vec!["a ball".into()],
-            width: 144,
-            height: 96,
-            frames: 49,
-            fps: 8.0,
-            latent_frames: 13,
+            outline: Outline {
+                model: "toyland".into(),
+                prompts: vec!["a ball".into()],
+                width: 144,
+                height: 96,
+                frames: 49,
+                fps: 8.0,
+                steps: 30,
+                seed: 7,
+                device: "cpu".into(),
+                dtype: "f32".into(),
+                threads: 2,
+                latent_frames: 13,
+            },
             windows: 1,
-            steps: 30,
-            seed: 7,
-            device: "cpu".into(),
-            dtype: "f32".into(),
-            threads: 2,
             memory: 400_000_000,
             output: "a.mp4".into(),
         }))

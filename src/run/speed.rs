@@ -3,10 +3,10 @@
 //! A file holds for a processor, a number of threads and a build of the program; another of any of these has its own.
 
 use super::manifest::cpu;
+use crate::disk;
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use std::fs;
-use std::io::Write;
 use std::path::PathBuf;
 
 /// Speeds of the networks in f32 on this processor, in multiply-adds per second where nothing else is said.
@@ -85,10 +85,7 @@ pub fn keep(threads: usize, speed: Speed) -> Result<()> {
     let write = || -> Result<()> {
         let folder = path.parent().context("no directory")?;
         fs::create_dir_all(folder)?;
-        let mut file = tempfile::NamedTempFile::new_in(folder)?;
-        file.write_all(serde_json::to_string_pretty(&kept)?.as_bytes())?;
-        file.persist(&path)?;
-        Ok(())
+        Ok(disk::write_whole(&path, serde_json::to_string_pretty(&kept)?.as_bytes(), false)?)
     };
     write().with_context(|| format!("cannot keep the speed of this machine in {}", path.display()))
 }

@@ -56,7 +56,7 @@ mod yuv;
 pub use fault::{Fault, VideoError, fault};
 pub use folder::videos;
 pub use format::{Codec, Format, KNOWN_FORMS, PixelFormat, Rate};
-pub use partial::remove_partials;
+pub use partial_dir::sweep_output;
 pub use read::{Limits, Reader, metadata, read};
 pub use results::Folder;
 pub use spool::{Frames, Spool};

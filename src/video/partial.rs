@@ -1,36 +1,20 @@
 //! Outputs under a temporary name: nothing under the wanted name until it is whole, and no remains after a failure.
 //!
-//! A file is written as `.STEM.partial-PID-N.SUFFIX` beside its destination (same file system, so that the last step is
-//! one rename), synced to disk, then renamed. Dropping it uncommitted removes it; [`remove_partials`] removes all of the
-//! process for an exit that runs no destructors. If the wanted name was taken while the video was being made and must
-//! not be replaced, the result goes to a free name beside it: hours of work are worth more than the name.
+//! A file is written beside its destination ([`crate::disk`]), synced to disk, then renamed. If the wanted name was taken while
+//! the video was being made and must not be replaced, the result goes to a free name beside it: hours of work are worth more
+//! than the name.
 
 use super::fault::{Fault, error, usage, write_failed};
 use super::{Format, Output, partial_dir};
+use crate::disk::{Partial, parent};
 use anyhow::Result;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-
-static LIVE: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
 
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Removes every unfinished output of this process. For a signal handler that ends the process at once; a writer that
-/// is still at work fails afterwards.
-pub fn remove_partials() {
-    for path in lock(&LIVE).drain(..) {
-        remove(&path);
-    }
-}
-
-fn remove(path: &Path) {
-    // Nobody is left to hear of a failure here, and the name says what the remains are.
-    let _ = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
 }
 
 /// The name of an output in messages.
@@ -45,23 +29,6 @@ pub(super) fn shown(output: &Output) -> String {
 pub(super) fn destination(path: &Path) -> PathBuf {
     let plain: PathBuf = path.components().collect();
     if plain.is_symlink() { fs::canonicalize(&plain).unwrap_or(plain) } else { plain }
-}
-
-pub(super) fn parent(path: &Path) -> &Path {
-    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
-}
-
-/// A hidden name beside `target`.
-pub(super) fn hidden(target: &Path, what: &str) -> PathBuf {
-    static COUNTER: AtomicUsize = AtomicUsize::new(0);
-    let number = COUNTER.fetch_add(1, Ordering::Relaxed);
-    let mut stem = target.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-    // File systems allow 255 bytes for a name; the additions need their share.
-    while stem.len() > 180 {
-        stem.pop();
-    }
-    let suffix = target.extension().map(|suffix| format!(".{}", suffix.to_string_lossy())).unwrap_or_default();
-    parent(target).join(format!(".{stem}.{what}-{}-{number}{suffix}", std::process::id()))
 }
 
 /// Everything about the place of an output that can be known before the run: that it can be created, and that nothing
@@ -82,7 +49,7 @@ pub(super) fn check_place(output: &Output) -> Result<()> {
                 return Err(usage(format!("{shown} is a file and not a directory: choose another name")));
             }
             partial_dir::check_content(output, &target)?;
-            return check_writable(&target, &target);
+            return check_writable(&target, &target.join("trial"));
         }
         Ok(found) if found.is_dir() => return Err(usage(format!("{shown} is a directory: name a file in it"))),
         Ok(found) if !found.is_file() => {
@@ -109,20 +76,16 @@ pub(super) fn check_place(output: &Output) -> Result<()> {
         }
         Err(cause) => return Err(usage(format!("cannot write {shown}: {cause}"))),
     }
-    check_writable(directory, &hidden(&target, "partial"))
+    check_writable(directory, &target)
 }
 
 pub(super) fn exists(output: &Output) -> anyhow::Error {
     error(Fault::Exists, format!("{} exists: choose another name, or replace it with -y", shown(output)))
 }
 
-/// Creates a file and removes it: the only answer that covers modes, read-only mounts and quotas. `name` may be the
-/// directory itself, for a trial in it.
-fn check_writable(directory: &Path, name: &Path) -> Result<()> {
-    let trial = if name == directory { hidden(&directory.join("trial"), "partial") } else { name.to_path_buf() };
-    let made = OpenOptions::new().write(true).create_new(true).open(&trial);
-    let outcome = made.map(drop).and_then(|()| fs::remove_file(&trial));
-    outcome.map_err(|cause| usage(format!("cannot write in {}: {cause}", directory.display())))
+/// Creates a file beside `target` and removes it: the only answer that covers modes, read-only mounts and quotas.
+fn check_writable(directory: &Path, target: &Path) -> Result<()> {
+    Partial::file(target).map(drop).map_err(|cause| usage(format!("cannot write in {}: {cause}", directory.display())))
 }
 
 /// The first of `NAME-1.mp4`, `NAME-2.mp4`, ... that `take` takes; `take` answers `AlreadyExists` for a taken name.
@@ -172,7 +135,7 @@ pub(super) fn moved_warning(wanted: &Path, path: &Path) -> String {
 
 /// A file under its temporary name.
 pub(super) struct PartialFile {
-    temp: PathBuf,
+    partial: Partial,
     target: PathBuf,
     wanted: PathBuf,
     overwrite: bool,
@@ -183,21 +146,14 @@ pub(super) struct PartialFile {
 impl PartialFile {
     pub fn create(output: &Output) -> Result<Self> {
         let target = destination(&output.path);
-        let temp = hidden(&target, "partial");
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create_new(true)
-            .open(&temp)
-            .map_err(|cause| write_failed(&shown(output), &cause))?;
-        register(&temp);
+        let (partial, file) = Partial::file(&target).map_err(|cause| write_failed(&shown(output), &cause))?;
         let (wanted, overwrite) = (output.path.clone(), output.overwrite);
-        Ok(Self { temp, target, wanted, overwrite, file, health: Health::new() })
+        Ok(Self { partial, target, wanted, overwrite, file, health: Health::new() })
     }
 
     #[cfg(feature = "video")]
     pub fn temp(&self) -> &Path {
-        &self.temp
+        self.partial.path()
     }
 
     /// A handle to write with; its errors are remembered for [`PartialFile::check`].
@@ -222,41 +178,22 @@ impl PartialFile {
     pub fn commit(self) -> Result<Committed> {
         self.check()?;
         self.file.sync_all().map_err(|cause| self.explain(&cause))?;
+        let temp = self.partial.path();
         let bytes = self.file.metadata().map_err(|cause| self.explain(&cause))?.len();
         let (mut path, mut warning) = (self.wanted.clone(), None);
         let renamed = match self.overwrite {
-            true => fs::rename(&self.temp, &self.target),
-            false => rename_new(&self.temp, &self.target),
+            true => fs::rename(temp, &self.target),
+            false => rename_new(temp, &self.target),
         };
         match renamed {
             Err(cause) if cause.kind() == io::ErrorKind::AlreadyExists && !self.overwrite => {
-                path = free_name(&self.target, |name| rename_new(&self.temp, name))
-                    .map_err(|cause| self.explain(&cause))?;
+                path = free_name(&self.target, |name| rename_new(temp, name)).map_err(|cause| self.explain(&cause))?;
                 warning = Some(moved_warning(&self.wanted, &path));
             }
             other => other.map_err(|cause| self.explain(&cause))?,
         }
         sync_directory(parent(&self.target));
         Ok(Committed { path, bytes, warning })
-    }
-}
-
-impl Drop for PartialFile {
-    fn drop(&mut self) {
-        forget(&self.temp);
-    }
-}
-
-/// Lets [`remove_partials`] know of a temporary name.
-pub(super) fn register(temp: &Path) {
-    lock(&LIVE).push(temp.to_path_buf());
-}
-
-/// Removes what is left under a temporary name; after a commit nothing is.
-pub(super) fn forget(temp: &Path) {
-    lock(&LIVE).retain(|path| path != temp);
-    if temp.symlink_metadata().is_ok() {
-        remove(temp);
     }
 }
 
@@ -344,10 +281,4 @@ impl Seek for Tracked {
 thread_local! {
     /// Bytes each output opened on this thread may take before its device is full.
     pub(super) static ROOM: std::cell::Cell<Option<u64>> = const { std::cell::Cell::new(None) };
-}
-
-/// Whether [`remove_partials`] would remove this.
-#[cfg(test)]
-pub(super) fn is_registered(path: &Path) -> bool {
-    lock(&LIVE).iter().any(|live| live == path)
 }

@@ -5,10 +5,11 @@
 //! mounted volume, or stand in a place where nothing may be renamed. Old frames are set aside first and removed last, and
 //! nothing but frames and the manifest is touched.
 
-use super::Output;
 use super::fault::{failed, usage, write_failed};
 use super::partial::{Committed, Health, Tracked};
-use super::partial::{destination, exists, forget, free_name, hidden, moved_warning, register, shown, sync_directory};
+use super::partial::{destination, exists, free_name, moved_warning, shown, sync_directory};
+use super::{Format, Output};
+use crate::disk::{Partial, hidden, parent, sweep};
 use anyhow::Result;
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -47,15 +48,39 @@ pub(super) fn check_content(output: &Output, directory: &Path) -> Result<()> {
     if let Some(other) = names.iter().filter(|name| !is_ours(name)).find(image) {
         return Err(usage(format!("{shown} holds other images (such as {other}): choose another directory")));
     }
-    match names.is_empty() || output.overwrite {
+    // what a run that was killed has left is swept when the next one begins
+    let empty = names.iter().all(|name| name.starts_with(".frames.partial-"));
+    match empty || output.overwrite {
         true => Ok(()),
         false => Err(exists(output)),
     }
 }
 
+/// What unfinished frames of a directory stand beside.
+fn place(target: &Path) -> PathBuf {
+    if target.is_dir() { target.join("frames") } else { target.to_path_buf() }
+}
+
+/// Removes what runs that were killed have left of an output; returns its paths. Frames that were set aside to be replaced
+/// are not among it.
+pub fn sweep_output(output: &Output) -> Vec<PathBuf> {
+    let target = destination(&output.path);
+    match output.format {
+        Format::Y4mStdout => Vec::new(),
+        Format::PngDir => {
+            let mut swept = sweep(&target);
+            if target.is_dir() {
+                swept.extend(sweep(&place(&target)));
+            }
+            swept
+        }
+        _ => sweep(&target),
+    }
+}
+
 /// A directory of frames in the making.
 pub(super) struct PartialDir {
-    temp: PathBuf,
+    partial: Partial,
     target: PathBuf,
     wanted: PathBuf,
     overwrite: bool,
@@ -67,12 +92,9 @@ pub(super) struct PartialDir {
 impl PartialDir {
     pub fn create(output: &Output) -> Result<Self> {
         let target = destination(&output.path);
-        let inside = target.is_dir();
-        let temp = hidden(&if inside { target.join("frames") } else { target.clone() }, "partial");
-        fs::create_dir(&temp).map_err(|cause| write_failed(&shown(output), &cause))?;
-        register(&temp);
+        let partial = Partial::directory(&place(&target)).map_err(|cause| write_failed(&shown(output), &cause))?;
         let (wanted, overwrite) = (output.path.clone(), output.overwrite);
-        Ok(Self { temp, target, wanted, overwrite, files: Vec::new(), bytes: 0, health: Health::new() })
+        Ok(Self { partial, target, wanted, overwrite, files: Vec::new(), bytes: 0, health: Health::new() })
     }
 
     fn explain(&self, cause: &io::Error) -> anyhow::Error {
@@ -81,7 +103,7 @@ impl PartialDir {
 
     /// Writes one file of the directory, synced.
     pub fn write(&mut self, name: &str, data: &[u8]) -> Result<()> {
-        let written = File::create_new(self.temp.join(name))
+        let written = File::create_new(self.partial.path().join(name))
             .map(|file| Tracked::new(file, Arc::clone(&self.health)))
             .and_then(|mut file| file.write_all(data).and_then(|()| file.sync()));
         written.map_err(|cause| write_failed(&self.wanted.join(name).display().to_string(), &cause))?;
@@ -93,20 +115,21 @@ impl PartialDir {
     /// Gives the frames their place.
     pub fn commit(self) -> Result<Committed> {
         let (mut path, mut warning, bytes) = (self.wanted.clone(), None, self.bytes);
-        sync_directory(&self.temp);
+        let temp = self.partial.path();
+        sync_directory(temp);
         if self.target.symlink_metadata().is_err() {
-            fs::rename(&self.temp, &self.target).map_err(|cause| self.explain(&cause))?;
+            fs::rename(temp, &self.target).map_err(|cause| self.explain(&cause))?;
         } else if self.overwrite || self.old().is_ok_and(|old| old.is_empty()) {
             warning = self.move_in()?;
         } else {
             let free = free_name(&self.target, |name| match name.symlink_metadata() {
                 Ok(_) => Err(io::ErrorKind::AlreadyExists.into()),
-                Err(_) => fs::rename(&self.temp, name),
+                Err(_) => fs::rename(temp, name),
             });
             path = free.map_err(|cause| self.explain(&cause))?;
             warning = Some(moved_warning(&self.wanted, &path));
         }
-        sync_directory(super::partial::parent(&self.target));
+        sync_directory(parent(&self.target));
         Ok(Committed { path, bytes, warning })
     }
 
@@ -125,11 +148,12 @@ impl PartialDir {
         let move_all = |names: &[String], from: &Path, to: &Path| {
             names.iter().try_for_each(|name| fs::rename(from.join(name), to.join(name)))
         };
-        let moved = move_all(&old, &self.target, &aside).and_then(|()| move_all(&self.files, &self.temp, &self.target));
+        let moved = move_all(&old, &self.target, &aside)
+            .and_then(|()| move_all(&self.files, self.partial.path(), &self.target));
         if let Err(cause) = moved {
             // What was moved goes back; what was not is not found, which is as well.
             for name in &self.files {
-                let _ = fs::rename(self.target.join(name), self.temp.join(name));
+                let _ = fs::rename(self.target.join(name), self.partial.path().join(name));
             }
             for name in &old {
                 let _ = fs::rename(aside.join(name), self.target.join(name));
@@ -148,11 +172,5 @@ impl PartialDir {
             Ok(()) => Ok(None),
             Err(cause) => Ok(Some(format!("the replaced frames remain in {}: {cause}", aside.display()))),
         }
-    }
-}
-
-impl Drop for PartialDir {
-    fn drop(&mut self) {
-        forget(&self.temp);
     }
 }

@@ -2,10 +2,9 @@
 
 use super::Frame;
 use super::fault::{failed, usage};
-use super::partial::{forget, register};
-use anyhow::{Context, Result};
+use crate::disk;
+use anyhow::Result;
 use image::{ExtendedColorType, ImageEncoder};
-use std::fs;
 use std::path::Path;
 
 /// Pictures of one height from left to right.
@@ -25,13 +24,7 @@ pub fn write_png(path: &Path, frame: &Frame) -> Result<()> {
     image::codecs::png::PngEncoder::new(&mut data)
         .write_image(&frame.data, frame.width as u32, frame.height as u32, ExtendedColorType::Rgb8)
         .map_err(|cause| failed(format!("cannot encode {} as PNG: {cause}", path.display())))?;
-    let mut name = path.file_name().context("a picture without a name")?.to_owned();
-    name.push(format!(".partial-{}", std::process::id()));
-    let partial = path.with_file_name(name);
-    register(&partial);
-    let written = fs::write(&partial, data).and_then(|()| fs::rename(&partial, path));
-    forget(&partial);
-    written.map_err(|cause| failed(format!("cannot write {}: {cause}", path.display())))
+    disk::write_whole(path, &data, false).map_err(|cause| failed(format!("cannot write {}: {cause}", path.display())))
 }
 
 #[cfg(test)]

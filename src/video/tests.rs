@@ -275,9 +275,9 @@ fn unfinished_outputs_can_be_removed_at_once() {
     let writer = open(&output(&directory.path().join("a.gif"), 16, 16)).unwrap();
     let partial = directory.path().join(&names(&directory)[0]);
     // `remove_partials` would take those of tests that run beside this one: the registry is what it goes by.
-    assert!(super::partial::is_registered(&partial));
+    assert!(crate::disk::is_registered(&partial));
     drop(writer);
-    assert!(!super::partial::is_registered(&partial));
+    assert!(!crate::disk::is_registered(&partial));
 }
 
 #[test]

@@ -5,7 +5,7 @@
 //! time of change and inode. The memory is only that: without it everything works, slower.
 
 use super::source::Source;
-use std::io::Write;
+use crate::disk;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -60,9 +60,7 @@ pub(super) fn recall(place: &Path) -> Option<String> {
 pub(super) fn keep(place: &Path, hash: &str) -> Option<()> {
     let directory = place.parent()?;
     std::fs::create_dir_all(directory).ok()?;
-    let mut file = tempfile::NamedTempFile::new_in(directory).ok()?;
-    file.write_all(hash.as_bytes()).ok()?;
-    file.persist(place).ok().map(drop)
+    disk::write_whole(place, hash.as_bytes(), false).ok()
 }
 
 #[cfg(test)]

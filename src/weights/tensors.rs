@@ -2,11 +2,11 @@
 
 use super::error::ModelError;
 use super::header::Header;
+use crate::disk;
 use candle_core::{DType, Device, Tensor};
 use memmap2::Mmap;
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::Write;
 use std::path::Path;
 
 /// The tensors of a safetensors file by name, as f32 on the CPU. Errors name the file.
@@ -63,20 +63,7 @@ fn write(path: &Path, tensors: &[(&str, &Tensor)], about: Option<HashMap<String,
     let shown = path.display();
     let failed = |error: std::io::Error| ModelError::new(format!("{shown}: {error}"));
     let bytes = serialized(tensors, about).map_err(|error| ModelError::new(format!("{shown}: {error}")))?;
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut partial = builder().tempfile_in(folder).map_err(failed)?;
-    partial.write_all(&bytes).and_then(|()| partial.as_file().sync_all()).map_err(failed)?;
-    partial.persist(path).map_err(|error| failed(error.error))?;
-    Ok(())
-}
-
-/// Makes files that others may read as far as the user's mask lets them, as any program's output; by itself it would make
-/// secrets.
-fn builder() -> tempfile::Builder<'static, 'static> {
-    let mut builder = tempfile::Builder::new();
-    #[cfg(unix)]
-    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    builder
+    Ok(disk::write_whole(path, &bytes, true).map_err(failed)?)
 }
 
 #[cfg(test)]

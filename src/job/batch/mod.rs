@@ -8,7 +8,7 @@ mod read;
 mod shard;
 
 pub use place::Root;
-pub use read::{folder, read};
+pub use read::{MOST_JOBS, folder, read};
 pub use shard::{Asked, Shard};
 
 use super::values::Seed;
@@ -124,6 +124,10 @@ pub fn items(entries: Vec<Entry>, around: &Around, root: &mut Root, faults: &mut
                 continue;
             }
         };
+        if items.len() + videos.len() > MOST_JOBS {
+            fault(faults, line, anyhow!("with this the batch has more than {MOST_JOBS} videos: split the file"));
+            break;
+        }
         for video in videos {
             match item(items.len(), &entry, video, root) {
                 Ok(item) => items.push(item),
@@ -226,7 +230,7 @@ fn clashes(items: &[Item], faults: &mut Vec<Fault>) {
             .chain(&job.save_latents)
             .chain(job.preview.iter().map(|preview| &preview.path))
         {
-            let path: PathBuf = path.components().collect();
+            let path = place::one_name(path);
             if let Some(other) = places.insert(path.clone(), line) {
                 let shown = path.display();
                 let message = match other == line {

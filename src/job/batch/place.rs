@@ -4,6 +4,20 @@ use crate::run::Folders;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use std::path::{Component, Path, PathBuf};
 
+/// A path as all ways to write it are: without `.` in it, through links to directories.
+pub fn one_name(path: &Path) -> PathBuf {
+    let plain: PathBuf = path.components().filter(|part| *part != Component::CurDir).collect();
+    let folder = plain.parent().filter(|folder| !folder.as_os_str().is_empty());
+    match (folder.and_then(|folder| folder.canonicalize().ok()), plain.file_name()) {
+        (Some(folder), Some(name)) => {
+            let here = PathBuf::from(".").canonicalize().unwrap_or_default();
+            let path = folder.join(name);
+            path.strip_prefix(here).map(Path::to_path_buf).unwrap_or(path)
+        }
+        _ => plain,
+    }
+}
+
 /// The directory below which all outputs lie.
 pub struct Root {
     /// As it was given; empty for the working directory.
@@ -92,6 +106,20 @@ mod tests {
         }
         place.leave();
         assert!(!root.exists(), "nothing was written");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_place_has_one_name() {
+        let temp = tempfile::tempdir().unwrap();
+        let root = temp.path().canonicalize().unwrap();
+        std::fs::create_dir(root.join("x")).unwrap();
+        std::os::unix::fs::symlink(root.join("x"), root.join("same")).unwrap();
+        for path in ["x/a.gif", "./x/./a.gif", "same/a.gif"] {
+            assert_eq!(one_name(&root.join(path)), root.join("x/a.gif"), "{path}");
+        }
+        assert_eq!(one_name(Path::new("./a.gif")), Path::new("a.gif"));
+        assert_eq!(one_name(Path::new("src/../src/./a.gif")), Path::new("src/a.gif"));
     }
 
     #[cfg(unix)]

@@ -9,7 +9,9 @@ use std::path::{Path, PathBuf};
 use toml::{Spanned, Table, Value};
 
 /// Jobs of one file, sweeps multiplied out.
-pub const MOST_JOBS: usize = 100_000;
+pub const MOST_JOBS: usize = 20_000;
+/// Bytes of keys and values of all jobs, sweeps and defaults written out: a short file can ask for very many.
+const MOST_BYTES: usize = 64 << 20;
 /// Characters of an id.
 const MOST_ID: usize = 120;
 
@@ -21,7 +23,19 @@ const LISTS: [&str; 3] = ["prompt", "attn_proc", "subject"];
 const EITHER: [&[&str]; 4] =
     [&["prompt", "script", "prompt_file"], &["frames", "duration"], &["size", "width"], &["size", "height"]];
 /// What holds for a whole process, not for a job.
-const WHOLE: [(&str, &str); 1] = [("threads", "-j")];
+const WHOLE: [(&str, &str); 11] = [
+    ("threads", "-j"),
+    ("dry_run", "--dry-run"),
+    ("shard", "--shard"),
+    ("output_root", "--output-root"),
+    ("progress", "--progress"),
+    ("json", "--json"),
+    ("quiet", "--quiet"),
+    ("verbose", "--verbose"),
+    ("color", "--color"),
+    ("log_file", "--log-file"),
+    ("log_level", "--log-level"),
+];
 
 /// One job as it stands in the file.
 struct Row {
@@ -38,11 +52,12 @@ pub fn read(text: &str, toml: bool, folder: &Path) -> (Vec<Entry>, Vec<Fault>) {
         Vec::new()
     });
     let mut entries = Vec::new();
+    let mut room = MOST_BYTES;
     for (position, row) in rows.into_iter().enumerate() {
         let line = row.line;
-        match swept(row, position) {
+        match swept(row, position, &mut room) {
             Ok(jobs) if entries.len() + jobs.len() > MOST_JOBS => {
-                faults.push(Fault::at(line, anyhow!("more than {MOST_JOBS} jobs: split the file")));
+                faults.push(Fault::at(line, too_much()));
                 break;
             }
             Ok(jobs) => {
@@ -72,6 +87,10 @@ fn lines(text: &str, faults: &mut Vec<Fault>) -> Result<Vec<Row>, Fault> {
         let trimmed = line.trim();
         if trimmed.is_empty() || trimmed.starts_with('#') {
             continue;
+        }
+        if rows.len() + faults.len() == MOST_JOBS {
+            faults.push(Fault::at(index + 1, too_much()));
+            break;
         }
         let table = serde_json::from_str(trimmed).map_err(|error| {
             let column = error.column();
@@ -123,14 +142,41 @@ fn tables(text: &str) -> Result<Vec<Row>, Fault> {
         let at = error.span().map_or(1, |span| line(span.start));
         Fault::at(at, anyhow!("{}", error.message()))
     })?;
-    let row = |job: Spanned<Table>| {
-        let at = line(job.span().start);
+    let (mut rows, mut room) = (Vec::new(), MOST_BYTES);
+    let (mut seen, mut at) = (0, 1);
+    for job in file.job {
+        // they stand in their order
+        let start = job.span().start.clamp(seen, text.len());
+        at += text[seen..start].matches('\n').count();
+        seen = start;
         let table = job.into_inner();
         let replaced = |key: &str| EITHER.iter().any(|group| group.contains(&key) && says(&table, group));
-        let below: Table = file.defaults.clone().into_iter().filter(|(key, _)| !replaced(key)).collect();
-        Row { line: at, table: below.into_iter().chain(table).collect() }
+        let below = file.defaults.iter().filter(|(key, _)| !replaced(key) && !table.contains_key(*key));
+        let below: Vec<(&String, &Value)> = below.collect();
+        let bytes = below.iter().map(|(key, value)| key.len() + weight(value)).sum::<usize>();
+        if rows.len() == MOST_JOBS || bytes > room {
+            return Err(Fault::at(at, too_much()));
+        }
+        room -= bytes;
+        let below = below.into_iter().map(|(key, value)| (key.clone(), value.clone()));
+        rows.push(Row { line: at, table: below.chain(table).collect() });
+    }
+    Ok(rows)
+}
+
+fn too_much() -> anyhow::Error {
+    anyhow!("with this the file has more than {MOST_JOBS} jobs, or {} MiB of them: split it", MOST_BYTES >> 20)
+}
+
+/// About as many bytes as a value takes.
+fn weight(value: &Value) -> usize {
+    let inside = match value {
+        Value::String(text) => text.len(),
+        Value::Array(values) => values.iter().map(weight).sum(),
+        Value::Table(table) => table.iter().map(|(key, value)| key.len() + weight(value)).sum(),
+        _ => 0,
     };
-    Ok(file.job.into_iter().map(row).collect())
+    size_of::<Value>() + inside
 }
 
 fn says(table: &Table, keys: &[&str]) -> bool {
@@ -138,8 +184,8 @@ fn says(table: &Table, keys: &[&str]) -> bool {
 }
 
 /// A job for each combination of the values of its lists, with their ids: keys in alphabetical order, the last one turning
-/// fastest.
-fn swept(row: Row, position: usize) -> Result<Vec<(String, Table)>> {
+/// fastest. They take of the `room`, in bytes.
+fn swept(row: Row, position: usize, room: &mut usize) -> Result<Vec<(String, Table)>> {
     let mut table = row.table;
     let id = match table.remove("id") {
         None => format!("job{}", position + 1),
@@ -147,6 +193,17 @@ fn swept(row: Row, position: usize) -> Result<Vec<(String, Table)>> {
         Some(Value::Integer(id)) => id.to_string(),
         Some(other) => bail!("id: {other} is not a name"),
     };
+    let lists = table.iter().map(|(key, value)| match value {
+        Value::Array(values) if sweeps(key, values) => {
+            (values.len(), key.len() + values.iter().map(weight).max().unwrap_or(0))
+        }
+        value => (1, key.len() + weight(value)),
+    });
+    let (count, bytes) = lists.fold((1usize, MOST_ID), |(count, sum), (values, bytes)| {
+        (count.saturating_mul(values), sum + bytes)
+    });
+    ensure!(count <= MOST_JOBS, "{count} combinations are more than the {MOST_JOBS} jobs of a batch");
+    *room = room.checked_sub(count.saturating_mul(bytes)).ok_or_else(too_much)?;
     let mut jobs = vec![(id, Table::new())];
     for (key, value) in table {
         let values = match value {
@@ -159,8 +216,6 @@ fn swept(row: Row, position: usize) -> Result<Vec<(String, Table)>> {
                 continue;
             }
         };
-        let count = jobs.len().saturating_mul(values.len());
-        ensure!(count <= MOST_JOBS, "{count} combinations are more than the {MOST_JOBS} jobs of a batch");
         let with = |(id, job): &(String, Table), index: usize, value: &Value| {
             let mut job = job.clone();
             job.insert(key.clone(), value.clone());
@@ -202,12 +257,12 @@ fn entry(line: usize, id: String, mut table: Table, folder: &Path) -> Result<Ent
     );
     let known = known();
     for key in table.keys() {
+        if let Some((_, flag)) = WHOLE.iter().find(|(name, _)| name == key) {
+            bail!("{key} holds for the whole batch: use {flag} on the command line");
+        }
         if !known.iter().any(|name| name == key) {
             let known: Vec<&str> = known.iter().map(String::as_str).collect();
             return Err(unknown("key", key, &known));
-        }
-        if let Some((_, flag)) = WHOLE.iter().find(|(name, _)| name == key) {
-            bail!("{key} holds for the whole batch: use {flag} on the command line");
         }
     }
     let command = match table.remove("command") {
@@ -338,5 +393,24 @@ mod tests {
         assert_eq!(swept.len(), 1, "{swept:?}");
         let wide = format!("[[job]]\nprompt = \"x\"\nseed = {0:?}\nsteps = {0:?}\n", (1..400).collect::<Vec<_>>());
         assert!(self::faults(&wide, true)[0].contains("combinations"));
+    }
+
+    #[test]
+    fn short_files_that_ask_for_very_much_are_refused() {
+        let list = (0..100).map(|number| number.to_string()).collect::<Vec<_>>().join(",");
+        let long = "x".repeat(60_000);
+        let swept = format!("[[job]]\nprompt = \"{long}\"\nseed = [{list}]\nsteps = [{list}]\n");
+        assert!(self::faults(&swept, true)[0].contains("MiB"), "10,000 copies of a long prompt");
+        let jobs = "\n[[job]]".repeat(3000);
+        let defaults = format!("[defaults]\nprompt = \"{long}\"\n{jobs}\n");
+        let told = self::faults(&defaults, true);
+        assert!(told.len() == 1 && told[0].contains("MiB"), "{}", told[0]);
+        let line = 3 + (MOST_BYTES / long.len()); // about
+        let at: usize = told[0].split(':').nth(1).unwrap().parse().unwrap();
+        assert!(at > line / 2 && at < line + 2, "{at}");
+        let lines = "{\"prompt\": \"x\"}\n".repeat(MOST_JOBS + 1);
+        let told = self::faults(&lines, false);
+        assert_eq!(told.len(), 1);
+        assert!(told[0].starts_with(&format!("f:{}: ", MOST_JOBS + 1)), "{}", told[0]);
     }
 }

@@ -69,6 +69,10 @@ impl Shard {
                     );
                     Ok(Self { index: (task - first) / step, of })
                 }
+                (Some(_), None, _) => bail!(
+                    "SLURM_ARRAY_TASK_ID is set, but not SLURM_ARRAY_TASK_COUNT, how many tasks there are: say --shard \
+                     PART/PARTS"
+                ),
                 (_, _, Some(_)) => {
                     bail!("{INDEX} is set, but not how many parts there are: say --shard PARTS (spec.completions)")
                 }
@@ -118,6 +122,7 @@ mod tests {
         assert_eq!(settled(Some("4"), &[("JOB_COMPLETION_INDEX", "0")]).unwrap(), "1/4");
         let fault = |asked, variables: &[_]| settled(asked, variables).unwrap_err().to_string();
         assert!(fault(None, &slurm("5", "1", "7", "1", "3")).contains("gaps"));
+        assert!(fault(None, &[("SLURM_ARRAY_TASK_ID", "0")]).contains("how many tasks"));
         assert!(fault(None, &[("JOB_COMPLETION_INDEX", "0")]).contains("--shard PARTS"));
         assert!(fault(Some("4"), &[("JOB_COMPLETION_INDEX", "4")]).contains("0 to 3"));
         assert!(fault(Some("4"), &[]).contains("not set"));
