@@ -13,7 +13,7 @@ use super::latents::kept;
 use super::record::hashes;
 use crate::job::Job;
 use crate::job::values::{Every, OnInterrupt};
-use crate::run::directory::{self, Busy, Plan, RunDir};
+use crate::run::directory::{self, Busy, Plan, RunDir, Unwritable};
 use crate::run::journal::{Piece, Record, SCHEMA};
 use crate::run::{Code, Event, Failure, Observer, Phase, WithCode, interrupt};
 use crate::video::{Fault, VideoError};
@@ -65,7 +65,7 @@ impl<'a> Keeping<'a> {
     /// Looks for an earlier run of the same plan where that is asked for.
     ///
     /// # Errors
-    /// When another process works on it. What is damaged is told, and the run begins where it still can.
+    /// When another process works on it, or it cannot be written. What is damaged is told, and the run begins where it still can.
     pub fn begin(job: &'a Job, observer: &mut dyn Observer) -> Result<Self, Failure> {
         let now = Instant::now();
         let mut keeping = Self {
@@ -115,7 +115,7 @@ impl<'a> Keeping<'a> {
                 }
                 keeping.take(opened.dir, opened.records, observer)?;
             }
-            Err(error) if error.is::<Busy>() => return Err(error.into()),
+            Err(error) if error.is::<Busy>() || error.is::<Unwritable>() => return Err(error.into()),
             Err(error) => warn(format!("{error:#}: beginning anew"))?,
         }
         Ok(keeping)

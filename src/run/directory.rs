@@ -97,6 +97,18 @@ impl std::fmt::Display for Busy {
 
 impl std::error::Error for Busy {}
 
+/// The directory is there and cannot be written: nothing is wrong with what it holds.
+#[derive(Debug)]
+pub struct Unwritable(PathBuf, io::Error);
+
+impl std::fmt::Display for Unwritable {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        write!(f, "{}: {}: a run goes on where it can be written", self.0.display(), self.1)
+    }
+}
+
+impl std::error::Error for Unwritable {}
+
 /// A directory that is there, and what can be trusted of it.
 #[derive(Debug)]
 pub struct Opened {
@@ -139,7 +151,7 @@ impl RunDir {
     /// Opens a run's directory to go on with it.
     ///
     /// # Errors
-    /// [`Busy`]; no such directory; a plan that is damaged or of another version; something in it that is no plain file.
+    /// [`Busy`]; [`Unwritable`]; no such directory; a plan that is damaged or of another version; something in it that is no plain file.
     pub fn open(path: &Path) -> Result<Opened> {
         let plan = plan(path)?; // before a lock file is made in a place that is no run
         all_plain(path)?;
@@ -319,7 +331,8 @@ fn remove_unfinished(path: &Path) {
 fn lock(path: &Path) -> Result<File> {
     let name = path.join(LOCK);
     let shown = || name.display().to_string();
-    let file = OpenOptions::new().write(true).create(true).truncate(false).open(&name).with_context(shown)?;
+    let file = OpenOptions::new().write(true).create(true).truncate(false).open(&name);
+    let file = file.map_err(|cause| Unwritable(name.clone(), cause))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(Busy(path.to_owned()).into()),

@@ -73,5 +73,17 @@ pub fn install(json: bool, cleanup: impl Fn() + Send + 'static) -> Result<()> {
         say(Event::Error { code, message: message.clone() }, &message);
         std::process::exit(code);
     };
+    long_files_are_errors();
     ctrlc::set_handler(handler).context("cannot listen for Ctrl-C")
 }
+
+/// A file that grows beyond what the user may write (`ulimit -f`) is an error of that write; by itself the system would end the
+/// process.
+#[cfg(unix)]
+fn long_files_are_errors() {
+    // SAFETY: a plain system call; nothing of the program runs in place of the signal.
+    unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
+}
+
+#[cfg(not(unix))]
+fn long_files_are_errors() {}

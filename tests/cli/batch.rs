@@ -93,6 +93,7 @@ fn nothing_is_rendered_while_there_are_mistakes() {
         + &line("\"id\": \"e\", \"promt\": \"a red ball\"")
         + &line("\"id\": \"f\", \"prompt\": \"a red ball\", \"eta\": 3")
         + &line("\"id\": \"g\", \"prompt\": \"a red ball\", \"model\": \"./none\"")
+        + &line("\"id\": \"h\", \"prompt\": \"a red ball\", \"log_file\": \"run.log\"")
         + "{\"id\": \n";
     let program = program(&jobs);
     let done = program.run(&["batch", "jobs.jsonl", "--output-root", "out"]);
@@ -105,12 +106,18 @@ fn nothing_is_rendered_while_there_are_mistakes() {
         "jobs.jsonl:5: unknown key \"promt\": did you mean prompt?",
         "jobs.jsonl:6: --eta",
         "jobs.jsonl:7: ",
-        "jobs.jsonl:8: not JSON",
-        "error: jobs.jsonl: 7 mistakes, nothing was rendered",
+        "jobs.jsonl:8: log_file holds for the whole batch: use --log-file",
+        "jobs.jsonl:9: not JSON",
+        "error: jobs.jsonl: 8 mistakes, nothing was rendered",
     ] {
         assert!(stderr.contains(told), "{told}: {stderr}");
     }
     assert!(!program.path("out").exists(), "not even a directory");
+    // in the working directory a file has several names as well
+    let two = line("\"id\": \"a\", \"prompt\": \"x\", \"output\": \"a.gif\"")
+        + &line("\"id\": \"b\", \"prompt\": \"x\", \"output\": \"./a.gif\"");
+    fs::write(program.path("two.jsonl"), two).unwrap();
+    program.run(&["batch", "two.jsonl", "--dry-run"]).error(2, &["two.jsonl:2: writes a.gif, as line 1 does"]);
     program.run(&["batch", "none.jsonl"]).error(2, &["none.jsonl", "no such file"]);
     fs::write(program.path("empty.jsonl"), "# nothing\n").unwrap();
     program.run(&["batch", "empty.jsonl"]).error(2, &["empty.jsonl", "no jobs"]);

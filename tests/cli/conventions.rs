@@ -272,13 +272,73 @@ fn the_nearer_word_counts() {
     assert_eq!(fps(program.command(&typed).env("VIDGEN_FPS", "14")), "15", "the flag");
 }
 
+/// What was typed holds over a variable that it cannot stand beside.
+#[test]
+fn flags_outweigh_variables_of_other_flags() {
+    let program = Program::new();
+    let plan = |words: &[&str], variable: (&str, &str)| {
+        let output = program.command(&[words, &["--json"]].concat()).env(variable.0, variable.1).output().unwrap();
+        assert!(output.status.success(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice::<Value>(&output.stdout).unwrap()
+    };
+    assert_eq!(plan(&["plan", "x", "--duration", "1s"], ("VIDGEN_FRAMES", "9"))["frames"], 8);
+    assert_eq!(plan(&["plan", "x", "--width", "64", "--height", "32"], ("VIDGEN_SIZE", "48x32"))["width"], 64);
+    assert_eq!(plan(&["plan", "x"], ("VIDGEN_PROMPT", "y"))["prompts"][0], "x");
+    assert_eq!(plan(&["plan"], ("VIDGEN_PROMPT", "y"))["prompts"][0], "y");
+    let dry = ["multi-prompt", "-p", "x", "--dry-run"];
+    assert_eq!(plan(&dry, ("VIDGEN_SCRIPT", "none.toml"))["prompts"][0], "x");
+    plan(&["plan", "x", "-v"], ("VIDGEN_QUIET", "1"));
+    program.run(&["plan", "x", "--frames", "9", "--duration", "1s"]).error(2, &["--frames", "--duration"]);
+    let both = program.command(&["plan", "x"]).env("VIDGEN_FRAMES", "9").env("VIDGEN_DURATION", "1").output().unwrap();
+    assert_eq!(both.status.code(), Some(2));
+}
+
+#[test]
+fn how_a_command_talks_may_stand_in_the_project_file() {
+    let program = tiny_program();
+    let file = |text: &str| std::fs::write(program.path("vidgen.toml"), text).unwrap();
+    let run = |words: &[&str]| program.run(&quick(&[&["generate", "x", "-y", "-o", "a.gif"], words].concat()));
+    file("progress = \"none\"\njson = true\nlog_file = \"run.log\"\nlog_level = \"debug\"\n");
+    let done = run(&[]).success();
+    assert!(done.stderr().is_empty(), "{}", done.stderr());
+    serde_json::from_str::<Value>(&done.stdout()).unwrap();
+    let log = std::fs::read_to_string(program.path("run.log")).unwrap();
+    assert!(log.contains(" debug step 1/1") && log.contains(" info  denoise (1 parts)"), "{log}");
+    assert!(run(&["--progress", "plain"]).success().stderr().contains("denoise"), "a flag holds over the file");
+    file("verbose = 1\n");
+    assert!(run(&[]).success().stderr().contains("took"));
+    assert!(run(&["--quiet"]).success().stderr().is_empty());
+    file("progress = \"loud\"\n");
+    run(&[]).error(2, &["vidgen.toml: progress: ", "known: auto, bar"]);
+    for (key, flag) in [("dry_run", "--dry-run (VIDGEN_DRY_RUN)"), ("prompt", "--prompt"), ("shard", "--shard")] {
+        file(&format!("{key} = \"x\"\n"));
+        run(&[]).error(2, &[&format!("vidgen.toml: {key} is no setting of a project: give {flag}")]);
+    }
+    file("nothing = 1\n");
+    program.run(&["completions", "bash"]).success();
+    let doctor = program.run(&["doctor"]).error(1, &[]);
+    assert!(doctor.stdout().contains("unknown setting \"nothing\""), "{}", doctor.stdout());
+}
+
+/// A relative log file is meant from here, wherever a command goes.
+#[test]
+fn the_log_file_is_where_it_was_asked_for() {
+    let program = tiny_program();
+    program.run(&quick(&["generate", "x", "--keep", "-o", "a.gif"])).success();
+    std::fs::create_dir(program.path("elsewhere")).unwrap();
+    let words = ["decode", "last", "-o", "b.gif", "--log-file", "run.log"];
+    let done = program.command(&words).current_dir(program.path("elsewhere")).output().unwrap();
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    assert!(program.path("elsewhere/run.log").exists() && !program.path("run.log").exists());
+}
+
 #[test]
 fn unknown_keys_of_settings_files_are_errors_with_a_suggestion() {
     let program = tiny_program();
     std::fs::write(program.path("vidgen.toml"), "guidance_scal = 6\n").unwrap();
     program.run(&quick(&["generate", "x"])).error(2, &["vidgen.toml", "guidance_scal", "guidance_scale"]);
     std::fs::write(program.path("vidgen.toml"), "steps = \"many\"\n").unwrap();
-    program.run(&["generate", "x", "--model", "model"]).error(2, &["vidgen.toml", "steps"]);
+    program.run(&["generate", "x", "--model", "model"]).error(2, &["vidgen.toml", "steps", "a whole number"]);
     std::fs::write(program.path("vidgen.toml"), "steps = = 1\n").unwrap();
     program.run(&["generate", "x", "--model", "model"]).error(2, &["vidgen.toml"]);
 }

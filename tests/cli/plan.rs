@@ -52,6 +52,14 @@ fn a_plan_counts_without_rendering() {
     assert!(again["seconds"]["total"].as_f64().unwrap() > 0.0);
     assert_ne!(fs::read_to_string(&file).unwrap(), "{}");
 
+    let y4m = plan(&program, &["plan", "x", "--size", "48x32", "--frames", "5", "-o", "a.y4m"]);
+    assert_eq!(y4m["disk"]["output"].as_u64(), Some(48 * 32 * 5 * 3 / 2));
+    let twice = ["edit", "x", "--swap", "x=>y", "--side-by-side", "--size", "48x32", "--frames", "5", "-o", "a.y4m"];
+    let edit = plan(&program, &[&twice[..], &["--dry-run"]].concat());
+    assert_eq!(edit["disk"]["output"].as_u64(), Some(2 * 48 * 32 * 5 * 3 / 2));
+    assert_eq!((edit["command"].as_str(), edit["prompts"][0].as_str()), (Some("generate"), Some("y")));
+    assert!(!program.path("a.y4m").exists());
+
     let table = program.run(&["generate", "a red ball", "--dry-run", "-o", "ball.mp4"]).success().stdout();
     for told in ["ball.mp4", "734 tokens", "GFLOP", "memory", "time", "prompt 1: a red ball", "0-12"] {
         assert!(table.contains(told), "{told}: {table}");

@@ -30,6 +30,26 @@ impl Program {
         command
     }
 
+    /// Runs `words` where the script `mount` has mounted something, for which the user need not be root, and then the script
+    /// `after`. None, said aloud, where this machine does not let a test mount.
+    #[cfg(target_os = "linux")]
+    pub fn mounted(&self, mount: &str, words: &[&str], after: &str) -> Option<Done> {
+        let unshare = |script: &str, more: &[&str]| {
+            let mut command = Command::new("unshare");
+            command.args(["-mr", "sh", "-c", script, "sh"]).args(more).current_dir(self.folder.path()).env_clear();
+            for (name, value) in self.command(&[]).get_envs() {
+                command.env(name, value.unwrap_or_default());
+            }
+            command.stdin(Stdio::null()).output()
+        };
+        if !unshare(mount, &[]).is_ok_and(|done| done.status.success()) {
+            println!("not tried: this machine does not let a test mount a file system ({mount})");
+            return None;
+        }
+        let script = format!("{mount} && \"$@\"; code=$?; {after}\nexit $code");
+        Some(Done(unshare(&script, &[&[env!("CARGO_BIN_EXE_vidgen")], words].concat()).unwrap()))
+    }
+
     pub fn run(&self, words: &[&str]) -> Done {
         Done(self.command(words).output().unwrap())
     }

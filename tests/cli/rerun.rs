@@ -57,6 +57,26 @@ fn another_video_does_not_pass() {
 }
 
 #[test]
+fn a_check_leaves_runs_that_are_kept_alone() {
+    let program = program();
+    program.run(&[&QUICK[..], &["a.gif", "--keep", "--work-dir", "runs"]].concat()).success();
+    fs::write(program.path("vidgen.toml"), "work_dir = \"runs\"\n").unwrap();
+    let kept = || program.run(&["runs", "--json"]).success().stdout();
+    let run = |text: String| serde_json::from_str::<Value>(&text).unwrap()[0]["id"].clone();
+    let before = run(kept());
+    assert!(before.is_string());
+    let check = program.run(&["rerun", "a.gif", "--check"]).success();
+    assert!(!check.stderr().contains("warning"), "{}", check.stderr());
+    assert_eq!(run(kept()), before);
+    program.run(&["decode", "last", "-o", "b.gif"]).success();
+    program.run(&["rerun", "a.gif", "--check", "--keep"]).error(2, &["--check", "--keep"]);
+    let output = program.command(&["rerun", "a.gif", "--check"]).env("VIDGEN_OUTPUT", "x.gif").output().unwrap();
+    assert!(output.status.success() && !program.path("x.gif").exists());
+    let again = program.run(&["rerun", "a.gif"]).success();
+    assert!(again.stderr().contains("is replaced by this one"), "{}", again.stderr());
+}
+
+#[test]
 fn other_weights_are_an_error_unless_they_are_wanted() {
     let program = program();
     program.run(&[&QUICK[..], &["a.gif"]].concat()).success();

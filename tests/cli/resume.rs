@@ -7,7 +7,7 @@ use serde_json::Value;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 fn program() -> Program {
@@ -362,25 +362,134 @@ fn a_place_that_cannot_be_written_is_told() {
 fn a_full_disk_under_the_run_is_told_and_the_video_is_made() {
     let program = program();
     fs::create_dir(program.path("small")).unwrap();
-    let script = "mount -t tmpfs -o size=20k none small && exec \"$@\"";
-    let place = ["--work-dir", "small/runs"];
-    let words = [&words("2", "a.gif")[..], &place].concat();
-    let environment = program.command(&[]);
-    let mut command = Command::new("unshare");
-    command.args(["-mr", "sh", "-c", script, "sh", env!("CARGO_BIN_EXE_vidgen")]).args(&words);
-    command.current_dir(program.path("")).env_clear().stdin(Stdio::null());
-    for (name, value) in environment.get_envs() {
-        command.env(name, value.unwrap_or_default());
-    }
-    let output = command.output().unwrap();
-    let stderr = String::from_utf8(output.stderr).unwrap();
-    if stderr.contains("mount") || stderr.contains("unshare") {
-        println!("not tried: this machine does not let a test mount a file system");
-        return;
-    }
-    assert!(output.status.success(), "{stderr}");
+    let words = [&words("2", "a.gif")[..], &["--work-dir", "small/runs"]].concat();
+    let Some(done) = program.mounted("mount -t tmpfs -o size=20k none small", &words, "") else { return };
+    let stderr = done.success().stderr();
     assert!(stderr.contains("cannot be kept") && stderr.contains("No space left"), "{stderr}");
     assert!(program.path("a.gif").exists());
+}
+
+/// Makes a directory one that cannot be written. Rights are not enough: tests may be run by root.
+#[cfg(target_os = "linux")]
+fn read_only(folder: &str) -> String {
+    format!("mount --bind {folder} {folder} && mount -o remount,ro,bind {folder}")
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_directory_that_is_read_only_is_told() {
+    let (program, whole) = undisturbed(LONG);
+    let output = format!("a.{}", suffix());
+    fs::create_dir(program.path("out")).unwrap();
+    let place = format!("out/{output}");
+    let Some(done) = program.mounted(&read_only("out"), &words(LONG, &place), "") else { return };
+    assert_eq!(done.code(), 2);
+    let said = done.stderr();
+    assert!(said.contains("cannot write in out: Read-only file system") && !said.contains("phase"), "{said}");
+
+    // a run that is there can be seen, not gone on with; its video can be made
+    disturbed(&program, &words(LONG, &output), "step", 6, libc::SIGINT);
+    let [run] = kept(&program).try_into().unwrap();
+    let runs = "home/.local/state/vidgen/runs";
+    let mounted = |words: &[&str]| program.mounted(&read_only(runs), words, "").unwrap();
+    assert!(mounted(&["runs"]).success().stdout().contains("stopped"));
+    mounted(&["resume", "last"]).error(1, &["lock", "Read-only file system"]);
+    mounted(&["runs", "--rm", "last"]).error(1, &["Read-only file system"]);
+    let resumed = mounted(&[&words(LONG, &output)[..], &["--resume"]].concat());
+    assert!(
+        resumed.code() == 1 && resumed.stderr().contains("goes on where it can be written"),
+        "{}",
+        resumed.stderr()
+    );
+    let anew = mounted(&words(LONG, &output)).success().stderr();
+    assert_eq!(anew.matches("cannot be kept").count(), 1, "{anew}");
+    assert!(fs::read(program.path(&output)).unwrap() == whole);
+    let named = mounted(&[&words(LONG, "b.gif")[..], &["--work-dir", runs]].concat());
+    assert!(named.code() == 2 && named.stderr().contains("--work-dir: cannot write in"), "{}", named.stderr());
+
+    // and what was there is still good
+    assert!(run.exists());
+    program.run(&["resume", "last", "-y"]).success();
+    assert!(fs::read(program.path(&output)).unwrap() == whole);
+}
+
+/// Runs `words` with no file longer than `most` bytes.
+#[cfg(unix)]
+fn with_short_files(program: &Program, words: &[&str], most: libc::rlim_t) -> Done {
+    use std::os::unix::process::CommandExt;
+    let limit = move || {
+        let limit = libc::rlimit { rlim_cur: most, rlim_max: most };
+        // SAFETY: a plain system call on a value of this frame.
+        match unsafe { libc::setrlimit(libc::RLIMIT_FSIZE, &limit) } {
+            0 => Ok(()),
+            _ => Err(std::io::Error::last_os_error()),
+        }
+    };
+    let mut command = program.command(words);
+    // SAFETY: between fork and exec only the system call above is made.
+    Done(unsafe { command.pre_exec(limit) }.output().unwrap())
+}
+
+#[test]
+#[cfg(unix)]
+fn a_limit_on_the_size_of_files_is_an_error_and_the_run_goes_on() {
+    let program = program();
+    let words = |output| [&SCENES[..], &["--steps", "2", "-o", output]].concat();
+    program.run(&words("whole.y4m")).success();
+    let whole = fs::read(program.path("whole.y4m")).unwrap();
+    let made = |program: &Program| {
+        let names = fs::read_dir(program.path("")).unwrap().map(|entry| entry.unwrap().file_name());
+        names.filter(|name| name.to_string_lossy().contains("a.")).collect::<Vec<_>>()
+    };
+    // plan and latents fit, the video does not
+    let failed = with_short_files(&program, &words("a.y4m"), 12_000);
+    let failed = failed.error(6, &["a.y4m", "File too large", "the latents are kept in", "vidgen resume "]);
+    assert!(made(&program).is_empty(), "{:?}: {}", made(&program), failed.stderr());
+    with_short_files(&program, &["resume", "last"], 12_000).error(6, &["File too large"]);
+    program.run(&["resume", "last"]).success();
+    assert!(fs::read(program.path("a.y4m")).unwrap() == whole);
+    assert!(kept(&program).is_empty());
+    for name in made(&program) {
+        fs::remove_file(program.path(name)).unwrap();
+    }
+    // nothing fits
+    let failed = with_short_files(&program, &words("a.y4m"), 200);
+    let failed = failed.error(6, &["a.y4m", "File too large", "the latents could not be kept either"]);
+    assert!(failed.stderr().contains("the run cannot be kept"), "{}", failed.stderr());
+    assert!(made(&program).is_empty() && kept(&program).is_empty(), "{:?} {:?}", made(&program), kept(&program));
+}
+
+/// A kill leaves a hidden file beside the output; the next run of this output removes it, and not one that a run still writes.
+#[test]
+#[cfg(unix)]
+fn what_a_killed_run_left_beside_its_output_is_removed() {
+    let (program, whole) = undisturbed("1");
+    let output = format!("a.{}", suffix());
+    let partials = || {
+        let names = fs::read_dir(program.path("")).unwrap().map(|entry| entry.unwrap().file_name());
+        let names = names.map(|name| name.into_string().unwrap());
+        names.filter(|name| name.starts_with(".a.partial-")).collect::<Vec<_>>()
+    };
+    // stopped while it decodes, so that it lives and does not end
+    let mut child = start(&program, &words("1", &output));
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map(|line| line.unwrap());
+    lines.find(|line| line.contains(r#""phase":"decode","index":0"#)).unwrap();
+    signal(&child, libc::SIGSTOP);
+    let [live] = partials().try_into().unwrap();
+    let other = program.run(&[&words("1", &output)[..], &["--guidance-scale", "5"]].concat()).success();
+    assert!(!other.stderr().contains("was left by"), "{}", other.stderr());
+    assert_eq!(partials(), [live.as_str()]);
+    signal(&child, libc::SIGKILL);
+    child.wait().unwrap();
+    assert_eq!(partials(), [live.as_str()]);
+    let again = program.run(&["resume", "last", "-y"]).success();
+    assert!(
+        again.stderr().contains(&format!("{live} was left by a run that was killed: removed")),
+        "{}",
+        again.stderr()
+    );
+    assert!(partials().is_empty());
+    assert!(fs::read(program.path(&output)).unwrap() == whole);
 }
 
 /// Kills a run again and again, each time a little after it has begun, until it ends well; returns the kills.

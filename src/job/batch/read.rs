@@ -199,9 +199,8 @@ fn swept(row: Row, position: usize, room: &mut usize) -> Result<Vec<(String, Tab
         }
         value => (1, key.len() + weight(value)),
     });
-    let (count, bytes) = lists.fold((1usize, MOST_ID), |(count, sum), (values, bytes)| {
-        (count.saturating_mul(values), sum + bytes)
-    });
+    let (count, bytes) =
+        lists.fold((1usize, MOST_ID), |(count, sum), (values, bytes)| (count.saturating_mul(values), sum + bytes));
     ensure!(count <= MOST_JOBS, "{count} combinations are more than the {MOST_JOBS} jobs of a batch");
     *room = room.checked_sub(count.saturating_mul(bytes)).ok_or_else(too_much)?;
     let mut jobs = vec![(id, Table::new())];
