@@ -114,20 +114,24 @@ pub fn run(args: Args, report: &Report) -> Result<(), Failure> {
             }
             Todo::Render => match pipelines::run(&item.job, &mut loaded, &mut *observer) {
                 Ok(_) => ("done", None),
+                Err(failure) if failure.code == Code::Interrupted => ("interrupted", Some(failure)),
                 Err(failure) => {
                     observer.event(&Event::Error { code: failure.code as i32, message: failure.line() })?;
                     ("failed", Some(failure))
                 }
             },
         };
-        let stop = failure.as_ref().is_some_and(|failure| failure.code == Code::Interrupted);
         done.push(Done { item, state, seconds: since.elapsed().as_secs_f64(), failure });
-        if stop {
+        if state == "interrupted" {
             break;
         }
     }
     drop(observer);
     tell(&done, shard, total, began.elapsed().as_secs_f64(), report.json)?;
+    if let Some(Done { item, failure: Some(failure), state: "interrupted", .. }) = done.last() {
+        let message = format!("{}: {}; with the whole batch: the same command with --resume", item.id, failure.line());
+        return Err(Failure::message(failure.code, message));
+    }
     let failed = done.iter().filter_map(|done| Some((done.item, done.failure.as_ref()?)));
     match failed.clone().next() {
         None => Ok(()),

@@ -369,6 +369,31 @@ fn a_full_disk_under_the_run_is_told_and_the_video_is_made() {
     assert!(program.path("a.gif").exists());
 }
 
+#[test]
+fn an_interrupted_batch_goes_on() {
+    let program = program();
+    let job = |id: &str| {
+        format!(
+            "{{\"id\": \"{id}\", \"prompt\": \"a red ball\", \"model\": \"model\", \"steps\": {LONG}, \"frames\": 5, \"size\": \"32x32\", \
+             \"output\": \"{{id}}.gif\"}}\n"
+        )
+    };
+    fs::write(program.path("jobs.jsonl"), job("one") + &job("two") + &job("three")).unwrap();
+    let words = ["batch", "jobs.jsonl", "--progress", "json"];
+    let (events, code) = disturbed(&program, &words, "step", LONG.parse::<usize>().unwrap() + 3, libc::SIGINT);
+    assert_eq!(code, Some(130), "{events:?}");
+    let errors: Vec<_> = events.iter().filter(|event| event["event"] == "error").collect();
+    let message = errors.last().unwrap()["message"].as_str().unwrap();
+    assert!(errors.len() == 1 && message.starts_with("two: interrupted, "), "{errors:?}");
+    assert!(message.contains("vidgen resume ") && message.ends_with("the same command with --resume"), "{message}");
+    assert!(program.path("one.gif").exists() && !program.path("three.gif").exists());
+    let again = program.run(&[&words[..], &["--resume", "--json"]].concat()).success();
+    assert!(again.stderr().contains("from step "), "{}", again.stderr());
+    let object: Value = serde_json::from_str(&again.stdout()).unwrap();
+    assert_eq!((object["skipped"].as_u64(), object["done"].as_u64()), (Some(1), Some(2)), "{object}");
+    assert!(kept(&program).is_empty());
+}
+
 /// Makes a directory one that cannot be written. Rights are not enough: tests may be run by root.
 #[cfg(target_os = "linux")]
 fn read_only(folder: &str) -> String {
