@@ -26,6 +26,7 @@ choice!(
     fps,
     device,
     threads,
+    max_vram,
     vae_tiling,
     vae_tile_size,
     vae_chunk,

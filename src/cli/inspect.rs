@@ -94,6 +94,9 @@ fn describe(manifest: &Manifest) -> String {
         if let Some(bytes) = facts.peak_memory {
             row("peak memory", &human_bytes(bytes));
         }
+        if let Some(offload) = &facts.offload {
+            row("offload", offload);
+        }
         row("machine", &format!("{}, {}, {} threads", facts.cpu, facts.os, facts.threads));
     }
     plain(&text)

@@ -142,6 +142,9 @@ fn describe(plan: &Forecast) -> String {
             human_bytes(memory.decode)
         ),
     );
+    let waiting =
+        if memory.host > 0 { format!(" ({} of the host's memory)", human_bytes(memory.host)) } else { String::new() };
+    row("offload", format!("{}{waiting}", plan.offload));
     let disk = &plan.disk;
     row(
         "disk",

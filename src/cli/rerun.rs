@@ -29,6 +29,7 @@ choice!(
     model,
     device,
     threads,
+    offload,
     text_cache,
     offline,
     output,

@@ -28,7 +28,19 @@ Examples:
   vidgen runs --rm 3fb2c9d0
   vidgen runs --prune 30";
 
-choice!(Resumed, "the run", output, overwrite, text_cache, offline, work_dir, keep, checkpoint_every, on_interrupt);
+choice!(
+    Resumed,
+    "the run",
+    output,
+    overwrite,
+    text_cache,
+    offline,
+    offload,
+    work_dir,
+    keep,
+    checkpoint_every,
+    on_interrupt
+);
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = RESUME, args_override_self = true)]

@@ -1,6 +1,6 @@
 //! What a job is going to do and take, before anything is loaded: what `vidgen plan` and `--dry-run` tell.
 
-use super::{Job, Need, UncondText, work};
+use super::{Job, Need, UncondText, memory, work};
 use crate::run::{self, Outline, Speed};
 use crate::timeline::TextMix;
 use crate::video::{Format, PixelFormat};
@@ -25,6 +25,8 @@ pub struct Forecast {
     pub reference_layer_windows: u64,
     pub flops: Flops,
     pub memory: Memory,
+    /// Where the weights are that are not at work, as `--offload` has it.
+    pub offload: String,
     pub disk: Disk,
     /// None on devices and in numbers that the measurement does not cover.
     pub seconds: Option<Seconds>,
@@ -61,9 +63,12 @@ pub struct Memory {
     pub text: u64,
     pub denoise: u64,
     pub decode: u64,
-    /// Of the process, at its largest stage.
+    /// Of the device at the largest stage; on the CPU of the process.
     pub peak: u64,
+    /// Free on the device now.
     pub available: Option<u64>,
+    /// Of the host's memory, for weights that wait while another device computes.
+    pub host: u64,
 }
 
 /// Bytes on disk.
@@ -91,7 +96,7 @@ impl Forecast {
     /// `speed`: none where the machine was not measured.
     pub fn new(job: &Job, speed: Option<&Speed>) -> Result<Self> {
         let denoising = work::denoising(job);
-        let Need { text, denoise, decode } = job.need;
+        let Need { text, denoise, decode, host, .. } = job.need;
         let (channels, height, width) = job.latents;
         let kept: usize = job.segments.iter().map(|segment| segment.plan.keep - segment.padding).sum();
         let plans = || job.segments.iter().map(|segment| &segment.plan);
@@ -105,7 +110,8 @@ impl Forecast {
             layer_windows: denoising.layer_windows.round() as u64,
             reference_layer_windows: work::reference_layer_windows(job) as u64,
             flops: Flops { denoise: 2.0 * denoising.total(), decode: 2.0 * work::decoding(job).total() },
-            memory: Memory { text, denoise, decode, peak: job.need.peak(), available: run::available_memory() },
+            memory: Memory { text, denoise, decode, peak: job.need.peak(), available: memory::free(&job.device), host },
+            offload: job.offload.to_string(),
             disk: Disk { latents: (kept * channels * height * width * 4) as u64, output: written(job) },
             seconds: speed.filter(|_| measured).map(|speed| seconds(job, speed)).transpose()?,
             output: job.output.path.clone(),

@@ -1,29 +1,44 @@
-//! How much memory a job needs, stage by stage, before anything is loaded.
+//! How much memory a job needs, stage by stage, before anything is loaded, and what is done to make it fit.
 //!
 //! Stages follow each other and drop what they loaded, so the need is that of the largest. The estimate counts weights and
 //! the largest activations; on the built-in model it is within a fifth of the peak (`make bench-plan`).
 
 use super::Job;
+use super::settings::Settings;
+use super::values::{MemorySize, Offload, Tiling};
+use crate::models::cogvideox::vae::TileOptions;
 use crate::nn::sdpa::Sdpa;
-use crate::run::{self, Code, Failure};
+use crate::run::{self, Code, Failure, human_bytes};
+use crate::weights;
 use anyhow::Result;
-use candle_core::DType;
+use candle_core::{DType, Device};
+use std::collections::BTreeMap;
 
-/// Bytes of each stage.
+/// Bytes of each stage, on the device that computes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Need {
     pub text: u64,
     pub denoise: u64,
     pub decode: u64,
+    /// The program itself.
+    pub base: u64,
+    /// Of the host's memory, for weights that wait in it while another device computes.
+    pub host: u64,
 }
 
 /// The program itself, its threads and buffers, as measured on the built-in model.
 const BASE: u64 = 64 << 20;
 
+/// The modes of `--offload` that `auto` chooses from, in this order.
+const MODES: [Offload; 4] = [Offload::None, Offload::Model, Offload::Block, Offload::Disk];
+
+/// Blocks of a transformer that are alive at once where they are streamed.
+const ALIVE: u64 = 2;
+
 impl Need {
     /// The largest stage.
     pub fn peak(&self) -> u64 {
-        BASE + self.text.max(self.denoise).max(self.decode)
+        self.base + self.text.max(self.denoise).max(self.decode)
     }
 
     fn stage(&self) -> &'static str {
@@ -35,9 +50,115 @@ impl Need {
     }
 }
 
-/// Estimates a job.
-pub fn need(job: &Job) -> Result<Need> {
-    Ok(Need { text: text(job)?, denoise: denoise(job)?, decode: decode(job)? })
+/// What a job may take.
+struct Budget {
+    /// Bytes of the device; none where it does not tell and nothing was asked for.
+    device: Option<u64>,
+    /// What was asked for, where that is less than what is free.
+    asked: Option<MemorySize>,
+    /// Bytes of the host's memory, for weights that wait.
+    host: Option<u64>,
+}
+
+impl Budget {
+    fn new(job: &Job, asked: Option<MemorySize>) -> Self {
+        let free = free(&job.device);
+        let asked = asked.filter(|asked| free.is_none_or(|free| asked.0 <= free));
+        Self { device: asked.map(|asked| asked.0).or(free), asked, host: run::available_memory() }
+    }
+
+    /// Whether a job fits with its weights offloaded like this. Where networks stay from one video to the next they are all
+    /// there in the end.
+    fn holds(&self, job: &Job, offload: Offload) -> Result<bool> {
+        let need = need(job, offload)?;
+        let stay = match offload {
+            Offload::None => {
+                let transformer = job.model.part("transformer")?.bytes_as(job.dtype);
+                let vae = job.model.part("vae")?.bytes_as(job.vae_dtype);
+                need.base + (need.denoise + vae).max(need.decode + transformer)
+            }
+            _ => 0,
+        };
+        let device = self.device.is_none_or(|bytes| need.peak().max(stay) <= bytes);
+        Ok(device && (need.host == 0 || self.host.is_none_or(|bytes| need.host <= bytes)))
+    }
+
+    /// The first mode with which a job fits.
+    fn first(&self, job: &Job) -> Result<Option<Offload>> {
+        for mode in MODES {
+            if self.holds(job, mode)? {
+                return Ok(Some(mode));
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// Memory that is free on a device, in bytes; none where it does not tell.
+pub(super) fn free(device: &Device) -> Option<u64> {
+    if device.is_cpu() { run::available_memory() } else { weights::free_memory(device) }
+}
+
+/// Chooses tiles and offloading where they are left to the program, and refuses what does not fit all the same.
+pub(super) fn settle(job: &mut Job, settings: &Settings) -> Result<()> {
+    let budget = Budget::new(job, settings.max_vram);
+    tile(job, settings)?;
+    job.offload = match settings.offload.unwrap_or(Offload::Auto) {
+        Offload::Auto => budget.first(job)?.unwrap_or(Offload::Disk), // which takes the least
+        asked => asked,
+    };
+    job.need = need(job, job.offload)?;
+    check(job, &budget)
+}
+
+/// Decodes in tiles where whole frames need more than was asked for. What happens to be free decides nothing here: tiles
+/// show in the frames, and a command is to make the same video tomorrow. Records say that there are tiles, not why.
+fn tile(job: &mut Job, settings: &Settings) -> Result<()> {
+    let Some(asked) = settings.max_vram else { return Ok(()) };
+    let auto = settings.vae_tiling.unwrap_or(Tiling::Auto) == Tiling::Auto;
+    if !auto || job.decode.tile.is_some() || base(job) + decode(job)? <= asked.0 {
+        return Ok(());
+    }
+    job.decode.tile = Some(TileOptions::for_config(&job.vae));
+    job.request.settings.vae_tiling = Some(Tiling::On);
+    job.warnings.push(format!("frames are decoded in tiles, to stay below --max-vram {asked}"));
+    Ok(())
+}
+
+/// Estimates a job with its weights offloaded like this.
+fn need(job: &Job, offload: Offload) -> Result<Need> {
+    let (weights, host) = transformer(job, offload)?;
+    // weights that wait for the CPU wait in the memory in which it computes
+    let (weights, host) = if job.device.is_cpu() { (weights + host, 0) } else { (weights, host) };
+    Ok(Need { text: text(job)?, denoise: weights + activations(job), decode: decode(job)?, base: base(job), host })
+}
+
+/// A device's own context is there before it says what is free.
+fn base(job: &Job) -> u64 {
+    if job.device.is_cpu() { BASE } else { 0 }
+}
+
+/// Bytes of the transformer's weights: those that are alive at once, and those that wait.
+fn transformer(job: &Job, offload: Offload) -> Result<(u64, u64)> {
+    let part = job.model.part("transformer")?;
+    if !matches!(offload, Offload::Block | Offload::Disk) {
+        return Ok((part.bytes_as(job.dtype), 0));
+    }
+    let mut blocks = BTreeMap::<String, u64>::new();
+    let (mut rest, mut largest) = (0, 0);
+    for tensor in part.tensors()? {
+        let layer = tensor.name.strip_prefix("transformer_blocks.").and_then(|name| name.split('.').next());
+        match layer {
+            Some(layer) => *blocks.entry(layer.to_owned()).or_default() += tensor.elements(),
+            None => rest += tensor.elements(),
+        }
+        largest = largest.max(tensor.elements());
+    }
+    let block = blocks.into_values().max().unwrap_or(0);
+    // a tensor is there twice while it becomes a layer
+    let alive = rest + ALIVE * block + largest;
+    let held = if offload == Offload::Block { part.bytes_held(job.dtype) } else { 0 };
+    Ok((alive * job.dtype.size_in_bytes() as u64, held))
 }
 
 /// The encoder is read block by block, so what counts is the largest tensor, the table of embeddings, and a block beside it.
@@ -48,9 +169,9 @@ fn text(job: &Job) -> Result<u64> {
     Ok((largest * 3 * dtype.size_in_bytes() as u64).min(2 * part.bytes_as(dtype)))
 }
 
-fn denoise(job: &Job) -> Result<u64> {
+/// What denoising holds beside the weights.
+fn activations(job: &Job) -> u64 {
     let config = &job.transformer;
-    let weights = job.model.part("transformer")?.bytes_as(job.dtype);
     let (channels, height, width) = job.latents;
     let window = job.segments.iter().flat_map(|s| &s.plan.windows).map(|w| w.len).max().unwrap_or(0);
     let patch = config.patch_size * config.patch_size * config.patch_size_t.unwrap_or(1);
@@ -66,7 +187,7 @@ fn denoise(job: &Job) -> Result<u64> {
     let timeline = (frames * channels * height * width) as u64 * 4 * 6;
     // an edit has the source's rows and timeline beside its own
     let lines = job.lines() as u64;
-    Ok(weights + lines * (activations + timeline + shared(job, tokens * dim * element)) + scores)
+    lines * (activations + timeline + shared(job, tokens * dim * element)) + scores
 }
 
 /// What sharing adds: the states of rows that have parted, and the keys and values on their way to the next window.
@@ -95,24 +216,39 @@ fn decode(job: &Job) -> Result<u64> {
     Ok(weights + values as u64 * job.vae_dtype.size_in_bytes() as u64 + waiting)
 }
 
-/// Refuses a job that this machine cannot hold. Memory of other devices than the CPU is theirs to tell.
-pub fn check(job: &Job) -> Result<()> {
-    let Some(available) = run::available_memory().filter(|_| job.device.is_cpu()) else { return Ok(()) };
-    let peak = job.need.peak();
-    if peak <= available {
+/// Refuses a job that does not fit into the memory of the CPU, which the system would end without a word, or into what was
+/// asked for. Another device says by itself when it is full, and the estimate was measured on the CPU: there it is a warning.
+fn check(job: &mut Job, budget: &Budget) -> Result<()> {
+    if let Some(host) = budget.host.filter(|&host| job.need.host > host) {
+        let (needed, host) = (human_bytes(job.need.host), human_bytes(host));
+        let message =
+            format!("the weights that wait need {needed} of the host's memory and {host} are free: use --offload disk");
+        return Err(Failure::message(Code::Memory, message).into());
+    }
+    let Some(bytes) = budget.device.filter(|&bytes| job.need.peak() > bytes) else { return Ok(()) };
+    let stage = job.need.stage();
+    let limit = match budget.asked {
+        Some(asked) => format!("--max-vram is {asked}"),
+        None => format!("{} of memory are free", human_bytes(bytes)),
+    };
+    let advice = advice(job, budget, stage)?;
+    let message = format!("the {stage} needs about {} and {limit}: {advice}", human_bytes(job.need.peak()));
+    if !job.device.is_cpu() && budget.asked.is_none() {
+        job.warnings.push(message);
         return Ok(());
     }
-    let advice = match job.need.stage() {
+    Err(Failure::message(Code::Memory, message).into())
+}
+
+fn advice(job: &Job, budget: &Budget, stage: &str) -> Result<String> {
+    if let Some(mode) = budget.first(job)?.filter(|&mode| mode != job.offload) {
+        return Ok(format!("use --offload {mode}"));
+    }
+    Ok(match stage {
         "transformer" if job.dtype == DType::F32 => "use --dtype bf16, or a smaller size",
         "decoder" if job.decode.tile.is_none() => "use --vae-tiling on, or a smaller size",
+        "text encoder" => "use a machine with more memory",
         _ => "use a smaller size or a machine with more memory",
-    };
-    let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
-    let message = format!(
-        "the {} needs about {:.1} GiB and {:.1} GiB of memory are free: {advice}",
-        job.need.stage(),
-        gib(peak),
-        gib(available)
-    );
-    Err(Failure::message(Code::Memory, message).into())
+    }
+    .to_owned())
 }

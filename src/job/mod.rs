@@ -49,7 +49,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::hash::{BuildHasher, RandomState};
 use std::path::PathBuf;
-use values::{DeviceSpec, ManifestMode, Parity, Precision, Seed, TextCacheAt, Uncond};
+use values::{DeviceSpec, ManifestMode, Offload, Parity, Precision, Seed, TextCacheAt, Uncond};
 
 /// The commands that make videos.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -136,6 +136,8 @@ pub struct Job {
     /// The output exists and is to be left alone.
     pub skip: bool,
     pub keep: KeepRules,
+    /// Where the weights are that are not at work; never `auto`.
+    pub offload: Offload,
     /// Estimate of the memory of each stage.
     pub need: Need,
     /// What the user should know before the run.
@@ -527,11 +529,11 @@ fn one(
         preview,
         skip,
         keep: KeepRules::new(settings)?,
+        offload: Offload::None,
         need: Need::default(),
         warnings,
     };
-    job.need = memory::need(&job)?;
-    memory::check(&job)?;
+    memory::settle(&mut job, settings)?;
     Ok(job)
 }
 

@@ -31,8 +31,8 @@ impl Request {
         Self { settings, ..self.clone() }
     }
 
-    /// What decides the frames and the bytes of the video, without where things go and what happens to files that are there
-    /// already: the same for two runs that make the same video.
+    /// What decides the frames and the bytes of the video, without where things go, where weights wait and what happens to
+    /// files that are there already: the same for two runs that make the same video.
     pub fn of_frames(&self) -> Self {
         let settings = Settings {
             output: None,
@@ -41,6 +41,8 @@ impl Request {
             save_latents: None,
             text_cache: None,
             offline: None,
+            offload: None,
+            max_vram: None,
             manifest: None,
             work_dir: None,
             resume: None,
@@ -106,7 +108,7 @@ mod tests {
             "model = \"toyland\"\nguidance_scale = \"wave:6\"\nseed = 18446744073709551615\nsize = \"48x32\"\nduration = 1.5\n\
              fps = \"24000/1001\"\ntransition = \"blend\"\nattn_proc = [\"kv-share:layers=1-2,steps=0-3\"]\nsubject = \"a ball\"\n\
              eta = 0.25\nscheduler = \"dpmpp-2m-sde\"\nuncond = \"empty\"\nblend = \"paper\"\nparity = \"sat\"\ndevice = \"cpu\"\n\
-             dtype = \"f32\"\nvae_tiling = \"on\"\ntext_cache = \"off\"\ncodec = \"h264\"\npix_fmt = \"yuv420p\"\noverwrite = true",
+             dtype = \"f32\"\noffload = \"disk\"\nmax_vram = \"12GB\"\nvae_tiling = \"on\"\ntext_cache = \"off\"\ncodec = \"h264\"\npix_fmt = \"yuv420p\"\noverwrite = true",
         );
         request.scenes[1].length = Some(crate::storyboard::Length::Seconds(0.1));
         request.scenes[1].transition.overlap = Some(3);
@@ -128,7 +130,7 @@ mod tests {
         let there = request(
             "a ball",
             "output = \"a.mp4\"\noverwrite = true\nseed = 7\nwork_dir = \"runs\"\nresume = true\nkeep = true\n\
-             checkpoint_every = 5\non_interrupt = \"decode\"",
+             offload = \"disk\"\nmax_vram = \"1.5GB\"\ncheckpoint_every = 5\non_interrupt = \"decode\"",
         );
         let elsewhere = request("a ball", "output = \"b/\"\nseed = 7");
         assert_eq!(there.of_frames(), elsewhere.of_frames());

@@ -6,8 +6,8 @@
 //! [`super::Job`].
 
 use super::values::{
-    DeviceSpec, Duration, Every, ManifestMode, OnInterrupt, Parity, Precision, PreviewKind, Seed, Size, TextCacheAt,
-    Tiling, Uncond, list, text,
+    DeviceSpec, Duration, Every, ManifestMode, MemorySize, Offload, OnInterrupt, Parity, Precision, PreviewKind, Seed,
+    Size, TextCacheAt, Tiling, Uncond, list, text,
 };
 use crate::guidance::GuidanceSchedule;
 use crate::processors::Spec;
@@ -186,6 +186,20 @@ pub struct Settings {
     #[arg(short = 'j', long, value_name = "N", help_heading = "Model and machine", short_alias = 't')]
     pub threads: Option<usize>,
 
+    /// Where weights are that are not at work: none (all stay on the device), model (one network at a time), block (the
+    /// transformer's blocks wait in the host's memory), disk (they are read from their files) [default: auto, the first
+    /// of these that fits]
+    #[arg(long, env = "VIDGEN_OFFLOAD", value_name = "MODE", help_heading = "Model and machine")]
+    #[arg(aliases = ["offload-to-cpu", "offload-model", "enable-model-cpu-offload", "enable-sequential-cpu-offload", "t5-cpu"])]
+    #[serde(with = "text")]
+    pub offload: Option<Offload>,
+
+    /// Most memory of the device to use, as 12GB; on the CPU, of this process. Decides --offload auto, and --vae-tiling
+    /// auto [default: what is free]
+    #[arg(long, env = "VIDGEN_MAX_VRAM", value_name = "SIZE", help_heading = "Model and machine", alias = "max_vram")]
+    #[serde(with = "text")]
+    pub max_vram: Option<MemorySize>,
+
     /// Decode large frames in tiles: auto, on or off
     #[arg(long, value_name = "MODE", help_heading = "Model and machine")]
     #[arg(alias = "enable-tiling")]
@@ -354,6 +368,8 @@ impl Settings {
             device,
             dtype,
             threads,
+            offload,
+            max_vram,
             vae_tiling,
             vae_tile_size,
             vae_chunk,

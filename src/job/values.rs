@@ -22,6 +22,20 @@ words!(
     Tiling, "tiling mode", { Auto = "auto", On = "on", Off = "off" }
 );
 words!(
+    /// Where the weights are that no one computes with.
+    Offload, "way to offload", {
+        Auto = "auto",
+        /// On the device, from one video to the next.
+        None = "none",
+        /// Gone: one network at a time.
+        Model = "model",
+        /// As `Model`, and the transformer's blocks wait in the host's memory, one after the other on the device.
+        Block = "block",
+        /// As `Block`, straight from the files.
+        Disk = "disk",
+    }
+);
+words!(
     /// Pictures of a run that is not over.
     PreviewKind, "kind of preview", { Off = "off", Strip = "strip", Video = "video" }
 );
@@ -147,6 +161,53 @@ impl fmt::Display for Size {
     }
 }
 
+/// An amount of memory in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MemorySize(pub u64);
+
+/// Units of memory, the largest first.
+const UNITS: [(&str, u64); 9] = [
+    ("TiB", 1 << 40),
+    ("TB", 1_000_000_000_000),
+    ("GiB", 1 << 30),
+    ("GB", 1_000_000_000),
+    ("MiB", 1 << 20),
+    ("MB", 1_000_000),
+    ("KiB", 1 << 10),
+    ("kB", 1000),
+    ("B", 1),
+];
+
+impl FromStr for MemorySize {
+    type Err = Error;
+
+    /// `12GB` (powers of ten), `12GiB` (powers of two), `1.5G`, `800M`; a number alone says too little.
+    fn from_str(word: &str) -> Result<Self> {
+        let word = word.trim();
+        let (number, unit) = word.split_at(word.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(word.len()));
+        let Ok(number) = number.trim().parse::<f64>() else { bail!("{word:?} is no amount of memory, as 12GB") };
+        // a letter alone stands for the unit of powers of ten
+        let named =
+            |name: &str| name.eq_ignore_ascii_case(unit) || (name.len() == 2 && name[..1].eq_ignore_ascii_case(unit));
+        let Some((_, bytes)) = UNITS.iter().find(|(name, _)| named(name)) else {
+            bail!("{word:?} has no unit of memory: say GB, GiB, MB or MiB, as 12GB")
+        };
+        let bytes = number * *bytes as f64;
+        if !(1.0..9e18).contains(&bytes) {
+            bail!("{word:?} is no amount of memory that a device has")
+        }
+        Ok(Self(bytes.round() as u64))
+    }
+}
+
+impl fmt::Display for MemorySize {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        // the last one is a byte
+        let (name, bytes) = UNITS.into_iter().find(|(_, bytes)| self.0.is_multiple_of(*bytes)).unwrap_or(("B", 1));
+        write!(f, "{}{name}", self.0 / bytes)
+    }
+}
+
 /// Where to compute.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DeviceSpec {
@@ -226,6 +287,29 @@ mod tests {
         let message = "zeroes".parse::<Uncond>().unwrap_err().to_string();
         assert!(message.contains("did you mean zeros?"), "{message}");
         assert!("x".parse::<Precision>().unwrap_err().to_string().contains("known: auto, f32"));
+    }
+
+    #[test]
+    fn amounts_of_memory_have_units() {
+        for (word, bytes) in [
+            ("12GB", 12_000_000_000),
+            ("12gb", 12_000_000_000),
+            ("12 G", 12_000_000_000),
+            ("12GiB", 12 << 30),
+            ("1.5GB", 1_500_000_000),
+            ("800M", 800_000_000),
+            ("512MiB", 512 << 20),
+            ("64kb", 64_000),
+            ("1048577B", 1_048_577),
+        ] {
+            let size = word.parse::<MemorySize>().unwrap();
+            assert_eq!(size.0, bytes, "{word}");
+            assert_eq!(size.to_string().parse::<MemorySize>().unwrap(), size);
+        }
+        assert_eq!(MemorySize(12_000_000_000).to_string(), "12GB");
+        for word in ["", "12", "GB", "-1GB", "0GB", "nanGB", "1e30TB", "12 apples", "12GBs", "\u{e9}GB"] {
+            assert!(word.parse::<MemorySize>().is_err(), "{word}");
+        }
     }
 
     #[test]

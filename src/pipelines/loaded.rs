@@ -1,14 +1,15 @@
 //! Networks that stay in memory from one job to the next, where a command has several.
 
 use crate::job::Job;
+use crate::job::values::Offload;
 use crate::models::cogvideox::transformer::Transformer;
 use crate::models::cogvideox::vae::Autoencoder;
 use crate::run::{Code, Failure, WithCode};
 use candle_core::DType;
 use std::rc::Rc;
 
-/// What was loaded for the last job. Each network is kept on its own, and only where more jobs follow: a single job's peak
-/// memory is that of its largest stage, not of all stages together.
+/// What was loaded for the last job. Each network is kept on its own, and only where more jobs follow and nothing is
+/// offloaded: the peak memory of all others is that of the largest stage, not of all stages together.
 #[derive(Default)]
 pub struct Loaded {
     keep: bool,
@@ -32,17 +33,33 @@ impl Loaded {
         Self { keep: several, ..Self::default() }
     }
 
+    /// Whether the networks of a job stay for the next one.
+    fn keeps(&self, job: &Job) -> bool {
+        self.keep && job.offload == Offload::None
+    }
+
     /// The transformer of a job.
     pub fn transformer(&mut self, job: &Job) -> Result<Rc<Transformer>, Failure> {
         let key = Key::of(job, job.dtype);
+        if !self.keeps(job) {
+            (self.transformer, self.decoder) = (None, None);
+        }
         if let Some((_, network)) = self.transformer.as_ref().filter(|(loaded, _)| *loaded == key) {
             return Ok(network.clone());
         }
         self.transformer = None; // before the next takes memory
         let part = job.model.part("transformer").code(Code::Model)?;
-        let vb = part.var_builder(job.dtype, &job.device).code(Code::Model)?;
-        let network = Rc::new(Transformer::load(&job.transformer, vb).code(Code::Model)?);
-        self.transformer = self.keep.then(|| (key, network.clone()));
+        let vb = match job.offload {
+            Offload::Block => part.var_builder_holding(job.dtype, &job.device),
+            _ => part.var_builder(job.dtype, &job.device),
+        };
+        let vb = vb.code(Code::Model)?;
+        let network = match job.offload {
+            Offload::Block | Offload::Disk => Transformer::load_streamed(&job.transformer, vb),
+            Offload::Auto | Offload::None | Offload::Model => Transformer::load(&job.transformer, vb),
+        };
+        let network = Rc::new(network.code(Code::Model)?);
+        self.transformer = self.keeps(job).then(|| (key, network.clone()));
         Ok(network)
     }
 
@@ -56,7 +73,7 @@ impl Loaded {
         let part = job.model.part("vae").code(Code::Model)?;
         let vb = part.var_builder(job.vae_dtype, &job.device).code(Code::Model)?;
         let network = Rc::new(Autoencoder::load_decoder(&job.vae, vb).code(Code::Model)?);
-        self.decoder = self.keep.then(|| (key, network.clone()));
+        self.decoder = self.keeps(job).then(|| (key, network.clone()));
         Ok(network)
     }
 }

@@ -10,7 +10,7 @@ use super::record::record;
 use super::texts::encode;
 use crate::job::values::OnInterrupt;
 use crate::job::{Job, outline};
-use crate::run::manifest::{Manifest, Stopwatch};
+use crate::run::manifest::{Manifest, RunFacts, Stopwatch};
 use crate::run::{Code, Event, Failure, Observer, Plan, WithCode, interrupt};
 use crate::video::{Format, Written};
 use candle_core::Tensor;
@@ -48,7 +48,7 @@ pub fn run(job: &Job, loaded: &mut Loaded, observer: &mut dyn Observer) -> Resul
     let mut watch = Stopwatch::new(observer);
     match made(job, loaded, &mut keeping, &mut watch) {
         Ok((video, mut manifest)) => {
-            manifest.run = Some(watch.facts(job.threads));
+            manifest.run = Some(RunFacts { offload: Some(job.offload.to_string()), ..watch.facts(job.threads) });
             if job.manifest.writes_sidecar()
                 && let Some(path) = manifest.write_sidecar(&video.path, job.output.overwrite).code(Code::Failed)?
             {

@@ -83,6 +83,9 @@ pub struct RunFacts {
     pub cpu: String,
     pub os: String,
     pub threads: usize,
+    /// Where the weights were that were not at work, as `--offload` has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub offload: Option<String>,
 }
 
 /// Seconds of each stage.
@@ -235,6 +238,7 @@ impl<'a> Stopwatch<'a> {
             cpu: cpu(),
             os: sysinfo::System::long_os_version().unwrap_or_else(|| std::env::consts::OS.to_owned()),
             threads,
+            offload: None,
         }
     }
 }

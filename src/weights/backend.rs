@@ -4,6 +4,7 @@
 use super::convert;
 use super::error::ModelError;
 use super::header::Entry;
+use super::host::Held;
 use super::part::Part;
 use super::source::Bytes;
 use candle_core::{DType, Device, Error, Result, Shape, Tensor};
@@ -14,11 +15,18 @@ pub(super) struct Backend {
     part: Part,
     /// The part's weight files, in its order.
     files: Vec<Bytes>,
+    /// Where tensors stay in the host's memory once they have been read.
+    held: Option<Held>,
 }
 
 impl Backend {
     pub fn new(part: Part, files: Vec<Bytes>) -> Self {
-        Self { part, files }
+        Self { part, files, held: None }
+    }
+
+    /// One that reads every tensor from the files once, however often it is asked for.
+    pub fn holding(part: Part, files: Vec<Bytes>) -> Self {
+        Self { part, files, held: Some(Held::default()) }
     }
 
     fn find(&self, name: &str) -> Result<(usize, &Entry)> {
@@ -30,10 +38,25 @@ impl Backend {
     }
 
     fn load(&self, shard: usize, entry: &Entry, dtype: DType, device: &Device) -> Result<Tensor> {
+        let Entry { name, dtype: stored, shape, range } = entry;
         let file = &self.files[shard];
-        file.want(&entry.range);
-        let tensor = convert::tensor(&file[entry.range.clone()], entry.dtype, &entry.shape, dtype, device);
-        file.done(&entry.range);
+        let tensor = match &self.held {
+            Some(held) => {
+                let bytes = || {
+                    file.want(range);
+                    let bytes = file[range.clone()].to_vec();
+                    file.done(range);
+                    bytes
+                };
+                held.tensor(name, (bytes, *stored), shape, dtype, device)
+            }
+            None => {
+                file.want(range);
+                let tensor = convert::tensor(&file[range.clone()], *stored, shape, dtype, device);
+                file.done(range);
+                tensor
+            }
+        };
         tensor.map_err(|error| refused(format!("{}: tensor {:?}: {error}", self.part.show(shard), entry.name)))
     }
 

@@ -17,6 +17,7 @@ mod error;
 mod files;
 mod hash;
 mod header;
+mod host;
 #[cfg(feature = "hub")]
 mod hub;
 mod info;
@@ -37,6 +38,7 @@ mod tests;
 pub use cache::short_names;
 pub use embedded::EMBEDDED;
 pub use error::ModelError;
+pub use host::free_memory;
 pub use info::{FileInfo, ModelInfo, Native, PartInfo, PartState, info, native};
 pub use list::{Listed, list};
 pub use network::NetworkFolder;

@@ -5,6 +5,7 @@ use super::error::{ModelError, Result, refuse};
 use super::files::{self, Index, Layout};
 use super::hash;
 use super::header::{Entry, Header};
+use super::host::held_dtype;
 use super::source::{Bytes, Source};
 use candle_core::{DType, Device};
 use candle_nn::VarBuilder;
@@ -96,8 +97,20 @@ impl Part {
     /// dtype and brought to `device` when it is asked for, one at a time. Errors name the tensor, the file, and the expected
     /// and found shape. The files stay mapped as long as the builder lives.
     pub fn var_builder(&self, dtype: DType, device: &Device) -> anyhow::Result<VarBuilder<'static>> {
-        let files = self.0.shards.iter().map(|shard| shard.map(&self.0.source)).collect::<Result<Vec<Bytes>>>()?;
-        Ok(VarBuilder::from_backend(Box::new(Backend::new(self.clone(), files)), dtype, device.clone()))
+        let backend = Backend::new(self.clone(), self.map()?);
+        Ok(VarBuilder::from_backend(Box::new(backend), dtype, device.clone()))
+    }
+
+    /// [`Part::var_builder`] for tensors that are asked for again and again: what has been read stays in the host's memory,
+    /// pinned for a CUDA device where possible, in the smaller of the stored and the wanted numbers. At most
+    /// [`Part::bytes_held`].
+    pub fn var_builder_holding(&self, dtype: DType, device: &Device) -> anyhow::Result<VarBuilder<'static>> {
+        let backend = Backend::holding(self.clone(), self.map()?);
+        Ok(VarBuilder::from_backend(Box::new(backend), dtype, device.clone()))
+    }
+
+    fn map(&self) -> Result<Vec<Bytes>> {
+        self.0.shards.iter().map(|shard| shard.map(&self.0.source)).collect()
     }
 
     /// All tensors in the order of their names; from the headers, so at no cost.
@@ -162,6 +175,11 @@ impl Part {
     /// Memory that all tensors take once loaded as `dtype`.
     pub fn bytes_as(&self, dtype: DType) -> u64 {
         self.elements() * dtype.size_in_bytes() as u64
+    }
+
+    /// Memory that all tensors take while they wait in the host's memory to be loaded as `dtype`.
+    pub fn bytes_held(&self, dtype: DType) -> u64 {
+        self.entries().map(|entry| entry.elements() * held_dtype(entry.dtype, dtype).bitsize() as u64 / 8).sum()
     }
 
     /// The dtype most of the part's bytes are stored in; `None` for a part without tensors or of a type that cannot be

@@ -278,7 +278,7 @@ fn devices_and_memory_that_are_not_there() {
     }
     place.generate(&["--device", "cuda:99"]).error(2, &["cuda", "--device cpu"]);
     place.generate(&["--device", "cuda:x"]).error(2, &["cuda:x"]);
-    place.generate(&["--size", "8192x8192", "--frames", "4001"]).error(4, &["transformer", "GiB", "smaller size"]);
+    place.generate(&["--size", "8192x8192", "--frames", "4001"]).error(4, &["transformer", "GB", "smaller size"]);
 }
 
 #[test]

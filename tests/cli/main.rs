@@ -12,6 +12,7 @@ mod edit;
 mod eval;
 mod extend;
 mod maps;
+mod offload;
 mod outputs;
 mod parity;
 mod plan;

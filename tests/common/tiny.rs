@@ -1,6 +1,6 @@
 //! Tiny random models whose every weight follows from its name: the Rust side of `tests/reference/tiny.py`.
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
@@ -43,6 +43,33 @@ pub fn tensors(kind: &str, part: &str, prefix: &str) -> HashMap<String, Tensor> 
     let path = super::golden_dir().join(kind).join(part).join("shapes.json");
     let shapes: BTreeMap<String, Vec<usize>> = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
     shapes.into_iter().map(|(name, shape)| (name.clone(), weight(&format!("{prefix}/{part}/{name}"), &shape))).collect()
+}
+
+/// Writes a kind as a diffusers folder whose transformer has so many layers, in the dtype given.
+pub fn write_deep(kind: &str, layers: usize, dtype: DType, folder: &Path) {
+    write_folder(kind, kind, folder);
+    let part = folder.join("transformer");
+    let path = part.join("config.json");
+    let mut config: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    config["num_layers"] = layers.into();
+    std::fs::write(path, config.to_string()).unwrap();
+    let few = tensors(kind, "transformer", kind);
+    let block = |name: &str| name.strip_prefix("transformer_blocks.0.").map(str::to_owned);
+    let mut deep: HashMap<String, Tensor> = few
+        .iter()
+        .filter(|(name, _)| !name.starts_with("transformer_blocks."))
+        .map(|(n, t)| (n.clone(), t.clone()))
+        .collect();
+    for (name, tensor) in few.iter().filter_map(|(name, tensor)| Some((block(name)?, tensor))) {
+        for layer in 0..layers {
+            let name = format!("transformer_blocks.{layer}.{name}");
+            let values = weight(&format!("{kind}/transformer/{name}"), tensor.dims());
+            deep.insert(name, values);
+        }
+    }
+    let deep: HashMap<String, Tensor> =
+        deep.into_iter().map(|(name, tensor)| (name, tensor.to_dtype(dtype).unwrap())).collect();
+    candle_core::safetensors::save(&deep, part.join("diffusion_pytorch_model.safetensors")).unwrap();
 }
 
 /// Writes a kind as a diffusers folder.

@@ -1,6 +1,7 @@
 //! CogVideoX (arXiv 2408.06072): the transformer and the causal autoencoder, after diffusers' `CogVideoXTransformer3DModel`
 //! and `AutoencoderKLCogVideoX`.
 
+mod blocks;
 pub mod positions;
 pub mod transformer;
 pub mod vae;

@@ -5,6 +5,7 @@
 //! every weight but the modulation serves both. Rows are kept apart and meet in a batch only where they need each other
 //! (see [`crate::attention`]). A model with an `ofs` embedding gets the value 2 that diffusers' image-to-video pipeline uses.
 
+use super::blocks::Blocks;
 use super::positions::{Grid, Positions, timestep_sinusoid};
 use crate::attention::{Feature, Hooks, Qkv, Site, SiteKind};
 use crate::models::{Denoiser, DenoiserRow};
@@ -288,8 +289,9 @@ impl FeedForward {
     }
 }
 
+/// One layer.
 #[derive(Debug)]
-struct Block {
+pub(super) struct Block {
     norm1: LayerNormZero,
     attn1: Attention,
     norm2: LayerNormZero,
@@ -298,7 +300,7 @@ struct Block {
 }
 
 impl Block {
-    fn load(config: &TransformerConfig, index: usize, vb: VarBuilder) -> Result<Self> {
+    pub(super) fn load(config: &TransformerConfig, index: usize, vb: VarBuilder) -> Result<Self> {
         Ok(Self {
             norm1: LayerNormZero::load(config, vb.pp("norm1"))?,
             attn1: Attention::load(config, vb.pp("attn1"))?,
@@ -333,7 +335,7 @@ pub struct Transformer {
     text_proj: Linear,  // patch_embed.text_proj
     time_embedding: TimestepEmbedding,
     ofs_embedding: Option<TimestepEmbedding>,
-    transformer_blocks: Vec<Block>,
+    transformer_blocks: Blocks,
     norm_final: LayerNorm,
     norm_out: (Linear, LayerNorm),
     proj_out: Linear,
@@ -346,6 +348,20 @@ pub struct Transformer {
 impl Transformer {
     /// Loads the weights under diffusers' names; the network computes in the builder's dtype.
     pub fn load(config: &TransformerConfig, vb: VarBuilder) -> Result<Self> {
+        Self::load_with(config, vb, |vb| Blocks::resident(config, &vb))
+    }
+
+    /// [`Transformer::load`], but of the blocks no more than two are in memory at a time: each is read from `vb` again when
+    /// its turn comes, ahead of it, on another thread. The results are the same.
+    pub fn load_streamed(config: &TransformerConfig, vb: VarBuilder<'static>) -> Result<Self> {
+        Self::load_with(config, vb, |vb| Blocks::streamed(config, vb))
+    }
+
+    fn load_with<'a>(
+        config: &TransformerConfig,
+        vb: VarBuilder<'a>,
+        blocks: impl FnOnce(VarBuilder<'a>) -> Result<Blocks>,
+    ) -> Result<Self> {
         config.check()?;
         let (dim, patch, affine, eps) =
             (config.inner_dim(), config.patch_size, config.norm_elementwise_affine, config.norm_eps);
@@ -360,7 +376,6 @@ impl Transformer {
             // has a bias whatever `patch_bias` says
             Some(_) => linear(patch_dim, dim, true, patch_vb)?,
         };
-        let blocks = vb.pp("transformer_blocks");
         let ofs = config.ofs_embed_dim.map(|dim| TimestepEmbedding::load(dim, dim, vb.pp("ofs_embedding")));
         let out_dim = config.out_channels * patch * patch * config.patch_size_t.unwrap_or(1);
         Ok(Self {
@@ -368,9 +383,7 @@ impl Transformer {
             text_proj: linear(config.text_embed_dim, dim, true, vb.pp("patch_embed.text_proj"))?,
             time_embedding: TimestepEmbedding::load(dim, config.time_embed_dim, vb.pp("time_embedding"))?,
             ofs_embedding: ofs.transpose()?,
-            transformer_blocks: (0..config.num_layers)
-                .map(|index| Block::load(config, index, blocks.pp(index)))
-                .collect::<Result<_>>()?,
+            transformer_blocks: blocks(vb.pp("transformer_blocks"))?,
             norm_final: LayerNorm::load(dim, affine, eps, vb.pp("norm_final"))?,
             norm_out: (
                 linear(config.time_embed_dim, 2 * dim, true, vb.pp("norm_out.linear"))?,
@@ -461,14 +474,16 @@ impl Denoiser for Transformer {
         let emb = self.time(hooks.pass().timestep)?;
         let positions = self.positions(text, grid)?;
         let mut state = rows.iter().map(|row| self.embed(row, grid, &positions)).collect::<Result<Vec<_>>>()?;
-        for (layer, block) in self.transformer_blocks.iter().enumerate() {
+        let layers = self.transformer_blocks.len();
+        for layer in 0..layers {
+            let block = self.transformer_blocks.get(layer)?;
             if let Some(sources) = hooks.fork(layer)? {
                 state = sources.iter().map(|&row| state[row].clone()).collect();
             }
             for group in hooks.groups() {
                 let site = Site {
                     layer,
-                    layers: self.transformer_blocks.len(),
+                    layers,
                     kind: SiteKind::Joint,
                     path: &block.path,
                     text: 0..text,
@@ -487,7 +502,7 @@ impl Denoiser for Transformer {
                 }
             }
         }
-        if let Some(sources) = hooks.fork(self.transformer_blocks.len())? {
+        if let Some(sources) = hooks.fork(layers)? {
             state = sources.iter().map(|&row| state[row].clone()).collect(); // rows that were sources only end here
         }
         state.iter().map(|x| self.output(x, &emb, text, grid)).collect()
