@@ -3,7 +3,7 @@
 VIDGEN := target/release/vidgen
 DEMO   := out/seasons.mp4
 
-.PHONY: help deps build demo test torture lint fuzz bench-multiprompt bench-plan test-slurm
+.PHONY: help deps build demo test torture lint fuzz bench-multiprompt bench-plan bench-gpu-smoke test-slurm
 
 help:
 	@echo 'make demo    install what is missing, build, render a video on the embedded model'
@@ -13,6 +13,7 @@ help:
 	@echo 'make lint    formatting, clippy and documentation, warnings denied'
 	@echo 'make bench-multiprompt    render a set of stories four ways and measure them (SET, STORIES, STEPS, MODEL, CLIP)'
 	@echo 'make bench-plan   what vidgen plan says beside what runs take'
+	@echo 'make bench-gpu-smoke   the scripts of benches/gpu on small models and the CPU (PYTHON: one with torch and diffusers)'
 	@echo 'make test-slurm   a batch as a Slurm job array on this machine (root, Debian)'
 	@echo 'make fuzz    every fuzz target for ten minutes; see docs/fuzzing.md'
 	@echo 'make deps    FFmpeg development files, pkg-config, clang'
@@ -44,6 +45,9 @@ bench-multiprompt: build
 
 bench-plan: build
 	scripts/bench_plan.py $(VIDGEN)
+
+bench-gpu-smoke: build
+	SMOKE=1 OUT=out/gpu-smoke benches/gpu/run.sh all
 
 test-slurm: build
 	scripts/test-slurm.sh $(VIDGEN)

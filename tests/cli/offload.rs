@@ -5,8 +5,9 @@ use crate::program::Program;
 use candle_core::DType;
 use serde_json::Value;
 use std::fs;
+use vidgen::weights::ModelFolder;
 
-const LAYERS: usize = 10;
+const LAYERS: usize = 40;
 const MODES: [&str; 4] = ["none", "model", "block", "disk"];
 const QUICK: [&str; 10] = ["--model", "model", "--steps", "2", "--frames", "5", "--size", "32x32", "--seed", "1"];
 
@@ -36,14 +37,14 @@ fn where_weights_wait_decides_no_byte() {
     }
     assert!(videos.iter().all(|video| *video == videos[0]));
     // several videos with one load, or with one each
-    for mode in ["none", "model", "disk"] {
+    for mode in ["none", "disk"] {
         let name = format!("{mode}-{{seed}}.gif");
         program
             .run(&[&["generate", "a ball", "-o", &name, "--num-videos", "2", "--offload", mode], &QUICK[..]].concat());
         let read = |seed| fs::read(program.path(format!("{mode}-{seed}.gif"))).unwrap();
         assert!(read(1) == videos[0] && read(2) != videos[0], "{mode}");
     }
-    program.run(&["rerun", "none.gif", "--check", "--offload", "disk"]).success();
+    program.run(&["rerun", "none.gif", "--check", "--offload", "block"]).success();
     program.run(&["rerun", "none.gif", "--check", "--max-vram", "1GB"]).error(2, &["--max-vram", "settled"]);
 }
 
@@ -56,9 +57,9 @@ fn a_budget_chooses_what_fits() {
     let (none, block, disk) = (peak(&all), of("block"), of("disk"));
     assert!(disk < block && block < none, "{disk} {block} {none}");
     assert_eq!((of("model"), plan(&program, &[])["offload"].as_str()), (none, Some("none")));
-    // weights of ten layers in f32, in bf16, and of two layers and a bit
-    let weights = 4.0 * (none - disk) as f64 / (4.0 * 0.75);
-    assert!(((none - block) as f64) < 0.5 * weights, "{none} {block} {weights}");
+    // what waits in bf16 takes half of what is resident in f32; two blocks and a bit come on top
+    let stored = ModelFolder::folder(&program.path("model")).unwrap().part("transformer").unwrap().bytes();
+    assert!((stored * 3 / 4..stored).contains(&(none - block)), "{none} {block} {stored}");
     let within = |bytes: u64| {
         let plan = plan(&program, &["--max-vram", &format!("{bytes}B")]);
         assert!(peak(&plan) <= bytes, "{plan}");
@@ -70,8 +71,7 @@ fn a_budget_chooses_what_fits() {
     assert_eq!(within(disk), "disk");
     assert_eq!(within(none), "model", "the decoder does not fit beside it");
     let run = |words: &[&str]| program.run(&[&["generate", "a ball", "-o", "a.gif"], &QUICK[..], words].concat());
-    let little = format!("{}B", disk - 1);
-    run(&["--max-vram", &little]).error(4, &["transformer", "--max-vram is", "use --dtype bf16"]);
+    run(&["--max-vram", "67500kB"]).error(4, &["needs about 68 MB", "--max-vram is 67500kB"]);
     let some = format!("{block}B");
     run(&["--max-vram", &some, "--offload", "none"]).error(4, &["transformer needs", "use --offload block"]);
     assert!(!program.path("a.gif").exists());
@@ -88,7 +88,7 @@ fn a_budget_chooses_what_fits() {
 #[test]
 fn a_budget_chooses_tiles_and_the_record_keeps_them() {
     let program = Program::new();
-    let words = ["generate", "a ball", "--steps", "1", "--frames", "5", "--size", "288x192", "--seed", "1"];
+    let words = ["generate", "a ball", "--steps", "1", "--frames", "5", "--size", "96x64", "--seed", "1"];
     let plan = |more: &[&str]| -> Value {
         let done = program.run(&[&words, &["--dry-run", "--json"][..], more].concat()).success();
         serde_json::from_str(&done.stdout()).unwrap()

@@ -61,9 +61,11 @@ class Share:
         text, q, k, v = joint(attn, hidden_states, encoder_hidden_states, image_rotary_emb)
         if self.state["sharing"]:
             k, v = k[[0, 0, 2, 2]], v[[0, 0, 2, 2]]
-        out = torch.softmax(q @ k.transpose(2, 3) * q.shape[-1] ** -0.5, dim=-1) @ v
-        out = attn.to_out[0](out.transpose(1, 2).flatten(2))
+        out = attn.to_out[0](self.attend(q, k, v).transpose(1, 2).flatten(2))
         return out[:, text:], out[:, :text]
+
+    def attend(self, q, k, v):
+        return torch.softmax(q @ k.transpose(2, 3) * q.shape[-1] ** -0.5, dim=-1) @ v
 
 
 class MaskedShare:
@@ -123,24 +125,26 @@ def window_texts(embeds, transitions):
     return texts + [embeds[-1]]
 
 
-def loop(pipe, scheduler, texts, overlap, steps, blend, state):
-    """Latents [1, F, C, H, W]; `state` tells the processors whether the step shares."""
-    config = pipe.transformer.config
+def loop(pipe, scheduler, texts, overlap, steps, blend, state, size=(HEIGHT, WIDTH), of=STEPS, until=None):
+    """Latents [1, F, C, H, W] of `size`; `state` tells the processors whether the step shares. Of the `of` steps the first
+    `until` are taken, without a number all."""
+    config, device, dtype = pipe.transformer.config, pipe.transformer.device, pipe.transformer.dtype
     n = (config.sample_frames - 1) // config.temporal_compression_ratio + 1
     stride, count = n - overlap, len(texts)
     length = n + (count - 1) * stride
-    shape = (1, length, config.in_channels, HEIGHT, WIDTH)
+    shape = (1, length, config.in_channels, *size)
     inject_noise(pipe, shape)
-    pipe.scheduler.set_timesteps(STEPS)
+    pipe.scheduler.set_timesteps(of, device=device)
     rotary = None
     if config.use_rotary_positional_embeddings:
-        rotary = pipe._prepare_rotary_positional_embeddings(HEIGHT * 8, WIDTH * 8, n, torch.device("cpu"))
-    uncond, weights = torch.zeros_like(texts[0]), blend_weights(n).view(1, -1, 1, 1, 1)
-    x, old, timesteps = unit("pipeline/noise", shape), None, pipe.scheduler.timesteps
-    for i, t in enumerate(timesteps):
+        rotary = pipe._prepare_rotary_positional_embeddings(size[0] * 8, size[1] * 8, n, device)
+    uncond, weights = torch.zeros_like(texts[0]), blend_weights(n).view(1, -1, 1, 1, 1).to(device)
+    x, old, timesteps = unit("pipeline/noise", shape).to(device, dtype), None, pipe.scheduler.timesteps
+    zeros = lambda shape: torch.zeros(shape, dtype=torch.float64, device=device)
+    for i, t in enumerate(timesteps[:until]):
         state["sharing"] = i in steps
-        a = pipe.scheduler.alphas_cumprod[t].double()
-        total, norm = torch.zeros(shape, dtype=torch.float64), torch.zeros((1, length, 1, 1, 1), dtype=torch.float64)
+        a = pipe.scheduler.alphas_cumprod[int(t)].double()
+        total, norm = zeros(shape), zeros((1, length, 1, 1, 1))
         for k in range(count - 1):
             source, target = (x[:, j * stride:j * stride + n] for j in (k, k + 1))
             if "subject" in state:
@@ -155,7 +159,7 @@ def loop(pipe, scheduler, texts, overlap, steps, blend, state):
                 estimate = clean(u) + GUIDANCE * (clean(c) - clean(u))
                 total[:, j * stride:j * stride + n] += weights * estimate
                 norm[:, j * stride:j * stride + n] += weights
-        v = ((a.sqrt() * x - total / norm) / (1 - a).sqrt()).float()
+        v = ((a.sqrt() * x - total / norm) / (1 - a).sqrt()).to(dtype)
         if scheduler == "ddim":
             x = pipe.scheduler.step(v, t, x, return_dict=False)[0]
         else:
