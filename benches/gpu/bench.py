@@ -75,7 +75,8 @@ def vidgen(command, *words, wrap=(), device=DEVICE, **env):
         whole = time.time() - began
     if done.returncode:
         raise SystemExit(f"{' '.join(map(str, words))}: exit code {done.returncode}\n{done.stderr.strip()}")
-    run = json.loads(done.stdout)["manifest"]["run"]
+    result = next(line for line in done.stdout.splitlines() if line.startswith("{"))  # a profiler says more
+    run = json.loads(result)["manifest"]["run"]
     seconds = run["seconds"]
     work = sum(seconds[phase] for phase in ("encode", "denoise", "decode", "mux"))
     return dict(whole=whole, seconds=work, phases=seconds, peak=used.bytes if CUDA else run["peak_memory"])

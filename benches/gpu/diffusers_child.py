@@ -21,7 +21,7 @@ class Child:
     def __init__(self, folder, dtype, device, compiled):
         self.device = torch.device(device)
         began = time.time()
-        self.pipe = CogVideoXPipeline.from_pretrained(folder, torch_dtype=getattr(torch, dtype)).to(self.device)
+        self.pipe = CogVideoXPipeline.from_pretrained(folder, dtype=getattr(torch, dtype)).to(self.device)
         self.wait()
         self.load = time.time() - began
         self.pipe.set_progress_bar_config(disable=True)

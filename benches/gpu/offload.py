@@ -6,7 +6,7 @@ Goals: with `--max-vram 6GB` and `12GB` the device has no more in use than that 
 from bench import CUDA, PROMPT, SMOKE, STORY, WORK, Report, gigabytes, model, vidgen
 
 SIZE, FRAMES = ("48x32", 9) if SMOKE else ("720x480", 49)
-LENGTHS = (25, 49) if SMOKE else (145, 1201)
+LENGTHS = (57, 105) if SMOKE else (145, 1201)
 # beside what vidgen knows of: the driver's context and the libraries' buffers
 CONTEXT = 1.0e9
 

@@ -1,5 +1,7 @@
 """Item 4: the parts on their own: decoding 49 and 145 frames, encoding a prompt, loading."""
 
+import json
+
 import torch
 from bench import PROMPT, ROUNDS, SMOKE, WORK, Diffusers, Report, gigabytes, median, model, ratio, vidgen
 from safetensors.torch import save_file
@@ -22,7 +24,7 @@ def main():
         report.row(name, f"{median(rows[0]):.2f}", f"{median(rows[1]):.2f}", f"{ratio(rows[1], rows[0]):.2f}x", *peaks)
         report.raw[name] = dict(vidgen=rows[0], diffusers=rows[1])
 
-    channels = child_channels(folder)
+    channels = json.loads((folder / "transformer/config.json").read_text())["in_channels"]
     for latent_frames in (13, 37):
         path = WORK / f"latents-{latent_frames}.safetensors"
         shape = (1, latent_frames, channels, HEIGHT // 8, WIDTH // 8)
@@ -50,12 +52,6 @@ def main():
     report.raw["load"] = dict(vidgen=loads, diffusers=child.loaded)
     report.write()
     child.close()
-
-
-def child_channels(folder):
-    import json
-
-    return json.loads((folder / "transformer/config.json").read_text())["in_channels"]
 
 
 if __name__ == "__main__":

@@ -76,7 +76,7 @@ fn a_budget_chooses_what_fits() {
     run(&["--max-vram", &some, "--offload", "none"]).error(4, &["transformer needs", "use --offload block"]);
     assert!(!program.path("a.gif").exists());
     run(&["--max-vram", &some, "--progress", "plain"]).success();
-    let table = program.run(&["plan", "a ball", "--model", "model", "--max-vram", &some]).success().stdout();
+    let table = program.run(&[&["plan", "a ball", "--max-vram", &some], &QUICK[..]].concat()).success().stdout();
     assert!(table.contains("offload        block"), "{table}");
 
     // weights stored as they are computed with wait for nothing in memory
