@@ -310,6 +310,7 @@ impl Settings {
             skip_existing: self.skip_existing,
             text_cache: self.text_cache,
             offline: self.offline,
+            offload: self.offload,
             manifest: self.manifest,
             work_dir: self.work_dir,
             keep: self.keep,
