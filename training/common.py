@@ -96,6 +96,42 @@ class Average:
             parameter.copy_(held)
 
 
+class Muon(torch.optim.AdamW):
+    """AdamW, but for `matrices`, whose momentum is made orthogonal before it is applied (Jordan et al. 2024), scaled to
+    the size of Adam's updates (Liu et al., arXiv 2502.16982). A step teaches a small transformer more than Adam's, at a
+    cost that does not grow with the batch. In f32: CPUs without bf16 units are slow in the usual bf16."""
+
+    def __init__(self, matrices, others, lr: float, momentum: float = 0.95, **adam):
+        super().__init__(others, lr=lr, **adam)
+        self.matrices, self.momentum = [(p, torch.zeros_like(p)) for p in matrices], momentum
+
+    @torch.no_grad()
+    def step(self):
+        super().step()
+        group = self.param_groups[0]
+        for parameter, mean in self.matrices:
+            mean.lerp_(parameter.grad, 1 - self.momentum)
+            update = orthogonal(parameter.grad.lerp(mean, self.momentum))
+            parameter.mul_(1 - group["lr"] * group["weight_decay"])
+            parameter.add_(update, alpha=-0.2 * max(parameter.shape) ** 0.5 * group["lr"])
+
+    def zero_grad(self, set_to_none: bool = True):
+        super().zero_grad(set_to_none)
+        for parameter, _ in self.matrices:
+            parameter.grad = None
+
+
+def orthogonal(x: torch.Tensor, steps: int = 5) -> torch.Tensor:
+    """The nearest orthogonal matrix to `x`, roughly: singular values between 0.7 and 1.2 (five steps of Newton-Schulz)."""
+    turned = x.shape[0] > x.shape[1]
+    y = x.T if turned else x
+    y = y / (y.norm() + 1e-7)
+    for _ in range(steps):
+        square = y @ y.T
+        y = 3.4445 * y + torch.addmm(square, square, square, beta=-4.7750, alpha=2.0315) @ y
+    return y.T if turned else y
+
+
 def save_tensors(tensors: dict[str, torch.Tensor], path: str, dtype=torch.float16):
     """Writes safetensors through a temporary file; refuses what would not come back from a lent machine."""
     os.makedirs(os.path.dirname(path), exist_ok=True)

@@ -21,14 +21,14 @@ import random
 import time
 
 import torch
-import torch.nn.functional as F
 from diffusers import AutoencoderKLCogVideoX, CogVideoXDDIMScheduler, CogVideoXTransformer3DModel
+from safetensors.torch import load_file
 from transformers import T5Config, T5EncoderModel
 
 import tokenizer
-from common import Average, Clock, State, autocast, export, learning_rate, setup
-from render import render
-from world import FRAMES, HEIGHT, WIDTH, caption, sample
+from bank import Bank
+from common import Average, Clock, Muon, State, autocast, export, learning_rate, setup
+from world import FRAMES, HEIGHT, WIDTH, caption, plain_caption, sample
 
 CAPTIONS = 8  # per clip of the bank
 
@@ -52,10 +52,18 @@ def arguments():
     p.add_argument("--bank-minutes", type=float, default=1.5, help="stop filling the bank after this long")
     p.add_argument("--bank-file", help="keeps the bank between runs (CPU)")
     p.add_argument("--refresh", type=int, default=0, help="replace 64 clips of the bank every so many steps; 0: never")
+    p.add_argument("--start", help="a pipeline folder whose transformer and text encoder to begin with, on the same latents")
+    p.add_argument("--frames", type=int, default=FRAMES, help="of the bank's clips; 4n + 1")
+    p.add_argument("--stills", type=int, default=0, help="single pictures in a bank of their own: many scenes for little time")
+    p.add_argument("--still-share", type=float, default=0.5, help="share of batches that are of stills, as many tokens of them")
     p.add_argument("--short", type=float, default=0.0, help="share of batches, at first, with 4 latent frames of 4 times as many clips")
     p.add_argument("--subject", type=float, default=4.0, help="weight of the subject's cells")
     p.add_argument("--drop", type=float, default=0.06, help="chance of each clause to be left out of a caption")
+    p.add_argument("--muon", action="store_true", help="orthogonal updates of the matrices inside blocks: fewer steps")
+    p.add_argument("--warmup", type=int, default=200, help="steps until the learning rate is reached, in each run")
     p.add_argument("--compile", action="store_true", help="torch.compile the transformer")
+    p.add_argument("--report", type=int, default=50, help="steps between two lines of the log")
+    p.add_argument("--check", action="store_true", help="with each, the error on stills of held-out combinations")
     p.add_argument("--seed", type=int, default=0)
     return p.parse_args()
 
@@ -87,56 +95,53 @@ def build(a, latent: int, vocabulary: int) -> torch.nn.ModuleDict:
     return torch.nn.ModuleDict({"transformer": transformer, "text": text})
 
 
-class Bank:
-    """Encoded clips: latents [N, F, C, h, w] in 16 bits, the subject's cover of each cell, and captions as ids."""
+class Captioned:
+    """A bank with captions as ids, `CAPTIONS` for each clip."""
 
-    def __init__(self, a, vae, captions: tokenizer.Captions, device: str):
-        self.a, self.vae, self.captions, self.device = a, vae, captions, device
-        self.rng, self.next = random.Random(a.seed + 17), 0
-        self.z, self.cover, self.ids = [], [], []
+    def __init__(self, a, bank: Bank, captions: tokenizer.Captions):
+        self.a, self.bank, self.captions, self.rng = a, bank, captions, random.Random(a.seed + 29)
+        self.ids = torch.empty(0)
 
-    @torch.no_grad()
-    def encode(self, count: int):
-        scenes = [sample(self.rng) for _ in range(count)]
-        z, cover = [], []
-        for part in (scenes[i:i + 16] for i in range(0, count, 16)):
-            clip = render(part, FRAMES, *self.a.size, device=self.device)
-            with autocast(self.device):
-                mean = self.vae.encode(clip.video).latent_dist.sample()
-            z.append((mean.float() * self.vae.config.scaling_factor).transpose(1, 2).half())
-            mask = clip.mask
-            first = F.avg_pool2d(mask[:, 0, :1], 8)  # the first latent frame is one frame, the others are four
-            rest = F.avg_pool3d(mask[:, :, 1:], (4, 8, 8))[:, 0]
-            cover.append(torch.cat([first, rest], 1).half())
+    def write(self, scenes) -> torch.Tensor:
         texts = [caption(scene, self.rng, self.a.drop) for scene in scenes for _ in range(CAPTIONS)]
-        ids = self.captions.ids(texts).view(count, CAPTIONS, -1).short().to(self.device)
-        return torch.cat(z), torch.cat(cover), ids
+        return self.captions.ids(texts).view(len(scenes), CAPTIONS, -1).short().to(self.bank.device)
 
-    def fill(self, minutes: float):
-        began, file = time.time(), self.a.bank_file
-        if file and os.path.exists(file):
-            self.z, self.cover, self.ids = (t.to(self.device) for t in torch.load(file, weights_only=True))
-            self.rng.seed(len(self.z))
-        parts = [(self.z, self.cover, self.ids)] if len(self.z) else []
-        held, chunk = len(self.z), 64 if self.device == "cuda" else 4
-        while held < self.a.bank and (not parts or time.time() - began < minutes * 60):
-            parts.append(self.encode(chunk))
-            held += chunk
-        self.z, self.cover, self.ids = (torch.cat(values) for values in zip(*parts))
-        if file:
-            torch.save((self.z.cpu(), self.cover.cpu(), self.ids.cpu()), file + ".partial")
-            os.replace(file + ".partial", file)
-        print(f"bank: {held} clips, {time.time() - began:.0f} s, latent std {self.z[:64].float().std():.3f}", flush=True)
+    def fill(self, count: int, minutes: float):
+        began = time.time()
+        self.bank.fill(count, minutes)
+        self.bank.save()
+        self.ids = self.write(self.bank.scenes)
+        print(f"bank: {len(self.bank)} clips of {self.bank.frames} frames, {time.time() - began:.0f} s, "
+              f"latent std {self.bank.z[:64].float().std():.3f}", flush=True)
 
-    def refresh(self, count: int = 64):
-        where = torch.arange(self.next, self.next + count, device=self.device) % len(self.z)
-        self.z[where], self.cover[where], self.ids[where] = self.encode(count)
-        self.next = (self.next + count) % len(self.z)
+    def refresh(self):
+        where = self.bank.refresh()
+        self.ids[where] = self.write([self.bank.scenes[i] for i in where])
 
-    def batch(self, count: int, frames: int | None):
-        index = torch.randint(len(self.z), (count,), device=self.device)
-        which = torch.randint(CAPTIONS, (count,), device=self.device)
-        return self.z[index, :frames].float(), self.cover[index, :frames].float(), self.ids[index, which].long()
+    def batch(self, count: int, frames: int | None = None):
+        device = self.bank.device
+        index = torch.randint(len(self.bank), (count,), device=device)
+        which = torch.randint(CAPTIONS, (count,), device=device)
+        return self.bank.z[index, :frames].float(), self.bank.cover[index, :frames].float(), self.ids[index, which].long()
+
+
+def begin_with(nets, folder: str):
+    """Takes transformer and text encoder from another pipeline; its pieces keep their embeddings, wherever they stand now."""
+    weights = load_file(os.path.join(folder, "transformer", "diffusion_pytorch_model.safetensors"))
+    missing, unknown = nets["transformer"].load_state_dict(weights, strict=False)
+    if unknown or set(missing) - {"patch_embed.pos_embedding"}:
+        raise SystemExit(f"{folder}: not the transformer that is trained here: {[*unknown, *missing]}")
+    text = {k: v.float() for k, v in load_file(os.path.join(folder, "text_encoder", "model.safetensors")).items()}
+    with open(os.path.join(folder, "tokenizer", "tokenizer.json")) as file:
+        old = {piece: i for i, (piece, _) in enumerate(json.load(file)["model"]["vocab"])}
+    rows = text.pop("shared.weight")
+    table = rows.mean(0) + 0.1 * torch.randn(len(tokenizer.pieces()), rows.shape[1]) * rows.std()
+    for i, (piece, _) in enumerate(tokenizer.pieces()):
+        if piece in old:
+            table[i] = rows[old[piece]]
+    missing, unknown = nets["text"].load_state_dict(text | {"shared.weight": table}, strict=False)
+    if unknown or set(missing) - {"encoder.embed_tokens.weight"}:
+        raise SystemExit(f"{folder}: not the text encoder that is trained here: {[*unknown, *missing]}")
 
 
 def loss_of(nets, z, cover, ids, alphas, a, device: str) -> torch.Tensor:
@@ -153,6 +158,33 @@ def loss_of(nets, z, cover, ids, alphas, a, device: str) -> torch.Tensor:
     seen = alpha / (alpha + 0.1)
     weight = 1 + (a.subject - 1) * cover.unsqueeze(2) * seen
     return ((out.float() - v).square() * weight).mean() / weight.mean()
+
+
+class Check:
+    """The error of the estimated latents of 32 held-out stills, always the same, on the subject and beside it. Three noise
+    levels: where the subject is not to be seen, is to be guessed at, and is plain."""
+
+    def __init__(self, nets, vae, captions, alphas, a, device: str):
+        self.nets, self.alphas, self.device = nets, alphas, device
+        rng, chance = random.Random(91), torch.Generator().manual_seed(91)
+        scenes = [sample(rng, "unseen") for _ in range(32)]
+        self.z, self.cover = (part.float() for part in Bank(vae, a.size, 1, device).encode(scenes))
+        self.ids = captions.ids([plain_caption(scene) for scene in scenes]).to(device)
+        self.noise = torch.randn(self.z.shape, generator=chance).to(device)
+
+    @torch.no_grad()
+    def line(self) -> str:
+        words = []
+        cover = self.cover.unsqueeze(2)
+        for t in (999, 800, 500):
+            alpha = self.alphas[t]
+            noisy = alpha.sqrt() * self.z + (1 - alpha).sqrt() * self.noise
+            text = self.nets["text"](input_ids=self.ids).last_hidden_state
+            v = self.nets["transformer"](noisy, text, torch.full((len(noisy),), t, device=self.device), return_dict=False)[0]
+            error = (alpha.sqrt() * noisy - (1 - alpha).sqrt() * v.float() - self.z).square().mean(2, keepdim=True)
+            share = lambda weight: ((error * weight).sum() / weight.sum()).item()
+            words.append(f"{t}: {share(cover):.3f} {share(1 - cover):.3f}")
+        return "  subject, rest at " + ", ".join(words)
 
 
 def write(a, nets, vae):
@@ -176,8 +208,18 @@ def main():
     vae = AutoencoderKLCogVideoX.from_pretrained(a.vae).float().to(device).eval().requires_grad_(False)
     nets = build(a, vae.config.latent_channels, vocabulary).to(device).train()
     average = Average(nets, 0.9995)
-    optimizer = torch.optim.AdamW(nets.parameters(), lr=a.lr, betas=(0.9, 0.98), weight_decay=0.01, fused=device == "cuda")
+    adam = {"betas": (0.9, 0.98), "weight_decay": 0.01, "fused": device == "cuda"}
+    if a.muon:
+        inner = lambda name, p: p.dim() == 2 and any(part in name for part in (".attn1.", ".ff.", "SelfAttention.", "DenseReluDense."))
+        inner_matrices = {name for name, p in nets.named_parameters() if inner(name, p) and "relative_attention_bias" not in name}
+        split = [[p for name, p in nets.named_parameters() if (name in inner_matrices) == wanted] for wanted in (True, False)]
+        optimizer = Muon(*split, lr=a.lr, **adam)
+    else:
+        optimizer = torch.optim.AdamW(nets.parameters(), lr=a.lr, **adam)
     state, before, done = State(a.state or os.path.join(a.out, "state", "transformer")), 0.0, 0
+    if a.start:
+        begin_with(nets, a.start)
+        average.values = [p.detach().clone() for p in nets.parameters()]
     if a.resume and state.exists():
         record = state.load(nets, average, optimizer)
         before, done = record["minutes"], record["steps"]
@@ -186,8 +228,14 @@ def main():
     print(f"on {device}, {done} steps in {before:.1f} min before", flush=True)
     torch.manual_seed(a.seed + done)
     a.seed += 1000 * done
-    bank = Bank(a, vae, captions, device)
-    bank.fill(a.bank_minutes)
+    filed = lambda kind: a.bank_file and f"{a.bank_file}.{kind}"
+    bank = Captioned(a, Bank(vae, a.size, a.frames, device, a.seed, filed(a.frames)), captions)
+    bank.fill(a.bank, a.bank_minutes)
+    stills = Captioned(a, Bank(vae, a.size, 1, device, a.seed + 1, filed("stills")), captions)
+    if a.stills:
+        stills.fill(a.stills, a.bank_minutes)
+    cells = a.size[0] * a.size[1] // 256  # tokens of a latent frame
+    many = a.batch * (cells * ((a.frames - 1) // 4 + 1) + tokenizer.LENGTH) // (cells + tokenizer.LENGTH)
     torch.manual_seed(a.seed + done)
     running_nets = dict(nets.items())
     if a.compile:
@@ -203,12 +251,16 @@ def main():
         write(a, nets, vae)
         average.swap()
 
+    check = Check(nets, vae, captions, alphas, a, device) if a.check else None
     saved, running, began = time.time(), None, time.time()
     while clock.tick():
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(a.lr, clock)
+            group["lr"] = learning_rate(a.lr, clock, a.warmup)
         short = chance.random() < a.short * max(0.0, 1 - clock.progress() / 0.7)
-        z, cover, ids = bank.batch(a.batch * 4 if short else a.batch, 4 if short else None)
+        if a.stills and chance.random() < a.still_share:
+            z, cover, ids = stills.batch(many)
+        else:
+            z, cover, ids = bank.batch(a.batch * 4 if short else a.batch, 4 if short else None)
         loss = loss_of(running_nets, z, cover, ids, alphas, a, device)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -217,18 +269,19 @@ def main():
         average.update()
         if a.refresh and clock.count % a.refresh == 0:
             bank.refresh()
-        if clock.count % 50 == 0 or 0 < a.steps <= 20:
+        if clock.count % a.report == 0 or 0 < a.steps <= 20:
             if not math.isfinite(loss.item()):
                 raise SystemExit(f"the loss is {loss.item()} at step {done + clock.count}; the last state is in {state.folder}")
             running = loss.item() if running is None else 0.8 * running + 0.2 * loss.item()
-            print(f"step {done + clock.count} loss {running:.4f} {clock.rate():.2f} it/s", flush=True)
+            print(f"step {done + clock.count} loss {running:.4f} {clock.rate():.2f} it/s"
+                  f"{check.line() if check else ''}", flush=True)
         if time.time() - saved > 150:
             save()
             saved = time.time()
     clock.count -= 1
     save()
     result = {"steps": done + clock.count, "minutes": round(clock.before + clock.spent(), 1), "loss": running, "device": device,
-              "batch": a.batch, "clips": len(bank.z)}
+              "batch": a.batch, "clips": len(bank.bank), "stills": len(stills.bank)}
     with open(os.path.join(a.out, "transformer.json"), "w") as file:
         json.dump(result, file, indent=1)
     print(json.dumps(result))

@@ -68,6 +68,16 @@ def differences(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return x[..., 1:, :] - x[..., :-1, :], x[..., :, 1:] - x[..., :, :-1]
 
 
+def picture_loss(y: torch.Tensor, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """How far the made video `y` is from `x`, edges included; `weight` [B, 1, T, H, W] has mean one."""
+    error = y - x
+    loss = (error.abs() * weight).mean() + 2 * (error.square() * weight).mean()
+    for slope, (made, true) in enumerate(zip(differences(y), differences(x))):
+        near = weight[..., 1:, :] if slope == 0 else weight[..., :, 1:]
+        loss = loss + ((made - true).abs() * near).mean()
+    return loss
+
+
 def loss_of(vae, x: torch.Tensor, weight: torch.Tensor, a, device: str) -> tuple[torch.Tensor, torch.Tensor]:
     """The loss and the plain mean squared error; `weight` [B, 1, T, H, W] has mean one."""
     with autocast(device):
@@ -76,14 +86,10 @@ def loss_of(vae, x: torch.Tensor, weight: torch.Tensor, a, device: str) -> tuple
         z = z + a.latent_noise * z.detach().std() * torch.randn_like(z)
         y = vae.decode(z).sample
     y = y.float()
-    error = y - x
-    loss = (error.abs() * weight).mean() + 2 * (error.square() * weight).mean()
-    for slope, (made, true) in enumerate(zip(differences(y), differences(x))):
-        near = weight[..., 1:, :] if slope == 0 else weight[..., :, 1:]
-        loss = loss + ((made - true).abs() * near).mean()
+    loss = picture_loss(y, x, weight)
     mean, logvar = posterior.mean.float(), posterior.logvar.float()
     loss = loss + a.kl * 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
-    return loss, error.square().mean().detach()
+    return loss, (y - x).square().mean().detach()
 
 
 class Step:

@@ -1,0 +1,154 @@
+"""Trains the decoder of a finished autoencoder further, with the encoder and so the latent space as they are.
+
+    python train_decoder.py --vae ../models/toyland/vae --out OUT --minutes 25 --bank-file BANK        # two CPU cores
+
+What a decoder makes of the subject decides whether its colour and shape are seen at all, and a transformer that was
+trained on these latents stays valid. Scenes are encoded once, as whole pictures, into a bank that grows while training
+runs; most steps then decode a piece of the latents around the subject, where a pixel of work teaches most. A piece has
+other group norms than a picture, so every fifth step decodes whole pictures.
+
+On a CPU a batch has at least two clips: a convolution of batch one with few channels takes PyTorch's own path instead of
+oneDNN's, which is seven times slower.
+"""
+
+import argparse
+import json
+import os
+import random
+import time
+
+import torch
+from diffusers import AutoencoderKLCogVideoX
+
+from bank import Bank
+from common import Average, Clock, State, export, learning_rate, psnr, setup
+from render import render
+from train_vae import around, measure, picture_loss
+from world import FRAMES, HEIGHT, WIDTH
+
+
+def arguments():
+    p = argparse.ArgumentParser()
+    p.add_argument("--vae", required=True, help="the autoencoder to begin with")
+    p.add_argument("--out", required=True, help="folder: vae/ is written in it, and state/decoder/ to resume from")
+    p.add_argument("--minutes", type=float, default=8, help="of this run")
+    p.add_argument("--total", type=float, default=0, help="of all runs together, for the learning rate (default: --minutes)")
+    p.add_argument("--steps", type=int, default=0, help="stop after this many steps instead (tests)")
+    p.add_argument("--resume", action="store_true")
+    p.add_argument("--batch", type=int, default=8, help="pieces of 9 frames; half as many of 17, a quarter of pictures")
+    p.add_argument("--piece", type=int, default=6, help="side of a piece, in latent cells")
+    p.add_argument("--lr", type=float, default=1e-3)
+    p.add_argument("--bank", type=int, default=400, help="clips of 17 frames")
+    p.add_argument("--bank-file", help="keeps the bank between runs and for the transformer")
+    p.add_argument("--size", type=int, nargs=2, default=[HEIGHT, WIDTH], help="height and width (tests)")
+    p.add_argument("--subject", type=float, default=10.0, help="weight of the subject's pixels")
+    p.add_argument("--latent-noise", type=float, default=0.05, help="noise on the latents, in their standard deviation")
+    p.add_argument("--evaluate", type=int, default=16, help="whole held-out videos to measure at the end")
+    p.add_argument("--seed", type=int, default=0)
+    return p.parse_args()
+
+
+class Pictures:
+    """The pictures of a bank's scenes, in bytes: [3, T, H, W] and the subject's mask [1, T, H, W] for each."""
+
+    def __init__(self, bank: Bank):
+        self.bank, self.video, self.mask = bank, [], []
+
+    def catch_up(self):
+        while len(self.video) < len(self.bank):
+            scenes = self.bank.scenes[len(self.video):len(self.video) + 16]
+            clip = render(scenes, self.bank.frames, *self.bank.size, device=self.bank.device)
+            self.video += list(((clip.video + 1) * 127.5).round().byte())
+            self.mask += list((clip.mask * 255).round().byte())
+
+    def piece(self, i: int, frames: int, side: int, rng: random.Random):
+        """Latents [C, F, h, w], video and mask around the subject, or of everything if `side` is 0."""
+        latent = (frames - 1) // 4 + 1
+        z, video, mask = self.bank.z[i, :latent].float().transpose(0, 1), self.video[i][:, :frames], self.mask[i][:, :frames]
+        if side:
+            cover = self.bank.cover[i, :latent].float().mean(0)
+            corner = []
+            for axis, length in enumerate(cover.shape):
+                along = cover.sum(1 - axis) + 1e-6
+                centre = (along * torch.arange(length, device=along.device)).sum().item() / along.sum().item()
+                corner.append(min(max(0, round(centre - side / 2 + rng.uniform(-1.2, 1.7))), max(0, length - side)))
+            y, x = corner
+            z = z[..., y:y + side, x:x + side]
+            video, mask = (p[..., 8 * y:8 * (y + side), 8 * x:8 * (x + side)] for p in (video, mask))
+        return z, video.float() / 127.5 - 1, mask.float() / 255
+
+
+def main():
+    a = arguments()
+    device = setup(a.seed)
+    vae = AutoencoderKLCogVideoX.from_pretrained(a.vae).float().to(device)
+    vae.requires_grad_(False)
+    decoder = vae.decoder.requires_grad_(True).train()
+    average = Average(decoder, 0.995)
+    optimizer = torch.optim.AdamW(decoder.parameters(), lr=a.lr, betas=(0.9, 0.99), weight_decay=1e-4, fused=device == "cuda")
+    state, before, seen = State(os.path.join(a.out, "state", "decoder")), 0.0, 0
+    if a.resume and state.exists():
+        record = state.load(decoder, average, optimizer)
+        before, seen = record["minutes"], record["steps"]
+    rng = random.Random(a.seed + 1000 * seen)
+    torch.manual_seed(a.seed + seen)
+    bank = Bank(vae, a.size, 17, device, a.seed, a.bank_file)
+    bank.fill(min(a.bank, 16))
+    pictures = Pictures(bank)
+    clock = Clock(a.minutes, a.total or a.minutes, before, a.steps)
+    print(f"decoder: {sum(p.numel() for p in decoder.parameters()) / 1e6:.2f} M parameters on {device}, "
+          f"{before:.1f} min before", flush=True)
+
+    def save():
+        state.save(decoder, average, optimizer, clock, {"steps": seen + clock.count})
+        average.swap()
+        export(vae, os.path.join(a.out, "vae"))
+        average.swap()
+        bank.save()
+
+    saved, running = time.time(), {}
+    while clock.tick():
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(a.lr, clock, warmup=30)
+        if len(bank) < a.bank:
+            bank.fill(len(bank) + 4)
+        pictures.catch_up()
+        kind = clock.count % 5
+        frames, side, batch = ((9, 0, a.batch // 4) if kind == 4 else (17, a.piece, a.batch // 2) if kind == 2
+                               else (9, a.piece, a.batch))
+        parts = [pictures.piece(rng.randrange(len(bank)), frames, side, rng) for _ in range(max(2, batch))]
+        z, x, mask = (torch.stack(values) for values in zip(*parts))
+        z = z / vae.config.scaling_factor
+        spread = z.std((0, 2, 3, 4), keepdim=True)
+        z = z + a.latent_noise * spread * torch.randn_like(z)
+        weight = 1 + (a.subject - 1) * around(mask)
+        y = vae.decode(z).sample
+        loss = picture_loss(y, x, weight / weight.mean())
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(decoder.parameters(), 1.0)
+        optimizer.step()
+        average.update()
+        error = (((y.detach() - x).square().mean(1, keepdim=True) * mask).sum() / mask.sum()).item()
+        name = "whole" if not side else f"piece{frames}"
+        running[name] = error if name not in running else 0.8 * running[name] + 0.2 * error
+        if clock.count % 10 == 0 or 0 < a.steps <= 20:
+            numbers = " ".join(f"{k} {psnr(v):.2f}" for k, v in running.items())
+            print(f"step {seen + clock.count} loss {loss.item():.4f} subject {numbers} bank {len(bank)} "
+                  f"{clock.rate():.2f} it/s", flush=True)
+        if time.time() - saved > 150:
+            save()
+            saved = time.time()
+    clock.count -= 1
+    save()
+    average.swap()
+    vae.eval()
+    result = measure(vae, a.evaluate, device, a.size, 17 if a.steps else FRAMES)
+    result |= {"steps": seen + clock.count, "minutes": round(clock.before + clock.spent(), 1), "device": device}
+    with open(os.path.join(a.out, "decoder.json"), "w") as file:
+        json.dump(result, file, indent=1)
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
