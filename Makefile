@@ -3,15 +3,17 @@
 VIDGEN := target/release/vidgen
 DEMO   := out/seasons.mp4
 
-.PHONY: help deps build demo test torture lint fuzz bench-multiprompt bench-plan bench-gpu-smoke test-slurm
+.PHONY: help deps build demo gallery test torture lint fuzz bench-multiprompt bench-toyland bench-plan bench-gpu-smoke test-slurm
 
 help:
 	@echo 'make demo    install what is missing, build, render a video on the embedded model'
+	@echo 'make gallery the storyboards of prompts/ as videos in out/gallery, each with a strip of pictures beside it'
 	@echo 'make test    run all tests'
 	@echo 'make torture kill a run 200 times, at random moments, and compare what it makes in the end'
 	@echo 'make build   the release binary, target/release/vidgen'
 	@echo 'make lint    formatting, clippy and documentation, warnings denied'
 	@echo 'make bench-multiprompt    render a set of stories four ways and measure them (SET, STORIES, STEPS, MODEL, CLIP)'
+	@echo 'make bench-toyland   the embedded model against its bars (CAPTIONS, STEPS, GUIDANCE, MODEL)'
 	@echo 'make bench-plan   what vidgen plan says beside what runs take'
 	@echo 'make bench-gpu-smoke   the scripts of benches/gpu on small models and the CPU (PYTHON: one with torch and diffusers)'
 	@echo 'make test-slurm   a batch as a Slurm job array on this machine (root, Debian)'
@@ -28,6 +30,16 @@ demo: build
 	@mkdir -p out
 	$(VIDGEN) multi-prompt prompts/seasons.txt --seed 7 -y -o $(DEMO)
 
+# For CogVideoX is one of them. What is finished is left alone.
+GALLERY := $(filter-out prompts/dark-knight.txt,$(wildcard prompts/*))
+
+gallery: build
+	@for file in $(GALLERY); do \
+	  name=$${file##*/}; \
+	  case $$name in *.txt) key=prompt_file ;; *) key=script ;; esac; \
+	  echo "{\"id\": \"$${name%.*}\", \"$$key\": \"$$file\"}"; \
+	done | $(VIDGEN) batch - --output-root out/gallery --preview strip
+
 test: deps
 	cargo test --locked
 
@@ -42,6 +54,14 @@ lint: deps
 
 bench-multiprompt: build
 	benches/multiprompt/run.sh
+
+CAPTIONS ?= 256
+STEPS    ?= 0
+GUIDANCE ?= 0
+MODEL    ?= toyland
+
+bench-toyland: build
+	training/bars.py --vidgen $(VIDGEN) --model $(MODEL) --captions $(CAPTIONS) --steps $(STEPS) --guidance $(GUIDANCE)
 
 bench-plan: build
 	scripts/bench_plan.py $(VIDGEN)

@@ -5,7 +5,7 @@
 What a decoder makes of the subject decides whether its colour and shape are seen at all, and a transformer that was
 trained on these latents stays valid. Scenes are encoded once, as whole pictures, into a bank that grows while training
 runs; most steps then decode a piece of the latents around the subject, where a pixel of work teaches most. A piece has
-other group norms than a picture, so every fifth step decodes whole pictures.
+other group norms than a picture, so some steps decode whole pictures.
 
 On a CPU a batch has at least two clips: a convolution of batch one with few channels takes PyTorch's own path instead of
 oneDNN's, which is seven times slower.
@@ -37,6 +37,7 @@ def arguments():
     p.add_argument("--resume", action="store_true")
     p.add_argument("--batch", type=int, default=8, help="pieces of 9 frames; half as many of 17, a quarter of pictures")
     p.add_argument("--piece", type=int, default=6, help="side of a piece, in latent cells")
+    p.add_argument("--whole", type=int, default=5, help="one step in so many decodes whole pictures")
     p.add_argument("--lr", type=float, default=1e-3)
     p.add_argument("--bank", type=int, default=400, help="clips of 17 frames")
     p.add_argument("--bank-file", help="keeps the bank between runs and for the transformer")
@@ -113,9 +114,8 @@ def main():
         if len(bank) < a.bank:
             bank.fill(len(bank) + 4)
         pictures.catch_up()
-        kind = clock.count % 5
-        frames, side, batch = ((9, 0, a.batch // 4) if kind == 4 else (17, a.piece, a.batch // 2) if kind == 2
-                               else (9, a.piece, a.batch))
+        frames, side, batch = ((9, 0, a.batch // 4) if clock.count % a.whole == 0
+                               else (17, a.piece, a.batch // 2) if clock.count % 4 == 1 else (9, a.piece, a.batch))
         parts = [pictures.piece(rng.randrange(len(bank)), frames, side, rng) for _ in range(max(2, batch))]
         z, x, mask = (torch.stack(values) for values in zip(*parts))
         z = z / vae.config.scaling_factor

@@ -1,7 +1,7 @@
 //! What a job is going to do and take, before anything is loaded: what `vidgen plan` and `--dry-run` tell.
 
 use super::{Job, Need, UncondText, memory, work};
-use crate::run::{self, Outline, Speed};
+use crate::run::{Outline, Speed};
 use crate::timeline::TextMix;
 use crate::video::{Format, PixelFormat};
 use anyhow::Result;

@@ -331,12 +331,18 @@ fn the_storyboards_of_the_repository_are_read() {
     assert_eq!(
         names,
         [
+            "around-the-clock.toml",
             "ball.yaml",
             "by-frame.json",
             "by-time.txt",
+            "colours.toml",
             "dark-knight.txt",
             "day-to-night.toml",
+            "follow.yaml",
             "seasons.txt",
+            "shapes.json",
+            "there-and-back.json",
+            "trailer.toml",
             "two-scenes.json"
         ]
     );

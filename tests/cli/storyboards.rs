@@ -175,12 +175,18 @@ fn the_storyboards_of_the_repository_run() {
     let program = Program::new();
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/prompts");
     let expected = [
+        ("around-the-clock.toml", 241),
         ("ball.yaml", 105),
         ("by-frame.json", 64 + 64 + 49),
         ("by-time.txt", 112),
+        ("colours.toml", 161),
         ("dark-knight.txt", 145),
         ("day-to-night.toml", 48 + 64 + 97 + 48),
+        ("follow.yaml", 3 * 56),
         ("seasons.txt", 145),
+        ("shapes.json", 4 * 32),
+        ("there-and-back.json", 129),
+        ("trailer.toml", 4 * 16 + 32),
         ("two-scenes.json", 64),
     ];
     assert_eq!(std::fs::read_dir(folder).unwrap().count(), expected.len(), "one line for each file");
