@@ -35,12 +35,15 @@ def arguments():
     p.add_argument("--total", type=float, default=0, help="of all runs together, for the learning rate (default: --minutes)")
     p.add_argument("--steps", type=int, default=0, help="stop after this many steps instead (tests)")
     p.add_argument("--resume", action="store_true")
-    p.add_argument("--batch", type=int, default=8, help="pieces of 9 frames; half as many of 17, a quarter of pictures")
+    p.add_argument("--batch", type=int, default=8, help="pieces of 9 frames; half as many of 17, a quarter of whole pictures")
     p.add_argument("--piece", type=int, default=6, help="side of a piece, in latent cells")
-    p.add_argument("--whole", type=int, default=5, help="one step in so many decodes whole pictures")
+    p.add_argument("--whole", type=float, default=0.2, help="share of steps that decode whole pictures")
     p.add_argument("--lr", type=float, default=1e-3)
     p.add_argument("--bank", type=int, default=400, help="clips of 17 frames")
     p.add_argument("--bank-file", help="keeps the bank between runs and for the transformer")
+    p.add_argument("--stills", type=int, default=0, help="single pictures in a bank of their own: many scenes for little time")
+    p.add_argument("--still-share", type=float, default=0.7, help="share of steps that are on stills, twice --batch of them")
+    p.add_argument("--still-file", help="keeps that bank between runs and for the transformer")
     p.add_argument("--size", type=int, nargs=2, default=[HEIGHT, WIDTH], help="height and width (tests)")
     p.add_argument("--subject", type=float, default=10.0, help="weight of the subject's pixels")
     p.add_argument("--latent-noise", type=float, default=0.05, help="noise on the latents, in their standard deviation")
@@ -50,22 +53,19 @@ def arguments():
 
 
 class Pictures:
-    """The pictures of a bank's scenes, in bytes: [3, T, H, W] and the subject's mask [1, T, H, W] for each."""
+    """A bank with the pictures of its scenes, drawn when they are first asked for, in bytes: video [3, T, H, W] and the
+    subject's mask [1, T, H, W]."""
 
     def __init__(self, bank: Bank):
-        self.bank, self.video, self.mask = bank, [], []
-
-    def catch_up(self):
-        while len(self.video) < len(self.bank):
-            scenes = self.bank.scenes[len(self.video):len(self.video) + 16]
-            clip = render(scenes, self.bank.frames, *self.bank.size, device=self.bank.device)
-            self.video += list(((clip.video + 1) * 127.5).round().byte())
-            self.mask += list((clip.mask * 255).round().byte())
+        self.bank, self.drawn = bank, {}
 
     def piece(self, i: int, frames: int, side: int, rng: random.Random):
         """Latents [C, F, h, w], video and mask around the subject, or of everything if `side` is 0."""
+        if i not in self.drawn:
+            clip = render([self.bank.scenes[i]], self.bank.frames, *self.bank.size, device=self.bank.device)
+            self.drawn[i] = ((clip.video[0] + 1) * 127.5).round().byte(), (clip.mask[0] * 255).round().byte()
         latent = (frames - 1) // 4 + 1
-        z, video, mask = self.bank.z[i, :latent].float().transpose(0, 1), self.video[i][:, :frames], self.mask[i][:, :frames]
+        z, (video, mask) = self.bank.z[i, :latent].float().transpose(0, 1), (part[:, :frames] for part in self.drawn[i])
         if side:
             cover = self.bank.cover[i, :latent].float().mean(0)
             corner = []
@@ -95,7 +95,10 @@ def main():
     torch.manual_seed(a.seed + seen)
     bank = Bank(vae, a.size, 17, device, a.seed, a.bank_file)
     bank.fill(min(a.bank, 16))
-    pictures = Pictures(bank)
+    pictures, stills = Pictures(bank), Pictures(Bank(vae, a.size, 1, device, a.seed + 1, a.still_file))
+    if a.stills:
+        stills.bank.fill(a.stills)
+        stills.bank.save()
     clock = Clock(a.minutes, a.total or a.minutes, before, a.steps)
     print(f"decoder: {sum(p.numel() for p in decoder.parameters()) / 1e6:.2f} M parameters on {device}, "
           f"{before:.1f} min before", flush=True)
@@ -113,10 +116,12 @@ def main():
             group["lr"] = learning_rate(a.lr, clock, warmup=30)
         if len(bank) < a.bank:
             bank.fill(len(bank) + 4)
-        pictures.catch_up()
-        frames, side, batch = ((9, 0, a.batch // 4) if clock.count % a.whole == 0
-                               else (17, a.piece, a.batch // 2) if clock.count % 4 == 1 else (9, a.piece, a.batch))
-        parts = [pictures.piece(rng.randrange(len(bank)), frames, side, rng) for _ in range(max(2, batch))]
+        still = a.stills and rng.random() < a.still_share
+        side = a.piece if rng.random() > a.whole else 0
+        frames, batch = (1, 2 * a.batch) if still else rng.choice([(9, a.batch), (17, a.batch // 2)])
+        source = stills if still else pictures
+        parts = [source.piece(rng.randrange(len(source.bank)), frames, side, rng)
+                 for _ in range(max(2, batch if side else batch // 4))]
         z, x, mask = (torch.stack(values) for values in zip(*parts))
         z = z / vae.config.scaling_factor
         spread = z.std((0, 2, 3, 4), keepdim=True)
@@ -130,7 +135,7 @@ def main():
         optimizer.step()
         average.update()
         error = (((y.detach() - x).square().mean(1, keepdim=True) * mask).sum() / mask.sum()).item()
-        name = "whole" if not side else f"piece{frames}"
+        name = f"{'piece' if side else 'whole'}{frames}"
         running[name] = error if name not in running else 0.8 * running[name] + 0.2 * error
         if clock.count % 10 == 0 or 0 < a.steps <= 20:
             numbers = " ".join(f"{k} {psnr(v):.2f}" for k, v in running.items())
