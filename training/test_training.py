@@ -10,9 +10,11 @@ import torch
 
 import judge_data as data
 import tokenizer
-from common import Average, Clock, State, learning_rate
+from bank import Bank, cover_of
+from common import Average, Clock, Muon, State, learning_rate, orthogonal
 from judge import Judge, windows
 from render import render
+from train_decoder import Pictures
 from world import (ATTRIBUTES, COLOURS, FRAMES, HEIGHT, PLACES, SHAPES, TIMES, WIDTH, Scene, caption, evaluation_set, fnv1a,
                    held_out, plain_caption, sample)
 
@@ -170,6 +172,64 @@ class Shared(unittest.TestCase):
         self.assertAlmostEqual(rates[49], 0.5, places=2)
         self.assertEqual(rates[300], 1.0)
         self.assertAlmostEqual(rates[-1], 0.01, places=2)
+
+
+class Updates(unittest.TestCase):
+    def test_updates_are_made_orthogonal(self):
+        torch.manual_seed(0)
+        for shape in ((32, 32), (24, 96), (96, 24)):
+            x = torch.randn(shape)
+            values = torch.linalg.svdvals(orthogonal(x))
+            self.assertGreater(values.min().item(), 0.5)
+            self.assertLess(values.max().item(), 1.3)
+            # the same directions: x and its nearest orthogonal matrix have the same singular vectors
+            left, _, right = torch.linalg.svd(x, full_matrices=False)
+            core = left.T @ orthogonal(x) @ right.T
+            self.assertLess((core - torch.diag(core.diagonal())).abs().max().item(), 1e-3)
+
+    def test_muon_learns_and_leaves_out_nothing(self):
+        torch.manual_seed(0)
+        net = torch.nn.Linear(8, 8)
+        before = [p.detach().clone() for p in net.parameters()]
+        optimizer = Muon([net.weight], [net.bias], lr=0.01, weight_decay=0.0)
+        x, wanted = torch.randn(64, 8), torch.randn(64, 8)
+        losses = []
+        for _ in range(50):
+            loss = (net(x) - wanted).square().mean()
+            losses.append(loss.item())
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        self.assertLess(losses[-1], losses[0] - 0.1)
+        self.assertTrue(all((a - b).abs().min() > 0 for a, b in zip(before, net.parameters())))
+
+
+class Banks(unittest.TestCase):
+    def bank(self, frames: int) -> Bank:
+        """Latents that are what they stand for: the mean colour of each cell."""
+        bank = Bank(None, (HEIGHT, WIDTH), frames, "cpu")
+        rng = random.Random(4)
+        bank.scenes = [sample(rng) for _ in range(6)]
+        clip = render(bank.scenes, frames)
+        bank.cover = cover_of(clip.mask)
+        bank.z = torch.stack([cover_of(clip.video[:, i:i + 1]) for i in range(3)], 2)
+        return bank
+
+    def test_a_latent_frame_covers_the_first_frame_or_four(self):
+        mask = torch.arange(9.0).view(1, 1, 9, 1, 1).expand(1, 1, 9, 16, 8)
+        self.assertEqual(cover_of(mask).flatten().tolist(), [0, 0, 2.5, 2.5, 6.5, 6.5])
+        self.assertEqual(cover_of(mask[:, :, :1]).shape, (1, 1, 2, 1))
+
+    def test_a_piece_shows_the_subject_and_latents_of_the_same_place(self):
+        for frames in (1, 17):
+            pictures, rng = Pictures(self.bank(frames)), random.Random(1)
+            for i in range(6):
+                for side in (6, 0):
+                    z, video, mask = pictures.piece(i, min(frames, 9), side, rng)
+                    small = torch.cat([cover_of(video[None, c:c + 1])[:, :, None] for c in range(3)], 2)[0].transpose(0, 1)
+                    self.assertLess((z - small).abs().max().item(), 0.02)
+                    whole = pictures.drawn[i][1][:, :min(frames, 9)].float().sum() / 255
+                    self.assertGreater(mask.sum().item(), 0.5 * whole.item())
 
 
 class Autoencoder(unittest.TestCase):

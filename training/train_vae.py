@@ -1,7 +1,7 @@
 """Trains the autoencoder: diffusers' AutoencoderKLCogVideoX, small. Writes a diffusers `vae` folder.
 
     python train_vae.py --out OUT --minutes 8                                    # one GPU
-    python train_vae.py --out OUT --minutes 9 --total 180 --batch 1 --resume     # two CPU cores, again and again
+    python train_vae.py --out OUT --minutes 9 --total 300 --batch 4 --resume     # two CPU cores, again and again
 
 The subject is a twentieth of the pixels and most of what is looked at, so a pixel of it (and around it) counts `--subject`
 times. Clips have 9 or 17 frames in turn: 17 frames are encoded and decoded in two pieces with carried caches, as whole
