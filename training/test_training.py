@@ -1,8 +1,12 @@
 """Tests of the world and of what the stages share. `python test_training.py`; no training happens here."""
 
 import itertools
+import json
 import os
+import pathlib
 import random
+import subprocess
+import sys
 import tempfile
 import unittest
 
@@ -230,6 +234,56 @@ class Banks(unittest.TestCase):
                     self.assertLess((z - small).abs().max().item(), 0.02)
                     whole = pictures.drawn[i][1][:, :min(frames, 9)].float().sum() / 255
                     self.assertGreater(mask.sum().item(), 0.5 * whole.item())
+
+
+class Bars(unittest.TestCase):
+    PROGRAM = """#!/usr/bin/env python3
+import json, os, sys
+words, here = sys.argv[1:], os.path.dirname(os.path.abspath(__file__))
+with open(os.path.join(here, "calls"), "a") as log:
+    log.write(" ".join(words[:1]) + "\\n")
+if words[0] == "batch":
+    root = words[words.index("--output-root") + 1]
+    for line in sys.stdin:
+        job = json.loads(line)
+        path = os.path.join(root, job["id"] + ".mp4")
+        if not os.path.exists(path):
+            with open(path, "w") as file:
+                json.dump(job, file)
+else:
+    videos = []
+    for path in [word for word in words if word.endswith(".mp4")]:
+        with open(path) as file:
+            job = json.load(file)
+        answers = {"judge_" + name: 1.0 for name in ("colour", "shape", "place", "time")}
+        videos.append({"file": path, "metrics": answers | {"judge_motion": job["seed"] % 2, "present": 0.5}})
+    print(json.dumps({"videos": videos}))
+"""
+
+    def run_bars(self, folder: str, *words: str) -> str:
+        program = os.path.join(folder, "vidgen")
+        with open(program, "w") as file:
+            file.write(self.PROGRAM)
+        os.chmod(program, 0o755)
+        script = os.path.join(os.path.dirname(os.path.abspath(__file__)), "bars.py")
+        words = [sys.executable, script, "--vidgen", program, "--out", os.path.join(folder, "out"), *words]
+        return subprocess.run(words, check=True, capture_output=True, text=True).stdout
+
+    def test_seen_and_unseen_apart_and_nothing_twice(self):
+        folder = tempfile.mkdtemp()
+        out = self.run_bars(folder, "--captions", "6", "--steps", "4", "--guidance", "3")
+        # every second caption is unseen, and this program gets the motion right in those alone
+        rows = [line.split() for line in out.splitlines()]
+        self.assertEqual(rows[1], ["4", "3.0", "all", "100.0", "100.0", "50.0", "100.0", "100.0", "50.0"])
+        self.assertEqual(rows[2], ["seen", "100.0", "100.0", "0.0", "100.0", "100.0", "50.0"])
+        self.assertEqual(rows[3], ["unseen", "100.0", "100.0", "100.0", "100.0", "100.0", "50.0"])
+        self.assertIn("misses by 45.0 points", out)  # of the subject's presence
+        job = json.loads(pathlib.Path(folder, "out", "toyland", "4-steps-3-guidance", "003.mp4").read_text())
+        self.assertEqual((job["steps"], job["guidance_scale"], job["seed"], job["command"]), (4, 3.0, 3, "generate"))
+        calls = lambda: pathlib.Path(folder, "calls").read_text().split()
+        self.assertEqual(calls(), ["batch", "eval"])
+        self.assertEqual(self.run_bars(folder, "--captions", "6", "--steps", "4", "--guidance", "3"), out)
+        self.assertEqual(calls(), ["batch", "eval", "batch"])  # judged once
 
 
 class Autoencoder(unittest.TestCase):
