@@ -115,7 +115,8 @@ fn describe(plan: &Forecast) -> String {
     let mut rows: Vec<[String; 2]> = Vec::new();
     let mut row = |name: &str, value: String| rows.push([name.to_owned(), value]);
     let duration = *frames as f64 / fps;
-    row("model", format!("{model} on {device} in {dtype}, {threads} threads"));
+    let attention = plan.attention;
+    row("model", format!("{model} on {device} in {dtype}, attention by {attention}, {threads} threads"));
     row("video", format!("{width}x{height}, {frames} frames at {fps} per second ({duration:.1} s), seed {seed}"));
     row("output", format!("{}{}", plan.output.display(), if plan.exists { " (exists)" } else { "" }));
     row(

@@ -16,6 +16,8 @@ pub struct Forecast {
     pub command: &'static str,
     #[serde(flatten)]
     pub outline: Outline,
+    /// What computes attention.
+    pub attention: &'static str,
     pub windows: Vec<WindowRow>,
     /// Of the longest window, those of its text included.
     pub tokens: usize,
@@ -105,6 +107,7 @@ impl Forecast {
         Ok(Self {
             command: job.command.name(),
             outline: outline(job),
+            attention: job.attention.name(),
             windows: windows(job),
             tokens: work::tokens(job, longest),
             layer_windows: denoising.layer_windows.round() as u64,

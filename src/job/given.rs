@@ -219,6 +219,7 @@ pub fn taken_over(request: Request, seed: u64, new_prompt: bool) -> (Settings, O
         blend: old.blend,
         parity: old.parity,
         dtype: old.dtype,
+        attention: old.attention,
         vae_tiling: old.vae_tiling,
         vae_tile_size: old.vae_tile_size,
         vae_chunk: old.vae_chunk,

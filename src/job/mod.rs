@@ -33,6 +33,7 @@ pub use settings::Settings;
 use crate::guidance::GuidanceSchedule;
 use crate::models::cogvideox::transformer::TransformerConfig;
 use crate::models::cogvideox::vae::{DecodeOptions, VaeConfig};
+use crate::nn::kernel::{self, Kernel};
 use crate::recipe::Recipe;
 use crate::run::{Code, Failure, WithCode};
 use crate::schedulers::{ScheduleConfig, SchedulerKind, Table};
@@ -49,7 +50,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::hash::{BuildHasher, RandomState};
 use std::path::PathBuf;
-use values::{DeviceSpec, ManifestMode, Offload, Parity, Precision, Seed, TextCacheAt, Uncond};
+use values::{Attention, DeviceSpec, ManifestMode, Offload, Parity, Precision, Seed, TextCacheAt, Uncond};
 
 /// The commands that make videos.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -123,6 +124,8 @@ pub struct Job {
     pub text_dtype: DType,
     /// Numbers the autoencoder computes with.
     pub vae_dtype: DType,
+    /// What computes the denoiser's attention.
+    pub attention: Kernel,
     pub threads: usize,
     pub decode: DecodeOptions,
     /// None where embeddings are not kept.
@@ -456,6 +459,10 @@ fn one(
         (Precision::Auto, _, Some(DType::F16)) => DType::F16,
         (Precision::Auto, ..) => DType::BF16,
     };
+    let attention = attention(
+        settings.attention.unwrap_or(Attention::Auto),
+        kernel::Place { device: &device, dtype, head: transformer.attention_head_dim },
+    )?;
     let half = if dtype == DType::F32 { DType::F32 } else { DType::BF16 };
 
     let style = settings.style.as_deref().map(str::trim).filter(|style| !style.is_empty());
@@ -515,6 +522,7 @@ fn one(
         vae_dtype: if device.is_cpu() { DType::F32 } else { half },
         text_dtype: half,
         dtype,
+        attention,
         device,
         threads: threads(settings.threads)?,
         decode,
@@ -584,6 +592,21 @@ pub fn device(spec: DeviceSpec) -> Result<Device> {
         DeviceSpec::Auto | DeviceSpec::Cpu => Ok(Device::Cpu),
         DeviceSpec::Cuda(ordinal) => Device::new_cuda(ordinal).map_err(|_| absent("cuda", ordinal, "cuda", cuda)),
         DeviceSpec::Metal(ordinal) => Device::new_metal(ordinal).map_err(|_| absent("metal", ordinal, "metal", metal)),
+    }
+}
+
+/// The kernel of a name, if it can be had there.
+fn attention(asked: Attention, place: kernel::Place) -> Result<Kernel> {
+    let kernel = match asked {
+        Attention::Auto => return Ok(Kernel::auto(place)),
+        Attention::Flash3 => Kernel::Flash3,
+        Attention::Flash2 => Kernel::Flash2,
+        Attention::Sdpa => Kernel::Sdpa,
+        Attention::Math => Kernel::Math,
+    };
+    match kernel.check(place) {
+        Ok(()) => Ok(kernel),
+        Err(why) => bail!("--attention {asked}: {why}, or use --attention {}", Kernel::auto(place).name()),
     }
 }
 

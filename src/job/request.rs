@@ -108,7 +108,7 @@ mod tests {
             "model = \"toyland\"\nguidance_scale = \"wave:6\"\nseed = 18446744073709551615\nsize = \"48x32\"\nduration = 1.5\n\
              fps = \"24000/1001\"\ntransition = \"blend\"\nattn_proc = [\"kv-share:layers=1-2,steps=0-3\"]\nsubject = \"a ball\"\n\
              eta = 0.25\nscheduler = \"dpmpp-2m-sde\"\nuncond = \"empty\"\nblend = \"paper\"\nparity = \"sat\"\ndevice = \"cpu\"\n\
-             dtype = \"f32\"\noffload = \"disk\"\nmax_vram = \"12GB\"\nvae_tiling = \"on\"\ntext_cache = \"off\"\ncodec = \"h264\"\npix_fmt = \"yuv420p\"\noverwrite = true",
+             dtype = \"f32\"\nattention = \"math\"\noffload = \"disk\"\nmax_vram = \"12GB\"\nvae_tiling = \"on\"\ntext_cache = \"off\"\ncodec = \"h264\"\npix_fmt = \"yuv420p\"\noverwrite = true",
         );
         request.scenes[1].length = Some(crate::storyboard::Length::Seconds(0.1));
         request.scenes[1].transition.overlap = Some(3);

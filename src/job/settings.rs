@@ -6,8 +6,8 @@
 //! [`super::Job`].
 
 use super::values::{
-    DeviceSpec, Duration, Every, ManifestMode, MemorySize, Offload, OnInterrupt, Parity, Precision, PreviewKind, Seed,
-    Size, TextCacheAt, Tiling, Uncond, list, text,
+    Attention, DeviceSpec, Duration, Every, ManifestMode, MemorySize, Offload, OnInterrupt, Parity, Precision,
+    PreviewKind, Seed, Size, TextCacheAt, Tiling, Uncond, list, text,
 };
 use crate::guidance::GuidanceSchedule;
 use crate::processors::Spec;
@@ -181,6 +181,13 @@ pub struct Settings {
     #[arg(long, value_name = "NAME", help_heading = "Model and machine", aliases = ["precision", "type"])]
     #[serde(with = "text")]
     pub dtype: Option<Precision>,
+
+    /// What computes attention: sdpa (the program's own kernel), flash2 or flash3 (FlashAttention, where it is built in), math
+    /// (scores, softmax and product one after the other) or auto (the first of flash3, flash2, sdpa and math that there is)
+    #[arg(long, value_name = "KERNEL", help_heading = "Model and machine")]
+    #[arg(aliases = ["attention-backend", "attention_backend", "diffusion-fa", "diffusion_fa"])]
+    #[serde(with = "text")]
+    pub attention: Option<Attention>,
 
     /// CPU threads [default: physical cores]
     #[arg(short = 'j', long, value_name = "N", help_heading = "Model and machine", short_alias = 't')]
@@ -368,6 +375,7 @@ impl Settings {
             parity,
             device,
             dtype,
+            attention,
             threads,
             offload,
             max_vram,

@@ -18,6 +18,10 @@ words!(
     Precision, "dtype", { Auto = "auto", F32 = "f32", Bf16 = "bf16", F16 = "f16" }
 );
 words!(
+    /// What computes attention.
+    Attention, "attention kernel", { Auto = "auto", Flash3 = "flash3", Flash2 = "flash2", Sdpa = "sdpa", Math = "math" }
+);
+words!(
     /// Whether the decoder works in tiles.
     Tiling, "tiling mode", { Auto = "auto", On = "on", Off = "off" }
 );

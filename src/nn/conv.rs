@@ -1,11 +1,20 @@
 //! Convolutions of the autoencoder. The plain versions stand on candle's `conv2d` (candle has no three-dimensional one); for
 //! f32 on the processor the weights are packed when the layer is made, and `cpu::conv` computes.
+//!
+//! candle's `conv2d` on a GPU writes every pixel's neighbourhood out before it multiplies (but for cuDNN): 8 GB for eleven
+//! frames of 480x720 and 128 channels. [`convolve`] goes by frames, and by bands of a frame, so that this buffer stays below
+//! [`COLUMNS`] and all tensors below 2^31 numbers.
 
 use super::cpu::{self, View, conv::Packed};
 use super::resample::upsample_nearest_2x;
+use super::size;
 use candle_core::{DType, Device, Result, Tensor, bail};
 use candle_nn::VarBuilder;
+use std::collections::VecDeque;
 use std::sync::{Arc, OnceLock};
+
+/// Most numbers in the column buffer of one `conv2d`.
+const COLUMNS: usize = 1 << 28;
 
 /// Two-dimensional convolution on `[T, C, H, W]`.
 #[derive(Debug, Clone)]
@@ -80,7 +89,14 @@ impl Conv2d {
     /// `[T, Cin, H, W]` to `[T, Cout, H', W']`.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         match &self.weights {
-            Weights::Plain { kernel, bias } => add_bias(convolve(x, kernel, self.padding, self.stride)?, bias.as_ref()),
+            Weights::Plain { kernel, bias } => {
+                let mut done = Vec::new();
+                convolve(x, kernel, self.padding, self.stride, COLUMNS, |_, y| {
+                    done.push(y);
+                    Ok(())
+                })?;
+                add_bias(joined(done, x.device())?, bias.as_ref())
+            }
             Weights::Packed { packed, .. } => run(packed, &[x], None),
         }
     }
@@ -115,21 +131,95 @@ impl Conv3d {
             Weights::Plain { kernel, bias } => (kernel, bias),
             Weights::Packed { packed, .. } => return run(packed, parts, residual),
         };
-        let x = if let [x] = parts { (*x).clone() } else { Tensor::cat(parts, 0)? };
-        let y = convolve(&x, kernel, self.padding, 1)?; // [T + kt - 1, kt * Cout, H, W]
-        let frames = x.dim(0)? - self.context();
-        let channels = kernel.dim(0)? / self.kt;
-        let mut sum = y.narrow(0, 0, frames)?.narrow(1, 0, channels)?;
-        for tap in 1..self.kt {
-            sum = (sum + y.narrow(0, tap, frames)?.narrow(1, tap * channels, channels)?)?;
-        }
-        let sum = add_bias(sum, bias.as_ref())?;
+        let Some(device) = parts.first().map(|part| part.device()) else { bail!("a convolution without frames") };
+        let sum = add_bias(joined(self.taps(parts, kernel, COLUMNS)?, device)?, bias.as_ref())?;
         residual.map_or(Ok(sum.clone()), |residual| sum + residual)
+    }
+
+    /// The frames of the result, each from the `kt` products of its frames with the taps that meet there.
+    fn taps(&self, parts: &[&Tensor], kernel: &Tensor, columns: usize) -> Result<Vec<Tensor>> {
+        let channels = kernel.dim(0)? / self.kt;
+        let mut window = VecDeque::with_capacity(self.kt); // of [1, kt * Cout, H, W]
+        let mut done = Vec::new();
+        for part in parts {
+            convolve(part, kernel, self.padding, 1, columns, |frames, y| {
+                for frame in 0..frames {
+                    window.push_back(y.narrow(0, frame, 1)?);
+                    if window.len() < self.kt {
+                        continue;
+                    }
+                    let products = window.iter().enumerate();
+                    let mut products = products.map(|(tap, y)| y.narrow(1, tap * channels, channels));
+                    let first = products.next().unwrap_or_else(|| bail!("a convolution without taps"))?;
+                    done.push(products.try_fold(first, |sum, product| sum + product?)?.contiguous()?);
+                    window.pop_front();
+                }
+                Ok(())
+            })?;
+        }
+        if done.is_empty() {
+            let count: usize = parts.iter().map(|part| part.dim(0)).sum::<Result<_>>()?;
+            bail!("a convolution over {} frames cannot take {count}", self.kt)
+        }
+        Ok(done)
     }
 }
 
+/// Tensors of frames as one.
+fn joined(mut frames: Vec<Tensor>, device: &Device) -> Result<Tensor> {
+    if frames.len() == 1 {
+        return Ok(frames.remove(0));
+    }
+    let count: usize = frames.iter().map(|frame| frame.dim(0)).sum::<Result<_>>()?;
+    if let Some(frame) = frames.first() {
+        size::check("the output of a convolution", device, &[&[count], &frame.dims()[1..]].concat())?;
+    }
+    Tensor::cat(&frames, 0)
+}
+
+/// The convolution of `x` `[T, Cin, H, W]` with `weight` `[Cout, Cin, k, k]`, some frames at a time: `each` gets their number
+/// and `[frames, Cout, H', W']`, in order. No column buffer has more than `columns` numbers, but that of one row must fit.
+fn convolve(
+    x: &Tensor,
+    weight: &Tensor,
+    padding: usize,
+    stride: usize,
+    columns: usize,
+    mut each: impl FnMut(usize, Tensor) -> Result<()>,
+) -> Result<()> {
+    let (frames, _, h, w) = x.dims4()?;
+    let (output, input, kh, kw) = weight.dims4()?;
+    let out = |length: usize, kernel: usize| (length + 2 * padding).checked_sub(kernel).map(|room| room / stride + 1);
+    let (Some(out_h), Some(out_w)) = (out(h, kh), out(w, kw)) else {
+        bail!("frames of {h}x{w} are smaller than the kernel of a convolution, {kh}x{kw}")
+    };
+    // what the call writes counts as well: the columns, and the result with all its taps
+    let row = out_w * (input * kh * kw).max(output);
+    size::check("one row of a convolution", x.device(), &[row])?;
+    let rows = (columns / row.max(1)).max(1);
+    if rows >= out_h {
+        let most = (rows / out_h.max(1)).max(1);
+        for first in (0..frames).step_by(most) {
+            let count = most.min(frames - first);
+            each(count, conv2d_of(&x.narrow(0, first, count)?, weight, padding, stride)?)?;
+        }
+        return Ok(());
+    }
+    for frame in 0..frames {
+        let x = x.narrow(0, frame, 1)?.pad_with_zeros(2, padding, padding)?.pad_with_zeros(3, padding, padding)?;
+        let mut bands = Vec::with_capacity(out_h.div_ceil(rows));
+        for first in (0..out_h).step_by(rows) {
+            let count = rows.min(out_h - first);
+            let band = x.narrow(2, first * stride, (count - 1) * stride + kh)?.contiguous()?;
+            bands.push(conv2d_of(&band, weight, 0, stride)?);
+        }
+        each(1, Tensor::cat(&bands, 2)?)?;
+    }
+    Ok(())
+}
+
 /// candle's `conv2d`, which has no bf16 on the CPU: there it runs in f32.
-fn convolve(x: &Tensor, weight: &Tensor, padding: usize, stride: usize) -> Result<Tensor> {
+fn conv2d_of(x: &Tensor, weight: &Tensor, padding: usize, stride: usize) -> Result<Tensor> {
     if x.dtype() == DType::BF16 && x.device().is_cpu() {
         let y = x.to_dtype(DType::F32)?.conv2d(&weight.to_dtype(DType::F32)?, padding, stride, 1, 1)?;
         return y.to_dtype(DType::BF16);
@@ -222,6 +312,85 @@ mod tests {
                 assert_close(&what, &got, &want, 1e-6);
             }
         });
+    }
+
+    /// The sum of its definition.
+    fn by_definition(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Tensor {
+        let (frames, input, h, w) = x.dims4().unwrap();
+        let (output, _, kt, k, _) = weight.dims5().unwrap();
+        let [x, weight, bias] = [x, weight, bias].map(|x| x.flatten_all().unwrap().to_vec1::<f32>().unwrap());
+        let mut y = Vec::new();
+        for (t, o) in (0..frames + 1 - kt).flat_map(|t| (0..output).map(move |o| (t, o))) {
+            for (i, j) in (0..h).flat_map(|i| (0..w).map(move |j| (i, j))) {
+                let mut sum = f64::from(bias[o]);
+                for (c, dt) in (0..input).flat_map(|c| (0..kt).map(move |dt| (c, dt))) {
+                    for (di, dj) in (0..k).flat_map(|di| (0..k).map(move |dj| (di, dj))) {
+                        let (Some(i), Some(j)) = ((i + di).checked_sub(k / 2), (j + dj).checked_sub(k / 2)) else {
+                            continue;
+                        };
+                        if i < h && j < w {
+                            let at = (((t + dt) * input + c) * h + i) * w + j;
+                            let tap = (((o * input + c) * kt + dt) * k + di) * k + dj;
+                            sum += f64::from(x[at]) * f64::from(weight[tap]);
+                        }
+                    }
+                }
+                y.push(sum as f32);
+            }
+        }
+        Tensor::from_vec(y, (frames + 1 - kt, output, h, w), &Device::Cpu).unwrap()
+    }
+
+    #[test]
+    fn the_plain_conv3d_is_the_definition_in_slices_of_any_size() {
+        for (cin, cout, kt, k, t, h, w) in
+            [(3, 5, 3, 3, 4, 6, 7), (2, 3, 1, 3, 3, 5, 4), (4, 2, 3, 1, 2, 3, 9), (2, 2, 2, 5, 2, 7, 6)]
+        {
+            let (weight, bias) = (random(&[cout, cin, kt, k, k]), random(&[cout]));
+            let weights = Weights::plain(&weight, Some(bias.clone())).unwrap();
+            let Weights::Plain { kernel, .. } = &weights else { panic!("asked for the plain form") };
+            let conv = Conv3d { weights: weights.clone(), kt, padding: k / 2 };
+            let x = random(&[t + kt - 1, cin, h, w]);
+            let want = by_definition(&x, &weight, &bias);
+            let what = format!("{cin} to {cout}, {kt}x{k}x{k} on {t}x{h}x{w}");
+            assert_close(&what, &conv.forward(&x).unwrap(), &want, 1e-6);
+            let row = w * (cin * k * k).max(kt * cout);
+            // all at once, two frames, one frame, three rows, one row, less than a row
+            for columns in [usize::MAX / 2, 2 * h * row, h * row, 3 * row, row, 1] {
+                let split = x.dim(0).unwrap() / 2;
+                let (head, tail) = (x.narrow(0, 0, split).unwrap(), x.narrow(0, split, t + kt - 1 - split).unwrap());
+                for parts in [&[&x][..], &[&head, &tail]] {
+                    let done = conv.taps(parts, kernel, columns).unwrap();
+                    let got = add_bias(joined(done, &Device::Cpu).unwrap(), Some(&bias)).unwrap();
+                    assert_close(&format!("{what}, {columns} columns"), &got, &want, 1e-6);
+                }
+            }
+            if kt > 1 {
+                assert!(conv.forward(&x.narrow(0, 0, kt - 1).unwrap()).unwrap_err().to_string().contains("frames"));
+            }
+        }
+    }
+
+    #[test]
+    fn strided_convolutions_may_be_cut_into_bands() {
+        for (k, stride, padding, h, w) in [(3, 2, 0, 11, 13), (3, 2, 1, 12, 9), (4, 3, 2, 20, 23), (1, 2, 0, 7, 5)] {
+            let (x, weight) = (random(&[3, 2, h, w]), random(&[4, 2, k, k]));
+            let want = x.conv2d(&weight, padding, stride, 1, 1).unwrap();
+            let row = want.dim(3).unwrap() * 2 * k * k;
+            for columns in [1, row, 4 * row, usize::MAX / 2] {
+                let mut done = Vec::new();
+                let each = |frames: usize, y: Tensor| {
+                    assert_eq!(y.dim(0)?, frames);
+                    done.push(y);
+                    Ok(())
+                };
+                convolve(&x, &weight, padding, stride, columns, each).unwrap();
+                let got = joined(done, &Device::Cpu).unwrap();
+                assert_close(&format!("{k}x{k}/{stride} on {h}x{w}, {columns}"), &got, &want, 1e-6);
+            }
+        }
+        let (x, weight) = (random(&[1, 2, 2, 9]), random(&[4, 2, 3, 3]));
+        assert!(convolve(&x, &weight, 0, 1, 64, |_, _| Ok(())).is_err());
     }
 
     #[test]

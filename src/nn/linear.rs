@@ -3,6 +3,7 @@
 
 use super::act::gelu_tanh;
 use super::cpu::{self, act::Act, linear::Packed};
+use super::size;
 use candle_core::{D, Result, Tensor, bail};
 use candle_nn::{Module, VarBuilder};
 use std::sync::Arc;
@@ -58,7 +59,10 @@ impl Linear {
     /// `[.., in]` to `[.., out]`.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         match &self.weights {
-            Weights::Plain(inner) => inner.forward(x),
+            Weights::Plain(inner) => {
+                check(inner, x)?;
+                inner.forward(x)
+            }
             Weights::Packed(packed) => run(packed, x, None),
         }
     }
@@ -66,10 +70,29 @@ impl Linear {
     /// [`Linear::forward`], then [`gelu_tanh`].
     pub fn forward_gelu_tanh(&self, x: &Tensor) -> Result<Tensor> {
         match &self.weights {
-            Weights::Plain(inner) => gelu_tanh(&inner.forward(x)?),
+            Weights::Plain(inner) => plain_gelu_tanh(inner, x),
             Weights::Packed(packed) => run(packed, x, Some(Act::GeluTanh)),
         }
     }
+}
+
+fn check(inner: &candle_nn::Linear, x: &Tensor) -> Result<()> {
+    let rows: usize = x.dims()[..x.rank().saturating_sub(1)].iter().product();
+    size::check("the output of a linear layer", x.device(), &[rows, inner.weight().dim(0)?])
+}
+
+/// On a GPU that has it, bias and activation in one reading of the product.
+fn plain_gelu_tanh(inner: &candle_nn::Linear, x: &Tensor) -> Result<Tensor> {
+    check(inner, x)?;
+    #[cfg(feature = "cuda")]
+    if let (Some(bias), true) = (inner.bias(), x.device().is_cuda()) {
+        let product = candle_nn::Linear::new(inner.weight().clone(), None).forward(x)?;
+        return match super::cuda::bias_gelu(&product, bias)? {
+            Some(y) => Ok(y),
+            None => gelu_tanh(&product.broadcast_add(bias)?),
+        };
+    }
+    gelu_tanh(&inner.forward(x)?)
 }
 
 fn run(packed: &Packed, x: &Tensor, act: Option<Act>) -> Result<Tensor> {

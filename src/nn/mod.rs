@@ -7,11 +7,15 @@
 pub mod act;
 pub mod conv;
 mod cpu;
+#[cfg(any(test, feature = "cuda"))]
+mod cuda;
+pub mod kernel;
 pub mod linear;
 pub mod norm;
 pub mod resample;
 pub mod rope;
 pub mod sdpa;
+pub mod size;
 
 /// The instruction set that the kernels of this processor use: `avx512`, `avx2` or `plain`.
 pub fn instructions() -> &'static str {

@@ -2,6 +2,7 @@
 
 use super::cpu;
 use super::cpu::rows::{self, LayerNorm, Part};
+use super::size;
 use candle_core::{D, DType, Result, Tensor};
 
 /// Layer norm over the last axis with f32 statistics; `weight` and `bias` are `[D]`.
@@ -83,6 +84,7 @@ pub fn spatial_norm_silu(
 }
 
 pub(super) fn plain_layer_norm(x: &Tensor, weight: Option<&Tensor>, bias: Option<&Tensor>, eps: f64) -> Result<Tensor> {
+    size::check("the input of a layer norm", x.device(), x.dims())?;
     let dtype = x.dtype();
     let x = x.to_dtype(DType::F32)?;
     let x = x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?;
@@ -110,6 +112,7 @@ fn plain_modulate(x: &Tensor, parts: &[Modulation]) -> Result<Tensor> {
 }
 
 fn plain_gate_residual(residual: &Tensor, x: &Tensor, gates: &[(usize, Tensor)]) -> Result<Tensor> {
+    size::check("the input of a gated residual", x.device(), x.dims())?;
     let mut start = 0;
     let mut done = Vec::with_capacity(gates.len());
     for (tokens, gate) in gates {
@@ -122,6 +125,7 @@ fn plain_gate_residual(residual: &Tensor, x: &Tensor, gates: &[(usize, Tensor)])
 
 fn plain_group_norm(x: &Tensor, groups: usize, weight: &Tensor, bias: &Tensor, eps: f64) -> Result<Tensor> {
     let (t, c, h, w) = x.dims4()?;
+    size::check("the input of a group norm", x.device(), x.dims())?;
     let dtype = x.dtype();
     let grouped = x.to_dtype(DType::F32)?.reshape((t, groups, c / groups * h, w))?;
     // axis by axis: one f32 sum over millions of values would lose two digits
@@ -147,6 +151,10 @@ fn fast_layer_norm(
     eps: f64,
     parts: &[Modulation],
 ) -> Result<Option<Tensor>> {
+    #[cfg(feature = "cuda")]
+    if let Some(y) = super::cuda::layer_norm(x, weight, bias, eps, parts)? {
+        return Ok(Some(y));
+    }
     let d = x.dim(D::Minus1)?;
     let batch = if parts.is_empty() { 1 } else { x.dims3()?.0 };
     let covered: usize = parts.iter().map(|part| part.tokens).sum();
@@ -183,6 +191,10 @@ fn fast_layer_norm(
 
 /// The fast version, where the tensors allow it.
 fn fast_gate_residual(residual: &Tensor, x: &Tensor, gates: &[(usize, Tensor)]) -> Result<Option<Tensor>> {
+    #[cfg(feature = "cuda")]
+    if let Some(y) = super::cuda::gate_residual(residual, x, gates)? {
+        return Ok(Some(y));
+    }
     let (b, l, d) = x.dims3()?;
     let covered: usize = gates.iter().map(|(tokens, _)| tokens).sum();
     if residual.dims() != x.dims() || covered != l || x.elem_count() == 0 {
@@ -212,6 +224,10 @@ fn fast_group_norm(
     silu: bool,
     condition: Option<(&Tensor, &Tensor, &[u32])>,
 ) -> Result<Option<Tensor>> {
+    #[cfg(feature = "cuda")]
+    if let Some(y) = super::cuda::group_norm(x, groups, (weight, bias), eps, silu, condition)? {
+        return Ok(Some(y));
+    }
     let (t, c, h, w) = x.dims4()?;
     let shapes_fit = groups > 0 && c % groups == 0 && weight.dims() == [c] && bias.dims() == [c] && x.elem_count() > 0;
     if ![x, weight, bias].into_iter().all(cpu::takes) || !shapes_fit {

@@ -10,7 +10,7 @@ use candle_core::{D, DType, Result, Tensor};
 /// Pair `(x[2i], x[2i+1])` becomes `(x[2i] cos[i] - x[2i+1] sin[i], x[2i+1] cos[i] + x[2i] sin[i])`, which is diffusers'
 /// `apply_rotary_emb` with `use_real_unbind_dim = -1`.
 ///
-/// On the processor the result's storage is that of `[B, L, N, D]`, which the attention there reads as it is.
+/// From the fast versions the result's storage is that of `[B, L, N, D]`, which their attention reads as it is.
 pub fn qk_norm_rope(
     x: &Tensor,
     weight: &Tensor,
@@ -45,6 +45,10 @@ fn fast(
     rotary: Option<(&Tensor, &Tensor)>,
     text: usize,
 ) -> Result<Option<Tensor>> {
+    #[cfg(feature = "cuda")]
+    if let Some(y) = super::cuda::qk_norm_rope(x, (weight, bias, eps), rotary, text)? {
+        return Ok(Some(y));
+    }
     let (b, n, l, d) = x.dims4()?;
     if x.elem_count() == 0 || weight.dims() != [d] || bias.dims() != [d] {
         return Ok(None);

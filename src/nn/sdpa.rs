@@ -1,24 +1,29 @@
 //! Scaled dot-product attention without a full score tensor.
 //!
 //! Queries are taken in chunks so that no score tensor exceeds a byte budget (nor 2^31 elements, where candle's CUDA
-//! kernels wrap around); the softmax runs in f32. On the processor f32 takes `cpu::attention`, which needs no budget.
+//! kernels wrap around); the softmax runs in f32. On the processor f32 takes `cpu::attention`, which needs no budget, and so
+//! do f16 and bf16 on a GPU with the kernel of `cuda::attention`, or with FlashAttention where it is compiled in.
 
 use super::cpu::{
     self,
     attention::{Attention, Found},
 };
+use super::kernel::Kernel;
+use super::size;
 use candle_core::{D, DType, Result, Tensor};
 
 /// The attention kernel with its settings.
 #[derive(Debug, Clone)]
 pub struct Sdpa {
-    /// Largest score tensor, in bytes.
+    /// Largest score tensor of the plain version, in bytes.
     pub budget: usize,
+    /// What computes, where it can take the tensors; the plain version takes the others.
+    pub kernel: Kernel,
 }
 
 impl Default for Sdpa {
     fn default() -> Self {
-        Self { budget: 256 << 20 }
+        Self { budget: 256 << 20, kernel: Kernel::default() }
     }
 }
 
@@ -26,7 +31,11 @@ impl Sdpa {
     /// `softmax(q k^T scale) v`: `[B, N, L, D]` with the L of `q`. On the processor its storage is that of `[B, L, N, D]`, so
     /// joining the heads afterwards costs nothing.
     pub fn attend(&self, q: &Tensor, k: &Tensor, v: &Tensor, scale: f64) -> Result<Tensor> {
-        match fast(q, k, Some(v), scale, false, None)? {
+        #[cfg(feature = "cuda")]
+        if let Some(values) = self.on_gpu(q, k, v, scale)? {
+            return Ok(values);
+        }
+        match self.fast(q, k, Some(v), scale, false, None)? {
             Some(found) => heads(found.values, q, v),
             None => self.plain_attend(q, k, v, scale),
         }
@@ -34,7 +43,11 @@ impl Sdpa {
 
     /// [`Sdpa::attend`] and [`Sdpa::log_sum_exp`] at the cost of the first.
     pub fn attend_with_log_sum_exp(&self, q: &Tensor, k: &Tensor, v: &Tensor, scale: f64) -> Result<(Tensor, Tensor)> {
-        match fast(q, k, Some(v), scale, true, None)? {
+        #[cfg(feature = "cuda")]
+        if let Some(both) = self.own_on_gpu(q, k, v, scale)? {
+            return Ok(both);
+        }
+        match self.fast(q, k, Some(v), scale, true, None)? {
             Some(found) => {
                 let (b, n, l, _) = q.dims4()?;
                 Ok((heads(found.values, q, v)?, Tensor::from_vec(found.log_sums, (b, n, l), q.device())?))
@@ -45,8 +58,14 @@ impl Sdpa {
 
     /// Softmax probabilities of the keys `columns` (a u32 tensor `[J]`), normalised over all keys: `[B, N, L, J]` in f32.
     pub fn probe(&self, q: &Tensor, k: &Tensor, scale: f64, columns: &Tensor) -> Result<Tensor> {
+        #[cfg(feature = "cuda")]
+        if self.kernel != Kernel::Math
+            && let Some(probed) = super::cuda::probe(q, k, scale, columns)?
+        {
+            return Ok(probed);
+        }
         let chosen = if columns.device().is_cpu() { Some(columns.to_vec1::<u32>()?) } else { None };
-        match chosen.as_deref().map(|chosen| fast(q, k, None, scale, false, Some(chosen))).transpose()?.flatten() {
+        match chosen.as_deref().map(|chosen| self.fast(q, k, None, scale, false, Some(chosen))).transpose()?.flatten() {
             Some(found) => {
                 let (b, n, l, _) = q.dims4()?;
                 Tensor::from_vec(found.probed, (b, n, l, columns.elem_count()), q.device())
@@ -57,13 +76,44 @@ impl Sdpa {
 
     /// Log-sum-exp of each query's scaled scores: `[B, N, L]` in f32.
     pub fn log_sum_exp(&self, q: &Tensor, k: &Tensor, scale: f64) -> Result<Tensor> {
-        match fast(q, k, None, scale, true, None)? {
+        #[cfg(feature = "cuda")]
+        if let Some((_, sums)) = self.own_on_gpu(q, k, k, scale)? {
+            return Ok(sums);
+        }
+        match self.fast(q, k, None, scale, true, None)? {
             Some(found) => {
                 let (b, n, l, _) = q.dims4()?;
                 Tensor::from_vec(found.log_sums, (b, n, l), q.device())
             }
             None => self.plain_log_sum_exp(q, k, scale),
         }
+    }
+
+    /// The chosen kernel of a GPU, where it can take the tensors.
+    #[cfg(feature = "cuda")]
+    fn on_gpu(&self, q: &Tensor, k: &Tensor, v: &Tensor, scale: f64) -> Result<Option<Tensor>> {
+        #[cfg(any(feature = "flash-attn", feature = "flash-attn-v3"))]
+        {
+            let half = matches!(q.dtype(), DType::F16 | DType::BF16);
+            if half && matches!(self.kernel, Kernel::Flash2 | Kernel::Flash3) {
+                // [B, L, N, D], with any strides but along D
+                let [q, k, v] = [q, k, v].map(|x| x.transpose(1, 2)?.contiguous());
+                let (q, k, v, scale) = (q?, k?, v?, scale as f32);
+                #[cfg(feature = "flash-attn-v3")]
+                if self.kernel == Kernel::Flash3 {
+                    let values = candle_flash_attn_v3::flash_attn(&q, &k, &v, scale, false, false)?;
+                    return values.transpose(1, 2).map(Some);
+                }
+                #[cfg(feature = "flash-attn")]
+                return candle_flash_attn::flash_attn(&q, &k, &v, scale, false)?.transpose(1, 2).map(Some);
+            }
+        }
+        Ok(self.own_on_gpu(q, k, v, scale)?.map(|(values, _)| values))
+    }
+
+    #[cfg(feature = "cuda")]
+    fn own_on_gpu(&self, q: &Tensor, k: &Tensor, v: &Tensor, scale: f64) -> Result<Option<(Tensor, Tensor)>> {
+        if self.kernel == Kernel::Math { Ok(None) } else { super::cuda::attend(q, k, v, scale) }
     }
 
     fn plain_attend(&self, q: &Tensor, k: &Tensor, v: &Tensor, scale: f64) -> Result<Tensor> {
@@ -79,12 +129,34 @@ impl Sdpa {
         self.chunked(q, k, scale, |scores| scores.to_dtype(DType::F32)?.log_sum_exp(D::Minus1))
     }
 
+    /// The fast version of the processor, where the tensors allow it; shapes that do not fit are left to the plain one's message.
+    fn fast(
+        &self,
+        q: &Tensor,
+        k: &Tensor,
+        v: Option<&Tensor>,
+        scale: f64,
+        log_sums: bool,
+        columns: Option<&[u32]>,
+    ) -> Result<Option<Found>> {
+        let mut tensors = vec![q, k];
+        tensors.extend(v);
+        if self.kernel == Kernel::Math || !tensors.iter().all(|x| cpu::takes(x)) {
+            return Ok(None);
+        }
+        cpu::with_views(&tensors, |views| {
+            let attention = Attention { q: views[0], k: views[1], v: views.get(2).copied(), scale };
+            Ok(attention.run(log_sums, columns))
+        })
+    }
+
     /// Runs `each` on the scaled scores `[B, N, rows, Lk]` of one chunk of queries after the other; joins along axis 2.
     fn chunked(&self, q: &Tensor, k: &Tensor, scale: f64, each: impl Fn(&Tensor) -> Result<Tensor>) -> Result<Tensor> {
         let (b, n, l, _) = q.dims4()?;
         let keys = k.dim(2)?;
         let per_row = b * n * keys;
-        let rows = (self.budget / (4 * per_row)).min((i32::MAX as usize) / per_row).clamp(1, l);
+        let rows = (self.budget / (4 * per_row.max(1))).min(size::MOST / per_row.max(1)).clamp(1, l.max(1));
+        size::check("the scores of one query", q.device(), &[b, n, keys])?;
         let kt = k.transpose(2, 3)?.contiguous()?;
         let mut chunks = Vec::with_capacity(l.div_ceil(rows));
         for start in (0..l).step_by(rows) {
@@ -93,26 +165,6 @@ impl Sdpa {
         }
         Tensor::cat(&chunks, 2)
     }
-}
-
-/// The fast version, where the tensors allow it; shapes that do not fit are left to the plain one's message.
-fn fast(
-    q: &Tensor,
-    k: &Tensor,
-    v: Option<&Tensor>,
-    scale: f64,
-    log_sums: bool,
-    columns: Option<&[u32]>,
-) -> Result<Option<Found>> {
-    let mut tensors = vec![q, k];
-    tensors.extend(v);
-    if !tensors.iter().all(|x| cpu::takes(x)) {
-        return Ok(None);
-    }
-    cpu::with_views(&tensors, |views| {
-        let attention = Attention { q: views[0], k: views[1], v: views.get(2).copied(), scale };
-        Ok(attention.run(log_sums, columns))
-    })
 }
 
 /// `[B, N, L, D]` from the numbers of `[B, L, N, D]`.

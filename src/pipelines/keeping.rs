@@ -437,6 +437,7 @@ fn identity(job: &Job) -> Result<Value> {
         "given": job.given.as_ref().map(|given| directory::file_hash(&given.path)).transpose()?,
         "device": job.device_name(),
         "dtypes": [job.dtype.as_str(), job.text_dtype.as_str(), job.vae_dtype.as_str()],
+        "attention": job.attention.name(),
         "threads": job.threads,
     }))
 }

@@ -107,6 +107,7 @@ fn settings(job: &Job) -> Map<String, Value> {
         "dtype": job.dtype.as_str(),
         "text_dtype": job.text_dtype.as_str(),
         "vae_dtype": job.vae_dtype.as_str(),
+        "attention": job.attention.name(),
         "threads": job.threads,
         "vae_chunk": job.decode.chunk,
         "vae_tile_size": job.decode.tile.as_ref().map(|tile| format!("{}x{}", tile.sample_width, tile.sample_height)),

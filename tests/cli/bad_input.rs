@@ -220,6 +220,7 @@ fn words_that_flags_do_not_know() {
         ("--blend", "rope", &["repo"]),
         ("--parity", "difusers", &["diffusers"]),
         ("--dtype", "f61", &["f16"]),
+        ("--attention", "flash", &["flash2", "sdpa"]),
         ("--device", "gpu", &["cuda"]),
         ("--vae-tiling", "maybe", &["auto"]),
         ("--manifest", "sidecars", &["sidecar"]),
