@@ -6,7 +6,7 @@ DEMO   := out/seasons.mp4
 CUDA_TOOLKIT ?=
 CUDA_FEATURES ?= cuda
 
-.PHONY: help deps build cuda demo gallery test torture lint fuzz bench-multiprompt bench-toyland bench-plan bench-gpu-smoke test-slurm
+.PHONY: help deps build cuda cuda-check demo gallery test torture lint fuzz bench-multiprompt bench-toyland bench-plan bench-gpu-smoke test-slurm
 
 help:
 	@echo 'make demo    install what is missing, build, render a video on the embedded model'
@@ -15,6 +15,7 @@ help:
 	@echo 'make torture kill a run 200 times, at random moments, and compare what it makes in the end'
 	@echo 'make build   the release binary, target/release/vidgen'
 	@echo 'make cuda    the release binary for NVIDIA GPUs, target/cuda/release/vidgen; see docs/cuda.md'
+	@echo 'make cuda-check   whether the CUDA assembler takes the kernels in the repository; needs no GPU'
 	@echo 'make lint    formatting, clippy and documentation, warnings denied'
 	@echo 'make bench-multiprompt    render a set of stories four ways and measure them (SET, STORIES, STEPS, MODEL, CLIP)'
 	@echo 'make bench-toyland   the embedded model against its bars (CAPTIONS, STEPS, GUIDANCE, MODEL)'
@@ -32,6 +33,9 @@ build: deps
 
 cuda: deps
 	@CUDA_TOOLKIT='$(CUDA_TOOLKIT)' scripts/cuda-build.sh build --release --features '$(CUDA_FEATURES)'
+
+cuda-check:
+	scripts/cuda-check.sh
 
 demo: build
 	@mkdir -p out

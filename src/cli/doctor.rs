@@ -1,7 +1,7 @@
 //! `doctor`: what is wrong with this installation; `devices`: what there is to compute with.
 
 use super::{render, table::aligned};
-use crate::pipelines::{DeviceInfo, devices};
+use crate::pipelines::{DeviceInfo, check_device, devices};
 use crate::run::{self, Code, Failure, human_bytes, print, speed};
 use crate::video;
 use crate::weights::{self, ModelFolder};
@@ -169,9 +169,23 @@ fn settings() -> Check {
 fn gpus() -> Check {
     let gpus: Vec<DeviceInfo> = devices().into_iter().filter(|device| device.name != "cpu").collect();
     let silent = gpus.iter().any(|device| device.built && !device.available);
-    let state = if silent { State::Warning } else { State::Ok };
-    let shown = gpus.iter().map(|device| format!("{}: {}", device.name, device.detail));
-    check("gpu", state, shown.collect::<Vec<_>>().join("; "))
+    let mut state = if silent { State::Warning } else { State::Ok };
+    let mut shown = Vec::with_capacity(gpus.len());
+    for device in &gpus {
+        let checked = device.available.then(|| check_device(&device.name)).flatten();
+        let verdict = match checked {
+            None => String::new(),
+            Some(Ok(worst)) => {
+                format!(", computes what the processor does (at most {:.0} % of the margin)", 100.0 * worst)
+            }
+            Some(Err(wrong)) => {
+                state = State::Failed;
+                format!(", DOES NOT COMPUTE WHAT THE PROCESSOR DOES: {wrong}")
+            }
+        };
+        shown.push(format!("{}: {}{verdict}", device.name, device.detail));
+    }
+    check("gpu", state, shown.join("; "))
 }
 
 fn caches() -> Vec<Check> {

@@ -5,6 +5,7 @@
 //! two-dimensional part), token sequences `[B, L, D]`, heads `[B, N, L, D]`.
 
 pub mod act;
+pub mod check;
 pub mod conv;
 mod cpu;
 #[cfg(any(test, feature = "cuda"))]

@@ -27,7 +27,7 @@ mod texts;
 
 pub use again::{decode_again, kept_latents};
 pub use calibrate::calibrate;
-pub use devices::{DeviceInfo, devices};
+pub use devices::{DeviceInfo, check as check_device, devices};
 pub use keeping::differs;
 pub use loaded::Loaded;
 pub use maps::attention_maps;

@@ -1,6 +1,6 @@
 //! What holds for every flag and every command: spellings, variables, precedence, where output goes.
 
-use crate::common::tiny;
+use crate::common::{assert_close, tiny};
 use crate::program::Program;
 use serde_json::Value;
 use std::io::Read;
@@ -241,6 +241,28 @@ fn every_flag_has_its_variable() {
     assert!(String::from_utf8_lossy(&missing.stderr).contains("none.toml"));
     let missing = program.command(&["multi-prompt"]).env("VIDGEN_PROMPT_FILE", "none.txt").output().unwrap();
     assert!(String::from_utf8_lossy(&missing.stderr).contains("none.txt"));
+}
+
+#[test]
+fn attention_is_computed_by_the_kernel_asked_for() {
+    let program = tiny_program();
+    let of = |kernel: Option<&str>| {
+        let words =
+            quick(&["generate", "x", "--json", "-y", "-o", "a.gif", "--save-latents", "l.safetensors", "--seed", "5"]);
+        let mut command = program.command(&words);
+        if let Some(kernel) = kernel {
+            command.env("VIDGEN_ATTENTION", kernel);
+        }
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let result: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let used = result["manifest"]["settings"]["attention"].as_str().unwrap().to_owned();
+        (used, crate::parity::read(&program.path("l.safetensors"), "latents"))
+    };
+    let (own, plain, any) = (of(Some("sdpa")), of(Some("math")), of(None));
+    assert_eq!([&own.0, &plain.0, &any.0], ["sdpa", "math", "sdpa"]);
+    assert_close("the plain attention", &plain.1, &own.1, 1e-4);
+    assert_close("by default", &any.1, &own.1, 0.0);
 }
 
 #[test]

@@ -47,6 +47,19 @@ def bf16_dot(dot):
 interpreter.InterpreterBuilder.create_dot = bf16_dot(interpreter.InterpreterBuilder.create_dot)
 
 
+def truth(access):
+    """The interpreter widens `mask & (flag != 0)` where `flag` is an argument; its loads want truth values all the same."""
+
+    def with_truth(self, pointers, mask, *rest):
+        mask.data = mask.data.astype(bool)
+        return access(self, pointers, mask, *rest)
+
+    return with_truth
+
+
+interpreter.InterpreterBuilder.create_masked_load = truth(interpreter.InterpreterBuilder.create_masked_load)
+
+
 def blocks(name: str) -> dict[str, int]:
     """The block sizes of a PTX file, from its first line."""
     with (KERNELS / f"{name}.ptx").open() as file:
@@ -119,8 +132,8 @@ def check_rows(dtype, b, length, dim, first, weighted, biased, parts):
     rows.bias_gelu[(b * length, cdiv(dim, sizes["BLOCK"]))](x, bias, out, dim, **sizes)
     want = F.gelu(x.float() + bias.float(), approximate="tanh")
     close(f"bias_gelu {what}", out.float(), want, LIMITS[dtype])
-    rows.bias_gelu[(b * length, cdiv(dim, sizes["BLOCK"]))](x * 8 - 40, bias, out, dim, **sizes)
-    close("bias_gelu far out", out.float(), F.gelu((x * 8 - 40).float() + bias.float(), approximate="tanh"), LIMITS[dtype])
+    rows.bias_gelu[(b * length, cdiv(dim, sizes["BLOCK"]))](x * 12 - 24, bias, out, dim, **sizes)
+    close("bias_gelu far out", out.float(), F.gelu((x * 12 - 24).float() + bias.float(), approximate="tanh"), LIMITS[dtype])
 
 
 def check_heads(dtype, half, b, n, length, dim, text, rotate):
@@ -171,7 +184,7 @@ def check_group(dtype, t, c, h, w, groups, silu, times):
 
 
 def main() -> None:
-    for dtype in (torch.float16, torch.bfloat16):
+    for dtype in (torch.float16, torch.bfloat16) if "rows" not in sys.argv else ():
         for head, dims in {64: (64, 40), 80: (80, 72), 96: (96,), 128: (128, 104), 160: (160, 136)}.items():
             for dim in dims:
                 check_attention(dtype, head, "sm_80", 1, 2, 150, 201, dim)

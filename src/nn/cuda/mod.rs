@@ -22,3 +22,9 @@ mod twin;
 
 #[cfg(feature = "cuda")]
 pub(super) use device::*;
+
+/// The newest kernels that a GPU of this compute capability takes.
+#[cfg(feature = "cuda")]
+pub(super) fn arch(capability: launch::Capability) -> Option<&'static str> {
+    ptx::pick("attention_64_bf16", capability).map(|ptx| ptx.arch)
+}

@@ -129,8 +129,8 @@ fn attention(call: &mut Call, [x, y, _]: [usize; 3], _: [usize; 3]) {
     let start = |b: &str, n: &str| batch * call.size(b) + head * call.size(n);
     let (q, k, v) = (start("qb", "qn"), start("kb", "kn"), start("vb", "vn"));
     let [ql, kl, vl] = ["ql", "kl", "vl"].map(|name| call.size(name));
-    for row in x * m_block..(x + 1) * m_block {
-        let read = |i: usize| call.masked("q", row < queries && i < dim, 0.0, || q + row * ql + i);
+    for row in (x * m_block..(x + 1) * m_block).filter(|row| *row < queries) {
+        let read = |i: usize| call.masked("q", i < dim, 0.0, || q + row * ql + i);
         let query: Vec<f32> = (0..d0 + d1).map(read).collect();
         let (mut most, mut sum, mut acc) = (f32::NEG_INFINITY, 0.0_f32, vec![0.0_f32; d0 + d1]);
         for first in (0..keys).step_by(n_block) {
@@ -152,12 +152,10 @@ fn attention(call: &mut Call, [x, y, _]: [usize; 3], _: [usize; 3]) {
             }
             most = higher;
         }
-        if row < queries {
-            let place = ((batch * queries + row) * heads + head) * dim;
-            acc[..dim].iter().enumerate().for_each(|(i, acc)| call.store("out", place + i, acc / sum));
-            let total = (most + sum.log2()) * std::f32::consts::LN_2;
-            call.store("sums", (batch * heads + head) * queries + row, total);
-        }
+        let place = ((batch * queries + row) * heads + head) * dim;
+        acc[..dim].iter().enumerate().for_each(|(i, acc)| call.store("out", place + i, acc / sum));
+        let total = (most + sum.log2()) * std::f32::consts::LN_2;
+        call.store("sums", (batch * heads + head) * queries + row, total);
     }
 }
 

@@ -1,7 +1,9 @@
 #!/usr/bin/env python3
 """Compiles the kernels beside this file to PTX, without a GPU:
 
-    pip install triton==3.9.0 numpy && python3 src/nn/cuda/kernels/generate.py
+    pip install triton==3.9.0 numpy && python3 src/nn/cuda/kernels/generate.py [--check] [PART OF A NAME]
+
+With --check nothing is written: the files must be what their source compiles to.
 
 A file is `KERNEL[_HEAD]_DTYPE.sm_80.ptx` or `.sm_90a.ptx`. Its first line says what a launch needs to know and the text does not:
 its name, the number of warps, the dynamic shared memory in bytes, and the block sizes. PTX 8.0 is what drivers from 525 (CUDA 12.0) on
@@ -56,8 +58,7 @@ def compile_one(name, kernel, types, constants, divisible, capability, warps, st
     arch = "sm_90a" if capability == 90 else f"sm_{capability}"
     head = f"// vidgen: entry={kernel.__name__} warps={warps} shared={compiled.metadata.shared}"
     head += "".join(f" {key}={value}" for key, value in constants.items())
-    (HERE / f"{name}.{arch}.ptx").write_text(head + "\n" + stripped(compiled.asm["ptx"]))
-    return name, arch, compiled.metadata.shared
+    return HERE / f"{name}.{arch}.ptx", head + "\n" + stripped(compiled.asm["ptx"]), compiled.metadata.shared
 
 
 def stripped(ptx: str) -> str:
@@ -126,12 +127,18 @@ def jobs():
 def main() -> None:
     if triton.__version__ != "3.9.0":
         print(f"generate: the files in the repository are of triton 3.9.0, this is {triton.__version__}", file=sys.stderr)
-    only = sys.argv[1] if len(sys.argv) > 1 else ""
+    words = [word for word in sys.argv[1:] if word != "--check"]
+    other = []
     for job in jobs():
-        if only in job[0]:
-            name, arch, shared = compile_one(*job)
-            size = (HERE / f"{name}.{arch}.ptx").stat().st_size
-            print(f"{name}.{arch}: {size} bytes, {shared} bytes of shared memory", flush=True)
+        if not words or words[0] in job[0]:
+            path, text, shared = compile_one(*job)
+            if "--check" not in sys.argv:
+                path.write_text(text)
+            elif path.read_text() != text:
+                other.append(path.name)
+            print(f"{path.name}: {len(text)} bytes, {shared} bytes of shared memory", flush=True)
+    if other:
+        sys.exit(f"generate: not what the source compiles to: {' '.join(other)}")
 
 
 main()
