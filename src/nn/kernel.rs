@@ -52,7 +52,7 @@ impl Kernel {
                 Err(format!("needs {gpus}"))
             } else if !half {
                 Err(format!("computes in f16 and bf16, not in {}: add --dtype bf16", dtype.as_str()))
-            } else if !heads.contains(&head) && !(heads.is_empty() && head.is_multiple_of(8) && head <= 512) {
+            } else if !(heads.contains(&head) || heads.is_empty() && head.is_multiple_of(8) && head <= 512) {
                 Err(format!("has no kernel for heads of {head}"))
             } else {
                 Ok(())

@@ -255,7 +255,7 @@ fn group_norm_equals_its_plain_version() {
             let of = |dims: &[usize]| random(dims).to_dtype(dtype).unwrap();
             let (weight, bias) = (of(&[c]), of(&[c, 1]).squeeze(1).unwrap());
             let x = (of(&[t, c, h, w]) + 3.0).unwrap();
-            let cells = if times == 0 { (1, 1) } else { (h / times, w / times) };
+            let cells = (h.checked_div(times).unwrap_or(1), w.checked_div(times).unwrap_or(1));
             let (scale, shift) =
                 (of(&[2, c, cells.0, cells.1]), of(&[2, c, cells.1, cells.0]).transpose(2, 3).unwrap());
             let frames: Vec<u32> = (0..t as u32).map(|frame| u32::from(frame > 0)).collect();

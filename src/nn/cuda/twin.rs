@@ -230,7 +230,7 @@ fn bias_gelu(call: &mut Call, [row, y, _]: [usize; 3], _: [usize; 3]) {
     let (block, dim) = (call.blocks["BLOCK"], call.size("dim"));
     for i in (y * block..(y + 1) * block).filter(|i| *i < dim) {
         let x = call.load("x", row * dim + i) + call.load("bias", i);
-        let z = 1.595_769_1 * (x + 0.044715 * x * x * x);
+        let z = 1.595_769 * (x + 0.044715 * x * x * x);
         call.store("out", row * dim + i, x / (1.0 + (-z).exp()));
     }
 }
