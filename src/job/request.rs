@@ -93,6 +93,7 @@ impl Request {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
 
     fn request(script: &str, settings: &str) -> Request {
         let settings = toml::from_str(settings).unwrap();
@@ -123,6 +124,29 @@ mod tests {
         assert!(value["settings"].get("negative_prompt").is_none(), "{value}");
         let text: Value = serde_json::from_str(&value.to_string()).unwrap();
         assert_eq!(Request::from_json(&text).unwrap(), request);
+    }
+
+    /// A run's directory is named by a hash of its request: a number that is read a little off would be another run.
+    #[test]
+    fn numbers_are_read_back_to_the_last_digit() {
+        let mut request = request("a ball", "seed = 7");
+        for number in 1..2000 {
+            let value = f64::from(number) / 7919.0;
+            let settings = &mut request.settings;
+            (settings.eta, settings.shift, settings.mask_threshold) =
+                (Some(value), Some(1.0 / value), Some(value / 3.0));
+            request.scenes[1].length = Some(crate::storyboard::Length::Seconds(value));
+            let written = request.json().unwrap().to_string();
+            let read = Request::from_json(&serde_json::from_str(&written).unwrap()).unwrap();
+            assert_eq!(read, request);
+            assert_eq!(read.json().unwrap().to_string(), written);
+        }
+        // records of before hold numbers
+        let mut before = request.json().unwrap();
+        (before["settings"]["eta"], before["scenes"][1]["length"]) = (0.25.into(), json!({ "seconds": 2 }));
+        let read = Request::from_json(&before).unwrap();
+        assert_eq!(read.settings.eta, Some(0.25));
+        assert_eq!(read.scenes[1].length, Some(crate::storyboard::Length::Seconds(2.0)));
     }
 
     #[test]

@@ -2,7 +2,8 @@
 //!
 //! One field is one setting: its flag, its environment variable and its key in files come from the same place, so that they
 //! cannot drift apart. (That is why clap's derive stands here and not in `cli`, which adds to every flag what follows from its
-//! name: the variable, and spellings with underscores.) Nothing is resolved yet; see
+//! name: the variable, and spellings with underscores.) Numbers that are not whole are kept as words: those are read back as
+//! they were, which JSON's numbers are not to the last digit, and a run that is read back is the same run. Nothing is resolved yet; see
 //! [`super::Job`].
 
 use super::values::{
@@ -124,6 +125,7 @@ pub struct Settings {
 
     /// Share of a frame's peak from which a place belongs to the subject [default: 0.3]
     #[arg(long, value_name = "X", help_heading = "Attention", alias = "thres")]
+    #[serde(with = "text")]
     pub mask_threshold: Option<f64>,
 
     /// Sampler: ddim or dpmpp-2m-sde [default: the model's]
@@ -134,10 +136,12 @@ pub struct Settings {
 
     /// Shift of the noise levels (signal-to-noise ratio divided by it) [default: the model's]
     #[arg(long, value_name = "X", help_heading = "Sampling", alias = "flow-shift")]
+    #[serde(with = "text")]
     pub shift: Option<f64>,
 
     /// Fresh noise per DDIM step, 0 to 1
     #[arg(long, value_name = "X", help_heading = "Sampling")]
+    #[serde(with = "text")]
     pub eta: Option<f64>,
 
     /// Videos to make, with consecutive seeds
@@ -185,7 +189,7 @@ pub struct Settings {
     /// What computes attention: sdpa (the program's own kernel), flash2 or flash3 (FlashAttention, where it is built in), math
     /// (scores, softmax and product one after the other) or auto (the first of flash3, flash2, sdpa and math that there is)
     #[arg(long, value_name = "KERNEL", help_heading = "Model and machine")]
-    #[arg(aliases = ["attention-backend", "attention_backend", "diffusion-fa", "diffusion_fa"])]
+    #[arg(aliases = ["attention-backend", "diffusion-fa"])]
     #[serde(with = "text")]
     pub attention: Option<Attention>,
 
@@ -196,14 +200,14 @@ pub struct Settings {
     /// Where weights are that are not at work: none (all stay on the device), model (one network at a time), block (the
     /// transformer's blocks wait in the host's memory), disk (they are read from their files) [default: auto, the first
     /// of these that fits]
-    #[arg(long, env = "VIDGEN_OFFLOAD", value_name = "MODE", help_heading = "Model and machine")]
+    #[arg(long, value_name = "MODE", help_heading = "Model and machine")]
     #[arg(aliases = ["offload-to-cpu", "offload-model", "enable-model-cpu-offload", "enable-sequential-cpu-offload", "t5-cpu"])]
     #[serde(with = "text")]
     pub offload: Option<Offload>,
 
     /// Most memory of the device to use, as 12GB; on the CPU, of this process. Decides --offload auto, and --vae-tiling
     /// auto [default: what is free]
-    #[arg(long, env = "VIDGEN_MAX_VRAM", value_name = "SIZE", help_heading = "Model and machine", alias = "max_vram")]
+    #[arg(long, value_name = "SIZE", help_heading = "Model and machine")]
     #[serde(with = "text")]
     pub max_vram: Option<MemorySize>,
 

@@ -17,9 +17,9 @@ mod tests;
 
 pub use read::{Form, read_text};
 
-use crate::words::{text, unknown};
+use crate::words::{text, unknown, word};
 use anyhow::{Error, Result, bail};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
@@ -82,7 +82,12 @@ impl fmt::Display for Transition {
 #[serde(rename_all = "lowercase")]
 pub enum Length {
     Frames(usize),
-    Seconds(f64),
+    /// As a word, which is read back to the last digit.
+    Seconds(#[serde(serialize_with = "as_word", deserialize_with = "word")] f64),
+}
+
+fn as_word<S: Serializer>(value: &f64, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(value)
 }
 
 /// The transition into a scene, where the scene says something about it.
