@@ -188,8 +188,7 @@ pub struct Settings {
 
     /// What computes attention: sdpa (the program's own kernel), flash2 or flash3 (FlashAttention, where it is built in), math
     /// (scores, softmax and product one after the other) or auto (the first of flash3, flash2, sdpa and math that there is)
-    #[arg(long, value_name = "KERNEL", help_heading = "Model and machine")]
-    #[arg(aliases = ["attention-backend", "diffusion-fa"])]
+    #[arg(long, value_name = "KERNEL", help_heading = "Model and machine", aliases = ["attention-backend", "diffusion-fa"])]
     #[serde(with = "text")]
     pub attention: Option<Attention>,
 
