@@ -9,7 +9,7 @@ use super::values::{MemorySize, Offload, Tiling};
 use crate::models::cogvideox::vae::TileOptions;
 use crate::nn::sdpa::Sdpa;
 use crate::run::{self, Code, Failure, human_bytes};
-use crate::weights;
+use crate::weights::{self, Part};
 use anyhow::Result;
 use candle_core::{DType, Device};
 use std::collections::BTreeMap;
@@ -144,29 +144,54 @@ fn transformer(job: &Job, offload: Offload) -> Result<(u64, u64)> {
     if !matches!(offload, Offload::Block | Offload::Disk) {
         return Ok((part.bytes_as(job.dtype), 0));
     }
-    let mut blocks = BTreeMap::<String, u64>::new();
-    let (mut rest, mut largest) = (0, 0);
-    for tensor in part.tensors()? {
-        let layer = tensor.name.strip_prefix("transformer_blocks.").and_then(|name| name.split('.').next());
-        match layer {
-            Some(layer) => *blocks.entry(layer.to_owned()).or_default() += tensor.elements(),
-            None => rest += tensor.elements(),
-        }
-        largest = largest.max(tensor.elements());
-    }
-    let block = blocks.into_values().max().unwrap_or(0);
-    // a tensor is there twice while it becomes a layer
-    let alive = rest + ALIVE * block + largest;
+    let layers = Layers::new(&part, "transformer_blocks.")?;
+    let alive = layers.rest + ALIVE * layers.block + layers.in_block;
     let held = if offload == Offload::Block { part.bytes_held(job.dtype) } else { 0 };
     Ok((alive * job.dtype.size_in_bytes() as u64, held))
 }
 
-/// The encoder is read block by block, so what counts is the largest tensor, the table of embeddings, and a block beside it.
+/// The encoder is read block by block, after the table of embeddings, which is gone by then.
 fn text(job: &Job) -> Result<u64> {
     let part = job.model.part("text_encoder")?;
     let dtype = if job.device.is_cpu() { DType::F32 } else { job.text_dtype };
-    let largest = part.tensors()?.iter().map(|tensor| tensor.elements()).max().unwrap_or(0);
-    Ok((largest * 3 * dtype.size_in_bytes() as u64).min(2 * part.bytes_as(dtype)))
+    let layers = Layers::new(&part, "encoder.block.")?;
+    Ok((layers.block + layers.in_block).max(2 * layers.largest) * dtype.size_in_bytes() as u64)
+}
+
+/// The weights of a network of blocks, in numbers of values. A tensor is there twice while it becomes a layer.
+#[derive(Default)]
+struct Layers {
+    /// Of the largest block.
+    block: u64,
+    /// The largest tensor of a block.
+    in_block: u64,
+    /// What is in no block.
+    rest: u64,
+    /// The largest tensor that is in none.
+    largest: u64,
+}
+
+impl Layers {
+    /// `prefix` is that of the blocks, before their numbers.
+    fn new(part: &Part, prefix: &str) -> Result<Self> {
+        let mut blocks = BTreeMap::<String, u64>::new();
+        let mut layers = Self::default();
+        for tensor in part.tensors()? {
+            let count = tensor.elements();
+            match tensor.name.strip_prefix(prefix).and_then(|name| name.split('.').next()) {
+                Some(number) => {
+                    *blocks.entry(number.to_owned()).or_default() += count;
+                    layers.in_block = layers.in_block.max(count);
+                }
+                None => {
+                    layers.rest += count;
+                    layers.largest = layers.largest.max(count);
+                }
+            }
+        }
+        layers.block = blocks.into_values().max().unwrap_or(0);
+        Ok(layers)
+    }
 }
 
 /// What denoising holds beside the weights.

@@ -14,10 +14,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 /// Tensors by name, each kept when it was first asked for.
 #[derive(Default)]
-pub(super) struct Held(Mutex<HashMap<String, Arc<Copy>>>);
+pub(super) struct Held(Mutex<HashMap<String, Arc<Kept>>>);
 
 /// A tensor in the host's memory.
-struct Copy {
+struct Kept {
     dtype: Dtype,
     bytes: Bytes,
 }
@@ -38,11 +38,11 @@ impl Held {
         dtype: DType,
         device: &Device,
     ) -> Result<Tensor> {
-        let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner).get(name).cloned();
-        let copy = match kept {
+        let found = self.0.lock().unwrap_or_else(PoisonError::into_inner).get(name).cloned();
+        let copy = match found {
             Some(copy) => copy,
             None => {
-                let copy = Arc::new(Copy::new(stored(), from, shape, dtype, device)?);
+                let copy = Arc::new(Kept::new(stored(), from, shape, dtype, device)?);
                 let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
                 all.insert(name.to_owned(), copy.clone());
                 copy
@@ -52,7 +52,7 @@ impl Held {
     }
 }
 
-impl Copy {
+impl Kept {
     fn new(stored: Vec<u8>, from: Dtype, shape: &[usize], dtype: DType, device: &Device) -> Result<Self> {
         let kept = held_dtype(from, dtype);
         let bytes = match kept == from {
