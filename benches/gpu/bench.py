@@ -15,7 +15,7 @@ import time
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 SMOKE = os.environ.get("SMOKE", "") not in ("", "0")
-VIDGEN = os.environ.get("VIDGEN") or str(ROOT / "target/release/vidgen")
+VIDGEN = os.environ.get("VIDGEN") or str(ROOT / "target" / ("" if SMOKE else "cuda") / "release/vidgen")
 DEVICE = os.environ.get("DEVICE") or ("cpu" if SMOKE else "cuda")
 ROUNDS = int(os.environ.get("ROUNDS") or (1 if SMOKE else 3))
 OUT = pathlib.Path(os.environ.get("OUT") or ROOT / "out/gpu")

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs items of the GPU checklist (README.md beside this file), each in a process of its own: run.sh 1 2 4, or run.sh all.
 #
-#   VIDGEN=target/release/vidgen   the program, built with --features cuda
+#   VIDGEN=target/cuda/release/vidgen   the program, as make cuda makes it; with SMOKE target/release/vidgen
 #   OUT=out/gpu                    itemN.md and itemN.json go there
 #   WORK=/tmp                      random models are made under it, once: 14 GB for 2B, 13 GB for 5B
 #   PYTHON=python3                 with torch, diffusers, transformers, accelerate, safetensors, sentencepiece
@@ -20,12 +20,13 @@ fail() { echo "error: $*" >&2; exit 2; }
 for item in "$@"; do
   [[ $item =~ ^[1-6]$ ]] || fail "$item: no such item; there are 1 to 6, or all"
 done
-vidgen=${VIDGEN:-$here/../../target/release/vidgen}
-[ -x "$vidgen" ] || fail "$vidgen: no such program; make cuda makes it, VIDGEN names another"
+[ "${SMOKE:-0}" != 0 ] && build='' target=build || build=cuda/ target=cuda
+vidgen=${VIDGEN:-$here/../../target/${build}release/vidgen}
+[ -x "$vidgen" ] || fail "$vidgen: no such program; make $target makes it, VIDGEN names another"
 VIDGEN=$(cd "$(dirname "$vidgen")" && pwd)/$(basename "$vidgen")
 "$PYTHON" -c 'import accelerate, diffusers, safetensors, torch, transformers' 2>/dev/null ||
   fail "$PYTHON lacks one of torch, diffusers, transformers, accelerate, safetensors; PYTHON names another"
-if [ -z "${SMOKE:-}" ] || [ "$SMOKE" = 0 ]; then
+if [ "$target" = cuda ]; then
   "$PYTHON" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' || fail "no CUDA device answers; SMOKE=1 tries the scripts without"
 fi
 export VIDGEN
