@@ -232,7 +232,9 @@ fn what_cannot_be_continued_is_refused() {
     let generate = program.command(&[&["generate", "x"], &base[..]].concat()).env("VIDGEN_VIDEO", "a.mp4").output();
     assert!(generate.unwrap().status.success(), "a variable of another command's flag is nothing to generate");
     fs::write(program.path("vidgen.toml"), "video = \"a.mp4\"\n").unwrap();
-    program.run(&[&["generate", "x", "-y"], &base[..]].concat()).error(2, &["generate goes on from no video"]);
+    program
+        .run(&[&["generate", "x", "-y"], &base[..]].concat())
+        .error(2, &["video is no setting of a project", "--video"]);
     fs::remove_file(program.path("vidgen.toml")).unwrap();
     let done = run(&["odd.png", "x", "--size", "48x32", "--frames", "3", "-y"]).success();
     assert!(done.stderr().contains("odd.png is 50x33: its frames are resampled to 48x32"), "{}", done.stderr());
