@@ -1,3 +1,5 @@
+//! The kernels' arguments and their twins, without a GPU: what is launched, and what the same blocks compute on the processor.
+
 use super::attention::{attention, probe};
 use super::groups::Groups;
 use super::launch::{Arg, Launch};
