@@ -2,8 +2,8 @@
 //! f32 on the processor the weights are packed when the layer is made, and `cpu::conv` computes.
 //!
 //! candle's `conv2d` on a GPU writes every pixel's neighbourhood out before it multiplies (but for cuDNN): 8 GB for eleven
-//! frames of 480x720 and 128 channels. [`convolve`] goes by frames, and by bands of a frame, so that this buffer stays below
-//! [`COLUMNS`] and all tensors below 2^31 numbers.
+//! frames of 480x720 and 128 channels. `convolve` goes by frames, and by bands of a frame, so that this buffer stays below
+//! `COLUMNS` and all tensors below 2^31 numbers.
 
 use super::cpu::{self, View, conv::Packed};
 use super::resample::upsample_nearest_2x;
