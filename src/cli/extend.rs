@@ -1,7 +1,7 @@
 //! `extend`: one long video from one prompt, or a given video continued.
 
-use super::Report;
 use super::render::{Dry, recorded, render};
+use super::{Report, resume};
 use crate::job::values::Seed;
 use crate::job::{self, Command, Request, Settings};
 use crate::run::{Code, Event, Failure, Manifest, WithCode, directory};
@@ -65,7 +65,7 @@ impl Extend {
     pub fn run(self, report: &Report) -> Result<(), Failure> {
         let mut prompts = self.prompt;
         let mut video = self.video;
-        let root = self.settings.work_dir.clone().or_else(directory::default_root);
+        let root = resume::work_dir(self.settings.work_dir.clone())?.or_else(directory::default_root);
         let run_of = |word: &Path| kept_run(root.as_deref(), word);
         match (self.first, self.second) {
             (Some(first), Some(second)) => {

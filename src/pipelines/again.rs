@@ -7,13 +7,11 @@ use super::loaded::Loaded;
 use super::record::record;
 use super::text_to_video::{Outcome, plan};
 use crate::job::Job;
-use crate::run::directory::{self, RunDir};
-use crate::run::journal::Record;
+use crate::run::directory::RunDir;
 use crate::run::manifest::Stopwatch;
 use crate::run::{Code, Event, Failure, Observer, WithCode};
 use anyhow::{Context, Result};
 use candle_core::Tensor;
-use std::collections::BTreeMap;
 use std::path::Path;
 
 /// The latents that the run in a directory keeps, `[F, C, H, W]` for each segment of the job.
@@ -28,19 +26,7 @@ pub fn kept_latents(path: &Path, job: &Job) -> Result<Vec<Tensor>, Failure> {
         let message = format!("{shown}: the weights of the vae of {} are not those of the run", job.model.place());
         return Err(Failure::message(Code::Model, message));
     }
-    let mut pieces = BTreeMap::new();
-    for record in opened.records {
-        if let Record::Latents { part, file } = record {
-            pieces.insert(part, file);
-        }
-    }
-    let read = |part: usize| -> Result<Tensor> {
-        let Some(piece) = pieces.get(&part) else {
-            let name = directory::short(&opened.plan.id()).to_owned();
-            anyhow::bail!("the latents are not done: `vidgen resume {name}` goes on with the run")
-        };
-        read_latents(job, part, &opened.dir, piece)
-    };
+    let read = |part: usize| read_latents(job, part, &opened.dir, opened.latents(part)?);
     let latents = (0..job.segments.len()).map(read).collect::<Result<_>>();
     Ok(latents.with_context(|| shown.to_string())?)
 }

@@ -119,6 +119,22 @@ pub struct Opened {
     pub warnings: Vec<String>,
 }
 
+impl Opened {
+    /// The piece with the latents of a part; the last one written counts.
+    ///
+    /// # Errors
+    /// Latents that are not done.
+    pub fn latents(&self, part: usize) -> Result<&Piece> {
+        let piece = self.records.iter().rev().find_map(|record| match record {
+            Record::Latents { part: found, file } if *found == part => Some(file),
+            _ => None,
+        });
+        piece.with_context(|| {
+            format!("the latents are not done: `vidgen resume {}` goes on with the run", self.dir.name())
+        })
+    }
+}
+
 impl RunDir {
     /// Begins a run's directory under `root`. What an earlier run of the same plan left there goes.
     ///
@@ -378,22 +394,12 @@ pub fn plan(path: &Path) -> Result<Plan> {
 /// # Errors
 /// [`Busy`]; latents that are damaged or not done; a video of several timelines, whose files are several.
 pub fn latents(path: &Path) -> Result<(PathBuf, Plan)> {
-    let Opened { dir, plan, records, .. } = RunDir::open(path)?;
-    let (shown, name) = (path.display(), dir.name());
-    ensure!(
-        plan.parts == 1,
-        "{shown}: its scenes are of {} timelines, which no latents join: continue its video",
-        plan.parts
-    );
-    let piece = records.into_iter().rev().find_map(|record| match record {
-        Record::Latents { part: 0, file } => Some(file),
-        _ => None,
-    });
-    let Some(piece) = piece else {
-        bail!("{shown}: the latents are not done: `vidgen resume {name}` goes on with the run")
-    };
-    dir.get(&piece)?;
-    Ok((path.join(&piece.name), plan))
+    let opened = RunDir::open(path)?;
+    let (shown, parts) = (path.display(), opened.plan.parts);
+    ensure!(parts == 1, "{shown}: its scenes are of {parts} timelines, which no latents join: continue its video");
+    let piece = opened.latents(0).with_context(|| shown.to_string())?;
+    opened.dir.get(piece)?;
+    Ok((path.join(&piece.name), opened.plan))
 }
 
 /// How a run is doing.

@@ -194,6 +194,11 @@ fn a_kept_run_goes_on() {
         program.run(&["extend", run, "--frames", "3", "--work-dir", "runs", "-o", &out]).success();
         assert!(pictures(&program.path("b")) == pictures(&program.path(&out)), "{run}");
     }
+    // where runs are kept may stand in the project's file
+    fs::write(program.path("vidgen.toml"), "work_dir = \"runs\"\n").unwrap();
+    program.run(&["extend", "last", "--frames", "3", "-o", "f/"]).success();
+    assert!(pictures(&program.path("b")) == pictures(&program.path("f")));
+    fs::remove_file(program.path("vidgen.toml")).unwrap();
     // a run of two timelines, one that is not done, and a damaged one
     let cut = ["multi-prompt", "-p", "x", "-p", "y", "--transition", "cut", "--keep", "--work-dir", "two", "-o", "d/"];
     tiny_run(&program, &[&cut[..], &["--frames", "6"]].concat()).success();
