@@ -1,31 +1,28 @@
 //! Convolution without a matrix of patches. A task takes a tile of output positions of one frame, copies what they see of the
-//! input into its work space once (borders become zeros there), and adds up all taps and channels in registers: a few output
-//! channels times a few vectors of neighbouring positions. In the work space a tap is a constant distance, so positions run on
-//! over row ends; the few that fall between rows are computed and dropped.
+//! input into its work space once (borders become zeros there), and adds up all taps and channels in registers ([`sums`]). In
+//! the work space a tap is a constant distance, so positions run on over row ends; the few that fall between rows are computed
+//! and dropped.
 //!
 //! A stride is handled by copying each residue class of rows and columns into a plane of its own. Doubling the image before
 //! a 3x3 convolution is four 2x2 convolutions with summed weights, one per parity of the output position (the same sums,
 //! 16 multiplications in place of 36).
 
-use super::simd::{Kernel, MAX_LANES, Simd, dispatch};
-use super::{Target, View, filled, tile, with_scratch};
-use rayon::prelude::*;
+mod sums;
 
-/// Output channels of one block of packed weights.
-const BLOCK: usize = 8;
+use super::simd::{self, MAX_LANES, Simd, dispatch};
+use super::{Lines, Target, View, filled, with_scratch};
+use rayon::prelude::*;
+use sums::Sums;
+
 /// Numbers of work space that a tile's input should fit in (1 MiB, a usual second-level cache).
 const WORKSPACE: usize = 160 << 10;
 /// Columns of a tile where a row does not fit.
 const COLUMNS: usize = 96;
-/// Taps and channels that are added up at once: their weights and what they see of a few positions stay in the first-level
-/// cache.
-const SLICE: usize = 288;
-
 /// Weights in the order of use, made once.
 #[derive(Debug)]
 pub struct Packed {
-    /// `[phase][block][kt, in, k, k][BLOCK]`; output channels beyond the last are zero.
-    weight: Vec<f32>,
+    /// `[phase][block][kt, in, k, k][shape.block]`; output channels beyond the last are zero.
+    weight: Lines,
     bias: Vec<f32>,
     shape: Shape,
 }
@@ -41,6 +38,8 @@ struct Shape {
     padding: usize,
     /// 1, or 2 where the image is doubled: there are `up * up` phases.
     up: usize,
+    /// Output channels of one block of packed weights.
+    block: usize,
 }
 
 impl Shape {
@@ -53,7 +52,7 @@ impl Shape {
     }
 
     fn blocks(&self) -> usize {
-        self.output.div_ceil(BLOCK)
+        self.output.div_ceil(self.block)
     }
 
     fn out(&self, size: usize) -> usize {
@@ -71,21 +70,21 @@ impl Packed {
         padding: usize,
     ) -> Self {
         assert_eq!(weight.len(), output * input * kt * k * k);
-        let shape = Shape { input, output, kt, k, stride, padding, up: 1 };
-        let mut packed =
-            Self { weight: vec![0.0; shape.blocks() * shape.depth() * BLOCK], bias: padded(bias, shape), shape };
+        let block = sums::block(simd::lanes(), output);
+        let shape = Shape { input, output, kt, k, stride, padding, up: 1, block };
+        let mut packed = Lines::zeros(shape.blocks() * shape.depth() * block);
         for o in 0..output {
             for i in 0..input {
                 for t in 0..kt {
                     for tap in 0..k * k {
                         let depth = (t * input + i) * k * k + tap;
-                        let at = ((o / BLOCK) * shape.depth() + depth) * BLOCK + o % BLOCK;
-                        packed.weight[at] = weight[((o * input + i) * kt + t) * k * k + tap];
+                        let at = ((o / block) * shape.depth() + depth) * block + o % block;
+                        packed.numbers_mut()[at] = weight[((o * input + i) * kt + t) * k * k + tap];
                     }
                 }
             }
         }
-        packed
+        Self { weight: packed, bias: padded(bias, shape), shape }
     }
 
     /// What makes the form of these weights that doubles the image (nearest neighbour) first: for 3x3 kernels in one frame with
@@ -94,17 +93,19 @@ impl Packed {
         let Shape { kt: 1, k: 3, stride: 1, padding: 1, up: 1, .. } = self.shape else { return None };
         Some(|| {
             let shape = Shape { k: 2, up: 2, ..self.shape };
-            let (from, to) = (self.shape.depth() * BLOCK, shape.depth() * BLOCK);
-            let mut weight = vec![0.0; 4 * shape.blocks() * to];
+            let block = shape.block;
+            let (from, to) = (self.shape.depth() * block, shape.depth() * block);
+            let mut weight = Lines::zeros(4 * shape.blocks() * to);
             for (py, px, ky, kx) in (0..36_usize).map(|i| (i / 18, i / 9 % 2, i / 3 % 3, i % 3)) {
                 // Around row 2y + py of the doubled image, tap ky - 1 falls on source row y + ceil((py + ky) / 2) - 1, and the
                 // rows that a phase sees begin at y + py - 1.
                 let (ty, tx) = ((py + ky).div_ceil(2) - py, (px + kx).div_ceil(2) - px);
-                for (block, channel) in (0..shape.blocks() * shape.input).map(|i| (i / shape.input, i % shape.input)) {
-                    let tap = block * from + (channel * 9 + ky * 3 + kx) * BLOCK;
-                    let sum = ((py * 2 + px) * shape.blocks() + block) * to + (channel * 4 + ty * 2 + tx) * BLOCK;
-                    for o in 0..BLOCK {
-                        weight[sum + o] += self.weight[tap + o];
+                for (index, channel) in (0..shape.blocks() * shape.input).map(|i| (i / shape.input, i % shape.input)) {
+                    let tap = index * from + (channel * 9 + ky * 3 + kx) * block;
+                    let sum = ((py * 2 + px) * shape.blocks() + index) * to + (channel * 4 + ty * 2 + tx) * block;
+                    let taps = &self.weight.numbers()[tap..tap + block];
+                    for (sum, tap) in weight.numbers_mut()[sum..].iter_mut().zip(taps) {
+                        *sum += tap;
                     }
                 }
             }
@@ -171,11 +172,11 @@ impl Packed {
                 };
                 // A vector of positions may run over the last one.
                 let space = shape.planes() * cut.plane() + MAX_LANES;
-                let partial = if shape.depth() > SLICE { tile.partial() } else { 0 };
-                with_scratch(space + partial, |work| {
+                let sums = sums::space(&tile);
+                with_scratch(space + sums, |work| {
                     let (work, rest) = work.split_at_mut(space);
                     tile.copy(&frames[frame..frame + shape.kt], work);
-                    dispatch(Sums { tile: &tile, seen: work, partial: &mut rest[..partial] });
+                    dispatch(Sums { tile: &tile, seen: work, work: &mut rest[..sums] });
                 });
             });
         };
@@ -187,7 +188,7 @@ impl Packed {
 fn padded(bias: &[f32], shape: Shape) -> Vec<f32> {
     assert!(bias.is_empty() || bias.len() == shape.output);
     let mut bias = bias.to_vec();
-    bias.resize(shape.blocks() * BLOCK, 0.0);
+    bias.resize(shape.blocks() * shape.block, 0.0);
     bias
 }
 
@@ -253,47 +254,6 @@ struct Tile<'a> {
     target: Target,
 }
 
-/// The sums of a tile.
-struct Sums<'a> {
-    tile: &'a Tile<'a>,
-    /// What it sees of the input.
-    seen: &'a [f32],
-    /// Sums so far of one block, where they are made in slices: `[up][BLOCK][positions]`.
-    partial: &'a mut [f32],
-}
-
-/// Which outputs a sweep makes: `M` channels from `first` of a block on, of the phases `(py, ..)`.
-#[derive(Clone, Copy)]
-struct Part {
-    block: usize,
-    first: usize,
-    py: usize,
-}
-
-impl Kernel for Sums<'_> {
-    type Out = ();
-
-    #[inline(always)]
-    fn run<S: Simd>(mut self, s: S) {
-        let shape = self.tile.packed.shape;
-        for block in 0..shape.blocks() {
-            let live = shape.output - block * BLOCK;
-            for py in 0..shape.up {
-                let part = Part { block, first: 0, py };
-                match (S::WIDE, live > BLOCK / 2) {
-                    (true, true) => self.sweep::<S, 8, 3>(s, part),
-                    (true, false) => self.sweep::<S, 4, 6>(s, part),
-                    (false, true) => {
-                        self.sweep::<S, 4, 3>(s, part);
-                        self.sweep::<S, 4, 3>(s, Part { first: 4, ..part });
-                    }
-                    (false, false) => self.sweep::<S, 4, 3>(s, part),
-                }
-            }
-        }
-    }
-}
-
 impl Tile<'_> {
     /// Fills the planes with what the positions see of the input; zeros follow them.
     fn copy(&self, frames: &[View], work: &mut [f32]) {
@@ -333,14 +293,27 @@ impl Tile<'_> {
         }
     }
 
-    /// Vectors' worth of positions, a few more than there are.
-    fn positions(&self) -> usize {
-        (self.rows * self.cut.pitch()).next_multiple_of(MAX_LANES)
-    }
-
-    /// Numbers of a block's sums.
-    fn partial(&self) -> usize {
-        self.packed.shape.up * BLOCK * self.positions()
+    /// Writes the results of positions `at..end` of a phase `py` of a channel. `of(px)` are those of `(py, px)`, from `at` on;
+    /// what fell between rows is dropped.
+    #[inline(always)]
+    fn write_all<'b, S: Simd>(
+        &self,
+        s: S,
+        (channel, py): (usize, usize),
+        (at, end): (usize, usize),
+        of: impl Fn(usize) -> &'b [f32],
+    ) {
+        let (pitch, up) = (self.cut.pitch(), self.packed.shape.up);
+        let mut q = at;
+        while q < end.min(self.rows * pitch) {
+            let (row, x) = (q / pitch, q % pitch);
+            let len = self.columns.saturating_sub(x).min(end - q);
+            if len > 0 {
+                let parts = [&of(0)[q - at..][..len], &of(up - 1)[q - at..][..len]];
+                self.write(s, channel, (up * row + py, up * x), parts);
+            }
+            q = if x + len < self.columns { q + len } else { (row + 1) * pitch };
+        }
     }
 
     /// Writes a run of results of one row; the second part is that of the other phase, where there is one.
@@ -365,99 +338,6 @@ impl Tile<'_> {
                     v = s.add(v, s.get(&add[range]));
                 }
                 s.put(v, to);
-            }
-        }
-    }
-}
-
-impl Sums<'_> {
-    /// Computes a part at all positions, one slice of the sum after the other.
-    #[inline(always)]
-    fn sweep<S: Simd, const M: usize, const N: usize>(&mut self, s: S, part: Part) {
-        let tile = self.tile;
-        let vectors = (tile.rows * tile.cut.pitch() - tile.cut.reach).div_ceil(S::LANES);
-        let depth = tile.packed.shape.depth();
-        let mut start = 0;
-        loop {
-            let slice = (start, SLICE.min(depth - start));
-            let mut done = 0;
-            while done + N <= vectors {
-                self.positions::<S, M, N>(s, part, done * S::LANES, slice);
-                done += N;
-            }
-            while done < vectors {
-                self.positions::<S, M, 1>(s, part, done * S::LANES, slice);
-                done += 1;
-            }
-            start += slice.1;
-            if start == depth {
-                return;
-            }
-        }
-    }
-
-    /// Computes a part at `N` vectors of positions: what it had so far (the bias at first) plus the slice `(start, len)`.
-    #[inline(always)]
-    fn positions<S: Simd, const M: usize, const N: usize>(
-        &mut self,
-        s: S,
-        part: Part,
-        at: usize,
-        (start, len): (usize, usize),
-    ) {
-        let Part { block, first, py } = part;
-        let tile = self.tile;
-        let shape = tile.packed.shape;
-        let channel = block * BLOCK + first;
-        let zero = s.splat(0.0);
-        let mut sums = [[[zero; N]; M]; 2];
-        for (px, sum) in sums.iter_mut().enumerate().take(shape.up) {
-            if start == 0 {
-                for (sum, &value) in sum.iter_mut().zip(&tile.packed.bias[channel..]) {
-                    *sum = [s.splat(value); N];
-                }
-            } else {
-                for (m, sum) in sum.iter_mut().enumerate() {
-                    let so_far = &self.partial[(px * BLOCK + m) * tile.positions() + at..];
-                    for (n, sum) in sum.iter_mut().enumerate() {
-                        *sum = s.get(&so_far[n * S::LANES..]);
-                    }
-                }
-            }
-            let blocks = (py * shape.up + px) * shape.blocks() + block;
-            let weight = &tile.packed.weight[(blocks * shape.depth() + start) * BLOCK..][..len * BLOCK];
-            let from = &self.seen[py * tile.cut.pitch() + px + at..];
-            let steps = &tile.steps[start..start + len];
-            // SAFETY: a block holds `depth` rows of BLOCK >= first + M weights, and there are `depth` steps. The largest step and
-            // position stay inside the planes, or beyond them by less than the zeros appended in `copy`.
-            *sum = unsafe {
-                let weight = (weight.as_ptr().add(first), 1, BLOCK);
-                tile::multiply::<S, M, N>(s, len, weight, (from.as_ptr(), steps), *sum)
-            };
-        }
-        if start + len < shape.depth() {
-            for (px, sum) in sums.iter().enumerate().take(shape.up) {
-                for (m, sum) in sum.iter().enumerate() {
-                    let so_far = &mut self.partial[(px * BLOCK + m) * tile.positions() + at..];
-                    for (n, &sum) in sum.iter().enumerate() {
-                        s.set(sum, &mut so_far[n * S::LANES..(n + 1) * S::LANES]);
-                    }
-                }
-            }
-            return;
-        }
-        let end = (at + N * S::LANES).min(tile.rows * tile.cut.pitch());
-        let mut q = at;
-        while q < end {
-            let (row, x) = (q / tile.cut.pitch(), q % tile.cut.pitch());
-            let len = tile.columns.saturating_sub(x).min(end - q);
-            for (m, (even, odd)) in sums[0].iter().zip(&sums[1]).enumerate().take(shape.output - channel) {
-                let parts = [&s.numbers(even)[q - at..][..len], &s.numbers(odd)[q - at..][..len]];
-                tile.write(s, channel + m, (shape.up * row + py, shape.up * x), parts);
-            }
-            q += len.max(1);
-            if len == 0 {
-                q = (row + 1) * tile.cut.pitch();
             }
         }
     }

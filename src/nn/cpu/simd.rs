@@ -105,6 +105,20 @@ pub(crate) trait Simd: Copy {
         false
     }
 
+    /// The same for [`tile::multiply_places`].
+    ///
+    /// # Safety
+    /// As there.
+    #[inline(always)]
+    unsafe fn multiply_places<const M: usize, const N: usize>(
+        self,
+        _a: (*const f32, &[usize]),
+        _b: *const f32,
+        _sum: &mut [[Self::V; N]; M],
+    ) -> bool {
+        false
+    }
+
     /// Reads up to `LANES / 2` numbers, each into two neighbouring lanes; missing ones are zero.
     #[inline(always)]
     fn get_twice(self, from: &[f32]) -> Self::V {

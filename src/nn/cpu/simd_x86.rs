@@ -188,6 +188,19 @@ impl Simd for Avx2 {
         }
         fits
     }
+    #[inline(always)]
+    unsafe fn multiply_places<const M: usize, const N: usize>(
+        self,
+        a: (*const f32, &[usize]),
+        b: *const f32,
+        sum: &mut [[__m256; N]; M],
+    ) -> bool {
+        let fits = M == 6 && N == 2;
+        if fits {
+            unsafe { multiply_6x2(a, b, &mut *std::ptr::from_mut(sum).cast::<[[__m256; 2]; 6]>()) };
+        }
+        fits
+    }
 }
 
 /// The loop over a sum whose next vectors of `b` are found by `$next` (their place goes to `t`).
@@ -258,5 +271,60 @@ unsafe fn multiply_4x3(
                 ["mov {t}, [{steps}]", "lea {t}, [{b} + 4 * {t}]", "add {steps}, 8"],
                 b = in(reg) b, steps = inout(reg) steps.as_ptr() => _,),
         }
+    }
+}
+
+/// Six numbers that lie side by side, two vectors that follow each other at every step. As [`multiply_4x3`], with a register to
+/// spare.
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+unsafe fn multiply_6x2((a, steps): (*const f32, &[usize]), b: *const f32, sum: &mut [[__m256; 2]; 6]) {
+    if steps.is_empty() {
+        return;
+    }
+    let [[s00, s01], [s10, s11], [s20, s21], [s30, s31], [s40, s41], [s50, s51]] = sum;
+    unsafe {
+        std::arch::asm!(
+            "2:",
+            "mov {t}, [{steps}]",
+            "lea {t}, [{a} + 4 * {t}]",
+            "vmovups {b0}, [{b}]",
+            "vmovups {b1}, [{b} + 32]",
+            "vbroadcastss {x}, [{t}]",
+            "vfmadd231ps {s00}, {x}, {b0}",
+            "vfmadd231ps {s01}, {x}, {b1}",
+            "vbroadcastss {y}, [{t} + 4]",
+            "vfmadd231ps {s10}, {y}, {b0}",
+            "vfmadd231ps {s11}, {y}, {b1}",
+            "vbroadcastss {x}, [{t} + 8]",
+            "vfmadd231ps {s20}, {x}, {b0}",
+            "vfmadd231ps {s21}, {x}, {b1}",
+            "vbroadcastss {y}, [{t} + 12]",
+            "vfmadd231ps {s30}, {y}, {b0}",
+            "vfmadd231ps {s31}, {y}, {b1}",
+            "vbroadcastss {x}, [{t} + 16]",
+            "vfmadd231ps {s40}, {x}, {b0}",
+            "vfmadd231ps {s41}, {x}, {b1}",
+            "vbroadcastss {y}, [{t} + 20]",
+            "vfmadd231ps {s50}, {y}, {b0}",
+            "vfmadd231ps {s51}, {y}, {b1}",
+            "add {steps}, 8",
+            "add {b}, 64",
+            "dec {k}",
+            "jnz 2b",
+            k = inout(reg) steps.len() => _,
+            a = in(reg) a,
+            steps = inout(reg) steps.as_ptr() => _,
+            b = inout(reg) b => _,
+            t = out(reg) _,
+            b0 = out(ymm_reg) _, b1 = out(ymm_reg) _, x = out(ymm_reg) _, y = out(ymm_reg) _,
+            s00 = inout(ymm_reg) *s00, s01 = inout(ymm_reg) *s01,
+            s10 = inout(ymm_reg) *s10, s11 = inout(ymm_reg) *s11,
+            s20 = inout(ymm_reg) *s20, s21 = inout(ymm_reg) *s21,
+            s30 = inout(ymm_reg) *s30, s31 = inout(ymm_reg) *s31,
+            s40 = inout(ymm_reg) *s40, s41 = inout(ymm_reg) *s41,
+            s50 = inout(ymm_reg) *s50, s51 = inout(ymm_reg) *s51,
+            options(pure, readonly, nostack),
+        )
     }
 }

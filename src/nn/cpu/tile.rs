@@ -68,6 +68,42 @@ pub(super) unsafe fn multiply<S: Simd, const M: usize, const N: usize>(
     sum
 }
 
+/// `sum[m] + sum over i < steps.len() of a[steps[i] + m] * b[i * N * LANES ..]`, each row as `N` vectors: [`multiply`] where the
+/// numbers that are broadcast are neighbours, and the vectors lie one after the other.
+///
+/// # Safety
+/// For all `i`, `a` must be readable at `steps[i]` and the `M` numbers from there on, and `b` at `i * N * LANES` and the
+/// `N * LANES` from there on.
+#[inline(always)]
+pub(super) unsafe fn multiply_places<S: Simd, const M: usize, const N: usize>(
+    s: S,
+    (a, steps): (*const f32, &[usize]),
+    b: *const f32,
+    mut sum: [[S::V; N]; M],
+) -> [[S::V; N]; M] {
+    // SAFETY: passed on.
+    if unsafe { s.multiply_places((a, steps), b, &mut sum) } {
+        return sum;
+    }
+    for (i, &step) in steps.iter().enumerate() {
+        // SAFETY: all reads are the caller's promise.
+        unsafe {
+            let from = b.add(i * N * S::LANES);
+            let mut b = [s.splat(0.0); N];
+            for (n, b) in b.iter_mut().enumerate() {
+                *b = s.load(from.add(n * S::LANES));
+            }
+            for (m, sum) in sum.iter_mut().enumerate() {
+                let a = s.splat(*a.add(step + m));
+                for (sum, &b) in sum.iter_mut().zip(&b) {
+                    *sum = s.fma(a, b, *sum);
+                }
+            }
+        }
+    }
+    sum
+}
+
 /// [`multiply`] as the compiler arranges it.
 #[inline(always)]
 unsafe fn plain<S: Simd, const M: usize, const N: usize>(

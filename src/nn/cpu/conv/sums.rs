@@ -1,0 +1,234 @@
+//! The sums of a tile, in one of two shapes of registers: a few output channels times a few vectors of neighbouring positions,
+//! or a few positions times two vectors of channels. The first is for any number of channels, and reads the work space at all
+//! alignments; the second reads weights in whole cache lines and numbers of the work space one by one, and its results have to
+//! be turned. With 32 registers the first is faster, with 16 the second.
+
+use super::super::simd::{Kernel, MAX_LANES, Simd};
+use super::super::tile;
+use super::{Shape, Tile};
+
+/// Taps and channels that are added up at once: their weights and what they see of a few positions stay in the first-level
+/// cache.
+const SLICE: usize = 288;
+/// Channels of a block whose positions are in vectors.
+const FEW: usize = 8;
+/// Channels of a block that are in vectors themselves.
+const MANY: usize = 16;
+/// Positions of a tile of registers with them.
+const POSITIONS: usize = 6;
+/// Positions whose results are turned before they are written.
+const RUN: usize = 16 * POSITIONS;
+
+/// Output channels of one block of weights, for vectors of `lanes` numbers.
+pub(super) fn block(lanes: usize, output: usize) -> usize {
+    if lanes < MAX_LANES && output.is_multiple_of(MANY) { MANY } else { FEW }
+}
+
+/// Numbers of work space that the sums of a tile need.
+pub(super) fn space(tile: &Tile) -> usize {
+    let Shape { up, block, .. } = tile.packed.shape;
+    let partial = if tile.packed.shape.depth() > SLICE { up * block * positions(tile) } else { 0 };
+    partial + if block == MANY { up * MANY * RUN } else { 0 }
+}
+
+/// A few more positions than a tile has: whole vectors and whole tiles of registers.
+fn positions(tile: &Tile) -> usize {
+    (tile.rows * tile.cut.pitch()).next_multiple_of(3 * MAX_LANES)
+}
+
+/// The sums of a tile.
+pub(super) struct Sums<'a> {
+    pub tile: &'a Tile<'a>,
+    /// What it sees of the input.
+    pub seen: &'a [f32],
+    /// Sums so far of one block, where they are made in slices, and results that wait to be written.
+    pub work: &'a mut [f32],
+}
+
+/// Which outputs are made: channels from `first` of a block on, of the phases `(py, ..)`.
+#[derive(Clone, Copy)]
+struct Part {
+    block: usize,
+    first: usize,
+    py: usize,
+}
+
+/// Some of the taps and channels.
+#[derive(Clone, Copy)]
+struct Slice {
+    start: usize,
+    len: usize,
+    last: bool,
+}
+
+/// All taps and channels in slices of about the same length.
+fn slices(depth: usize) -> impl Iterator<Item = Slice> {
+    let count = depth.div_ceil(SLICE).max(1);
+    let place = move |i: usize| i * depth / count;
+    (0..count).map(move |i| Slice { start: place(i), len: place(i + 1) - place(i), last: i + 1 == count })
+}
+
+impl Kernel for Sums<'_> {
+    type Out = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(mut self, s: S) {
+        let shape = self.tile.packed.shape;
+        for block in 0..shape.blocks() {
+            let live = shape.output - block * shape.block;
+            for py in 0..shape.up {
+                let part = Part { block, first: 0, py };
+                match (shape.block, S::WIDE, live > FEW / 2) {
+                    (MANY, ..) => match MANY / S::LANES {
+                        1 => self.channels::<S, 1>(s, part),
+                        2 => self.channels::<S, 2>(s, part),
+                        _ => self.channels::<S, 4>(s, part),
+                    },
+                    (_, true, true) => self.sweep::<S, 8, 3>(s, part),
+                    (_, true, false) => self.sweep::<S, 4, 6>(s, part),
+                    (_, false, true) => {
+                        self.sweep::<S, 4, 3>(s, part);
+                        self.sweep::<S, 4, 3>(s, Part { first: 4, ..part });
+                    }
+                    (_, false, false) => self.sweep::<S, 4, 3>(s, part),
+                }
+            }
+        }
+    }
+}
+
+impl Sums<'_> {
+    /// The weights of a slice for a block in phase `(py, px)`.
+    #[inline(always)]
+    fn weights(&self, Part { block, py, .. }: Part, px: usize, slice: Slice) -> &[f32] {
+        let shape = &self.tile.packed.shape;
+        let blocks = (py * shape.up + px) * shape.blocks() + block;
+        let from = (blocks * shape.depth() + slice.start) * shape.block;
+        &self.tile.packed.weight.numbers()[from..from + slice.len * shape.block]
+    }
+
+    /// What a position sees in phase `(py, px)`, and where the taps of a slice lie from there.
+    #[inline(always)]
+    fn seen(&self, at: usize, py: usize, px: usize, slice: Slice) -> (&[f32], &[usize]) {
+        let steps = &self.tile.steps[slice.start..slice.start + slice.len];
+        (&self.seen[py * self.tile.cut.pitch() + px + at..], steps)
+    }
+
+    /// Computes a part at all positions, one slice of the sum after the other.
+    #[inline(always)]
+    fn sweep<S: Simd, const M: usize, const N: usize>(&mut self, s: S, part: Part) {
+        let tile = self.tile;
+        let vectors = (tile.rows * tile.cut.pitch() - tile.cut.reach).div_ceil(S::LANES);
+        for slice in slices(tile.packed.shape.depth()) {
+            let mut done = 0;
+            while done + N <= vectors {
+                self.positions::<S, M, N>(s, part, done * S::LANES, slice);
+                done += N;
+            }
+            while done < vectors {
+                self.positions::<S, M, 1>(s, part, done * S::LANES, slice);
+                done += 1;
+            }
+        }
+    }
+
+    /// Computes a part at `N` vectors of positions: what it had so far (the bias at first) plus a slice.
+    #[inline(always)]
+    fn positions<S: Simd, const M: usize, const N: usize>(&mut self, s: S, part: Part, at: usize, slice: Slice) {
+        let Part { block, first, py } = part;
+        let tile = self.tile;
+        let shape = tile.packed.shape;
+        let channel = block * FEW + first;
+        let place = |px: usize, m: usize| (px * FEW + m) * positions(tile) + at;
+        let zero = s.splat(0.0);
+        let mut sums = [[[zero; N]; M]; 2];
+        for (px, sum) in sums.iter_mut().enumerate().take(shape.up) {
+            for (m, sum) in sum.iter_mut().enumerate() {
+                for (n, sum) in sum.iter_mut().enumerate() {
+                    *sum = match slice.start {
+                        0 => s.splat(tile.packed.bias[channel + m]),
+                        _ => s.get(&self.work[place(px, m) + n * S::LANES..]),
+                    };
+                }
+            }
+            let weight = self.weights(part, px, slice);
+            let (from, steps) = self.seen(at, py, px, slice);
+            // SAFETY: a block holds `len` rows of FEW >= first + M weights, and there are `len` steps. The largest step and
+            // position stay inside the planes, or beyond them by less than the zeros appended in `copy`.
+            *sum = unsafe {
+                let weight = (weight.as_ptr().add(first), 1, FEW);
+                tile::multiply::<S, M, N>(s, slice.len, weight, (from.as_ptr(), steps), *sum)
+            };
+        }
+        if slice.last {
+            for m in 0..M.min(shape.output - channel) {
+                tile.write_all(s, (channel + m, py), (at, at + N * S::LANES), |px| s.numbers(&sums[px][m]));
+            }
+            return;
+        }
+        for (px, sum) in sums.iter().enumerate().take(shape.up) {
+            for (m, sum) in sum.iter().enumerate() {
+                for (n, &sum) in sum.iter().enumerate() {
+                    s.set(sum, &mut self.work[place(px, m) + n * S::LANES..]);
+                }
+            }
+        }
+    }
+
+    /// Computes a block of channels in `N` vectors, one slice of the sum after the other.
+    #[inline(always)]
+    fn channels<S: Simd, const N: usize>(&mut self, s: S, part: Part) {
+        for slice in slices(self.tile.packed.shape.depth()) {
+            self.places::<S, N>(s, part, slice);
+        }
+    }
+
+    /// Adds a slice to a block of channels at all positions, a few of them at a time.
+    #[inline(always)]
+    fn places<S: Simd, const N: usize>(&mut self, s: S, part: Part, slice: Slice) {
+        let tile = self.tile;
+        let shape = tile.packed.shape;
+        let count = tile.rows * tile.cut.pitch() - tile.cut.reach;
+        let waiting = shape.up * MANY * RUN;
+        for at in (0..count).step_by(POSITIONS) {
+            for px in 0..shape.up {
+                let so_far = waiting + (px * positions(tile) + at) * MANY;
+                let mut sums = [[s.splat(0.0); N]; POSITIONS];
+                for (m, sum) in sums.iter_mut().enumerate() {
+                    for (n, sum) in sum.iter_mut().enumerate() {
+                        *sum = match slice.start {
+                            0 => s.get(&tile.packed.bias[part.block * MANY + n * S::LANES..]),
+                            _ => s.get(&self.work[so_far + m * MANY + n * S::LANES..]),
+                        };
+                    }
+                }
+                let weight = self.weights(part, px, slice);
+                let (from, steps) = self.seen(at, part.py, px, slice);
+                // SAFETY: there are `len` steps, and as many lines of MANY = N * LANES weights. The largest step and position
+                // stay inside the planes, or beyond them by less than the zeros appended in `copy`.
+                let sums = unsafe {
+                    tile::multiply_places::<S, POSITIONS, N>(s, (from.as_ptr(), steps), weight.as_ptr(), sums)
+                };
+                for (m, sums) in sums.iter().enumerate() {
+                    if slice.last {
+                        let turned = &mut self.work[px * MANY * RUN + at % RUN + m..];
+                        for (c, &sum) in s.numbers(sums).iter().enumerate() {
+                            turned[c * RUN] = sum;
+                        }
+                    } else {
+                        for (n, &sum) in sums.iter().enumerate() {
+                            s.set(sum, &mut self.work[so_far + m * MANY + n * S::LANES..]);
+                        }
+                    }
+                }
+            }
+            let end = at + POSITIONS;
+            if slice.last && (end.is_multiple_of(RUN) || end >= count) {
+                for c in 0..MANY {
+                    let waiting = |px: usize| &self.work[(px * MANY + c) * RUN..][..RUN];
+                    tile.write_all(s, (part.block * MANY + c, part.py), (at / RUN * RUN, end), waiting);
+                }
+            }
+        }
+    }
+}
