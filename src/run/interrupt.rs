@@ -5,8 +5,8 @@ use super::event::Event;
 use super::exit::Code;
 use anyhow::{Context, Result};
 use std::fs;
-use std::io::Write;
-use std::path::PathBuf;
+use std::io::{ErrorKind, Write};
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
@@ -65,7 +65,7 @@ pub fn install(json: bool, cleanup: impl Fn() + Send + 'static) -> Result<()> {
         }
         cleanup();
         for path in DISCARD.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
-            let _ = fs::remove_dir_all(path); // nobody is left to hear of a failure
+            remove(&path);
         }
         let hint = HINT.lock().unwrap_or_else(PoisonError::into_inner).take();
         let message = hint.unwrap_or_else(|| "interrupted: nothing unfinished was kept".to_owned());
@@ -75,6 +75,17 @@ pub fn install(json: bool, cleanup: impl Fn() + Send + 'static) -> Result<()> {
     };
     long_files_are_errors();
     ctrlc::set_handler(handler).context("cannot listen for Ctrl-C")
+}
+
+/// Removes a directory in which other threads may still be writing: what they add on the way out keeps it from going.
+fn remove(path: &Path) {
+    const ATTEMPTS: usize = 100;
+    for _ in 0..ATTEMPTS {
+        match fs::remove_dir_all(path) {
+            Err(error) if error.kind() == ErrorKind::DirectoryNotEmpty => {}
+            _ => return, // nobody is left to hear of a failure
+        }
+    }
 }
 
 /// A file that grows beyond what the user may write (`ulimit -f`) is an error of that write; by itself the system would end the
