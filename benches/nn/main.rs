@@ -81,7 +81,7 @@ fn serve() {
 
 fn main() {
     if std::env::args().any(|arg| arg == "--serve") {
-        return serve();
+        return rayon::scope(|_| serve()); // as the program does its work: on a thread of the pool
     }
     let mut criterion = Criterion::default()
         .sample_size(10)

@@ -6,15 +6,15 @@ use crate::models::cogvideox::transformer::Transformer;
 use crate::models::cogvideox::vae::Autoencoder;
 use crate::run::{Code, Failure, WithCode};
 use candle_core::DType;
-use std::rc::Rc;
+use std::sync::Arc;
 
 /// What was loaded for the last job. Each network is kept on its own, and only where more jobs follow and nothing is
 /// offloaded: the peak memory of all others is that of the largest stage, not of all stages together.
 #[derive(Default)]
 pub struct Loaded {
     keep: bool,
-    transformer: Option<(Key, Rc<Transformer>)>,
-    decoder: Option<(Key, Rc<Autoencoder>)>,
+    transformer: Option<(Key, Arc<Transformer>)>,
+    decoder: Option<(Key, Arc<Autoencoder>)>,
 }
 
 /// The model, the numbers it computes with and where.
@@ -39,7 +39,7 @@ impl Loaded {
     }
 
     /// The transformer of a job.
-    pub fn transformer(&mut self, job: &Job) -> Result<Rc<Transformer>, Failure> {
+    pub fn transformer(&mut self, job: &Job) -> Result<Arc<Transformer>, Failure> {
         let key = Key::of(job, job.dtype);
         if !self.keeps(job) {
             (self.transformer, self.decoder) = (None, None);
@@ -51,20 +51,20 @@ impl Loaded {
         let part = job.model.part("transformer").code(Code::Model)?;
         let vb = match job.offload {
             Offload::Block => part.var_builder_holding(job.dtype, &job.device),
-            _ => part.var_builder(job.dtype, &job.device),
+            _ => part.var_builder_compact(job.dtype, &job.device),
         };
         let vb = vb.code(Code::Model)?;
         let network = match job.offload {
             Offload::Block | Offload::Disk => Transformer::load_streamed(&job.transformer, vb),
             Offload::Auto | Offload::None | Offload::Model => Transformer::load(&job.transformer, vb),
         };
-        let network = Rc::new(network.code(Code::Model)?);
+        let network = Arc::new(network.code(Code::Model)?);
         self.transformer = self.keeps(job).then(|| (key, network.clone()));
         Ok(network)
     }
 
     /// The decoder of a job.
-    pub fn decoder(&mut self, job: &Job) -> Result<Rc<Autoencoder>, Failure> {
+    pub fn decoder(&mut self, job: &Job) -> Result<Arc<Autoencoder>, Failure> {
         let key = Key::of(job, job.vae_dtype);
         if let Some((_, network)) = self.decoder.as_ref().filter(|(loaded, _)| *loaded == key) {
             return Ok(network.clone());
@@ -72,7 +72,7 @@ impl Loaded {
         self.decoder = None;
         let part = job.model.part("vae").code(Code::Model)?;
         let vb = part.var_builder(job.vae_dtype, &job.device).code(Code::Model)?;
-        let network = Rc::new(Autoencoder::load_decoder(&job.vae, vb).code(Code::Model)?);
+        let network = Arc::new(Autoencoder::load_decoder(&job.vae, vb).code(Code::Model)?);
         self.decoder = self.keeps(job).then(|| (key, network.clone()));
         Ok(network)
     }

@@ -1,7 +1,7 @@
 //! From a job to a file: the stages of the straight line, each of which loads what it needs and drops it before the next.
 //!
-//! Peak memory is that of the largest stage. All tensor work stays on the calling thread; the video writer has its own and
-//! gets `u8` frames only.
+//! Peak memory is that of the largest stage. All tensor work begins on one thread of rayon's pool; the video writer has its own
+//! and gets `u8` frames only.
 
 mod again;
 mod calibrate;

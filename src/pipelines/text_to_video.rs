@@ -37,6 +37,11 @@ impl Outcome {
 /// Makes the video of a job. Partial files are gone when it fails; what was done is kept until the video is whole, and the
 /// error says how to go on.
 pub fn run(job: &Job, loaded: &mut Loaded, observer: &mut dyn Observer) -> Result<Outcome, Failure> {
+    // on a thread of the pool, where an operation begins at once instead of waiting for one to wake
+    rayon::scope(|_| run_in_pool(job, loaded, observer))
+}
+
+fn run_in_pool(job: &Job, loaded: &mut Loaded, observer: &mut dyn Observer) -> Result<Outcome, Failure> {
     // nothing is to be saved where everything is discarded: such a run ends at once
     let _attention = (job.keep.on_interrupt != OnInterrupt::Discard).then(interrupt::attend);
     for warning in &job.warnings {

@@ -156,7 +156,7 @@ impl Event {
 }
 
 /// Someone who listens to a run.
-pub trait Observer {
+pub trait Observer: Send {
     /// Hears of an event. An error stops the run: it is how an interruption reaches the loop.
     fn event(&mut self, event: &Event) -> anyhow::Result<()>;
 }

@@ -210,7 +210,7 @@ impl<W: Write> Lines<W> {
     }
 }
 
-impl<W: Write> Observer for Lines<W> {
+impl<W: Write + Send> Observer for Lines<W> {
     fn event(&mut self, event: &Event) -> Result<()> {
         if let Some(message) = self.words.message(event) {
             self.say(&message);

@@ -8,9 +8,14 @@
 use super::transformer::{Block, TransformerConfig};
 use candle_core::{Error, Result};
 use candle_nn::VarBuilder;
+use rayon::Yield;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{Builder, JoinHandle};
+use std::time::Duration;
+
+/// Between two looks at a block that is being read.
+const PAUSE: Duration = Duration::from_micros(100);
 
 /// All blocks of a transformer, in the order of their layers.
 #[derive(Debug)]
@@ -68,7 +73,7 @@ impl Stream {
         let mut block = None;
         // joined even where a pass ended early and another layer is wanted: what it holds is gone before more is read
         if let Some((read, thread)) = ahead.take() {
-            let got = thread.join().map_err(|_| Error::Msg(format!("reading block {read} failed")))?;
+            let got = join(thread).map_err(|_| Error::Msg(format!("reading block {read} failed")))?;
             block = Some(got?).filter(|_| read == layer);
         }
         let block = match block {
@@ -93,8 +98,20 @@ impl Drop for Stream {
     /// Nothing is left behind that holds memory.
     fn drop(&mut self) {
         let ahead = self.ahead.get_mut().unwrap_or_else(PoisonError::into_inner).take();
-        drop(ahead.map(|(_, thread)| thread.join()));
+        drop(ahead.map(|(_, thread)| join(thread)));
     }
+}
+
+/// Waits for a thread that reads. It may need this one to unpack what it reads, where this is a thread of the pool.
+fn join(thread: JoinHandle<Result<Block>>) -> std::thread::Result<Result<Block>> {
+    while !thread.is_finished() {
+        match rayon::yield_now() {
+            Some(Yield::Executed) => {}
+            Some(Yield::Idle) => std::thread::sleep(PAUSE),
+            None => break,
+        }
+    }
+    thread.join()
 }
 
 /// Reads a block and waits until it is where it belongs: a CUDA device copies on a stream of this thread's own, beside the
