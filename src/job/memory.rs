@@ -7,7 +7,7 @@ use super::Job;
 use super::settings::Settings;
 use super::values::{MemorySize, Offload, Tiling};
 use crate::models::cogvideox::vae::TileOptions;
-use crate::nn::sdpa::Sdpa;
+use crate::nn::{compute_dtype, sdpa::Sdpa};
 use crate::run::{self, Code, Failure, human_bytes};
 use crate::weights::{self, Part};
 use anyhow::Result;
@@ -73,7 +73,7 @@ impl Budget {
         let need = need(job, offload)?;
         let stay = match offload {
             Offload::None => {
-                let transformer = job.model.part("transformer")?.bytes_as(job.dtype);
+                let transformer = weights(&job.model.part("transformer")?, job.dtype, &job.device);
                 let vae = job.model.part("vae")?.bytes_as(job.vae_dtype);
                 need.base + (need.denoise + vae).max(need.decode + transformer)
             }
@@ -138,16 +138,26 @@ fn base(job: &Job) -> u64 {
     if job.device.is_cpu() { BASE } else { 0 }
 }
 
+/// Bytes of all weights of a network of linear layers where it computes.
+fn weights(part: &Part, dtype: DType, device: &Device) -> u64 {
+    if device.is_cpu() { part.bytes_held(dtype) } else { part.bytes_as(dtype) }
+}
+
+/// Bytes of some of them.
+fn share(values: u64, part: &Part, dtype: DType, device: &Device) -> u64 {
+    (u128::from(values) * u128::from(weights(part, dtype, device)) / u128::from(part.elements().max(1))) as u64
+}
+
 /// Bytes of the transformer's weights: those that are alive at once, and those that wait.
 fn transformer(job: &Job, offload: Offload) -> Result<(u64, u64)> {
     let part = job.model.part("transformer")?;
     if !matches!(offload, Offload::Block | Offload::Disk) {
-        return Ok((part.bytes_as(job.dtype), 0));
+        return Ok((weights(&part, job.dtype, &job.device), 0));
     }
     let layers = Layers::new(&part, "transformer_blocks.")?;
     let alive = layers.rest + ALIVE * layers.block + layers.in_block;
     let held = if offload == Offload::Block { part.bytes_held(job.dtype) } else { 0 };
-    Ok((alive * job.dtype.size_in_bytes() as u64, held))
+    Ok((share(alive, &part, job.dtype, &job.device), held))
 }
 
 /// The encoder is read block by block, after the table of embeddings, which is gone by then.
@@ -155,7 +165,7 @@ fn text(job: &Job) -> Result<u64> {
     let part = job.model.part("text_encoder")?;
     let dtype = if job.device.is_cpu() { DType::F32 } else { job.text_dtype };
     let layers = Layers::new(&part, "encoder.block.")?;
-    Ok((layers.block + layers.in_block).max(2 * layers.largest) * dtype.size_in_bytes() as u64)
+    Ok(share((layers.block + layers.in_block).max(2 * layers.largest), &part, dtype, &job.device))
 }
 
 /// The weights of a network of blocks, in numbers of values. A tensor is there twice while it becomes a layer.
@@ -202,7 +212,7 @@ fn activations(job: &Job) -> u64 {
     let patch = config.patch_size * config.patch_size * config.patch_size_t.unwrap_or(1);
     let tokens = (config.max_text_seq_length + window * height * width / patch) as u64;
     let dim = config.inner_dim() as u64;
-    let element = job.dtype.size_in_bytes() as u64;
+    let element = compute_dtype(job.dtype, &job.device).size_in_bytes() as u64;
     // two rows' states; of the row at work: its norm, queries, keys, values, their rotated copies, or four times the width
     // in the feed-forward layer, before and after the activation
     let activations = tokens * dim * element * (2 * 2 + 12);
@@ -269,8 +279,10 @@ fn advice(job: &Job, budget: &Budget, stage: &str) -> Result<String> {
     if let Some(mode) = budget.first(job)?.filter(|&mode| mode != job.offload) {
         return Ok(format!("use --offload {mode}"));
     }
+    let part = job.model.part("transformer")?;
+    let half = weights(&part, job.dtype, &job.device).saturating_sub(weights(&part, DType::BF16, &job.device));
     Ok(match stage {
-        "transformer" if job.dtype == DType::F32 => "use --dtype bf16, or a smaller size",
+        "transformer" if half > 0 => "use --dtype bf16, or a smaller size",
         "decoder" if job.decode.tile.is_none() => "use --vae-tiling on, or a smaller size",
         "text encoder" => "use a machine with more memory",
         _ => "use a smaller size or a machine with more memory",

@@ -33,6 +33,7 @@ pub use settings::Settings;
 use crate::guidance::GuidanceSchedule;
 use crate::models::cogvideox::transformer::TransformerConfig;
 use crate::models::cogvideox::vae::{DecodeOptions, VaeConfig};
+use crate::nn::compute_dtype;
 use crate::nn::kernel::{self, Kernel};
 use crate::recipe::Recipe;
 use crate::run::{Code, Failure, WithCode};
@@ -118,7 +119,7 @@ pub struct Job {
     pub init_noise: Option<PathBuf>,
     pub save_latents: Option<PathBuf>,
     pub device: Device,
-    /// Numbers the denoiser computes with.
+    /// Numbers the denoiser computes with; on the processor those that its weights have at most, and it computes in f32.
     pub dtype: DType,
     /// Numbers the text encoder computes with: never f16.
     pub text_dtype: DType,
@@ -461,7 +462,7 @@ fn one(
     };
     let attention = attention(
         settings.attention.unwrap_or(Attention::Auto),
-        kernel::Place { device: &device, dtype, head: transformer.attention_head_dim },
+        kernel::Place { device: &device, dtype: compute_dtype(dtype, &device), head: transformer.attention_head_dim },
     )?;
     let half = if dtype == DType::F32 { DType::F32 } else { DType::BF16 };
 

@@ -181,7 +181,7 @@ pub struct Settings {
     #[serde(with = "text")]
     pub device: Option<DeviceSpec>,
 
-    /// Numbers to compute with: auto, f32, bf16 or f16
+    /// Numbers to compute with: auto, f32, bf16 or f16 (on the CPU those of the weights; it computes in f32)
     #[arg(long, value_name = "NAME", help_heading = "Model and machine", aliases = ["precision", "type"])]
     #[serde(with = "text")]
     pub dtype: Option<Precision>,

@@ -57,7 +57,7 @@ const OPERATIONS: [Operation; 10] = [
         norm::group_norm_silu(&x, 32, &affine, &affine, 1e-6)
     }),
     ("linear layer with GELU", |make| {
-        let layer = Linear::new(make.tensor(&[256, 192], 13.0)?, Some(make.tensor(&[256], 14.0)?))?;
+        let layer = Linear::new(make.tensor(&[256, 192], 13.0)?, Some(make.tensor(&[256], 14.0)?), make.dtype)?;
         layer.forward_gelu_tanh(&(make.tensor(&[2, 40, 192], 15.0)? * 0.2)?)
     }),
     ("convolution over frames", |make| {

@@ -18,7 +18,18 @@ pub mod rope;
 pub mod sdpa;
 pub mod size;
 
+use candle_core::{DType, Device};
+
 /// The instruction set that the kernels of this processor use: `avx512`, `avx2` or `plain`.
 pub fn instructions() -> &'static str {
     cpu::instructions()
+}
+
+/// What a network computes in whose weights come as `dtype`: f32 on the processor, which has no units for half numbers or
+/// none that this program uses; the weights stay as they are there ([`linear::Linear`]).
+pub fn compute_dtype(dtype: DType, device: &Device) -> DType {
+    match dtype {
+        DType::F16 | DType::BF16 if device.is_cpu() => DType::F32,
+        other => other,
+    }
 }

@@ -145,7 +145,7 @@ impl TextEncoder {
     /// Errors name the file and the key of the configuration.
     pub fn load(model: &ModelFolder, dtype: DType, device: &Device) -> anyhow::Result<Self> {
         let (part, config) = Self::part(model)?;
-        let vb = part.var_builder(compute_dtype(dtype, device)?, device)?;
+        let vb = part.var_builder_compact(compute_dtype(dtype, device)?, device)?;
         Ok(Self { config, vb })
     }
 
@@ -177,6 +177,7 @@ impl TextEncoder {
         let encoder = vb.pp("encoder");
         let table = (config.relative_attention_num_buckets, config.num_heads);
         let table = encoder.pp("block.0.layer.0.SelfAttention.relative_attention_bias").get(table, "weight")?;
+        let table = table.to_dtype(vb.dtype())?;
         let mut bias: Option<Tensor> = None;
         for layer in 0..config.num_layers {
             let block = Block::load(config, encoder.pp(format!("block.{layer}")))?;
@@ -210,7 +211,7 @@ impl TextEncoder {
             if ids.is_empty() {
                 bail!("text encoder: a text of no tokens")
             }
-            table.index_select(&Tensor::new(*ids, vb.device())?, 0)
+            table.index_select(&Tensor::new(*ids, vb.device())?, 0)?.to_dtype(vb.dtype())
         };
         texts.iter().map(embed).collect()
     }

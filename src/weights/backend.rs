@@ -4,12 +4,13 @@
 use super::convert;
 use super::error::ModelError;
 use super::header::Entry;
-use super::host::Held;
+use super::host::{Held, held_dtype};
 use super::part::Part;
 use super::source::Bytes;
 use candle_core::{DType, Device, Error, Result, Shape, Tensor};
 use candle_nn::Init;
 use candle_nn::var_builder::SimpleBackend;
+use safetensors::Dtype;
 
 pub(super) struct Backend {
     part: Part,
@@ -17,16 +18,23 @@ pub(super) struct Backend {
     files: Vec<Bytes>,
     /// Where tensors stay in the host's memory once they have been read.
     held: Option<Held>,
+    /// Whether matrices may come in the half numbers that they are stored in.
+    compact: bool,
 }
 
 impl Backend {
     pub fn new(part: Part, files: Vec<Bytes>) -> Self {
-        Self { part, files, held: None }
+        Self { part, files, held: None, compact: false }
     }
 
     /// One that reads every tensor from the files once, however often it is asked for.
     pub fn holding(part: Part, files: Vec<Bytes>) -> Self {
-        Self { part, files, held: Some(Held::default()) }
+        Self { held: Some(Held::default()), ..Self::new(part, files) }
+    }
+
+    /// The same, but on the processor matrices stored in half numbers stay in them if f32 is asked for.
+    pub fn compact(self) -> Self {
+        Self { compact: true, ..self }
     }
 
     fn find(&self, name: &str) -> Result<(usize, &Entry)> {
@@ -40,6 +48,12 @@ impl Backend {
     fn load(&self, shard: usize, entry: &Entry, dtype: DType, device: &Device) -> Result<Tensor> {
         let Entry { name, dtype: stored, shape, range } = entry;
         let file = &self.files[shard];
+        let kept = self.compact && device.is_cpu() && shape.len() > 1;
+        let dtype = match held_dtype(*stored, dtype) {
+            Dtype::F16 if kept => DType::F16,
+            Dtype::BF16 if kept => DType::BF16,
+            _ => dtype,
+        };
         let tensor = match &self.held {
             Some(held) => {
                 let bytes = || {

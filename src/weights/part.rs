@@ -101,11 +101,18 @@ impl Part {
         Ok(VarBuilder::from_backend(Box::new(backend), dtype, device.clone()))
     }
 
-    /// [`Part::var_builder`] for tensors that are asked for again and again: what has been read stays in the host's memory,
-    /// pinned for a CUDA device where possible, in the smaller of the stored and the wanted numbers. At most
+    /// [`Part::var_builder`] for a network of linear layers, which compute with f32 what they hold in half the memory: on the
+    /// processor a tensor of two or more dimensions that is stored in f16 or bf16 comes so even if f32 is wanted.
+    pub fn var_builder_compact(&self, dtype: DType, device: &Device) -> anyhow::Result<VarBuilder<'static>> {
+        let backend = Backend::new(self.clone(), self.map()?).compact();
+        Ok(VarBuilder::from_backend(Box::new(backend), dtype, device.clone()))
+    }
+
+    /// [`Part::var_builder_compact`] for tensors that are asked for again and again: what has been read stays in the host's
+    /// memory, pinned for a CUDA device where possible, in the smaller of the stored and the wanted numbers. At most
     /// [`Part::bytes_held`].
     pub fn var_builder_holding(&self, dtype: DType, device: &Device) -> anyhow::Result<VarBuilder<'static>> {
-        let backend = Backend::holding(self.clone(), self.map()?);
+        let backend = Backend::holding(self.clone(), self.map()?).compact();
         Ok(VarBuilder::from_backend(Box::new(backend), dtype, device.clone()))
     }
 
@@ -177,7 +184,8 @@ impl Part {
         self.elements() * dtype.size_in_bytes() as u64
     }
 
-    /// Memory that all tensors take while they wait in the host's memory to be loaded as `dtype`.
+    /// Memory that all tensors take while they wait in the host's memory to be loaded as `dtype`, and on the processor those of
+    /// [`Part::var_builder_compact`].
     pub fn bytes_held(&self, dtype: DType) -> u64 {
         self.entries().map(|entry| entry.elements() * held_dtype(entry.dtype, dtype).bitsize() as u64 / 8).sum()
     }

@@ -317,9 +317,6 @@ fn flags_without_an_effect_are_errors() {
     place.generate(&["-n", "x", "--uncond", "zeros"]).error(2, &["--negative-prompt", "--uncond"]);
     place.generate(&["-n", "x", "--guidance-scale", "1"]).error(2, &["--negative-prompt", "--guidance-scale"]);
     place.generate(&["--vae-tiling", "off", "--vae-tile-size", "64x64"]).error(2, &["--vae-tile-size", "--vae-tiling"]);
-    place
-        .generate(&["--attention", "sdpa", "--dtype", "bf16"])
-        .error(2, &["--attention sdpa", "f32", "--attention math"]);
     place.generate(&["--attention", "flash2"]).error(2, &["--attention flash2", "--attention sdpa"]);
     place.generate(&["--attention", "flash3"]).error(2, &["--attention flash3", "--attention sdpa"]);
     place.generate(&["-o", "a.gif", "--crf", "20"]).error(2, &["--crf", "GIF"]);

@@ -88,6 +88,13 @@ def linear_gelu(rows, **sizes):
     return lambda: F.gelu(call(), approximate="tanh"), flops
 
 
+def linear_bf16(rows, **sizes):
+    half = dict(dtype=torch.bfloat16)
+    x, weight = torch.randn(rows, sizes["in"], **half), torch.randn(sizes["out"], sizes["in"], **half)
+    bias = torch.randn(sizes["out"], **half)
+    return lambda: F.linear(x, weight, bias), 2 * rows * sizes["in"] * sizes["out"]
+
+
 def gelu_tanh(count):
     x = torch.rand(count) * 2 - 1
     return lambda: F.gelu(x, approximate="tanh"), 0
@@ -164,6 +171,7 @@ CASES = [
     (linear, {"rows": 1468, "in": 768, "out": 192}),
     (linear_gelu, {"rows": 1468, "in": 192, "out": 768}),
     (linear, {"rows": 1, "in": 128, "out": 1152}),
+    (linear_bf16, {"rows": 1468, "in": 192, "out": 576}),
     (qk_norm, dict(b=2, n=3, l=734, d=64)),
     (qk_norm_rope, dict(b=2, n=3, l=734, d=64)),
     (layer_norm_modulate, dict(b=2, l=734, d=192, text=32)),
@@ -176,6 +184,7 @@ CASES = [
     (linear_gelu, {"rows": 4444, "in": 1920, "out": 7680}),
     (linear, {"rows": 4444, "in": 7680, "out": 1920}),
     (linear, {"rows": 1, "in": 512, "out": 11520}),
+    (linear_bf16, {"rows": 4444, "in": 1920, "out": 7680}),
     (qk_norm_rope, dict(b=1, n=30, l=17776, d=64)),
     (layer_norm_modulate, dict(b=1, l=17776, d=1920, text=226)),
     (gate_residual, dict(b=1, l=17776, d=1920, text=226)),

@@ -10,6 +10,7 @@ use super::positions::{Grid, Positions, timestep_sinusoid};
 use crate::attention::{Feature, Hooks, Qkv, Site, SiteKind};
 use crate::models::{Denoiser, DenoiserRow};
 use crate::nn::act::silu;
+use crate::nn::compute_dtype;
 use crate::nn::linear::{Linear, linear, linear_joined};
 use crate::nn::norm::{Modulation, gate_residual, layer_norm, layer_norm_modulate};
 use crate::nn::rope::qk_norm_rope;
@@ -152,6 +153,12 @@ impl TransformerConfig {
     }
 }
 
+/// Weight and bias of a norm, in the numbers that are computed with.
+fn pair(dim: usize, vb: &VarBuilder) -> Result<(Tensor, Tensor)> {
+    let dtype = compute_dtype(vb.dtype(), vb.device());
+    Ok((vb.get(dim, "weight")?.to_dtype(dtype)?, vb.get(dim, "bias")?.to_dtype(dtype)?))
+}
+
 /// Layer norm with optional affine weights.
 #[derive(Debug)]
 struct LayerNorm {
@@ -161,7 +168,7 @@ struct LayerNorm {
 
 impl LayerNorm {
     fn load(dim: usize, affine: bool, eps: f64, vb: VarBuilder) -> Result<Self> {
-        let affine = affine.then(|| Ok::<_, candle_core::Error>((vb.get(dim, "weight")?, vb.get(dim, "bias")?)));
+        let affine = affine.then(|| pair(dim, &vb));
         Ok(Self { affine: affine.transpose()?, eps })
     }
 
@@ -244,8 +251,7 @@ impl Attention {
     fn load(config: &TransformerConfig, vb: VarBuilder) -> Result<Self> {
         let (dim, head_dim) = (config.inner_dim(), config.attention_head_dim);
         let parts = [vb.pp("to_q"), vb.pp("to_k"), vb.pp("to_v")];
-        let norm =
-            |vb: VarBuilder| Ok::<_, candle_core::Error>((vb.get(head_dim, "weight")?, vb.get(head_dim, "bias")?));
+        let norm = |vb: VarBuilder| pair(head_dim, &vb);
         Ok(Self {
             to_qkv: linear_joined(dim, dim, config.attention_bias, &parts)?,
             norm_q: norm(vb.pp("norm_q"))?,
@@ -346,7 +352,7 @@ pub struct Transformer {
 }
 
 impl Transformer {
-    /// Loads the weights under diffusers' names; the network computes in the builder's dtype.
+    /// Loads the weights under diffusers' names; the network computes in the builder's dtype, on the processor in f32.
     pub fn load(config: &TransformerConfig, vb: VarBuilder) -> Result<Self> {
         Self::load_with(config, vb, |vb| Blocks::resident(config, &vb))
     }
@@ -371,7 +377,7 @@ impl Transformer {
             None => {
                 let weight = patch_vb.get((dim, config.in_channels, patch, patch), "weight")?;
                 let bias = config.patch_bias.then(|| patch_vb.get(dim, "bias")).transpose()?;
-                Linear::new(weight.reshape((dim, patch_dim))?, bias)?
+                Linear::new(weight.reshape((dim, patch_dim))?, bias, vb.dtype())?
             }
             // has a bias whatever `patch_bias` says
             Some(_) => linear(patch_dim, dim, true, patch_vb)?,
@@ -390,7 +396,7 @@ impl Transformer {
                 LayerNorm::load(dim, affine, eps, vb.pp("norm_out.norm"))?,
             ),
             proj_out: linear(dim, out_dim, true, vb.pp("proj_out"))?,
-            dtype: vb.dtype(),
+            dtype: compute_dtype(vb.dtype(), vb.device()),
             device: vb.device().clone(),
             positions: Mutex::new(None),
             config: config.clone(),

@@ -1,11 +1,16 @@
 //! `x W^T + b` with the weights packed once: a panel holds a few vectors of output columns, input by input, so that a register
 //! tile broadcasts rows of `x` as they lie. A task takes a block of rows through its panels, a slice of the inputs at a time:
 //! the slice of `x` stays in the second-level cache, that of a panel in the first.
+//!
+//! Weights in half numbers stay in them: a task widens a slice of a panel when its rows come to it. The arithmetic is that of
+//! f32 weights with the same values, to the last bit.
 
 use super::act::Act;
 use super::simd::{self, Kernel, Simd, dispatch};
 use super::tile::{self, Every};
-use super::{Target, filled};
+use super::{Lines, Target, filled, with_scratch};
+use half::slice::HalfFloatSliceExt;
+use half::{bf16, f16};
 use rayon::prelude::*;
 use std::mem::MaybeUninit;
 
@@ -21,8 +26,7 @@ const TASKS: usize = 16;
 /// Weights in the order of use.
 #[derive(Debug)]
 pub struct Packed {
-    /// `[panels][input][panel]`, zero beyond the last column.
-    weight: Vec<f32>,
+    weight: Panels,
     bias: Vec<f32>,
     /// Columns of a panel: as many as a register tile has.
     panel: usize,
@@ -30,26 +34,50 @@ pub struct Packed {
     output: usize,
 }
 
+/// `[panels][input][panel]`, zero beyond the last column.
+#[derive(Debug)]
+enum Panels {
+    F32(Lines),
+    F16(Vec<f16>),
+    Bf16(Vec<bf16>),
+}
+
+/// Weights as they come, `[output, input]`.
+#[derive(Debug, Clone, Copy)]
+pub enum Matrix<'a> {
+    F32(&'a [f32]),
+    F16(&'a [f16]),
+    Bf16(&'a [bf16]),
+}
+
 impl Packed {
     /// `weight` is `[output, input]`; `bias` has `output` numbers or none.
-    pub fn new(weight: &[f32], bias: &[f32], output: usize, input: usize) -> Self {
-        assert!(weight.len() == output * input && (bias.is_empty() || bias.len() == output));
-        let width = VECTORS * simd::lanes();
-        let panels = output.div_ceil(width);
-        let mut packed = vec![0.0; panels * input * width];
-        if input > 0 {
-            packed.par_chunks_mut(input * width).enumerate().for_each(|(panel, to)| {
-                let rows = weight[panel * width * input..].chunks_exact(input).take(width);
-                for (column, row) in rows.enumerate() {
-                    for (i, &value) in row.iter().enumerate() {
-                        to[i * width + column] = value;
-                    }
-                }
-            });
-        }
+    pub fn new(weight: Matrix, bias: &[f32], output: usize, input: usize) -> Self {
+        assert!(bias.is_empty() || bias.len() == output);
+        let panel = VECTORS * simd::lanes();
+        let panels = output.div_ceil(panel);
+        let len = panels * panel * input;
+        let shape = (output, input, panel);
+        let weight = match weight {
+            Matrix::F32(weight) => {
+                let mut packed = Lines::zeros(len);
+                pack(weight, shape, packed.numbers_mut());
+                Panels::F32(packed)
+            }
+            Matrix::F16(weight) => {
+                let mut packed = vec![f16::ZERO; len];
+                pack(weight, shape, &mut packed);
+                Panels::F16(packed)
+            }
+            Matrix::Bf16(weight) => {
+                let mut packed = vec![bf16::ZERO; len];
+                pack(weight, shape, &mut packed);
+                Panels::Bf16(packed)
+            }
+        };
         let mut bias = bias.to_vec();
-        bias.resize(panels * width, 0.0);
-        Self { weight: packed, bias, panel: width, input, output }
+        bias.resize(panels * panel, 0.0);
+        Self { weight, bias, panel, input, output }
     }
 
     pub fn input(&self) -> usize {
@@ -71,7 +99,7 @@ impl Packed {
             (0..blocks * groups).into_par_iter().for_each(|task| {
                 let (block, group) = (task / groups, task % groups);
                 let first = block * ROWS;
-                dispatch(Task {
+                let task = Task {
                     packed: self,
                     x: &x[first * self.input..rows.min(first + ROWS) * self.input],
                     first,
@@ -79,12 +107,30 @@ impl Packed {
                     panels: group * together..panels.min((group + 1) * together),
                     act,
                     target,
-                });
+                };
+                let wide = if matches!(self.weight, Panels::F32(_)) { 0 } else { SLICE.min(self.input) * self.panel };
+                with_scratch(wide, |work| dispatch(Run { task: &task, wide: work }));
             });
         };
         // SAFETY: the tasks cover all rows and panels, and a task writes all columns of its panels in its rows.
         unsafe { filled(rows * self.output, run) }
     }
+}
+
+/// Columns of `weight` side by side, input by input. `shape`: output, input, columns of a panel.
+fn pack<T: Copy + Send + Sync>(weight: &[T], (output, input, panel): (usize, usize, usize), packed: &mut [T]) {
+    assert_eq!(weight.len(), output * input);
+    if input == 0 {
+        return;
+    }
+    packed.par_chunks_exact_mut(input * panel).enumerate().for_each(|(index, to)| {
+        let rows = weight[index * panel * input..].chunks_exact(input).take(panel);
+        for (column, row) in rows.enumerate() {
+            for (i, &value) in row.iter().enumerate() {
+                to[i * panel + column] = value;
+            }
+        }
+    });
 }
 
 /// Some rows and some panels.
@@ -106,25 +152,36 @@ struct Slice {
     last: bool,
 }
 
-impl Kernel for Task<'_> {
+/// A task and the work space for a slice of a panel in f32, where the weights are not.
+struct Run<'a> {
+    task: &'a Task<'a>,
+    wide: &'a mut [f32],
+}
+
+impl Kernel for Run<'_> {
     type Out = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Packed { input, output, panel: width, .. } = *self.packed;
+        let Self { task, wide } = self;
+        let Packed { input, output, panel: width, .. } = *task.packed;
         let mut start = 0;
         loop {
             let len = SLICE.min(input - start);
             let slice = Slice { start, len, last: start + len == input };
-            for panel in self.panels.start..self.panels.end {
+            for panel in task.panels.clone() {
+                let weight = task
+                    .packed
+                    .weight
+                    .slice((panel * input + start) * width..(panel * input + start + len) * width, wide);
                 // Narrower vectors than it was packed for fill a panel in several rounds.
                 let mut column = 0;
                 let live = width.min(output - panel * width);
                 while column < live {
                     match (live - column).div_ceil(S::LANES) {
-                        1 => self.column::<S, 1>(s, slice, panel, column),
-                        2 => self.column::<S, 2>(s, slice, panel, column),
-                        _ => self.column::<S, VECTORS>(s, slice, panel, column),
+                        1 => task.column::<S, 1>(s, slice, weight, panel, column),
+                        2 => task.column::<S, 2>(s, slice, weight, panel, column),
+                        _ => task.column::<S, VECTORS>(s, slice, weight, panel, column),
                     }
                     column += VECTORS * S::LANES;
                 }
@@ -137,23 +194,45 @@ impl Kernel for Task<'_> {
     }
 }
 
+impl Panels {
+    /// Some weights in f32; `wide` is where they go if they are not yet.
+    #[inline(always)]
+    fn slice<'a>(&'a self, range: std::ops::Range<usize>, wide: &'a mut [f32]) -> &'a [f32] {
+        match self {
+            Self::F32(weight) => &weight.numbers()[range],
+            Self::F16(weight) => {
+                let wide = &mut wide[..range.len()];
+                weight[range].convert_to_f32_slice(wide);
+                wide
+            }
+            Self::Bf16(weight) => {
+                let wide = &mut wide[..range.len()];
+                for (wide, value) in wide.iter_mut().zip(&weight[range]) {
+                    *wide = f32::from_bits(u32::from(value.to_bits()) << 16); // the upper half of an f32
+                }
+                wide
+            }
+        }
+    }
+}
+
 impl Task<'_> {
     /// All rows of `N` vectors of columns.
     #[inline(always)]
-    fn column<S: Simd, const N: usize>(&self, s: S, slice: Slice, panel: usize, column: usize) {
+    fn column<S: Simd, const N: usize>(&self, s: S, slice: Slice, weight: &[f32], panel: usize, column: usize) {
         let mut row = 0;
         if S::WIDE {
             while row + 8 <= self.rows {
-                self.tile::<S, 8, N>(s, slice, panel, column, row);
+                self.tile::<S, 8, N>(s, slice, weight, (panel, column), row);
                 row += 8;
             }
         }
         while row + 4 <= self.rows {
-            self.tile::<S, 4, N>(s, slice, panel, column, row);
+            self.tile::<S, 4, N>(s, slice, weight, (panel, column), row);
             row += 4;
         }
         while row < self.rows {
-            self.tile::<S, 1, N>(s, slice, panel, column, row);
+            self.tile::<S, 1, N>(s, slice, weight, (panel, column), row);
             row += 1;
         }
     }
@@ -164,8 +243,8 @@ impl Task<'_> {
         &self,
         s: S,
         slice: Slice,
-        panel: usize,
-        column: usize,
+        weight: &[f32],
+        (panel, column): (usize, usize),
         row: usize,
     ) {
         let Packed { input, output, panel: pitch, .. } = *self.packed;
@@ -186,7 +265,7 @@ impl Task<'_> {
             }
         }
         let x = &self.x[row * input + slice.start..];
-        let weight = &self.packed.weight[(panel * input + slice.start) * pitch + column..];
+        let weight = &weight[column..];
         assert!(slice.len == 0 || x.len() >= (M - 1) * input + slice.len);
         assert!(slice.len == 0 || weight.len() >= (slice.len - 1) * pitch + N * S::LANES);
         // SAFETY: both lengths were just checked.

@@ -1,10 +1,11 @@
-//! The fast operations of the processor, in f32. Each has its plain version in the file of the same name one level up,
+//! The fast operations of the processor, in f32 but for [`amx`]. Each has its plain version in the file of the same name one level up,
 //! which decides when it is used and is its specification.
 //!
 //! Work is cut into tasks by the shape alone, never by the number of threads, and a task adds up in a fixed order: results
 //! are the same bit for bit whatever the pool. Tasks run in rayon's current pool and start no tasks of their own.
 
 pub(super) mod act;
+pub(super) mod amx;
 pub(super) mod attention;
 pub(super) mod conv;
 pub(super) mod linear;
@@ -122,23 +123,47 @@ impl Target {
 }
 
 /// A cache line of numbers.
-#[derive(Clone, Copy)]
+#[derive(Debug, Clone, Copy)]
 #[repr(C, align(64))]
 struct Line([f32; 16]);
 
+/// Numbers that begin with a cache line, so that a vector at a multiple of its width lies in one.
+#[derive(Debug)]
+struct Lines(Vec<Line>);
+
+impl Lines {
+    const fn new() -> Self {
+        Self(Vec::new())
+    }
+
+    /// At least `len` zeros.
+    fn zeros(len: usize) -> Self {
+        Self(vec![Line([0.0; 16]); len.div_ceil(16)])
+    }
+
+    fn numbers(&self) -> &[f32] {
+        // SAFETY: a line is sixteen numbers without padding.
+        unsafe { std::slice::from_raw_parts(self.0.as_ptr().cast(), self.0.len() * 16) }
+    }
+
+    fn numbers_mut(&mut self) -> &mut [f32] {
+        // SAFETY: as above.
+        unsafe { std::slice::from_raw_parts_mut(self.0.as_mut_ptr().cast(), self.0.len() * 16) }
+    }
+}
+
 thread_local! {
-    static SCRATCH: RefCell<Vec<Line>> = const { RefCell::new(Vec::new()) };
+    static SCRATCH: RefCell<Lines> = const { RefCell::new(Lines::new()) };
 }
 
 /// Runs `f` with at least `len` numbers of this thread's work space. Their values are left over from earlier calls.
 pub(super) fn with_scratch<R>(len: usize, f: impl FnOnce(&mut [f32]) -> R) -> R {
     SCRATCH.with_borrow_mut(|lines| {
         let count = len.div_ceil(16);
-        if lines.len() < count {
-            lines.resize(count, Line([0.0; 16]));
+        if lines.0.len() < count {
+            lines.0.resize(count, Line([0.0; 16]));
         }
-        // SAFETY: a line is sixteen numbers without padding.
-        f(unsafe { std::slice::from_raw_parts_mut(lines.as_mut_ptr().cast(), lines.len() * 16) })
+        f(lines.numbers_mut())
     })
 }
 
