@@ -64,8 +64,9 @@ class Bank:
     def save(self):
         if self.file:
             rows = [(s.colour, s.shape, s.motion, s.place, s.time, s.seed) for s in self.scenes]
-            torch.save({"scenes": rows, "z": self.z.cpu(), "cover": self.cover.cpu()}, self.file + ".partial")
-            os.replace(self.file + ".partial", self.file)
+            partial = f"{self.file}.{os.getpid()}.partial"  # others may train together with this process
+            torch.save({"scenes": rows, "z": self.z.cpu(), "cover": self.cover.cpu()}, partial)
+            os.replace(partial, self.file)
 
     def refresh(self, count: int = 64) -> list[int]:
         """Replaces `count` clips, the oldest first; returns their places."""

@@ -32,6 +32,32 @@ def setup(seed: int) -> str:
     return device
 
 
+class Team:
+    """The processes that train together, each on a batch of its own (`torchrun --nproc-per-node 2`): on two cores two processes of
+    one thread do more than one process of two. Alone where there is no torchrun."""
+
+    def __init__(self):
+        self.rank, self.size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+        if self.size > 1:
+            torch.distributed.init_process_group("gloo")
+
+    def agree(self, *values: float) -> list[float]:
+        """What the first of them says."""
+        said = torch.tensor(values, dtype=torch.float64)
+        if self.size > 1:
+            torch.distributed.broadcast(said, 0)
+        return said.tolist()
+
+    def average_gradients(self, module):
+        if self.size > 1:
+            gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in module.parameters()]
+            whole = torch.cat([g.flatten() for g in gradients])
+            torch.distributed.all_reduce(whole)
+            whole /= self.size
+            for parameter, part in zip(module.parameters(), whole.split([g.numel() for g in gradients])):
+                parameter.grad = part.view_as(parameter)
+
+
 def autocast(device: str):
     """bf16 where the device is fast in it. A CPU without bf16 units is slower with it than without."""
     fast = device == "cuda" or torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
@@ -99,7 +125,8 @@ class Average:
 class Muon(torch.optim.AdamW):
     """AdamW, but for `matrices`, whose momentum is made orthogonal before it is applied (Jordan et al. 2024), scaled to
     the size of Adam's updates (Liu et al., arXiv 2502.16982). A step teaches a small transformer more than Adam's, at a
-    cost that does not grow with the batch. In f32: CPUs without bf16 units are slow in the usual bf16."""
+    cost that does not grow with the batch. A convolution counts as the matrix of its output channels and all that they
+    see. In f32: CPUs without bf16 units are slow in the usual bf16."""
 
     def __init__(self, matrices, others, lr: float, momentum: float = 0.95, **adam):
         super().__init__(others, lr=lr, **adam)
@@ -111,9 +138,9 @@ class Muon(torch.optim.AdamW):
         group = self.param_groups[0]
         for parameter, mean in self.matrices:
             mean.lerp_(parameter.grad, 1 - self.momentum)
-            update = orthogonal(parameter.grad.lerp(mean, self.momentum))
+            update = orthogonal(parameter.grad.lerp(mean, self.momentum).flatten(1))
             parameter.mul_(1 - group["lr"] * group["weight_decay"])
-            parameter.add_(update, alpha=-0.2 * max(parameter.shape) ** 0.5 * group["lr"])
+            parameter.add_(update.view_as(parameter), alpha=-0.2 * max(update.shape) ** 0.5 * group["lr"])
 
     def zero_grad(self, set_to_none: bool = True):
         super().zero_grad(set_to_none)

@@ -21,7 +21,7 @@ import torch
 from diffusers import AutoencoderKLCogVideoX
 
 from bank import Bank
-from common import Average, Clock, State, export, learning_rate, psnr, setup
+from common import Average, Clock, Muon, State, export, learning_rate, psnr, setup
 from render import render
 from train_vae import around, measure, picture_loss
 from world import FRAMES, HEIGHT, WIDTH
@@ -39,6 +39,7 @@ def arguments():
     p.add_argument("--piece", type=int, default=6, help="side of a piece, in latent cells")
     p.add_argument("--whole", type=float, default=0.2, help="share of steps that decode whole pictures")
     p.add_argument("--lr", type=float, default=1e-3)
+    p.add_argument("--muon", action="store_true", help="orthogonal updates of the convolutions")
     p.add_argument("--bank", type=int, default=400, help="clips of 17 frames")
     p.add_argument("--bank-file", help="keeps the bank between runs and for the transformer")
     p.add_argument("--stills", type=int, default=0, help="single pictures in a bank of their own: many scenes for little time")
@@ -86,7 +87,12 @@ def main():
     vae.requires_grad_(False)
     decoder = vae.decoder.requires_grad_(True).train()
     average = Average(decoder, 0.995)
-    optimizer = torch.optim.AdamW(decoder.parameters(), lr=a.lr, betas=(0.9, 0.99), weight_decay=1e-4, fused=device == "cuda")
+    adam = {"betas": (0.9, 0.99), "weight_decay": 1e-4, "fused": device == "cuda"}
+    if a.muon:
+        inner = lambda p: p.dim() > 1 and p.shape[0] >= 16
+        optimizer = Muon(*([p for p in decoder.parameters() if inner(p) == wanted] for wanted in (True, False)), lr=a.lr, **adam)
+    else:
+        optimizer = torch.optim.AdamW(decoder.parameters(), lr=a.lr, **adam)
     state, before, seen = State(os.path.join(a.out, "state", "decoder")), 0.0, 0
     if a.resume and state.exists():
         record = state.load(decoder, average, optimizer)

@@ -9,8 +9,9 @@ v-prediction on CogVideoX-2B's schedule (shift 3, zero terminal SNR), uniform ti
 embedding in a tenth of the samples. Videos are encoded once into a bank in the device's memory, with eight captions each;
 on a GPU a part of the bank is replaced as training goes on.
 
-Latent cells on the subject count up to `--subject` times, but only as far as the noise leaves visible where the subject
-is: weighting what cannot be seen yet would teach the model to expect the subject everywhere at once.
+Latent cells where subjects are wont to be count up to `--band` times, in every clip alike. Cells on the subject itself count
+up to `--subject` times, but only where little noise is left: a weight that depends on what cannot be seen yet teaches the
+model to expect the subject everywhere at once, and it draws a row of them.
 """
 
 import argparse
@@ -27,7 +28,7 @@ from transformers import T5Config, T5EncoderModel
 
 import tokenizer
 from bank import Bank
-from common import Average, Clock, Muon, State, autocast, export, learning_rate, setup
+from common import Average, Clock, Muon, State, Team, autocast, export, learning_rate, setup
 from world import FRAMES, HEIGHT, WIDTH, caption, plain_caption, sample
 
 CAPTIONS = 8  # per clip of the bank
@@ -50,14 +51,17 @@ def arguments():
     p.add_argument("--size", type=int, nargs=2, default=[HEIGHT, WIDTH], help="height and width (tests)")
     p.add_argument("--bank", type=int, default=32768, help="clips")
     p.add_argument("--bank-minutes", type=float, default=1.5, help="stop filling the bank after this long")
+    p.add_argument("--grow", type=int, default=0, help="4 clips more every so many steps, up to --bank; 0: --bank at once")
     p.add_argument("--bank-file", help="keeps the bank between runs (CPU)")
     p.add_argument("--refresh", type=int, default=0, help="replace 64 clips of the bank every so many steps; 0: never")
     p.add_argument("--start", help="a pipeline folder whose transformer and text encoder to begin with, on the same latents")
     p.add_argument("--frames", type=int, default=FRAMES, help="of the bank's clips; 4n + 1")
     p.add_argument("--stills", type=int, default=0, help="single pictures in a bank of their own: many scenes for little time")
-    p.add_argument("--still-share", type=float, default=0.5, help="share of batches that are of stills, as many tokens of them")
+    p.add_argument("--still-share", type=float, nargs=2, default=[0.5, 0.5], metavar=("FIRST", "LAST"),
+                   help="share of batches that are of stills, as many tokens of them, at the beginning and at the end")
     p.add_argument("--short", type=float, default=0.0, help="share of batches, at first, with 4 latent frames of 4 times as many clips")
-    p.add_argument("--subject", type=float, default=4.0, help="weight of the subject's cells")
+    p.add_argument("--subject", type=float, default=4.0, help="weight of the subject's cells, without noise")
+    p.add_argument("--band", type=float, default=4.0, help="weight of the cells where subjects are most often")
     p.add_argument("--drop", type=float, default=0.06, help="chance of each clause to be left out of a caption")
     p.add_argument("--muon", action="store_true", help="orthogonal updates of the matrices inside blocks: fewer steps")
     p.add_argument("--warmup", type=int, default=200, help="steps until the learning rate is reached, in each run")
@@ -106,11 +110,15 @@ class Captioned:
         texts = [caption(scene, self.rng, self.a.drop) for scene in scenes for _ in range(CAPTIONS)]
         return self.captions.ids(texts).view(len(scenes), CAPTIONS, -1).short().to(self.bank.device)
 
+    def grow(self, count: int, minutes: float = 1e9):
+        self.bank.fill(count, minutes)
+        new = self.write(self.bank.scenes[len(self.ids):])
+        self.ids = torch.cat([self.ids, new]) if len(self.ids) else new
+
     def fill(self, count: int, minutes: float):
         began = time.time()
-        self.bank.fill(count, minutes)
+        self.grow(count, minutes)
         self.bank.save()
-        self.ids = self.write(self.bank.scenes)
         print(f"bank: {len(self.bank)} clips of {self.bank.frames} frames, {time.time() - began:.0f} s, "
               f"latent std {self.bank.z[:64].float().std():.3f}", flush=True)
 
@@ -144,8 +152,8 @@ def begin_with(nets, folder: str):
         raise SystemExit(f"{folder}: not the text encoder that is trained here: {[*unknown, *missing]}")
 
 
-def loss_of(nets, z, cover, ids, alphas, a, device: str) -> torch.Tensor:
-    """`z` [B, F, C, h, w], `cover` [B, F, h, w], `ids` [B, L]."""
+def loss_of(nets, z, cover, ids, band, alphas, a, device: str) -> torch.Tensor:
+    """`z` [B, F, C, h, w], `cover` [B, F, h, w], `ids` [B, L], `band` [h, w] between 0 and 1."""
     noise = torch.randn_like(z)
     # spread over the batch instead of independent: the loss is less noisy
     t = ((torch.arange(len(z), device=device) + torch.rand(len(z), device=device)) * (1000 / len(z))).long().clamp(max=999)
@@ -155,8 +163,7 @@ def loss_of(nets, z, cover, ids, alphas, a, device: str) -> torch.Tensor:
         embedding = nets["text"](input_ids=ids).last_hidden_state
         keep = (torch.rand(len(z), 1, 1, device=device) > 0.1).to(embedding.dtype)
         out = nets["transformer"](noisy, embedding * keep, t, return_dict=False)[0]
-    seen = alpha / (alpha + 0.1)
-    weight = 1 + (a.subject - 1) * cover.unsqueeze(2) * seen
+    weight = 1 + (a.band - 1) * band + (a.subject - 1) * cover.unsqueeze(2) * alpha.square()
     return ((out.float() - v).square() * weight).mean() / weight.mean()
 
 
@@ -202,7 +209,7 @@ def write(a, nets, vae):
 
 def main():
     a = arguments()
-    began, device = time.time(), setup(a.seed)
+    began, device, team = time.time(), setup(a.seed), Team()
     vocabulary = tokenizer.write(os.path.join(a.out, "tokenizer"))
     captions = tokenizer.Captions(os.path.join(a.out, "tokenizer"))
     vae = AutoencoderKLCogVideoX.from_pretrained(a.vae).float().to(device).eval().requires_grad_(False)
@@ -230,46 +237,59 @@ def main():
     a.seed += 1000 * done
     filed = lambda kind: a.bank_file and f"{a.bank_file}.{kind}"
     bank = Captioned(a, Bank(vae, a.size, a.frames, device, a.seed, filed(a.frames)), captions)
-    bank.fill(a.bank, a.bank_minutes)
+    bank.fill(min(a.bank, 16) if a.grow else a.bank, a.bank_minutes)
     stills = Captioned(a, Bank(vae, a.size, 1, device, a.seed + 1, filed("stills")), captions)
     if a.stills:
         stills.fill(a.stills, a.bank_minutes)
+    band = (stills if a.stills else bank).bank.cover.float().mean((0, 1))
+    band = band / band.max()
     cells = a.size[0] * a.size[1] // 256  # tokens of a latent frame
     many = a.batch * (cells * ((a.frames - 1) // 4 + 1) + tokenizer.LENGTH) // (cells + tokenizer.LENGTH)
-    torch.manual_seed(a.seed + done)
+    torch.manual_seed(a.seed + done + 7919 * team.rank)
     running_nets = dict(nets.items())
     if a.compile:
         running_nets["transformer"] = torch.compile(nets["transformer"], dynamic=False)
     alphas = schedule().alphas_cumprod.float().to(device)
-    chance = random.Random(a.seed)
+    chance = random.Random(a.seed)  # the same kind of batch in all processes: none waits for another
     # the bank counts as this run's time, but not as progress of the schedule
     clock = Clock(max(0.1, a.minutes - (time.time() - began) / 60), a.total or a.minutes, before, a.steps)
 
     def save():
+        if team.rank:
+            return
         state.save(nets, average, optimizer, clock, {"steps": done + clock.count})
+        if a.grow:
+            bank.bank.save()
         average.swap()
         write(a, nets, vae)
         average.swap()
 
-    check = Check(nets, vae, captions, alphas, a, device) if a.check else None
+    check = Check(nets, vae, captions, alphas, a, device) if a.check and not team.rank else None
     saved, running, began = time.time(), None, time.time()
-    while clock.tick():
+    while True:
+        more, rate = team.agree(clock.tick(), learning_rate(a.lr, clock, a.warmup))
+        if not more:
+            break
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(a.lr, clock, a.warmup)
+            group["lr"] = rate
         short = chance.random() < a.short * max(0.0, 1 - clock.progress() / 0.7)
-        if a.stills and chance.random() < a.still_share:
+        first, last = a.still_share
+        if a.stills and chance.random() < first + (last - first) * clock.progress():
             z, cover, ids = stills.batch(many)
         else:
             z, cover, ids = bank.batch(a.batch * 4 if short else a.batch, 4 if short else None)
-        loss = loss_of(running_nets, z, cover, ids, alphas, a, device)
+        loss = loss_of(running_nets, z, cover, ids, band, alphas, a, device)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        team.average_gradients(nets)
         torch.nn.utils.clip_grad_norm_(nets.parameters(), 1.0)
         optimizer.step()
         average.update()
+        if a.grow and clock.count % a.grow == 0 and len(bank.bank) < a.bank:
+            bank.grow(len(bank.bank) + 4)
         if a.refresh and clock.count % a.refresh == 0:
             bank.refresh()
-        if clock.count % a.report == 0 or 0 < a.steps <= 20:
+        if not team.rank and (clock.count % a.report == 0 or 0 < a.steps <= 20):
             if not math.isfinite(loss.item()):
                 raise SystemExit(f"the loss is {loss.item()} at step {done + clock.count}; the last state is in {state.folder}")
             running = loss.item() if running is None else 0.8 * running + 0.2 * loss.item()
@@ -280,6 +300,8 @@ def main():
             saved = time.time()
     clock.count -= 1
     save()
+    if team.rank:
+        return
     result = {"steps": done + clock.count, "minutes": round(clock.before + clock.spent(), 1), "loss": running, "device": device,
               "batch": a.batch, "clips": len(bank.bank), "stills": len(stills.bank)}
     with open(os.path.join(a.out, "transformer.json"), "w") as file:
