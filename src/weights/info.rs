@@ -236,13 +236,13 @@ mod tests {
             .collect();
         let expected = [
             ("tokenizer", "T5TokenizerFast", 0),
-            ("text_encoder", "T5EncoderModel", 342_144),
+            ("text_encoder", "T5EncoderModel", 344_192),
             ("transformer", "CogVideoXTransformer3DModel", 4_582_816),
             ("scheduler", "CogVideoXDDIMScheduler", 0),
             ("vae", "AutoencoderKLCogVideoX", 2_033_059),
         ];
         assert_eq!(parts, expected);
-        assert_eq!((info.parameters, info.bytes), (6_958_019, 2 * 6_958_019));
+        assert_eq!((info.parameters, info.bytes), (6_960_067, 2 * 6_960_067));
         let value = serde_json::to_value(&info).unwrap();
         assert_eq!(value["parts"][2]["dtypes"], json!({"F16": 4_582_816}));
         assert_eq!(value["parts"][2]["files"][0]["path"], "transformer/diffusion_pytorch_model.safetensors");
