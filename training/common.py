@@ -174,6 +174,7 @@ def export(module, folder: str, weights: str = "diffusion_pytorch_model.safetens
     os.makedirs(folder, exist_ok=True)
     tensors = {k: v for k, v in module.state_dict().items() if torch.is_tensor(v)}
     if hasattr(module, "save_config"):
+        module.register_to_config(_name_or_path="")  # where it was read from is nobody's business
         module.save_config(folder)
         # the sincos table of CogVideoX-2B's kind is computed, and not part of diffusers' files
         persistent = set(k for k, _ in module.named_parameters()) | set(k for k, _ in module.named_buffers())
