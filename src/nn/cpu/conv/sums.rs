@@ -161,8 +161,9 @@ impl Sums<'_> {
             };
         }
         if slice.last {
-            for m in 0..M.min(shape.output - channel) {
-                tile.write_all(s, (channel + m, py), (at, at + N * S::LANES), |px| s.numbers(&sums[px][m]));
+            for (m, (even, odd)) in sums[0].iter().zip(&sums[1]).enumerate().take(shape.output - channel) {
+                let of = |px: usize| s.numbers(if px == 0 { even } else { odd });
+                tile.write_all(s, (channel + m, py), (at, at + N * S::LANES), of);
             }
             return;
         }
