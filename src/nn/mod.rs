@@ -25,8 +25,8 @@ pub fn instructions() -> &'static str {
     cpu::instructions()
 }
 
-/// What a network computes in whose weights come as `dtype`: f32 on the processor, which has no units for half numbers or
-/// none that this program uses; the weights stay as they are there ([`linear::Linear`]).
+/// What a network computes in whose weights come as `dtype`: f32 on the processor, whatever numbers its weights stay in
+/// ([`linear::Linear`], which alone may multiply in bf16 there).
 pub fn compute_dtype(dtype: DType, device: &Device) -> DType {
     match dtype {
         DType::F16 | DType::BF16 if device.is_cpu() => DType::F32,
