@@ -163,7 +163,7 @@ fn transformer(job: &Job, offload: Offload) -> Result<(u64, u64)> {
 /// The encoder is read block by block, after the table of embeddings, which is gone by then.
 fn text(job: &Job) -> Result<u64> {
     let part = job.model.part("text_encoder")?;
-    let dtype = if job.device.is_cpu() { DType::F32 } else { job.text_dtype };
+    let dtype = compute_dtype(job.text_dtype, &job.device);
     let layers = Layers::new(&part, "encoder.block.")?;
     Ok(share((layers.block + layers.in_block).max(2 * layers.largest), &part, dtype, &job.device))
 }

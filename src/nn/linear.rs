@@ -139,9 +139,16 @@ mod tests {
     #[test]
     fn linear_equals_its_plain_version() {
         on_each_isa(|isa| {
-            for (rows, input, output) in
-                [(1, 1, 1), (2, 7, 3), (9, 64, 48), (130, 300, 100), (734, 192, 50), (3, 1000, 700), (17, 33, 145)]
-            {
+            for (rows, input, output) in [
+                (1, 1, 1),
+                (2, 7, 3),
+                (9, 64, 48),
+                (130, 300, 100),
+                (734, 192, 50),
+                (3, 1000, 700),
+                (17, 33, 145),
+                (2, 1, 30),
+            ] {
                 let (weight, bias, x) = (random(&[output, input]), random(&[output]), random(&[1, rows, input]));
                 let what = format!("{isa:?} {rows} rows, {input} to {output}");
                 for dtype in [DType::F16, DType::BF16] {

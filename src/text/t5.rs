@@ -220,8 +220,7 @@ impl TextEncoder {
 /// What the arithmetic is done in.
 pub(super) fn compute_dtype(dtype: DType, device: &Device) -> anyhow::Result<DType> {
     match dtype {
-        DType::F32 | DType::BF16 if device.is_cpu() => Ok(DType::F32),
-        DType::F32 | DType::BF16 => Ok(dtype),
+        DType::F32 | DType::BF16 => Ok(crate::nn::compute_dtype(dtype, device)),
         other => anyhow::bail!("the text encoder runs in f32 or bf16, not {}", other.as_str()),
     }
 }

@@ -5,6 +5,7 @@
 //! their specification and with which everything around them is tested on processors that lack them.
 
 use super::act::Act;
+use super::linear::tasks;
 use super::simd::{Kernel, Simd, dispatch};
 use super::{Target, filled, with_scratch};
 use half::bf16;
@@ -18,8 +19,6 @@ const SIDE: usize = 32;
 const DEPTH: usize = 32;
 /// Rows of one task: with them, their inputs stay in the second-level cache.
 const ROWS: usize = 64;
-/// Tasks to aim at where there are few rows.
-const TASKS: usize = 16;
 
 /// The weights of one step of a block: pairs of inputs, each of them for all columns, as the instruction wants them.
 #[derive(Debug, Clone, Copy)]
@@ -87,16 +86,9 @@ impl Tiled {
     /// `x` is `[rows, input]`; returns `[rows, output]`, activated if so asked.
     pub fn run(&self, x: &[f32], rows: usize, act: Option<Act>) -> Vec<f32> {
         assert_eq!(x.len(), rows * self.input);
-        let panels = self.output.div_ceil(SIDE);
-        let blocks = rows.div_ceil(ROWS);
-        let together = panels.div_ceil(TASKS.div_ceil(blocks.max(1))).max(1);
-        let groups = panels.div_ceil(together);
         let pitch = self.steps() * DEPTH;
         let run = |target: Target| {
-            (0..blocks * groups).into_par_iter().for_each(|task| {
-                let (first, group) = (task / groups * ROWS, task % groups);
-                let rows = first..rows.min(first + ROWS);
-                let panels = group * together..panels.min((group + 1) * together);
+            tasks((rows, ROWS), self.output.div_ceil(SIDE), |rows, panels| {
                 let height = rows.len().next_multiple_of(SIDE);
                 // two bf16 fill the place of an f32
                 with_scratch(height * pitch / 2, |work| {

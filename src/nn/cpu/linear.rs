@@ -13,6 +13,7 @@ use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use rayon::prelude::*;
 use std::mem::MaybeUninit;
+use std::ops::Range;
 
 /// Vectors of a register tile.
 const VECTORS: usize = 3;
@@ -61,7 +62,7 @@ impl Packed {
         let weight = match weight {
             Matrix::F32(weight) => {
                 let mut packed = Lines::zeros(len);
-                pack(weight, shape, packed.numbers_mut());
+                pack(weight, shape, &mut packed.numbers_mut()[..len]);
                 Panels::F32(packed)
             }
             Matrix::F16(weight) => {
@@ -91,20 +92,14 @@ impl Packed {
     /// `x` is `[rows, input]`; returns `[rows, output]`, activated if so asked.
     pub fn run(&self, x: &[f32], rows: usize, act: Option<Act>) -> Vec<f32> {
         assert_eq!(x.len(), rows * self.input);
-        let panels = self.output.div_ceil(self.panel);
-        let blocks = rows.div_ceil(ROWS);
-        let together = panels.div_ceil(TASKS.div_ceil(blocks.max(1))).max(1);
-        let groups = panels.div_ceil(together);
         let run = |target: Target| {
-            (0..blocks * groups).into_par_iter().for_each(|task| {
-                let (block, group) = (task / groups, task % groups);
-                let first = block * ROWS;
+            tasks((rows, ROWS), self.output.div_ceil(self.panel), |rows, panels| {
                 let task = Task {
                     packed: self,
-                    x: &x[first * self.input..rows.min(first + ROWS) * self.input],
-                    first,
-                    rows: ROWS.min(rows - first),
-                    panels: group * together..panels.min((group + 1) * together),
+                    x: &x[rows.start * self.input..rows.end * self.input],
+                    first: rows.start,
+                    rows: rows.len(),
+                    panels,
                     act,
                     target,
                 };
@@ -115,6 +110,17 @@ impl Packed {
         // SAFETY: the tasks cover all rows and panels, and a task writes all columns of its panels in its rows.
         unsafe { filled(rows * self.output, run) }
     }
+}
+
+/// Runs `task` for blocks of `height` rows with all panels, or, where there are few rows, with some of them at a time.
+pub(super) fn tasks((rows, height): (usize, usize), panels: usize, task: impl Fn(Range<usize>, Range<usize>) + Sync) {
+    let blocks = rows.div_ceil(height);
+    let together = panels.div_ceil(TASKS.div_ceil(blocks.max(1))).max(1);
+    let groups = panels.div_ceil(together);
+    (0..blocks * groups).into_par_iter().for_each(|index| {
+        let (first, group) = (index / groups * height, index % groups);
+        task(first..rows.min(first + height), group * together..panels.min((group + 1) * together));
+    });
 }
 
 /// Columns of `weight` side by side, input by input. `shape`: output, input, columns of a panel.
@@ -139,7 +145,7 @@ struct Task<'a> {
     x: &'a [f32],
     first: usize,
     rows: usize,
-    panels: std::ops::Range<usize>,
+    panels: Range<usize>,
     act: Option<Act>,
     target: Target,
 }
@@ -197,7 +203,7 @@ impl Kernel for Run<'_> {
 impl Panels {
     /// Some weights in f32; `wide` is where they go if they are not yet.
     #[inline(always)]
-    fn slice<'a>(&'a self, range: std::ops::Range<usize>, wide: &'a mut [f32]) -> &'a [f32] {
+    fn slice<'a>(&'a self, range: Range<usize>, wide: &'a mut [f32]) -> &'a [f32] {
         match self {
             Self::F32(weight) => &weight.numbers()[range],
             Self::F16(weight) => {
