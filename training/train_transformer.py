@@ -163,7 +163,7 @@ def loss_of(nets, z, cover, ids, band, alphas, a, device: str) -> torch.Tensor:
         embedding = nets["text"](input_ids=ids).last_hidden_state
         keep = (torch.rand(len(z), 1, 1, device=device) > 0.1).to(embedding.dtype)
         out = nets["transformer"](noisy, embedding * keep, t, return_dict=False)[0]
-    weight = 1 + (a.band - 1) * band + (a.subject - 1) * cover.unsqueeze(2) * alpha.square()
+    weight = 1 + (a.band - 1) * band + (a.subject - 1) * cover.unsqueeze(2) * alpha
     return ((out.float() - v).square() * weight).mean() / weight.mean()
 
 
@@ -210,10 +210,12 @@ def write(a, nets, vae):
 def main():
     a = arguments()
     began, device, team = time.time(), setup(a.seed), Team()
-    vocabulary = tokenizer.write(os.path.join(a.out, "tokenizer"))
+    if not team.rank:
+        tokenizer.write(os.path.join(a.out, "tokenizer"))
+    team.agree()  # nobody reads what is not yet written
     captions = tokenizer.Captions(os.path.join(a.out, "tokenizer"))
     vae = AutoencoderKLCogVideoX.from_pretrained(a.vae).float().to(device).eval().requires_grad_(False)
-    nets = build(a, vae.config.latent_channels, vocabulary).to(device).train()
+    nets = build(a, vae.config.latent_channels, len(tokenizer.pieces())).to(device).train()
     average = Average(nets, 0.9995)
     adam = {"betas": (0.9, 0.98), "weight_decay": 0.01, "fused": device == "cuda"}
     if a.muon:
@@ -236,16 +238,17 @@ def main():
     torch.manual_seed(a.seed + done)
     a.seed += 1000 * done
     filed = lambda kind: a.bank_file and f"{a.bank_file}.{kind}"
-    bank = Captioned(a, Bank(vae, a.size, a.frames, device, a.seed, filed(a.frames)), captions)
+    own = a.seed + 7919 * team.rank  # clips that no other process has
+    bank = Captioned(a, Bank(vae, a.size, a.frames, device, own, filed(a.frames)), captions)
     bank.fill(min(a.bank, 16) if a.grow else a.bank, a.bank_minutes)
-    stills = Captioned(a, Bank(vae, a.size, 1, device, a.seed + 1, filed("stills")), captions)
+    stills = Captioned(a, Bank(vae, a.size, 1, device, own + 1, filed("stills")), captions)
     if a.stills:
         stills.fill(a.stills, a.bank_minutes)
     band = (stills if a.stills else bank).bank.cover.float().mean((0, 1))
     band = band / band.max()
     cells = a.size[0] * a.size[1] // 256  # tokens of a latent frame
     many = a.batch * (cells * ((a.frames - 1) // 4 + 1) + tokenizer.LENGTH) // (cells + tokenizer.LENGTH)
-    torch.manual_seed(a.seed + done + 7919 * team.rank)
+    torch.manual_seed(own + done)
     running_nets = dict(nets.items())
     if a.compile:
         running_nets["transformer"] = torch.compile(nets["transformer"], dynamic=False)
