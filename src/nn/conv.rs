@@ -407,12 +407,19 @@ mod tests {
                 (130, 2, 3, 2, 0, 1, 31, 301),
                 (1, 1, 3, 1, 1, 1, 1, 1),
                 (2, 2, 3, 1, 0, 1, 3, 3),
+                (40, 16, 1, 1, 0, 2, 9, 11),
+                (300, 20, 1, 1, 0, 3, 7, 150),
+                (5, 3, 1, 1, 0, 1, 1, 4),
             ] {
                 let (packed, plain) = layers(cout, cin, 1, k, stride, padding);
                 let [packed, plain] = [packed, plain].map(|weights| Conv2d { weights, stride, padding });
-                let x = random(&[t, cin, h, w]);
-                let what = format!("{isa:?} {cin} to {cout}, {k}x{k}/{stride} on {t}x{h}x{w}");
-                assert_close(&what, &packed.forward(&x).unwrap(), &plain.forward(&x).unwrap(), 1e-6);
+                let gaps = random(&[t, cin, h, w + 3]).narrow(3, 1, w).unwrap();
+                let repeated = random(&[t, cin, h, 1]).broadcast_as((t, cin, h, w)).unwrap();
+                for x in [random(&[t, cin, h, w]), gaps, repeated] {
+                    let what = format!("{isa:?} {cin} to {cout}, {k}x{k}/{stride} on {t}x{h}x{w}, {:?}", x.stride());
+                    let want = plain.forward(&x.contiguous().unwrap()).unwrap();
+                    assert_close(&what, &packed.forward(&x).unwrap(), &want, 1e-6);
+                }
             }
         });
     }

@@ -3,9 +3,10 @@
     cargo bench --bench nn --no-run          # prints the path of the program
     python tests/reference/bench_ops.py target/.../nn-... [--threads 2] [--only conv] [--rounds 9] [--json FILE]
 
-Each case runs alternately in both programs, after a pause that lets the other one's threads fall asleep; the figures are
-medians, the ratio is PyTorch's time over vidgen's (above 1: vidgen is faster). On a machine that others use at the same time,
-`--threads 1 --processor-time` compares what both compute, not how long they wait.
+Each case runs alternately in both programs, after a pause that lets the other one's threads fall asleep; short ones several
+times in a row, of which the least counts. The figures are medians, the ratio is PyTorch's time over vidgen's (above 1:
+vidgen is faster). On a machine that others use at the same time, `--threads 1 --processor-time` compares what both compute, not
+how long they wait.
 """
 
 import argparse
@@ -220,8 +221,9 @@ def ask(line):
     return answer.split()
 
 
-def run():
-    return float(ask("run")[1 if options.processor_time else 0])
+def run(times):
+    """The least of some calls in a row."""
+    return float(ask(f"run {times}")[1 if options.processor_time else 0])
 
 
 rows = []
@@ -234,13 +236,13 @@ for maker, sizes in CASES:
         continue
     theirs, flops = maker(**sizes)
     ask(json.dumps({"op": maker.__name__, **sizes}))
-    first = seconds(theirs) + run()
+    first = seconds(theirs) + run(1)
     rounds = max(3, min(options.rounds, int(20 / first)))
     repeat = max(1, min(20, int(0.01 / first)))
     mine, other = [], []
     for _ in range(rounds):
         time.sleep(0.02)
-        mine.append(min(run() for _ in range(repeat + 1)))
+        mine.append(run(repeat + 1))
         time.sleep(0.02)
         other.append(min(seconds(theirs) for _ in range(repeat + 1)))
     mine, other = statistics.median(mine), statistics.median(other)

@@ -1,7 +1,8 @@
-//! Convolution without a matrix of patches. A task takes a tile of output positions of one frame, copies what they see of the
-//! input into its work space once (borders become zeros there), and adds up all taps and channels in registers ([`sums`]). In
-//! the work space a tap is a constant distance, so positions run on over row ends; the few that fall between rows are computed
-//! and dropped.
+//! Convolution without a matrix of patches. A task takes a tile of output positions of one frame. A slice of the input's
+//! channels after the other, it copies what they see into its work space (borders become zeros there) and adds up its taps
+//! for all output channels in registers ([`sums`]). In the work space a tap is a constant distance, so positions run on over
+//! row ends; the few that fall between rows are computed and dropped. A 1x1 convolution has no borders: its positions are one
+//! row, read where they lie.
 //!
 //! A stride is handled by copying each residue class of rows and columns into a plane of its own. Doubling the image before
 //! a 3x3 convolution is four 2x2 convolutions with summed weights, one per parity of the output position (the same sums,
@@ -12,12 +13,15 @@ mod sums;
 use super::simd::{self, MAX_LANES, Simd, dispatch};
 use super::{Lines, Target, View, filled, with_scratch};
 use rayon::prelude::*;
-use sums::Sums;
+use sums::{Slice, Sums};
 
-/// Numbers of work space that a tile's input should fit in (1 MiB, a usual second-level cache).
-const WORKSPACE: usize = 160 << 10;
-/// Columns of a tile where a row does not fit.
-const COLUMNS: usize = 96;
+/// Numbers that a tile sees of one slice of channels: they stay in the second-level cache while all output channels are made.
+const WORKSPACE: usize = 64 << 10;
+/// Numbers of a tile's sums, where they are made in slices.
+const SUMS: usize = 512 << 10;
+/// Rows of a tile that are worth cutting rows into strips.
+const ROWS: usize = 4;
+
 /// Weights in the order of use, made once.
 #[derive(Debug)]
 pub struct Packed {
@@ -47,8 +51,19 @@ impl Shape {
         self.kt * self.input * self.k * self.k
     }
 
-    fn planes(&self) -> usize {
-        self.kt * self.input * self.stride * self.stride
+    /// Channels that an output sees, of all frames.
+    fn channels(&self) -> usize {
+        self.kt * self.input
+    }
+
+    /// Planes in the work space for one of them.
+    fn classes(&self) -> usize {
+        self.stride * self.stride
+    }
+
+    /// Whether an output sees one position.
+    fn is_pointwise(&self) -> bool {
+        matches!(self, Shape { kt: 1, k: 1, stride: 1, padding: 0, up: 1, .. })
     }
 
     fn blocks(&self) -> usize {
@@ -141,6 +156,14 @@ impl Packed {
         {
             return None;
         }
+        if shape.is_pointwise()
+            && height > 1
+            && let Some(rows) = frames.iter().map(one_row).collect::<Option<Vec<_>>>()
+        {
+            let dims = [channels, 1, height * width];
+            let frames: Vec<_> = rows.iter().map(|(data, strides)| View { data, dims: &dims, strides }).collect();
+            return self.run(&frames, add);
+        }
         let count = frames.len() + 1 - shape.kt;
         let len = count * shape.output * out.0 * out.1;
         if add.is_some_and(|add| add.len() != len) {
@@ -151,7 +174,7 @@ impl Packed {
         let cut = Cut::new(shape, rows, columns);
         let steps = cut.steps(shape);
         debug_assert!(steps.iter().all(|step| step + (shape.up - 1) * (cut.pitch() + 1) + cut.rows * cut.pitch()
-            <= cut.reach + shape.planes() * cut.plane()));
+            <= cut.reach + cut.planes * cut.plane()));
         let run = |target| {
             (0..count * cut.bands * cut.strips).into_par_iter().for_each(|task| {
                 let (strip, rest) = (task % cut.strips, task / cut.strips);
@@ -160,7 +183,6 @@ impl Packed {
                 let tile = Tile {
                     packed: self,
                     cut: &cut,
-                    steps: &steps,
                     frame,
                     y,
                     x,
@@ -170,19 +192,34 @@ impl Packed {
                     add,
                     target,
                 };
+                let frames = &frames[frame..frame + shape.kt];
                 // A vector of positions may run over the last one.
-                let space = shape.planes() * cut.plane() + MAX_LANES;
+                let space = cut.planes * cut.plane() + MAX_LANES;
                 let sums = sums::space(&tile);
                 with_scratch(space + sums, |work| {
                     let (work, rest) = work.split_at_mut(space);
-                    tile.copy(&frames[frame..frame + shape.kt], work);
-                    dispatch(Sums { tile: &tile, seen: work, work: &mut rest[..sums] });
+                    let rest = &mut rest[..sums];
+                    for slice in sums::slices(shape) {
+                        match tile.in_place(frames, slice) {
+                            Some((seen, steps)) => dispatch(Sums { tile: &tile, slice, seen, steps: &steps, work: rest }),
+                            None => {
+                                tile.copy(frames, slice, work);
+                                dispatch(Sums { tile: &tile, slice, seen: work, steps: &steps, work: rest });
+                            }
+                        }
+                    }
                 });
             });
         };
         // SAFETY: the tiles of all frames cover the result, and a tile writes all channels of its positions.
         Some(unsafe { filled(len, run) })
     }
+}
+
+/// A frame `[C, H, W]` as `[C, 1, H * W]`: its numbers and strides, if its rows follow each other.
+fn one_row<'a>(frame: &View<'a>) -> Option<(&'a [f32], [usize; 3])> {
+    let (&[_, _, width], &[along_c, along_y, 1]) = (frame.dims, frame.strides) else { return None };
+    (along_y == width).then_some((frame.data, [along_c, width, 1]))
 }
 
 fn padded(bias: &[f32], shape: Shape) -> Vec<f32> {
@@ -200,19 +237,22 @@ struct Cut {
     strips: usize,
     /// Rows or columns of a plane beyond the positions.
     reach: usize,
+    /// Planes of the largest slice.
+    planes: usize,
 }
 
 impl Cut {
     fn new(shape: Shape, rows: usize, columns: usize) -> Self {
         let reach = (shape.k - 1) / shape.stride + shape.up - 1;
-        let per_row = |columns: usize| shape.planes() * (columns + reach);
-        let mut width = columns;
-        if per_row(width) * (reach + 4) > WORKSPACE {
-            width = columns.div_ceil(columns.div_ceil(COLUMNS)); // equal strips near the wished width
-        }
-        let most = (WORKSPACE / per_row(width)).saturating_sub(reach).clamp(1, rows);
+        let planes = shape.classes() * sums::slices(shape).map(|slice| slice.channels).max().unwrap_or(0);
+        // as many columns as leave room for a few rows
+        let room = WORKSPACE / planes.max(1);
+        let most = (room / (reach + rows.min(ROWS))).saturating_sub(reach).max(1);
+        let width = columns.div_ceil(columns.div_ceil(most));
+        let summed = shape.up * shape.up * shape.blocks() * shape.block * (width + reach);
+        let most = (room / (width + reach)).saturating_sub(reach).min(SUMS / summed.max(1)).clamp(1, rows);
         let height = rows.div_ceil(rows.div_ceil(most));
-        Self { rows: height, columns: width, bands: rows.div_ceil(height), strips: columns.div_ceil(width), reach }
+        Self { rows: height, columns: width, bands: rows.div_ceil(height), strips: columns.div_ceil(width), reach, planes }
     }
 
     /// Distance of neighbouring rows in the work space.
@@ -225,13 +265,13 @@ impl Cut {
         self.pitch() * (self.rows + self.reach)
     }
 
-    /// Where each tap of each channel lies in the work space, from the output position.
+    /// Where each tap of each channel of a slice lies in the work space, from the output position.
     fn steps(&self, shape: Shape) -> Vec<usize> {
-        let mut steps = Vec::with_capacity(shape.depth());
-        for channel in 0..shape.kt * shape.input {
+        let mut steps = Vec::with_capacity(self.planes / shape.classes() * shape.k * shape.k);
+        for channel in 0..self.planes / shape.classes() {
             for (ky, kx) in (0..shape.k * shape.k).map(|tap| (tap / shape.k, tap % shape.k)) {
                 let class = (ky % shape.stride) * shape.stride + kx % shape.stride;
-                let plane = channel * shape.stride * shape.stride + class;
+                let plane = channel * shape.classes() + class;
                 steps.push(plane * self.plane() + ky / shape.stride * self.pitch() + kx / shape.stride);
             }
         }
@@ -243,7 +283,6 @@ impl Cut {
 struct Tile<'a> {
     packed: &'a Packed,
     cut: &'a Cut,
-    steps: &'a [usize],
     frame: usize,
     y: usize,
     x: usize,
@@ -255,14 +294,26 @@ struct Tile<'a> {
 }
 
 impl Tile<'_> {
-    /// Fills the planes with what the positions see of the input; zeros follow them.
-    fn copy(&self, frames: &[View], work: &mut [f32]) {
+    /// What the positions see of a slice where it lies, and the steps from channel to channel: of a 1x1 convolution of one row,
+    /// unless a vector of positions could run over the end.
+    fn in_place<'a>(&self, frames: &[View<'a>], slice: Slice) -> Option<(&'a [f32], Vec<usize>)> {
+        let (true, &[frame]) = (self.packed.shape.is_pointwise(), frames) else { return None };
+        let (&[_, 1, _], &[along_c, _, 1]) = (frame.dims, frame.strides) else { return None };
+        let steps: Vec<_> = (0..slice.channels).map(|channel| channel * along_c).collect();
+        let seen = &frame.data[slice.first * along_c + self.x..];
+        (steps.last()? + self.cut.columns + MAX_LANES <= seen.len()).then_some((seen, steps))
+    }
+
+    /// Fills the planes with what the positions see of a slice; zeros follow them.
+    fn copy(&self, frames: &[View], slice: Slice, work: &mut [f32]) {
         let Shape { stride, padding, input, .. } = self.packed.shape;
+        let classes = self.packed.shape.classes();
         let pitch = self.cut.pitch();
         let height = self.rows + self.cut.reach;
-        work[self.packed.shape.planes() * self.cut.plane()..].fill(0.0);
-        for (plane, to) in work.chunks_exact_mut(self.cut.plane()).take(self.packed.shape.planes()).enumerate() {
-            let (class, channel) = (plane % (stride * stride), plane / (stride * stride));
+        let planes = slice.channels * classes;
+        work[planes * self.cut.plane()..].fill(0.0);
+        for (plane, to) in work.chunks_exact_mut(self.cut.plane()).take(planes).enumerate() {
+            let (class, channel) = (plane % classes, slice.first + plane / classes);
             let (dy, dx) = (class / stride, class % stride);
             let frame = &frames[channel / input];
             let &[_, rows, columns] = frame.dims else { return };
@@ -282,12 +333,19 @@ impl Tile<'_> {
                 let row = channel % input * along_c + (y - padding) * along_y;
                 let start = row + (first + stride * from - padding) * along_x;
                 let along = stride * along_x;
-                if along == 1 {
-                    to[from..until].copy_from_slice(&frame.data[start..start + until - from]);
-                } else {
-                    for (i, to) in to[from..until].iter_mut().enumerate() {
-                        *to = frame.data[start + i * along];
+                let to = &mut to[from..until];
+                let from = &frame.data[start..=start + (to.len() - 1) * along];
+                match along {
+                    0 => to.fill(from[0]),
+                    1 => to.copy_from_slice(from),
+                    2 => {
+                        // in a form that becomes shuffles of vectors
+                        for (to, from) in to.iter_mut().zip(from.chunks_exact(2)) {
+                            *to = from[0];
+                        }
+                        to[to.len() - 1] = from[from.len() - 1];
                     }
+                    _ => to.iter_mut().zip(from.iter().step_by(along)).for_each(|(to, &from)| *to = from),
                 }
             }
         }

@@ -7,8 +7,7 @@ use super::super::simd::{Kernel, MAX_LANES, Simd};
 use super::super::tile;
 use super::{Shape, Tile};
 
-/// Taps and channels that are added up at once: their weights and what they see of a few positions stay in the first-level
-/// cache.
+/// Taps of all channels of a slice: their weights, and what they see of a few positions, stay in the first-level cache.
 const SLICE: usize = 288;
 /// Channels of a block whose positions are in vectors.
 const FEW: usize = 8;
@@ -24,11 +23,28 @@ pub(super) fn block(lanes: usize, output: usize) -> usize {
     if lanes < MAX_LANES && output.is_multiple_of(MANY) { MANY } else { FEW }
 }
 
+/// Some of the channels that an output sees, with all their taps.
+#[derive(Clone, Copy)]
+pub(super) struct Slice {
+    pub first: usize,
+    pub channels: usize,
+    last: bool,
+}
+
+/// All channels in slices of about the same size.
+pub(super) fn slices(shape: Shape) -> impl Iterator<Item = Slice> {
+    let channels = shape.channels();
+    let count = (channels * shape.k * shape.k).div_ceil(SLICE).clamp(1, channels.max(1));
+    let place = move |i: usize| i * channels / count;
+    (0..count).map(move |i| Slice { first: place(i), channels: place(i + 1) - place(i), last: i + 1 == count })
+}
+
 /// Numbers of work space that the sums of a tile need.
 pub(super) fn space(tile: &Tile) -> usize {
-    let Shape { up, block, .. } = tile.packed.shape;
-    let partial = if tile.packed.shape.depth() > SLICE { up * block * positions(tile) } else { 0 };
-    partial + if block == MANY { up * MANY * RUN } else { 0 }
+    let shape = tile.packed.shape;
+    let partial = slices(shape).any(|slice| !slice.last);
+    let turned = if shape.block == MANY { shape.up * MANY * RUN } else { 0 };
+    turned + if partial { shape.up * shape.up * shape.blocks() * shape.block * positions(tile) } else { 0 }
 }
 
 /// A few more positions than a tile has: whole vectors and whole tiles of registers.
@@ -36,12 +52,15 @@ fn positions(tile: &Tile) -> usize {
     (tile.rows * tile.cut.pitch()).next_multiple_of(3 * MAX_LANES)
 }
 
-/// The sums of a tile.
+/// What a slice adds to the sums of a tile.
 pub(super) struct Sums<'a> {
     pub tile: &'a Tile<'a>,
-    /// What it sees of the input.
+    pub slice: Slice,
+    /// What the tile sees of the slice.
     pub seen: &'a [f32],
-    /// Sums so far of one block, where they are made in slices, and results that wait to be written.
+    /// Where its taps lie there, from the output position.
+    pub steps: &'a [usize],
+    /// Results that wait to be written, and the sums so far, where they are made in slices.
     pub work: &'a mut [f32],
 }
 
@@ -51,21 +70,6 @@ struct Part {
     block: usize,
     first: usize,
     py: usize,
-}
-
-/// Some of the taps and channels.
-#[derive(Clone, Copy)]
-struct Slice {
-    start: usize,
-    len: usize,
-    last: bool,
-}
-
-/// All taps and channels in slices of about the same length.
-fn slices(depth: usize) -> impl Iterator<Item = Slice> {
-    let count = depth.div_ceil(SLICE).max(1);
-    let place = move |i: usize| i * depth / count;
-    (0..count).map(move |i| Slice { start: place(i), len: place(i + 1) - place(i), last: i + 1 == count })
 }
 
 impl Kernel for Sums<'_> {
@@ -98,66 +102,80 @@ impl Kernel for Sums<'_> {
 }
 
 impl Sums<'_> {
-    /// The weights of a slice for a block in phase `(py, px)`.
+    /// The slice's weights for a block in phase `(py, px)`.
     #[inline(always)]
-    fn weights(&self, Part { block, py, .. }: Part, px: usize, slice: Slice) -> &[f32] {
+    fn weights(&self, part: Part, px: usize) -> &[f32] {
         let shape = &self.tile.packed.shape;
-        let blocks = (py * shape.up + px) * shape.blocks() + block;
-        let from = (blocks * shape.depth() + slice.start) * shape.block;
-        &self.tile.packed.weight.numbers()[from..from + slice.len * shape.block]
+        let taps = shape.k * shape.k * shape.block;
+        let from = self.place(part, px) * shape.depth() * shape.block + self.slice.first * taps;
+        &self.tile.packed.weight.numbers()[from..from + self.slice.channels * taps]
     }
 
-    /// What a position sees in phase `(py, px)`, and where the taps of a slice lie from there.
+    /// What a position sees in phase `(py, px)`, and where the taps lie from there.
     #[inline(always)]
-    fn seen(&self, at: usize, py: usize, px: usize, slice: Slice) -> (&[f32], &[usize]) {
-        let steps = &self.tile.steps[slice.start..slice.start + slice.len];
-        (&self.seen[py * self.tile.cut.pitch() + px + at..], steps)
+    fn seen(&self, at: usize, py: usize, px: usize) -> (&[f32], &[usize]) {
+        let shape = &self.tile.packed.shape;
+        (&self.seen[py * self.tile.cut.pitch() + px + at..], &self.steps[..self.slice.channels * shape.k * shape.k])
     }
 
-    /// Computes a part at all positions, one slice of the sum after the other.
+    /// The place of a block among those of all phases.
+    #[inline(always)]
+    fn place(&self, Part { block, py, .. }: Part, px: usize) -> usize {
+        let shape = &self.tile.packed.shape;
+        (py * shape.up + px) * shape.blocks() + block
+    }
+
+    /// Where the sums so far of a block begin in the work space.
+    #[inline(always)]
+    fn so_far(&self, part: Part, px: usize) -> usize {
+        let shape = &self.tile.packed.shape;
+        let turned = if shape.block == MANY { shape.up * MANY * RUN } else { 0 };
+        turned + self.place(part, px) * shape.block * positions(self.tile)
+    }
+
+    /// Adds to a part at all positions.
     #[inline(always)]
     fn sweep<S: Simd, const M: usize, const N: usize>(&mut self, s: S, part: Part) {
         let tile = self.tile;
         let vectors = (tile.rows * tile.cut.pitch() - tile.cut.reach).div_ceil(S::LANES);
-        for slice in slices(tile.packed.shape.depth()) {
-            let mut done = 0;
-            while done + N <= vectors {
-                self.positions::<S, M, N>(s, part, done * S::LANES, slice);
-                done += N;
-            }
-            while done < vectors {
-                self.positions::<S, M, 1>(s, part, done * S::LANES, slice);
-                done += 1;
-            }
+        let mut done = 0;
+        while done + N <= vectors {
+            self.positions::<S, M, N>(s, part, done * S::LANES);
+            done += N;
+        }
+        while done < vectors {
+            self.positions::<S, M, 1>(s, part, done * S::LANES);
+            done += 1;
         }
     }
 
-    /// Computes a part at `N` vectors of positions: what it had so far (the bias at first) plus a slice.
+    /// Computes a part at `N` vectors of positions: what it had so far (the bias at first) plus the slice.
     #[inline(always)]
-    fn positions<S: Simd, const M: usize, const N: usize>(&mut self, s: S, part: Part, at: usize, slice: Slice) {
+    fn positions<S: Simd, const M: usize, const N: usize>(&mut self, s: S, part: Part, at: usize) {
         let Part { block, first, py } = part;
-        let tile = self.tile;
+        let (tile, slice) = (self.tile, self.slice);
         let shape = tile.packed.shape;
         let channel = block * FEW + first;
-        let place = |px: usize, m: usize| (px * FEW + m) * positions(tile) + at;
+        let so_far = [0, shape.up - 1].map(|px| self.so_far(part, px));
+        let place = |px: usize, m: usize| so_far[px] + (first + m) * positions(tile) + at;
         let zero = s.splat(0.0);
         let mut sums = [[[zero; N]; M]; 2];
         for (px, sum) in sums.iter_mut().enumerate().take(shape.up) {
             for (m, sum) in sum.iter_mut().enumerate() {
                 for (n, sum) in sum.iter_mut().enumerate() {
-                    *sum = match slice.start {
+                    *sum = match slice.first {
                         0 => s.splat(tile.packed.bias[channel + m]),
                         _ => s.get(&self.work[place(px, m) + n * S::LANES..]),
                     };
                 }
             }
-            let weight = self.weights(part, px, slice);
-            let (from, steps) = self.seen(at, py, px, slice);
-            // SAFETY: a block holds `len` rows of FEW >= first + M weights, and there are `len` steps. The largest step and
+            let weight = self.weights(part, px);
+            let (from, steps) = self.seen(at, py, px);
+            // SAFETY: a block holds a row of FEW >= first + M weights for each step. The largest step and
             // position stay inside the planes, or beyond them by less than the zeros appended in `copy`.
             *sum = unsafe {
                 let weight = (weight.as_ptr().add(first), 1, FEW);
-                tile::multiply::<S, M, N>(s, slice.len, weight, (from.as_ptr(), steps), *sum)
+                tile::multiply::<S, M, N>(s, steps.len(), weight, (from.as_ptr(), steps), *sum)
             };
         }
         if slice.last {
@@ -176,36 +194,27 @@ impl Sums<'_> {
         }
     }
 
-    /// Computes a block of channels in `N` vectors, one slice of the sum after the other.
+    /// Adds to a block of channels, in `N` vectors, at all positions, a few of them at a time.
     #[inline(always)]
     fn channels<S: Simd, const N: usize>(&mut self, s: S, part: Part) {
-        for slice in slices(self.tile.packed.shape.depth()) {
-            self.places::<S, N>(s, part, slice);
-        }
-    }
-
-    /// Adds a slice to a block of channels at all positions, a few of them at a time.
-    #[inline(always)]
-    fn places<S: Simd, const N: usize>(&mut self, s: S, part: Part, slice: Slice) {
-        let tile = self.tile;
+        let (tile, slice) = (self.tile, self.slice);
         let shape = tile.packed.shape;
         let count = tile.rows * tile.cut.pitch() - tile.cut.reach;
-        let waiting = shape.up * MANY * RUN;
         for at in (0..count).step_by(POSITIONS) {
             for px in 0..shape.up {
-                let so_far = waiting + (px * positions(tile) + at) * MANY;
+                let so_far = self.so_far(part, px) + at * MANY;
                 let mut sums = [[s.splat(0.0); N]; POSITIONS];
                 for (m, sum) in sums.iter_mut().enumerate() {
                     for (n, sum) in sum.iter_mut().enumerate() {
-                        *sum = match slice.start {
+                        *sum = match slice.first {
                             0 => s.get(&tile.packed.bias[part.block * MANY + n * S::LANES..]),
                             _ => s.get(&self.work[so_far + m * MANY + n * S::LANES..]),
                         };
                     }
                 }
-                let weight = self.weights(part, px, slice);
-                let (from, steps) = self.seen(at, part.py, px, slice);
-                // SAFETY: there are `len` steps, and as many lines of MANY = N * LANES weights. The largest step and position
+                let weight = self.weights(part, px);
+                let (from, steps) = self.seen(at, part.py, px);
+                // SAFETY: there are as many lines of MANY = N * LANES weights as steps. The largest step and position
                 // stay inside the planes, or beyond them by less than the zeros appended in `copy`.
                 let sums = unsafe {
                     tile::multiply_places::<S, POSITIONS, N>(s, (from.as_ptr(), steps), weight.as_ptr(), sums)
