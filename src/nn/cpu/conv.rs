@@ -201,7 +201,9 @@ impl Packed {
                     let rest = &mut rest[..sums];
                     for slice in sums::slices(shape) {
                         match tile.in_place(frames, slice) {
-                            Some((seen, steps)) => dispatch(Sums { tile: &tile, slice, seen, steps: &steps, work: rest }),
+                            Some((seen, steps)) => {
+                                dispatch(Sums { tile: &tile, slice, seen, steps: &steps, work: rest })
+                            }
                             None => {
                                 tile.copy(frames, slice, work);
                                 dispatch(Sums { tile: &tile, slice, seen: work, steps: &steps, work: rest });
@@ -252,7 +254,14 @@ impl Cut {
         let summed = shape.up * shape.up * shape.blocks() * shape.block * (width + reach);
         let most = (room / (width + reach)).saturating_sub(reach).min(SUMS / summed.max(1)).clamp(1, rows);
         let height = rows.div_ceil(rows.div_ceil(most));
-        Self { rows: height, columns: width, bands: rows.div_ceil(height), strips: columns.div_ceil(width), reach, planes }
+        Self {
+            rows: height,
+            columns: width,
+            bands: rows.div_ceil(height),
+            strips: columns.div_ceil(width),
+            reach,
+            planes,
+        }
     }
 
     /// Distance of neighbouring rows in the work space.
