@@ -10,7 +10,7 @@ embedding in a tenth of the samples. Videos are encoded once into a bank in the 
 on a GPU a part of the bank is replaced as training goes on.
 
 Latent cells where subjects are wont to be count up to `--band` times, in every clip alike. Cells on the subject itself count
-up to `--subject` times, but only where little noise is left: a weight that depends on what cannot be seen yet teaches the
+up to `--subject` times, in proportion to the signal's share (alpha): a weight that depends on what cannot be seen yet teaches the
 model to expect the subject everywhere at once, and it draws a row of them.
 """
 
