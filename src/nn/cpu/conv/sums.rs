@@ -43,8 +43,12 @@ pub(super) fn slices(shape: Shape) -> impl Iterator<Item = Slice> {
 pub(super) fn space(tile: &Tile) -> usize {
     let shape = tile.packed.shape;
     let partial = slices(shape).any(|slice| !slice.last);
-    let turned = if shape.block == MANY { shape.up * MANY * RUN } else { 0 };
-    turned + if partial { shape.up * shape.up * shape.blocks() * shape.block * positions(tile) } else { 0 }
+    turned(shape) + if partial { shape.up * shape.up * shape.blocks() * shape.block * positions(tile) } else { 0 }
+}
+
+/// Those of them, at the beginning, in which results wait to be written.
+fn turned(Shape { up, block, .. }: Shape) -> usize {
+    if block == MANY { up * MANY * RUN } else { 0 }
 }
 
 /// A few more positions than a tile has: whole vectors and whole tiles of registers.
@@ -128,9 +132,8 @@ impl Sums<'_> {
     /// Where the sums so far of a block begin in the work space.
     #[inline(always)]
     fn so_far(&self, part: Part, px: usize) -> usize {
-        let shape = &self.tile.packed.shape;
-        let turned = if shape.block == MANY { shape.up * MANY * RUN } else { 0 };
-        turned + self.place(part, px) * shape.block * positions(self.tile)
+        let shape = self.tile.packed.shape;
+        turned(shape) + self.place(part, px) * shape.block * positions(self.tile)
     }
 
     /// Adds to a part at all positions.
