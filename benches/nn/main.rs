@@ -87,6 +87,7 @@ fn serve() {
 }
 
 fn main() {
+    vidgen::nn::keep_memory(); // as the program does
     if std::env::args().any(|arg| arg == "--serve") {
         return rayon::scope(|_| serve()); // as the program does its work: on a thread of the pool
     }

@@ -1,9 +1,9 @@
 //! Linear layers. The plain version is candle's; on the processor the weights are packed when the layer is made, in the numbers
 //! that they come in, and `cpu::linear` computes, in f32; a network in bf16 multiplies in bf16 where the processor can
-//! (`cpu::amx`).
+//! (`cpu::bf16`).
 
 use super::act::gelu_tanh;
-use super::cpu::{self, act::Act, amx::Tiled, linear::Matrix, linear::Packed};
+use super::cpu::{self, act::Act, bf16::Tiled, linear::Matrix, linear::Packed};
 use super::size;
 use candle_core::{D, DType, Result, Tensor, bail};
 use candle_nn::{Module, VarBuilder};

@@ -1,12 +1,12 @@
-//! The fast operations of the processor, in f32 but for [`amx`]. Each has its plain version in the file of the same name one level up,
+//! The fast operations of the processor, in f32 but for [`bf16`]. Each has its plain version in the file of the same name one level up,
 //! which decides when it is used and is its specification.
 //!
 //! Work is cut into tasks by the shape alone, never by the number of threads, and a task adds up in a fixed order: results
 //! are the same bit for bit whatever the pool. Tasks run in rayon's current pool and start no tasks of their own.
 
 pub(super) mod act;
-pub(super) mod amx;
 pub(super) mod attention;
+pub(super) mod bf16;
 pub(super) mod conv;
 pub(super) mod linear;
 pub(super) mod norm;
