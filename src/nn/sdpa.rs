@@ -19,11 +19,13 @@ pub struct Sdpa {
     pub budget: usize,
     /// What computes, where it can take the tensors; the plain version takes the others.
     pub kernel: Kernel,
+    /// Whether a processor that multiplies bf16 rounds f32 tensors to it. Probed columns are computed in f32 all the same.
+    pub bf16: bool,
 }
 
 impl Default for Sdpa {
     fn default() -> Self {
-        Self { budget: 256 << 20, kernel: Kernel::default() }
+        Self { budget: 256 << 20, kernel: Kernel::default(), bf16: false }
     }
 }
 
@@ -146,7 +148,8 @@ impl Sdpa {
         }
         cpu::with_views(&tensors, |views| {
             let attention = Attention { q: views[0], k: views[1], v: views.get(2).copied(), scale };
-            Ok(attention.run(log_sums, columns))
+            let in_bf16 = if self.bf16 && columns.is_none() { cpu::bf16::attend(&attention, log_sums) } else { None };
+            Ok(in_bf16.or_else(|| attention.run(log_sums, columns)))
         })
     }
 
@@ -226,6 +229,49 @@ mod tests {
                 check(&what, &random(&[b, n, d, l]).transpose(2, 3).unwrap(), &k, &v);
             }
         });
+    }
+
+    #[test]
+    fn attention_in_bf16_is_that_of_the_rounded_tensors() {
+        if cpu::bf16::name().is_none() {
+            return eprintln!("not run: this processor multiplies no bf16");
+        }
+        let (bf16, f32) = (Sdpa { bf16: true, ..Sdpa::default() }, Sdpa::default());
+        for (b, n, l, keys, d, dv) in [
+            (1, 1, 1, 1, 1, 1),
+            (2, 3, 97, 65, 8, 8),
+            (1, 2, 48, 64, 16, 16),
+            (1, 1, 200, 300, 64, 64),
+            (2, 2, 17, 131, 13, 7),
+            (1, 1, 5, 1, 64, 32),
+            (1, 3, 33, 71, 12, 20),
+            (1, 65, 2, 2100, 64, 64), // more heads than are rounded together
+        ] {
+            let what = format!("{b}x{n}x{l} on {keys}, {d} and {dv}");
+            let round = |x: Tensor| x.to_dtype(DType::BF16).unwrap().to_dtype(DType::F32).unwrap();
+            let rounded = |dims: &[usize]| round(random(dims));
+            let compare = |q: &Tensor, k: &Tensor, v: &Tensor| {
+                // a scale whose product with the logarithm's base leaves queries as they are
+                let scale = std::f64::consts::LN_2 * if d > 16 { 1.0 } else { 4.0 };
+                let want = f32.plain_attend(q, k, v, scale).unwrap();
+                let (got, sums) = bf16.attend_with_log_sum_exp(q, k, v, scale).unwrap();
+                assert!(got.transpose(1, 2).unwrap().is_contiguous(), "{what}");
+                assert_close(&what, &got, &want, 4e-3); // exponentials are rounded to three digits
+                assert_close(&what, &bf16.attend(q, k, v, scale).unwrap(), &got, 0.0);
+                assert_close(&what, &sums, &f32.plain_log_sum_exp(q, k, scale).unwrap(), 1e-4);
+            };
+            let (q, k, v) = (rounded(&[b, n, l, d]), rounded(&[b, n, keys, d]), rounded(&[b, n, keys, dv]));
+            compare(&q, &k, &v);
+            let qkv = rounded(&[b, l, 3, n, d]);
+            let part = |i| qkv.narrow(2, i, 1).unwrap().squeeze(2).unwrap().transpose(1, 2).unwrap();
+            compare(&part(0), &part(1), &part(2));
+            let turned = |x: Tensor| x.transpose(2, 3).unwrap();
+            compare(
+                &turned(rounded(&[b, n, d, l])),
+                &turned(rounded(&[b, n, d, keys])),
+                &turned(rounded(&[b, n, dv, keys])),
+            );
+        }
     }
 
     #[test]

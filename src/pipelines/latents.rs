@@ -154,7 +154,7 @@ pub fn latents(
             sharing: job.controls.sharing.as_ref(),
             pair: edit.map(|edit| Pair { reading: &edit.reading, steps: edit.source_steps(job.steps) }),
             stack: &mut stack.processors,
-            kernel: Sdpa { kernel: job.attention, ..Sdpa::default() },
+            kernel: Sdpa { kernel: job.attention, bf16: job.dtype == DType::BF16, ..Sdpa::default() },
             micro_batch: 2,
             until: watch.map_or(job.steps, |watch| watch.until),
             part: (index, job.segments.len()),

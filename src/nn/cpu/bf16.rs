@@ -8,6 +8,8 @@
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 mod amx;
 #[cfg(target_arch = "x86_64")]
+mod attention;
+#[cfg(target_arch = "x86_64")]
 mod dot;
 
 use super::act::Act;
@@ -74,6 +76,14 @@ fn available() -> impl Iterator<Item = Instructions> {
 /// What multiplies bf16 here.
 pub fn name() -> Option<&'static str> {
     available().next().map(|instructions| instructions.name)
+}
+
+/// Attention with products in bf16, where there is a kernel for it and the shapes fit.
+pub fn attend(call: &super::attention::Attention, log_sums: bool) -> Option<super::attention::Found> {
+    #[cfg(target_arch = "x86_64")]
+    return attention::attend(call, log_sums);
+    #[cfg(not(target_arch = "x86_64"))]
+    None
 }
 
 /// Weights in the order of use.

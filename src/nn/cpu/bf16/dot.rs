@@ -10,7 +10,9 @@ const VECTORS: usize = SIDE / 16;
 
 /// Whether the processor has the instructions.
 pub(super) fn is_here() -> bool {
-    is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bf16")
+    is_x86_feature_detected!("avx512f")
+        && is_x86_feature_detected!("avx512bw")
+        && is_x86_feature_detected!("avx512bf16")
 }
 
 /// # Safety
@@ -66,7 +68,7 @@ unsafe fn tile<const M: usize>(rows: *const bf16, pitch: usize, steps: &[Step], 
     M
 }
 
-fn bits(v: __m512i) -> __m512bh {
+pub(super) fn bits(v: __m512i) -> __m512bh {
     // SAFETY: both are 64 bytes without invalid values.
     unsafe { std::mem::transmute(v) }
 }
