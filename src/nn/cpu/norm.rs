@@ -212,29 +212,45 @@ impl Kernel for Conditioned<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Affine { mean, factor, offset } = self.affine;
-        let (mean, factor, offset) = (s.splat(mean), s.splat(factor), s.splat(offset));
+        let Self { from, to, scale, shift, .. } = self;
+        if scale.len() == from.len() {
+            // the maps are as large as the plane: all of it is one row
+            return row(s, (self.affine, self.silu), from, to, scale, shift);
+        }
         let (wide_scale, wide_shift) = self.rows.split_at_mut(self.width);
-        let cell_rows = self.scale.len() / self.cells;
-        let together = self.from.len() / cell_rows; // the rows of one cell
-        for row in 0..cell_rows {
-            enlarge(&self.scale[row * self.cells..][..self.cells], wide_scale);
-            enlarge(&self.shift[row * self.cells..][..self.cells], wide_shift);
-            let from = &self.from[row * together..][..together];
-            let to = &mut self.to[row * together..][..together];
+        let cell_rows = scale.len() / self.cells;
+        let together = from.len() / cell_rows; // the rows of one cell
+        for cell_row in 0..cell_rows {
+            enlarge(&scale[cell_row * self.cells..][..self.cells], wide_scale);
+            enlarge(&shift[cell_row * self.cells..][..self.cells], wide_shift);
+            let from = &from[cell_row * together..][..together];
+            let to = &mut to[cell_row * together..][..together];
             for (from, to) in from.chunks_exact(self.width).zip(to.chunks_exact_mut(self.width)) {
-                let maps = wide_scale.chunks(S::LANES).zip(wide_shift.chunks(S::LANES));
-                let both = from.chunks(S::LANES).zip(to.chunks_mut(S::LANES));
-                for ((from, to), (scale, shift)) in both.zip(maps) {
-                    let y = s.fma(s.sub(s.get(from), mean), factor, offset);
-                    let mut y = s.fma(y, s.get(scale), s.get(shift));
-                    if self.silu {
-                        y = s.gated(y, y);
-                    }
-                    s.put(y, to);
-                }
+                row(s, (self.affine, self.silu), from, to, wide_scale, wide_shift);
             }
         }
+    }
+}
+
+/// Normalises a row, multiplies with `scale`, adds `shift`, activates if so asked.
+#[inline(always)]
+fn row<S: Simd>(
+    s: S,
+    (Affine { mean, factor, offset }, silu): (Affine, bool),
+    from: &[f32],
+    to: &mut [MaybeUninit<f32>],
+    scale: &[f32],
+    shift: &[f32],
+) {
+    let (mean, factor, offset) = (s.splat(mean), s.splat(factor), s.splat(offset));
+    let maps = scale.chunks(S::LANES).zip(shift.chunks(S::LANES));
+    for ((from, to), (scale, shift)) in from.chunks(S::LANES).zip(to.chunks_mut(S::LANES)).zip(maps) {
+        let y = s.fma(s.sub(s.get(from), mean), factor, offset);
+        let mut y = s.fma(y, s.get(scale), s.get(shift));
+        if silu {
+            y = s.gated(y, y);
+        }
+        s.put(y, to);
     }
 }
 

@@ -3,6 +3,7 @@
 use super::super::tile::{Places, Steps};
 use super::{Kernel, Simd};
 use std::arch::x86_64::*;
+use std::mem::MaybeUninit;
 
 #[derive(Clone, Copy)]
 pub struct Avx512(());
@@ -43,6 +44,20 @@ impl Simd for Avx512 {
     #[inline(always)]
     unsafe fn store(self, v: __m512, to: *mut f32) {
         unsafe { _mm512_storeu_ps(to, v) }
+    }
+    #[inline(always)]
+    fn get(self, from: &[f32]) -> __m512 {
+        match from.len() {
+            16.. => unsafe { _mm512_loadu_ps(from.as_ptr()) },
+            some => unsafe { _mm512_maskz_loadu_ps((1 << some) - 1, from.as_ptr()) },
+        }
+    }
+    #[inline(always)]
+    fn put(self, v: __m512, to: &mut [MaybeUninit<f32>]) {
+        match to.len() {
+            16.. => unsafe { _mm512_storeu_ps(to.as_mut_ptr().cast(), v) },
+            some => unsafe { _mm512_mask_storeu_ps(to.as_mut_ptr().cast(), (1 << some) - 1, v) },
+        }
     }
     #[inline(always)]
     fn add(self, a: __m512, b: __m512) -> __m512 {

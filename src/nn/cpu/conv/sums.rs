@@ -7,8 +7,10 @@ use super::super::simd::{Kernel, MAX_LANES, Simd};
 use super::super::tile;
 use super::{Shape, Tile};
 
-/// Taps of all channels of a slice: their weights, and what they see of a few positions, stay in the first-level cache.
-const SLICE: usize = 288;
+/// Taps of all channels of a slice: what they see of a few positions stays in the first-level cache.
+const SLICE: usize = 576;
+/// The same where channels are in the vectors: their weights stay there as well.
+const SLICE_MANY: usize = 288;
 /// Channels of a block whose positions are in vectors.
 const FEW: usize = 8;
 /// Channels of a block that are in vectors themselves.
@@ -34,7 +36,8 @@ pub(super) struct Slice {
 /// All channels in slices of about the same size.
 pub(super) fn slices(shape: Shape) -> impl Iterator<Item = Slice> {
     let channels = shape.channels();
-    let count = (channels * shape.k * shape.k).div_ceil(SLICE).clamp(1, channels.max(1));
+    let slice = if shape.block == MANY { SLICE_MANY } else { SLICE };
+    let count = (channels * shape.k * shape.k).div_ceil(slice).clamp(1, channels.max(1));
     let place = move |i: usize| i * channels / count;
     (0..count).map(move |i| Slice { first: place(i), channels: place(i + 1) - place(i), last: i + 1 == count })
 }
@@ -82,25 +85,32 @@ impl Kernel for Sums<'_> {
     #[inline(always)]
     fn run<S: Simd>(mut self, s: S) {
         let shape = self.tile.packed.shape;
-        for block in 0..shape.blocks() {
-            let live = shape.output - block * shape.block;
-            for py in 0..shape.up {
-                let part = Part { block, first: 0, py };
-                match (shape.block, S::WIDE, live > FEW / 2) {
-                    (MANY, ..) => match MANY / S::LANES {
+        if shape.block == MANY {
+            for block in 0..shape.blocks() {
+                for py in 0..shape.up {
+                    let part = Part { block, first: 0, py };
+                    match MANY / S::LANES {
                         1 => self.channels::<S, 1>(s, part),
                         2 => self.channels::<S, 2>(s, part),
                         _ => self.channels::<S, 4>(s, part),
-                    },
-                    (_, true, true) => self.sweep::<S, 8, 3>(s, part),
-                    (_, true, false) => self.sweep::<S, 4, 6>(s, part),
-                    (_, false, true) => {
-                        self.sweep::<S, 4, 3>(s, part);
-                        self.sweep::<S, 4, 3>(s, Part { first: 4, ..part });
                     }
-                    (_, false, false) => self.sweep::<S, 4, 3>(s, part),
                 }
             }
+            return;
+        }
+        let most = if S::WIDE && shape.output <= FEW / 2 { 6 } else { 3 };
+        let vectors = (self.tile.rows * self.tile.cut.pitch() - self.tile.cut.reach).div_ceil(S::LANES);
+        let mut done = 0;
+        // All channels of a few positions before the next: what these see stays in the first-level cache, and the weights come
+        // in their order, which the processor foresees.
+        while done < vectors {
+            let at = done * S::LANES;
+            done += match vectors - done {
+                1 => self.blocks::<S, 1>(s, at),
+                2 => self.blocks::<S, 2>(s, at),
+                left if left < 6 || most < 6 => self.blocks::<S, 3>(s, at),
+                _ => self.blocks::<S, 6>(s, at),
+            };
         }
     }
 }
@@ -136,20 +146,25 @@ impl Sums<'_> {
         turned(shape) + self.place(part, px) * shape.block * positions(self.tile)
     }
 
-    /// Adds to a part at all positions.
+    /// Adds to all channels at `N` vectors of positions, which is returned.
     #[inline(always)]
-    fn sweep<S: Simd, const M: usize, const N: usize>(&mut self, s: S, part: Part) {
-        let tile = self.tile;
-        let vectors = (tile.rows * tile.cut.pitch() - tile.cut.reach).div_ceil(S::LANES);
-        let mut done = 0;
-        while done + N <= vectors {
-            self.positions::<S, M, N>(s, part, done * S::LANES);
-            done += N;
+    fn blocks<S: Simd, const N: usize>(&mut self, s: S, at: usize) -> usize {
+        let shape = self.tile.packed.shape;
+        for block in 0..shape.blocks() {
+            let live = shape.output - block * FEW;
+            for py in 0..shape.up {
+                let part = Part { block, first: 0, py };
+                if S::WIDE && live > FEW / 2 {
+                    self.positions::<S, FEW, N>(s, part, at);
+                } else {
+                    self.positions::<S, { FEW / 2 }, N>(s, part, at);
+                    if live > FEW / 2 {
+                        self.positions::<S, { FEW / 2 }, N>(s, Part { first: FEW / 2, ..part }, at);
+                    }
+                }
+            }
         }
-        while done < vectors {
-            self.positions::<S, M, 1>(s, part, done * S::LANES);
-            done += 1;
-        }
+        N
     }
 
     /// Computes a part at `N` vectors of positions: what it had so far (the bias at first) plus the slice.
@@ -159,8 +174,10 @@ impl Sums<'_> {
         let (tile, slice) = (self.tile, self.slice);
         let shape = tile.packed.shape;
         let channel = block * FEW + first;
-        let so_far = [0, shape.up - 1].map(|px| self.so_far(part, px));
-        let place = |px: usize, m: usize| so_far[px] + (first + m) * positions(tile) + at;
+        // those of all channels at the same positions lie together
+        let together = shape.up * shape.up * shape.blocks() * FEW * at;
+        let so_far = [0, shape.up - 1].map(|px| turned(shape) + together + self.place(part, px) * FEW * N * S::LANES);
+        let place = |px: usize, m: usize| so_far[px] + (first + m) * N * S::LANES;
         let zero = s.splat(0.0);
         let mut sums = [[[zero; N]; M]; 2];
         for (px, sum) in sums.iter_mut().enumerate().take(shape.up) {
