@@ -1,4 +1,4 @@
-//! Convolutions at the sizes of the Toyland autoencoder, and one of CogVideoX-2B's.
+//! Convolutions at the sizes of the Toyland autoencoder. `.._bf16`: with products in bf16 where the processor has them.
 
 use crate::{Case, Run, Sizes, random};
 use candle_core::{DType, Device};
@@ -9,6 +9,7 @@ use vidgen::nn::conv::{conv2d, conv3d};
 
 pub const CASES: &[Case] = &[
     Case { op: "conv3d", sizes: &[("cin", 16), ("cout", 16), ("t", 8), ("h", 96), ("w", 144)] },
+    Case { op: "conv3d_bf16", sizes: &[("cin", 16), ("cout", 16), ("t", 8), ("h", 96), ("w", 144)] },
     Case { op: "conv3d", sizes: &[("cin", 64), ("cout", 64), ("t", 4), ("h", 12), ("w", 18)] },
     Case { op: "conv2d", sizes: &[("cin", 32), ("cout", 32), ("t", 8), ("h", 48), ("w", 72), ("k", 3), ("stride", 1)] },
     Case { op: "upsampled", sizes: &[("cin", 32), ("cout", 32), ("t", 8), ("h", 48), ("w", 72)] },
@@ -16,10 +17,14 @@ pub const CASES: &[Case] = &[
 
 pub fn make(op: &str, sizes: &Sizes) -> Option<Run> {
     let [cin, cout, t, h, w] = ["cin", "cout", "t", "h", "w"].map(|name| sizes.0[name].as_u64().unwrap_or(0) as usize);
+    let (op, dtype) = match op.strip_suffix("_bf16") {
+        Some(op) => (op, DType::BF16),
+        None => (op, DType::F32),
+    };
     let layer = |weight: &[usize]| {
         let tensors = [("weight", random(weight)), ("bias", random(&[cout]))];
         let tensors: HashMap<_, _> = tensors.into_iter().map(|(name, tensor)| (name.to_string(), tensor)).collect();
-        VarBuilder::from_tensors(tensors, DType::F32, &Device::Cpu)
+        VarBuilder::from_tensors(tensors, dtype, &Device::Cpu)
     };
     match op {
         "conv3d" => {

@@ -248,7 +248,7 @@ fn decode(job: &Job) -> Result<u64> {
     // frames of both sides of a fade wait for each other
     let fade = job.segments.iter().map(|segment| segment.fade).max().unwrap_or(0);
     let waiting = (2 * fade * job.width * job.height * 3) as u64;
-    Ok(weights + values as u64 * job.vae_dtype.size_in_bytes() as u64 + waiting)
+    Ok(weights + values as u64 * compute_dtype(job.vae_dtype, &job.device).size_in_bytes() as u64 + waiting)
 }
 
 /// Refuses a job that does not fit into the memory of the CPU, which the system would end without a word, or into what was

@@ -520,7 +520,8 @@ fn one(
         seed: place.seed,
         init_noise: settings.init_noise.clone(),
         save_latents: settings.save_latents.clone(),
-        vae_dtype: if device.is_cpu() { DType::F32 } else { half },
+        // on the CPU f16 would be rounding without a gain
+        vae_dtype: if device.is_cpu() && dtype != DType::BF16 { DType::F32 } else { half },
         text_dtype: half,
         dtype,
         attention,

@@ -1,5 +1,6 @@
-//! Convolutions of the autoencoder. The plain versions stand on candle's `conv2d` (candle has no three-dimensional one); for
-//! f32 on the processor the weights are packed when the layer is made, and `cpu::conv` computes.
+//! Convolutions of the autoencoder. The plain versions stand on candle's `conv2d` (candle has no three-dimensional one); on
+//! the processor the weights are packed when the layer is made, and `cpu::conv` computes, on f32: with weights in bf16 it rounds what
+//! comes in and multiplies in bf16, where the processor can.
 //!
 //! candle's `conv2d` on a GPU writes every pixel's neighbourhood out before it multiplies (but for cuDNN): 8 GB for eleven
 //! frames of 480x720 and 128 channels. `convolve` goes by frames, and by bands of a frame, so that this buffer stays below
@@ -68,13 +69,15 @@ pub fn conv3d(in_channels: usize, out_channels: usize, kt: usize, kernel: usize,
 impl Weights {
     /// `weight` is `[Cout, Cin, kt, k, k]`.
     fn new(weight: &Tensor, bias: Option<Tensor>, stride: usize, padding: usize) -> Result<Self> {
-        if !cpu::takes(weight) {
+        if !weight.device().is_cpu() || !matches!(weight.dtype(), DType::F32 | DType::F16 | DType::BF16) {
             return Self::plain(weight, bias);
         }
         let (output, input, kt, k, _) = weight.dims5()?;
-        let values = weight.flatten_all()?.to_vec1::<f32>()?;
-        let bias = bias.map(|bias| bias.to_vec1::<f32>()).transpose()?.unwrap_or_default();
-        let packed = Packed::new(&values, &bias, (output, input, kt, k), stride, padding);
+        let numbers = |x: &Tensor| x.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>();
+        let bias = bias.as_ref().map(numbers).transpose()?.unwrap_or_default();
+        // what sees one position waits for memory, whatever multiplies
+        let paired = weight.dtype() == DType::BF16 && kt * k > 1 && cpu::bf16::name().is_some();
+        let packed = Packed::new(&numbers(weight)?, &bias, (output, input, kt, k), (stride, padding), paired);
         Ok(Self::Packed { packed: Arc::new(packed), doubling: Arc::default() })
     }
 
@@ -201,7 +204,7 @@ fn convolve(
         let most = (rows / out_h.max(1)).max(1);
         for first in (0..frames).step_by(most) {
             let count = most.min(frames - first);
-            each(count, conv2d_of(&x.narrow(0, first, count)?, weight, padding, stride)?)?;
+            each(count, x.narrow(0, first, count)?.conv2d(weight, padding, stride, 1, 1)?)?;
         }
         return Ok(());
     }
@@ -211,20 +214,11 @@ fn convolve(
         for first in (0..out_h).step_by(rows) {
             let count = rows.min(out_h - first);
             let band = x.narrow(2, first * stride, (count - 1) * stride + kh)?.contiguous()?;
-            bands.push(conv2d_of(&band, weight, 0, stride)?);
+            bands.push(band.conv2d(weight, 0, stride, 1, 1)?);
         }
         each(1, Tensor::cat(&bands, 2)?)?;
     }
     Ok(())
-}
-
-/// candle's `conv2d`, which has no bf16 on the CPU: there it runs in f32.
-fn conv2d_of(x: &Tensor, weight: &Tensor, padding: usize, stride: usize) -> Result<Tensor> {
-    if x.dtype() == DType::BF16 && x.device().is_cpu() {
-        let y = x.to_dtype(DType::F32)?.conv2d(&weight.to_dtype(DType::F32)?, padding, stride, 1, 1)?;
-        return y.to_dtype(DType::BF16);
-    }
-    x.conv2d(weight, padding, stride, 1, 1)
 }
 
 fn add_bias(y: Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
@@ -440,6 +434,60 @@ mod tests {
                 );
             }
         });
+    }
+
+    #[test]
+    fn convolutions_in_bf16_are_those_of_the_rounded_numbers() {
+        let rounded = |dims: &[usize]| random(dims).to_dtype(DType::BF16).unwrap().to_dtype(DType::F32).unwrap();
+        on_each_isa(|isa| {
+            for (cin, cout, kt, k, stride, t, h, w) in [
+                (1, 1, 1, 3, 1, 1, 1, 1),
+                (3, 5, 3, 3, 1, 1, 1, 1),
+                (16, 16, 3, 3, 1, 2, 6, 9),
+                (5, 3, 3, 3, 1, 3, 7, 50),
+                (2, 9, 3, 1, 1, 2, 4, 3),
+                (7, 12, 1, 3, 2, 2, 9, 33),
+                (100, 8, 3, 3, 1, 1, 20, 200), // several bands, strips and slices
+            ] {
+                let padding = if stride == 1 { k / 2 } else { 0 };
+                let (weight, bias) = (rounded(&[cout, cin, kt, k, k]), random(&[cout]));
+                let [values, biases] = [&weight, &bias].map(|x| x.flatten_all().unwrap().to_vec1::<f32>().unwrap());
+                let packed = Packed::new(&values, &biases, (cout, cin, kt, k), (stride, padding), true);
+                let packed = Weights::Packed { packed: Arc::new(packed), doubling: Arc::default() };
+                let plain = Weights::plain(&weight, Some(bias)).unwrap();
+                let x = rounded(&[t + kt - 1, cin, h, w]);
+                let what = format!("{isa:?} {cin} to {cout}, {kt}x{k}x{k}/{stride} on {t}x{h}x{w}");
+                if stride == 1 {
+                    let [got, want] = [&packed, &plain].map(|weights| {
+                        let conv = Conv3d { weights: weights.clone(), kt, padding };
+                        conv.forward_parts(&[&x], Some(&random(&[t, cout, h, w]))).unwrap()
+                    });
+                    assert_close(&what, &got, &want, 1e-6);
+                }
+                if kt == 1 {
+                    let [packed, plain] = [packed, plain].map(|weights| Conv2d { weights, stride, padding });
+                    assert_close(&what, &packed.forward(&x).unwrap(), &plain.forward(&x).unwrap(), 1e-6);
+                    if stride == 1 {
+                        // the summed weights of a phase are rounded once more
+                        let want = plain.forward_upsampled(&x).unwrap();
+                        assert_close(&what, &packed.forward_upsampled(&x).unwrap(), &want, 4e-3);
+                    }
+                }
+            }
+        });
+    }
+
+    #[test]
+    fn weights_in_half_numbers_take_f32() {
+        let (weight, x) = (random(&[16, 8, 3, 3, 3]), random(&[4, 8, 9, 11]));
+        let conv = |dtype| Conv3d {
+            weights: Weights::new(&weight.to_dtype(dtype).unwrap(), Some(random(&[16])), 1, 1).unwrap(),
+            kt: 3,
+            padding: 1,
+        };
+        let want = conv(DType::F32).forward(&x).unwrap();
+        assert_close("f16", &conv(DType::F16).forward(&x).unwrap(), &want, 1e-3);
+        assert_close("bf16", &conv(DType::BF16).forward(&x).unwrap(), &want, 5e-3);
     }
 
     #[test]

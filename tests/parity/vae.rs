@@ -238,7 +238,7 @@ fn half_precision_runs_and_gives_f32_frames() {
     let want = decode(&exact, &latents, &DecodeOptions::default());
     let video = tiny::unit("half video", &[5, 3, 16, 24]);
     let mean = exact.encode(&video, &EncodeOptions::default()).unwrap().mean;
-    for (dtype, limit) in [(DType::F16, 1e-2), (DType::BF16, 8e-2)] {
+    for (dtype, limit) in [(DType::F16, 1e-2), (DType::BF16, 2e-2)] {
         let vae = load("tiny-2b", dtype);
         assert_close(&format!("{dtype:?}"), &decode(&vae, &latents, &DecodeOptions::default()), &want, limit);
         let half = vae.encode(&video, &EncodeOptions::default()).unwrap().mean;

@@ -11,8 +11,9 @@
 mod sums;
 
 use super::simd::{self, MAX_LANES, Simd, dispatch};
-use super::{Lines, Target, View, filled, with_scratch};
+use super::{Lines, Target, View, bf16, filled, with_scratch};
 use rayon::prelude::*;
+use std::ops::Range;
 use sums::{Slice, Sums};
 
 /// Numbers that a tile sees of one slice of channels: they stay in the second-level cache while all output channels are made.
@@ -28,12 +29,17 @@ pub struct Packed {
     /// `[phase][block][kt, in, k, k][shape.block]`; output channels beyond the last are zero.
     weight: Lines,
     bias: Vec<f32>,
+    /// Channels of the input.
+    channels: usize,
     shape: Shape,
 }
 
 #[derive(Debug, Clone, Copy)]
 struct Shape {
+    /// Planes of a frame that an output sees: its channels, or pairs of them.
     input: usize,
+    /// Whether the products are those of bf16 numbers, which come in pairs of channels.
+    paired: bool,
     output: usize,
     kt: usize,
     /// Width and height of the kernel (after the split into phases).
@@ -76,18 +82,31 @@ impl Shape {
 }
 
 impl Packed {
-    /// `weight` is `[output, input, kt, k, k]`, `bias` has `output` numbers or none.
+    /// `weight` is `[output, input, kt, k, k]`, `bias` has `output` numbers or none. With `paired`, weights and input are rounded to bf16;
+    /// sums are f32.
     pub fn new(
         weight: &[f32],
         bias: &[f32],
         (output, input, kt, k): (usize, usize, usize, usize),
-        stride: usize,
-        padding: usize,
+        (stride, padding): (usize, usize),
+        paired: bool,
     ) -> Self {
         assert_eq!(weight.len(), output * input * kt * k * k);
-        let block = sums::block(simd::lanes(), output);
-        let shape = Shape { input, output, kt, k, stride, padding, up: 1, block };
+        let block = sums::block(simd::lanes(), output, paired);
+        let planes = if paired { input.div_ceil(2) } else { input };
+        let shape = Shape { input: planes, paired, output, kt, k, stride, padding, up: 1, block };
         let mut packed = Lines::zeros(shape.blocks() * shape.depth() * block);
+        if paired {
+            let of =
+                |o: usize, i: usize, at: usize| if i < input { weight[(o * input + i) * kt * k * k + at] } else { 0.0 };
+            for (o, plane, at) in triples(output, planes, kt * k * k) {
+                let depth = (at / (k * k) * planes + plane) * k * k + at % (k * k);
+                let place = ((o / block) * shape.depth() + depth) * block + o % block;
+                let pair = &mut packed.numbers_mut()[place..=place];
+                bf16::pair(&[of(o, 2 * plane, at)], &[of(o, 2 * plane + 1, at)], pair);
+            }
+            return Self { weight: packed, bias: padded(bias, shape), channels: input, shape };
+        }
         for o in 0..output {
             for i in 0..input {
                 for t in 0..kt {
@@ -99,7 +118,7 @@ impl Packed {
                 }
             }
         }
-        Self { weight: packed, bias: padded(bias, shape), shape }
+        Self { weight: packed, bias: padded(bias, shape), channels: input, shape }
     }
 
     /// What makes the form of these weights that doubles the image (nearest neighbour) first: for 3x3 kernels in one frame with
@@ -119,17 +138,17 @@ impl Packed {
                     let tap = index * from + (channel * 9 + ky * 3 + kx) * block;
                     let sum = ((py * 2 + px) * shape.blocks() + index) * to + (channel * 4 + ty * 2 + tx) * block;
                     let taps = &self.weight.numbers()[tap..tap + block];
-                    for (sum, tap) in weight.numbers_mut()[sum..].iter_mut().zip(taps) {
-                        *sum += tap;
+                    for (sum, &tap) in weight.numbers_mut()[sum..].iter_mut().zip(taps) {
+                        *sum = if shape.paired { bf16::add_pairs(*sum, tap) } else { *sum + tap };
                     }
                 }
             }
-            Packed { weight, bias: self.bias.clone(), shape }
+            Packed { weight, bias: self.bias.clone(), channels: self.channels, shape }
         })
     }
 
     pub fn input(&self) -> usize {
-        self.shape.input
+        self.channels
     }
 
     pub fn output(&self) -> usize {
@@ -152,7 +171,9 @@ impl Packed {
         let shape = self.shape;
         let &[channels, height, width] = frames.first()?.dims else { return None };
         let out = self.size(height, width)?;
-        if channels != shape.input || frames.len() < shape.kt || frames.iter().any(|frame| frame.dims != frames[0].dims)
+        if channels != self.channels
+            || frames.len() < shape.kt
+            || frames.iter().any(|frame| frame.dims != frames[0].dims)
         {
             return None;
         }
@@ -196,16 +217,16 @@ impl Packed {
                 // A vector of positions may run over the last one.
                 let space = cut.planes * cut.plane() + MAX_LANES;
                 let sums = sums::space(&tile);
-                with_scratch(space + sums, |work| {
+                with_scratch(space + sums + 2 * cut.pitch(), |work| {
                     let (work, rest) = work.split_at_mut(space);
-                    let rest = &mut rest[..sums];
+                    let (rest, rows) = rest.split_at_mut(sums);
                     for slice in sums::slices(shape) {
                         match tile.in_place(frames, slice) {
                             Some((seen, steps)) => {
                                 dispatch(Sums { tile: &tile, slice, seen, steps: &steps, work: rest })
                             }
                             None => {
-                                tile.copy(frames, slice, work);
+                                tile.copy(frames, slice, work, rows);
                                 dispatch(Sums { tile: &tile, slice, seen: work, steps: &steps, work: rest });
                             }
                         }
@@ -222,6 +243,11 @@ impl Packed {
 fn one_row<'a>(frame: &View<'a>) -> Option<(&'a [f32], [usize; 3])> {
     let (&[_, _, width], &[along_c, along_y, 1]) = (frame.dims, frame.strides) else { return None };
     (along_y == width).then_some((frame.data, [along_c, width, 1]))
+}
+
+/// All of `(a, b, c)` below the numbers given.
+fn triples(a: usize, b: usize, c: usize) -> impl Iterator<Item = (usize, usize, usize)> {
+    (0..a * b * c).map(move |i| (i / (b * c), i / c % b, i % c))
 }
 
 fn padded(bias: &[f32], shape: Shape) -> Vec<f32> {
@@ -313,9 +339,9 @@ impl Tile<'_> {
         (steps.last()? + self.cut.columns + MAX_LANES <= seen.len()).then_some((seen, steps))
     }
 
-    /// Fills the planes with what the positions see of a slice; zeros follow them.
-    fn copy(&self, frames: &[View], slice: Slice, work: &mut [f32]) {
-        let Shape { stride, padding, input, .. } = self.packed.shape;
+    /// Fills the planes with what the positions see of a slice; zeros follow them. `rows` has room for two rows.
+    fn copy(&self, frames: &[View], slice: Slice, work: &mut [f32], rows: &mut [f32]) {
+        let Shape { stride, input, paired, .. } = self.packed.shape;
         let classes = self.packed.shape.classes();
         let pitch = self.cut.pitch();
         let height = self.rows + self.cut.reach;
@@ -324,40 +350,75 @@ impl Tile<'_> {
         for (plane, to) in work.chunks_exact_mut(self.cut.plane()).take(planes).enumerate() {
             let (class, channel) = (plane % classes, slice.first + plane / classes);
             let (dy, dx) = (class / stride, class % stride);
-            let frame = &frames[channel / input];
-            let &[_, rows, columns] = frame.dims else { return };
-            let &[along_c, along_y, along_x] = frame.strides else { return };
-            // Planes are in padded coordinates: `stride * (x + i) + dx` is column `padding` less of the image.
-            let first = stride * self.x + dx;
-            let from = padding.saturating_sub(first).div_ceil(stride).min(pitch);
-            let until = (columns + padding).saturating_sub(first).div_ceil(stride).clamp(from, pitch);
+            let (frame, channel) = (&frames[channel / input], channel % input);
             for (i, to) in to.chunks_exact_mut(pitch).take(height).enumerate() {
                 let y = stride * (self.y + i) + dy;
-                if y < padding || y - padding >= rows || from == until {
-                    to.fill(0.0);
-                    continue;
-                }
-                to[..from].fill(0.0);
-                to[until..].fill(0.0);
-                let row = channel % input * along_c + (y - padding) * along_y;
-                let start = row + (first + stride * from - padding) * along_x;
-                let along = stride * along_x;
-                let to = &mut to[from..until];
-                let from = &frame.data[start..=start + (to.len() - 1) * along];
-                match along {
-                    0 => to.fill(from[0]),
-                    1 => to.copy_from_slice(from),
-                    2 => {
-                        // in a form that becomes shuffles of vectors
-                        for (to, from) in to.iter_mut().zip(from.chunks_exact(2)) {
-                            *to = from[0];
-                        }
-                        to[to.len() - 1] = from[from.len() - 1];
-                    }
-                    _ => to.iter_mut().zip(from.iter().step_by(along)).for_each(|(to, &from)| *to = from),
+                if paired {
+                    self.pair_row(frame, channel, (y, dx), rows, to);
+                } else {
+                    self.copy_row(frame, channel, (y, dx), to);
                 }
             }
         }
+    }
+
+    /// Where what a plane's row sees of a channel lies in the row, and where it begins in the frame: every `stride`th number from the
+    /// tile's column on and `dx` further. It is row `y` in padded coordinates, that is, `padding` less of the image. None if it sees
+    /// nothing.
+    fn seen(&self, frame: &View, channel: usize, (y, dx): (usize, usize)) -> Option<(Range<usize>, usize)> {
+        let Shape { stride, padding, .. } = self.packed.shape;
+        let (&[_, rows, columns], &[along_c, along_y, along_x]) = (frame.dims, frame.strides) else { return None };
+        let first = stride * self.x + dx;
+        let pitch = self.cut.pitch();
+        let from = padding.saturating_sub(first).div_ceil(stride).min(pitch);
+        let until = (columns + padding).saturating_sub(first).div_ceil(stride).clamp(from, pitch);
+        if y < padding || y - padding >= rows || from == until {
+            return None;
+        }
+        let row = channel * along_c + (y - padding) * along_y;
+        Some((from..until, row + (first + stride * from - padding) * along_x))
+    }
+
+    /// Fills a row of a plane.
+    fn copy_row(&self, frame: &View, channel: usize, place: (usize, usize), to: &mut [f32]) {
+        let Some((range, start)) = self.seen(frame, channel, place) else { return to.fill(0.0) };
+        let along = self.packed.shape.stride * frame.strides[2];
+        to[..range.start].fill(0.0);
+        to[range.end..].fill(0.0);
+        let to = &mut to[range];
+        let from = &frame.data[start..=start + (to.len() - 1) * along];
+        match along {
+            0 => to.fill(from[0]),
+            1 => to.copy_from_slice(from),
+            2 => {
+                // in a form that becomes shuffles of vectors
+                for (to, from) in to.iter_mut().zip(from.chunks_exact(2)) {
+                    *to = from[0];
+                }
+                to[to.len() - 1] = from[from.len() - 1];
+            }
+            _ => to.iter_mut().zip(from.iter().step_by(along)).for_each(|(to, &from)| *to = from),
+        }
+    }
+
+    /// Fills a row of a plane that is a pair of channels; `rows` has room for both.
+    fn pair_row(&self, frame: &View, pair: usize, place: (usize, usize), rows: &mut [f32], to: &mut [f32]) {
+        let (channel, alone) = (2 * pair, 2 * pair + 1 == self.packed.channels);
+        let Some((range, start)) = self.seen(frame, channel, place) else { return to.fill(0.0) };
+        if self.packed.shape.stride * frame.strides[2] == 1 {
+            to[..range.start].fill(0.0);
+            to[range.end..].fill(0.0);
+            let of = |start: usize| &frame.data[start..][..range.len()];
+            let odd = if alone { &[] } else { of(start + frame.strides[0]) };
+            return bf16::pair(of(start), odd, &mut to[range.clone()]);
+        }
+        let (even, odd) = rows.split_at_mut(to.len());
+        let odd = &mut odd[..if alone { 0 } else { to.len() }];
+        self.copy_row(frame, channel, place, even);
+        if !alone {
+            self.copy_row(frame, channel + 1, place, odd);
+        }
+        bf16::pair(even, odd, to);
     }
 
     /// Writes the results of positions `at..end` of a phase `py` of a channel. `of(px)` are those of `(py, px)`, from `at` on;

@@ -119,6 +119,20 @@ pub(crate) trait Simd: Copy {
         false
     }
 
+    /// The same for [`tile::multiply_pairs`].
+    ///
+    /// # Safety
+    /// As there.
+    #[inline(always)]
+    unsafe fn multiply_pairs<const M: usize, const N: usize>(
+        self,
+        _a: (*const f32, usize, usize),
+        _b: (*const f32, &[usize]),
+        _sum: &mut [[Self::V; N]; M],
+    ) -> bool {
+        false
+    }
+
     /// Reads up to `LANES / 2` numbers, each into two neighbouring lanes; missing ones are zero.
     #[inline(always)]
     fn get_twice(self, from: &[f32]) -> Self::V {

@@ -1,5 +1,6 @@
 //! The vectors of x86-64.
 
+use super::super::bf16::dot;
 use super::super::tile::{Places, Steps};
 use super::{Kernel, Simd};
 use std::arch::x86_64::*;
@@ -113,6 +114,19 @@ impl Simd for Avx512 {
     #[inline(always)]
     fn fma_alternating(self, a: __m512, b: __m512, c: __m512) -> __m512 {
         unsafe { _mm512_fmaddsub_ps(a, b, c) }
+    }
+    #[inline(always)]
+    unsafe fn multiply_pairs<const M: usize, const N: usize>(
+        self,
+        a: (*const f32, usize, usize),
+        b: (*const f32, &[usize]),
+        sum: &mut [[__m512; N]; M],
+    ) -> bool {
+        let here = dot::is_here();
+        if here {
+            unsafe { dot::multiply(a, b, sum) };
+        }
+        here
     }
 }
 

@@ -1,6 +1,6 @@
 //! The multiplication at the bottom of everything: a register tile of `M` rows times `N` vectors, `a` broadcast, `b` loaded.
 
-use super::simd::Simd;
+use super::simd::{MAX_LANES, Simd};
 
 /// Where the vectors of each step of a sum begin.
 pub(crate) trait Steps: Copy {
@@ -98,6 +98,41 @@ pub(super) unsafe fn multiply_places<S: Simd, const M: usize, const N: usize>(
                 for (sum, &b) in sum.iter_mut().zip(&b) {
                     *sum = s.fma(a, b, *sum);
                 }
+            }
+        }
+    }
+    sum
+}
+
+/// [`multiply`] of pairs of bf16 numbers, each pair in the place of a number: `sum` gets the products of the first ones and those of
+/// the second ones.
+///
+/// # Safety
+/// As there.
+#[inline(always)]
+pub(super) unsafe fn multiply_pairs<S: Simd, const M: usize, const N: usize>(
+    s: S,
+    (a, am, ak): (*const f32, usize, usize),
+    (b, steps): (*const f32, &[usize]),
+    mut sum: [[S::V; N]; M],
+) -> [[S::V; N]; M] {
+    // SAFETY: passed on.
+    if unsafe { s.multiply_pairs((a, am, ak), (b, steps), &mut sum) } {
+        return sum;
+    }
+    let halves = |pair: f32| [pair.to_bits() << 16, pair.to_bits() & 0xffff_0000].map(f32::from_bits);
+    for (i, &step) in steps.iter().enumerate() {
+        for n in 0..N {
+            // SAFETY: all reads are the caller's promise.
+            let pairs = s.to_array(unsafe { s.load(b.add(step + n * S::LANES)) });
+            let (mut first, mut second) = ([0.0; MAX_LANES], [0.0; MAX_LANES]);
+            for ((first, second), &pair) in first.iter_mut().zip(&mut second).zip(&pairs) {
+                [*first, *second] = halves(pair);
+            }
+            for (m, sum) in sum.iter_mut().enumerate() {
+                // SAFETY: as above.
+                let [even, odd] = halves(unsafe { *a.add(m * am + i * ak) });
+                sum[n] = s.fma(s.splat(even), s.get(&first), s.fma(s.splat(odd), s.get(&second), sum[n]));
             }
         }
     }

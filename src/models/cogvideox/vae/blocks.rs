@@ -6,6 +6,7 @@
 //! latent's grid and enlarged afterwards (a 1x1x1 convolution commutes with nearest-neighbour enlarging).
 
 use super::config::VaeConfig;
+use crate::nn::compute_dtype;
 use crate::nn::conv::{Conv3d, conv3d};
 use crate::nn::norm::{group_norm_silu, spatial_norm_silu};
 use candle_core::{Result, Tensor, bail};
@@ -128,7 +129,9 @@ pub(super) struct Norm3D {
 
 impl Norm3D {
     pub(super) fn group(channels: usize, groups: usize, eps: f64, vb: VarBuilder) -> Result<Self> {
-        let (weight, bias) = (vb.get(channels, "weight")?, vb.get(channels, "bias")?);
+        let dtype = compute_dtype(vb.dtype(), vb.device());
+        let [weight, bias] = ["weight", "bias"].map(|name| vb.get(channels, name)?.to_dtype(dtype));
+        let (weight, bias) = (weight?, bias?);
         Ok(Self { groups, eps, weight, bias, spatial: None })
     }
 

@@ -20,6 +20,7 @@ pub use decoder::DecodeMemory;
 pub use encoder::LatentDistribution;
 pub use tiling::TileOptions;
 
+use crate::nn::compute_dtype;
 use crate::nn::conv::{Conv3d, conv3d};
 use blocks::ConvCache;
 use candle_core::{DType, Device, Result, Tensor, bail};
@@ -140,7 +141,8 @@ pub struct Autoencoder {
 }
 
 impl Autoencoder {
-    /// Loads both halves; they compute in the dtype of `vb`. Errors name the configuration key or the tensor.
+    /// Loads both halves; they compute in the dtype of `vb`, on the processor in f32 but for products
+    /// in bf16. Errors name the configuration key or the tensor.
     pub fn load(config: &VaeConfig, vb: VarBuilder) -> Result<Self> {
         let mut autoencoder = Self::load_decoder(config, vb.clone())?;
         let moments = 2 * config.latent_channels;
@@ -162,7 +164,7 @@ impl Autoencoder {
                 .use_post_quant_conv
                 .then(|| conv3d(latent, latent, 1, 1, vb.pp("post_quant_conv")))
                 .transpose()?,
-            dtype: vb.dtype(),
+            dtype: compute_dtype(vb.dtype(), vb.device()),
             device: vb.device().clone(),
             config: config.clone(),
         })

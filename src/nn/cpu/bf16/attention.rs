@@ -5,7 +5,7 @@
 
 use super::super::attention::{Attention, Found};
 use super::super::{Target, View, filled, with_scratch};
-use super::dot::{bits, is_here, round};
+use super::dot::{bits, interleaved, is_here, pair, round};
 use half::bf16;
 use rayon::prelude::*;
 use std::arch::x86_64::*;
@@ -145,6 +145,12 @@ fn as_pairs(numbers: &mut [f32]) -> &mut [u32] {
     unsafe { std::slice::from_raw_parts_mut(numbers.as_mut_ptr().cast(), numbers.len()) }
 }
 
+/// The other way round.
+fn as_numbers(pairs: &mut [u32]) -> &mut [f32] {
+    // SAFETY: as above.
+    unsafe { std::slice::from_raw_parts_mut(pairs.as_mut_ptr().cast(), pairs.len()) }
+}
+
 /// Pairs as their halves, the first one low.
 fn as_halves(pairs: &mut [u32]) -> &mut [bf16] {
     // SAFETY: twice the numbers of half the size, of a type without invalid values.
@@ -175,8 +181,8 @@ unsafe fn round_keys(shape: Shape, k: Head, start: usize, copies: &mut [f32], to
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 unsafe fn pair_values(shape: Shape, v: Head, start: usize, copies: &mut [f32], to: &mut [u32]) {
     let (even_copy, odd_copy) = copies.split_at_mut(shape.dv);
-    for (pair, to) in to.chunks_exact_mut(shape.width()).enumerate() {
-        let key = start + 2 * pair;
+    for (index, to) in to.chunks_exact_mut(shape.width()).enumerate() {
+        let key = start + 2 * index;
         let (to, beyond) = to.split_at_mut(shape.dv);
         beyond.fill(0);
         if key >= shape.keys {
@@ -185,42 +191,9 @@ unsafe fn pair_values(shape: Shape, v: Head, start: usize, copies: &mut [f32], t
         }
         let even = row(v, key, shape.dv, even_copy);
         let odd = if key + 1 < shape.keys { row(v, key + 1, shape.dv, odd_copy) } else { &[] };
-        for (i, to) in to.chunks_mut(LANES).enumerate() {
-            let get = |from: &[f32]| {
-                let from = from.get(i * LANES..(i * LANES + to.len()).min(from.len())).unwrap_or_default();
-                // SAFETY: the mask leaves out what is not there.
-                unsafe { _mm512_maskz_loadu_ps(first_lanes(from.len()), from.as_ptr()) }
-            };
-            let pairs = interleaved(get(even), get(odd));
-            // SAFETY: as above.
-            unsafe { _mm512_mask_storeu_epi32(to.as_mut_ptr().cast(), first_lanes(to.len()), pairs) };
-        }
+        // SAFETY: promised by the caller.
+        unsafe { pair(even, odd, as_numbers(to)) };
     }
-}
-
-fn first_lanes(count: usize) -> __mmask16 {
-    ((1_u32 << count) - 1) as __mmask16
-}
-
-/// Numbers of both, rounded, side by side.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-fn interleaved(even: __m512, odd: __m512) -> __m512i {
-    const ORDER: [u16; 32] = {
-        let mut order = [0; 32];
-        let mut i = 0;
-        while i < 32 {
-            order[i] = (i / 2 + i % 2 * 16) as u16;
-            i += 1;
-        }
-        order
-    };
-    // SAFETY: 32 halves, of two types without invalid values.
-    let (order, both) = unsafe {
-        let both: __m512i = std::mem::transmute(_mm512_cvtne2ps_pbh(odd, even));
-        (_mm512_loadu_si512(ORDER.as_ptr().cast()), both)
-    };
-    _mm512_permutexvar_epi16(order, both)
 }
 
 /// `2^x` for `x` up to zero, to five digits: it is rounded to three afterwards.
@@ -230,7 +203,7 @@ fn exp2(x: __m512) -> __m512 {
     let n = _mm512_roundscale_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(x);
     let r = _mm512_sub_ps(x, n);
     let mut p = _mm512_set1_ps(9.570_1e-3);
-    for c in [0.055_917_86, 0.240_247_45, 0.693_121_81, 0.999_999_26] {
+    for c in [0.055_917_86, 0.240_247_45, 0.693_121_8, 0.999_999_3] {
         p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(c));
     }
     _mm512_scalef_ps(p, n)

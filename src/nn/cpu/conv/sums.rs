@@ -21,8 +21,8 @@ const POSITIONS: usize = 6;
 const RUN: usize = 16 * POSITIONS;
 
 /// Output channels of one block of weights, for vectors of `lanes` numbers.
-pub(super) fn block(lanes: usize, output: usize) -> usize {
-    if lanes < MAX_LANES && output.is_multiple_of(MANY) { MANY } else { FEW }
+pub(super) fn block(lanes: usize, output: usize, paired: bool) -> usize {
+    if lanes < MAX_LANES && output.is_multiple_of(MANY) && !paired { MANY } else { FEW }
 }
 
 /// Some of the channels that an output sees, with all their taps.
@@ -195,7 +195,11 @@ impl Sums<'_> {
             // position stay inside the planes, or beyond them by less than the zeros appended in `copy`.
             *sum = unsafe {
                 let weight = (weight.as_ptr().add(first), 1, FEW);
-                tile::multiply::<S, M, N>(s, steps.len(), weight, (from.as_ptr(), steps), *sum)
+                if shape.paired {
+                    tile::multiply_pairs::<S, M, N>(s, weight, (from.as_ptr(), steps), *sum)
+                } else {
+                    tile::multiply::<S, M, N>(s, steps.len(), weight, (from.as_ptr(), steps), *sum)
+                }
             };
         }
         if slice.last {
