@@ -59,6 +59,17 @@ fn processor_time() -> f64 {
     time.tv_sec as f64 + time.tv_nsec as f64 * 1e-9
 }
 
+/// Keeps all threads busy until the system has given each a processor of its own, as they have in a run. A thread that is woken for
+/// less than a millisecond may stay on its waker's for long.
+fn awake() {
+    let start = Instant::now();
+    rayon::broadcast(|_| {
+        while start.elapsed() < Duration::from_millis(15) {
+            std::hint::spin_loop();
+        }
+    });
+}
+
 /// Lines `{"op": .., size: ..}` prepare a case; `run` runs it once and prints the seconds by the clock and of the processor.
 fn serve() {
     let mut current: Option<Run> = None;
@@ -67,6 +78,7 @@ fn serve() {
         if let Some(times) = line.strip_prefix("run ") {
             // one after the other, as PyTorch's: threads that wait for the next call are still awake when it comes
             let run = current.as_mut().expect("a case comes first");
+            awake();
             let (mut elapsed, mut used) = (f64::INFINITY, f64::INFINITY);
             for _ in 0..times.parse().unwrap() {
                 let (start, before) = (Instant::now(), processor_time());

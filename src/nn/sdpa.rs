@@ -215,6 +215,7 @@ mod tests {
                 (2, 2, 17, 130, 13, 7),
                 (1, 1, 5, 1, 64, 32),
                 (1, 3, 33, 71, 12, 20),
+                (1, 1, 4100, 70, 8, 8), // tasks of more queries
             ] {
                 let what = format!("{isa:?} {b}x{n}x{l} on {keys}, {d} and {dv}");
                 let (q, k, v) = (random(&[b, n, l, d]), random(&[b, n, keys, d]), random(&[b, n, keys, dv]));

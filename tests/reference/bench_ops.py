@@ -4,9 +4,9 @@
     python tests/reference/bench_ops.py target/.../nn-... [--threads 2] [--only conv] [--rounds 9] [--json FILE]
 
 Each case runs alternately in both programs, after a pause that lets the other one's threads fall asleep; short ones for some 50 ms
-in a row, of which the least call counts: a thread that was asleep gets a processor of its own only after some milliseconds. The
-figures are medians, the ratio is PyTorch's time over vidgen's (above 1: vidgen is faster). On a machine that others use at the same
-time, `--threads 1 --processor-time` compares what both compute, not how long they wait.
+in a row, of which the least call counts: threads come to processors of their own only after a while. The figures are medians, the
+ratio is PyTorch's time over vidgen's (above 1: vidgen is faster). On a machine that others use at the same time, `--threads 1
+--processor-time` compares what both compute, not how long they wait.
 """
 
 import argparse

@@ -3,7 +3,8 @@
     cargo build --release
     python tests/reference/bench_toyland.py [--runs 5] [--steps 10] [--threads 2] [--no-bf16] [--story]
 
-Prints medians and the median of the paired ratios. vidgen is timed as a whole process: start, load, text, denoise, decode, x264.
+Prints medians and the median of the paired ratios. vidgen is timed as a whole process: start, load, text, denoise, decode, x264; in f32
+and with --dtype bf16.
 diffusers is timed twice: the pipeline call alone (imported, loaded and warmed up, no video file), and the whole process.
 `--no-bf16` leaves out diffusers under autocast, which takes minutes for a clip on a processor without AVX-512. `--story`: three
 prompts with DiTCtrl's blending and sharing in one video of 145 frames, beside the reference's schedule (the loop of ditctrl.py,
@@ -64,14 +65,14 @@ with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled={bf16}):
 """
 
 
-def vidgen(args, folder):
+def vidgen(args, folder, dtype="f32"):
     what = ["generate", PROMPT]
     if args.story:
         what = ["multi-prompt", *(word for prompt in STORY for word in ("-p", prompt)), "--blend", "repo",
                 "--overlap", str(OVERLAP), "--transition-windows", str(TRANSITIONS),
                 "--attn-proc", f"kv-share:layers={LAYERS[0]}-{LAYERS[-1]},steps={SHARING[0]}-{SHARING[-1]}"]
-    command = [ROOT / "target/release/vidgen", *what, "--steps", str(args.steps), "--seed", "7", "-y", "--threads",
-               str(args.threads), "--progress", "none", "--json", "--text-cache", "off", "-o", f"{folder}/ball.mp4"]
+    command = [ROOT / "target/release/vidgen", *what, "--steps", str(args.steps), "--seed", "7", "-y", "--dtype", dtype,
+               "--threads", str(args.threads), "--progress", "none", "--json", "--text-cache", "off", "-o", f"{folder}/ball.mp4"]
     start = time.time()
     out = subprocess.run(command, check=True, capture_output=True, text=True, cwd=folder).stdout
     seconds = time.time() - start
@@ -99,24 +100,28 @@ def main():
     parser.add_argument("--no-bf16", action="store_true")
     parser.add_argument("--story", action="store_true")
     args = parser.parse_args()
-    ours, theirs, halves = [], [], []
+    ours, ours_halved, theirs, halves = [], [], [], []
     with tempfile.TemporaryDirectory() as folder:
         for _ in range(args.runs):
             ours.append(vidgen(args, folder))
+            ours_halved.append(vidgen(args, folder, "bf16"))
             theirs.append(diffusers(args))
             if not args.no_bf16:
                 halves.append(diffusers(args, bf16=True))
     median = lambda rows, key: statistics.median(row[key] for row in rows)
-    ratio = lambda rows, key: statistics.median(b[key] / a["seconds"] for a, b in zip(ours, rows))
-    print(f"toyland, {ours[0]['frames']} frames 96x144, {args.steps} steps, f32, {args.threads} threads, load {os.getloadavg()[0]:.1f}, medians of {args.runs}")
-    print("| | seconds | peak memory | vidgen is faster by |")
-    print("|---|---|---|---|")
-    print(f"| vidgen, whole process with MP4 | {median(ours, 'seconds'):.2f} | {median(ours, 'peak') / 1e6:.0f} MB | |")
+    ratio = lambda rows, key, of: statistics.median(b[key] / a["seconds"] for a, b in zip(of, rows))
+    print(f"toyland, {ours[0]['frames']} frames 96x144, {args.steps} steps, {args.threads} threads, load {os.getloadavg()[0]:.1f}, medians of {args.runs}")
+    print("| | seconds | peak memory | vidgen is faster by | with --dtype bf16 by |")
+    print("|---|---|---|---|---|")
+    for name, rows in [("f32", ours), ("--dtype bf16", ours_halved)]:
+        print(f"| vidgen {name}, whole process with MP4 | {median(rows, 'seconds'):.2f} | {median(rows, 'peak') / 1e6:.0f} MB | | |")
     for name, rows in [("diffusers f32", theirs)] + ([("diffusers, bf16 autocast", halves)] if halves else []):
-        print(f"| {name}, pipeline call only | {median(rows, 'seconds'):.2f} | {median(rows, 'peak') / 1e6:.0f} MB | {ratio(rows, 'seconds'):.2f}x |")
-        print(f"| {name}, whole process, no file | {median(rows, 'whole') :.2f} | | {ratio(rows, 'whole'):.2f}x |")
-    phases = {key: statistics.median(row["phases"][key] for row in ours) for key in ours[0]["phases"]}
-    print("vidgen by phase:", ", ".join(f"{key} {value:.2f}" for key, value in phases.items()))
+        for what, key, peak in [("pipeline call only", "seconds", f"{median(rows, 'peak') / 1e6:.0f} MB"), ("whole process, no file", "whole", "")]:
+            ratios = f"{ratio(rows, key, ours):.2f}x | {ratio(rows, key, ours_halved):.2f}x"
+            print(f"| {name}, {what} | {median(rows, key):.2f} | {peak} | {ratios} |")
+    for name, rows in [("f32", ours), ("bf16", ours_halved)]:
+        phases = {key: statistics.median(row["phases"][key] for row in rows) for key in rows[0]["phases"]}
+        print(f"vidgen {name} by phase:", ", ".join(f"{key} {value:.2f}" for key, value in phases.items()))
 
 
 if __name__ == "__main__":

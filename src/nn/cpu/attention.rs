@@ -10,6 +10,10 @@ use rayon::prelude::*;
 
 /// Queries of one task: a multiple of every instruction set's `VECTORS` vectors.
 const QUERIES: usize = 96;
+/// The same where there are many, each task of which goes through all keys: farther than the table of pages reaches.
+const MANY_QUERIES: usize = 4 * QUERIES;
+/// Queries that are many.
+const MANY: usize = 4096;
 /// Keys of one block: their scores stay in the first-level cache.
 const KEYS: usize = 64;
 /// Vectors of queries that go through a block together.
@@ -47,15 +51,16 @@ impl Attention<'_> {
         if (kb, kn, kd) != (b, n, d) || empty || columns.iter().any(|&column| column as usize >= keys) {
             return None;
         }
-        let tasks = l.div_ceil(QUERIES);
+        let queries = if l < MANY { QUERIES } else { MANY_QUERIES };
+        let tasks = l.div_ceil(queries);
         let log_sums = if log_sums { b * n * l } else { 0 };
         let run = |values: Target, log_sums: Target, probed: Target| {
             (0..b * n * tasks).into_par_iter().for_each(|i| {
                 let (task, head) = (i % tasks, i / tasks);
-                let start = task * QUERIES;
+                let start = task * queries;
                 let at = |view: &View<'_>| head / n * view.strides[0] + head % n * view.strides[1];
                 let v = self.v.as_ref().map(|v| (&v.data[at(v)..], v.strides[2], v.strides[3]));
-                let space = Space { d, width };
+                let space = Space { queries, d, width };
                 with_scratch(space.total(), |work| {
                     dispatch(Task {
                         q: &self.q.data[at(&self.q) + start * self.q.strides[2]..],
@@ -64,7 +69,7 @@ impl Attention<'_> {
                         v: v.unwrap_or((&[], 0, 0)),
                         keys,
                         space,
-                        rows: QUERIES.min(l - start),
+                        rows: queries.min(l - start),
                         scale: (self.scale * std::f64::consts::LOG2_E) as f32,
                         row: (head / n * l + start) * n + head % n,
                         step: n,
@@ -94,13 +99,14 @@ impl Attention<'_> {
 /// How a task's work space is laid out.
 #[derive(Clone, Copy)]
 struct Space {
+    queries: usize,
     d: usize,
     width: usize,
 }
 
 impl Space {
     fn total(&self) -> usize {
-        QUERIES * (self.d + self.width + 2) + KEYS * (QUERIES + self.d)
+        self.queries * (self.d + self.width + 2) + KEYS * (QUERIES + self.d)
     }
 }
 
@@ -144,13 +150,13 @@ impl Kernel for Task<'_> {
     #[inline(always)]
     fn run<S: Simd>(mut self, s: S) {
         let pitch = VECTORS * S::LANES;
-        let Space { d, width } = self.space;
+        let Space { queries, d, width } = self.space;
         let groups = self.rows.div_ceil(pitch);
         let work = std::mem::take(&mut self.work);
-        let (q, work) = work.split_at_mut(QUERIES * d);
-        let (sums, work) = work.split_at_mut(QUERIES * width);
-        let (largest, work) = work.split_at_mut(QUERIES);
-        let (total, work) = work.split_at_mut(QUERIES);
+        let (q, work) = work.split_at_mut(queries * d);
+        let (sums, work) = work.split_at_mut(queries * width);
+        let (largest, work) = work.split_at_mut(queries);
+        let (total, work) = work.split_at_mut(queries);
         let (scores, picked) = work.split_at_mut(KEYS * QUERIES);
         for (group, q) in q.chunks_exact_mut(pitch * d).enumerate().take(groups) {
             for (i, row) in q.chunks_exact_mut(pitch).enumerate() {

@@ -351,42 +351,46 @@ impl Tile<'_> {
             let (class, channel) = (plane % classes, slice.first + plane / classes);
             let (dy, dx) = (class / stride, class % stride);
             let (frame, channel) = (&frames[channel / input], channel % input);
+            let Some(columns) = self.columns(frame, dx) else { return };
             for (i, to) in to.chunks_exact_mut(pitch).take(height).enumerate() {
                 let y = stride * (self.y + i) + dy;
                 if paired {
-                    self.pair_row(frame, channel, (y, dx), rows, to);
+                    self.pair_row(frame, channel, (y, &columns), rows, to);
                 } else {
-                    self.copy_row(frame, channel, (y, dx), to);
+                    self.copy_row(frame, channel, (y, &columns), to);
                 }
             }
         }
     }
 
-    /// Where what a plane's row sees of a channel lies in the row, and where it begins in the frame: every `stride`th number from the
-    /// tile's column on and `dx` further. It is row `y` in padded coordinates, that is, `padding` less of the image. None if it sees
-    /// nothing.
-    fn seen(&self, frame: &View, channel: usize, (y, dx): (usize, usize)) -> Option<(Range<usize>, usize)> {
+    /// The part of a plane's row that lies inside the image, and where it begins in a row of the frame: every `stride`th number from
+    /// the tile's column on and `dx` further, in padded coordinates, that is, `padding` less of the image.
+    fn columns(&self, frame: &View, dx: usize) -> Option<(Range<usize>, usize)> {
         let Shape { stride, padding, .. } = self.packed.shape;
-        let (&[_, rows, columns], &[along_c, along_y, along_x]) = (frame.dims, frame.strides) else { return None };
+        let (&[.., columns], &[.., along_x]) = (frame.dims, frame.strides) else { return None };
         let first = stride * self.x + dx;
         let pitch = self.cut.pitch();
         let from = padding.saturating_sub(first).div_ceil(stride).min(pitch);
         let until = (columns + padding).saturating_sub(first).div_ceil(stride).clamp(from, pitch);
-        if y < padding || y - padding >= rows || from == until {
-            return None;
-        }
-        let row = channel * along_c + (y - padding) * along_y;
-        Some((from..until, row + (first + stride * from - padding) * along_x))
+        Some((from..until, (first + stride * from).saturating_sub(padding) * along_x))
     }
 
-    /// Fills a row of a plane.
-    fn copy_row(&self, frame: &View, channel: usize, place: (usize, usize), to: &mut [f32]) {
-        let Some((range, start)) = self.seen(frame, channel, place) else { return to.fill(0.0) };
+    /// Where row `y` of a channel, in padded coordinates, begins in the frame; none beyond the image.
+    fn row(&self, frame: &View, channel: usize, y: usize) -> Option<usize> {
+        let y = y.checked_sub(self.packed.shape.padding).filter(|&y| y < frame.dims[1])?;
+        Some(channel * frame.strides[0] + y * frame.strides[1])
+    }
+
+    /// Fills a row of a plane with row `y` of a channel.
+    fn copy_row(&self, frame: &View, channel: usize, (y, columns): (usize, &(Range<usize>, usize)), to: &mut [f32]) {
+        let (range, start) = (columns.0.clone(), columns.1);
+        let row = self.row(frame, channel, y).filter(|_| !range.is_empty());
+        let Some(row) = row else { return to.fill(0.0) };
         let along = self.packed.shape.stride * frame.strides[2];
         to[..range.start].fill(0.0);
         to[range.end..].fill(0.0);
         let to = &mut to[range];
-        let from = &frame.data[start..=start + (to.len() - 1) * along];
+        let from = &frame.data[row + start..=row + start + (to.len() - 1) * along];
         match along {
             0 => to.fill(from[0]),
             1 => to.copy_from_slice(from),
@@ -402,21 +406,30 @@ impl Tile<'_> {
     }
 
     /// Fills a row of a plane that is a pair of channels; `rows` has room for both.
-    fn pair_row(&self, frame: &View, pair: usize, place: (usize, usize), rows: &mut [f32], to: &mut [f32]) {
+    fn pair_row(
+        &self,
+        frame: &View,
+        pair: usize,
+        (y, columns): (usize, &(Range<usize>, usize)),
+        rows: &mut [f32],
+        to: &mut [f32],
+    ) {
         let (channel, alone) = (2 * pair, 2 * pair + 1 == self.packed.channels);
-        let Some((range, start)) = self.seen(frame, channel, place) else { return to.fill(0.0) };
+        let (range, start) = (columns.0.clone(), columns.1);
+        let row = self.row(frame, channel, y).filter(|_| !range.is_empty());
+        let Some(row) = row else { return to.fill(0.0) };
         if self.packed.shape.stride * frame.strides[2] == 1 {
             to[..range.start].fill(0.0);
             to[range.end..].fill(0.0);
-            let of = |start: usize| &frame.data[start..][..range.len()];
-            let odd = if alone { &[] } else { of(start + frame.strides[0]) };
-            return bf16::pair(of(start), odd, &mut to[range.clone()]);
+            let of = |row: usize| &frame.data[row + start..][..range.len()];
+            let odd = if alone { &[] } else { of(row + frame.strides[0]) };
+            return bf16::pair(of(row), odd, &mut to[range.clone()]);
         }
         let (even, odd) = rows.split_at_mut(to.len());
         let odd = &mut odd[..if alone { 0 } else { to.len() }];
-        self.copy_row(frame, channel, place, even);
+        self.copy_row(frame, channel, (y, columns), even);
         if !alone {
-            self.copy_row(frame, channel + 1, place, odd);
+            self.copy_row(frame, channel + 1, (y, columns), odd);
         }
         bf16::pair(even, odd, to);
     }
