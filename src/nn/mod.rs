@@ -45,7 +45,7 @@ pub fn keep_memory() {
 }
 
 /// What a network computes in whose weights come as `dtype`: f32 on the processor, whatever numbers its weights stay in
-/// ([`linear::Linear`], which alone may multiply in bf16 there).
+/// (linear layers, attention and convolutions may round what they multiply to bf16 there).
 pub fn compute_dtype(dtype: DType, device: &Device) -> DType {
     match dtype {
         DType::F16 | DType::BF16 if device.is_cpu() => DType::F32,

@@ -1,9 +1,9 @@
-//! `x W^T + b` in bf16: products of bf16 numbers, sums in f32, with the tiles of AMX ([`amx`]) or the instructions of
-//! AVX512_BF16 ([`dot`]).
+//! Products of bf16 numbers, sums in f32, for networks that are wanted in bf16: linear layers here, with the tiles of AMX ([`amx`]) or
+//! the instructions of AVX512_BF16 ([`dot`]), [`attention`] with the latter, and what `cpu::conv` needs for pairs of channels.
 //!
-//! A block is 32 rows and 32 columns, a step of it 32 inputs. The numbers of a row are rounded to bf16 when a task begins. What the
-//! instructions do to a block is also written in plain code, [`plain`], which is their specification and with which everything
-//! around them is tested on processors that lack them.
+//! Of a linear layer, a block is 32 rows and 32 columns, a step of it 32 inputs. The numbers of a row are rounded to bf16 when a task
+//! begins. What the instructions do to a block is also written in plain code, `plain`, which is their specification and with which
+//! everything around them is tested on processors that lack them.
 
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 mod amx;

@@ -7,6 +7,9 @@
 //! A stride is handled by copying each residue class of rows and columns into a plane of its own. Doubling the image before
 //! a 3x3 convolution is four 2x2 convolutions with summed weights, one per parity of the output position (the same sums,
 //! 16 multiplications in place of 36).
+//!
+//! In bf16, a plane of the work space holds pairs of channels, each pair in the place of a number, and so do the weights; all else is
+//! the same.
 
 mod sums;
 
