@@ -1,5 +1,6 @@
 """Tests of the world and of what the stages share. `python test_training.py`; no training happens here."""
 
+import argparse
 import itertools
 import json
 import os
@@ -14,7 +15,8 @@ import torch
 
 import judge_data as data
 import tokenizer
-from bank import Bank, cover_of
+import train_transformer
+from bank import Bank, cover_of, outline_of
 from common import Average, Clock, Muon, State, learning_rate, orthogonal
 from judge import Judge, windows
 from render import render
@@ -215,7 +217,7 @@ class Banks(unittest.TestCase):
         rng = random.Random(4)
         bank.scenes = [sample(rng) for _ in range(6)]
         clip = render(bank.scenes, frames)
-        bank.cover = cover_of(clip.mask)
+        bank.outline = (outline_of(clip.mask) * 255).round().byte()
         bank.z = torch.stack([cover_of(clip.video[:, i:i + 1]) for i in range(3)], 2)
         return bank
 
@@ -223,6 +225,12 @@ class Banks(unittest.TestCase):
         mask = torch.arange(9.0).view(1, 1, 9, 1, 1).expand(1, 1, 9, 16, 8)
         self.assertEqual(cover_of(mask).flatten().tolist(), [0, 0, 2.5, 2.5, 6.5, 6.5])
         self.assertEqual(cover_of(mask[:, :, :1]).shape, (1, 1, 2, 1))
+
+    def test_a_bank_knows_which_cells_the_subject_covers(self):
+        bank = self.bank(9)
+        clip = render(bank.scenes, 9)
+        self.assertLess((bank.cover(slice(0, 6)) - cover_of(clip.mask)).abs().max().item(), 0.01)
+        self.assertEqual(bank.cover(slice(1, 3), 2).shape, (2, 2, HEIGHT // 8, WIDTH // 8))
 
     def test_a_piece_shows_the_subject_and_latents_of_the_same_place(self):
         for frames in (1, 17):
@@ -234,6 +242,32 @@ class Banks(unittest.TestCase):
                     self.assertLess((z - small).abs().max().item(), 0.02)
                     whole = pictures.drawn[i][1][:, :min(frames, 9)].float().sum() / 255
                     self.assertGreater(mask.sum().item(), 0.5 * whole.item())
+
+
+class Transformer(unittest.TestCase):
+    def test_watching_changes_nothing(self):
+        torch.manual_seed(0)
+        shape = argparse.Namespace(heads=1, layers=2, time_width=16, size=[32, 48])
+        net = train_transformer.build(shape, 4, 20)["transformer"]
+        for p in net.parameters():
+            torch.nn.init.normal_(p, std=0.1)
+        given = torch.randn(2, 3, 4, 4, 6), torch.randn(2, tokenizer.LENGTH, 128), torch.tensor([10, 900])
+        out, hidden = train_transformer.Watched(net, 1)(*given)
+        self.assertTrue(torch.equal(out, net(*given, return_dict=False)[0]))
+        self.assertEqual(hidden.shape, (2, 3 * 2 * 3, 64))
+
+    def test_the_head_is_right_where_it_says_what_is_there(self):
+        torch.manual_seed(0)
+        head = train_transformer.Head(64)
+        outline = torch.zeros(1, 2, 16, 24)
+        outline[0, 1, 9:12, 17:20] = 1  # in the last token of the second frame, a square of three points
+        labels = torch.tensor([[2, 1, 4]])
+        read = torch.full((1, 12, sum(head.sizes)), -9.0)
+        read[0, 11, [1 * 8 + 1, 1 * 8 + 2, 1 * 8 + 3, 17, 18, 19, 25, 26, 27]] = 9
+        read[0, 11, [64 + 2, 64 + 8 + 1, 64 + 8 + 4 + 4]] = 9
+        self.assertLess(head.loss(read, outline, labels).item(), 0.05)
+        self.assertGreater(head.loss(read.roll(1, 1), outline, labels).item(), 5)
+        self.assertGreater(head.loss(read, outline, labels.flip(1)).item(), 5)
 
 
 class Bars(unittest.TestCase):

@@ -68,7 +68,7 @@ class Pictures:
         latent = (frames - 1) // 4 + 1
         z, (video, mask) = self.bank.z[i, :latent].float().transpose(0, 1), (part[:, :frames] for part in self.drawn[i])
         if side:
-            cover = self.bank.cover[i, :latent].float().mean(0)
+            cover = self.bank.cover(i, latent).mean(0)
             corner = []
             for axis, length in enumerate(cover.shape):
                 along = cover.sum(1 - axis) + 1e-6
