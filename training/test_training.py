@@ -20,7 +20,6 @@ from bank import Bank, cover_of, outline_of
 from common import Average, Clock, Muon, State, learning_rate, orthogonal
 from judge import Judge, windows
 from render import render
-from train_decoder import Pictures
 from world import (ATTRIBUTES, COLOURS, FRAMES, HEIGHT, PLACES, SHAPES, TIMES, WIDTH, Scene, caption, evaluation_set, fnv1a,
                    held_out, plain_caption, sample)
 
@@ -232,17 +231,6 @@ class Banks(unittest.TestCase):
         self.assertLess((bank.cover(slice(0, 6)) - cover_of(clip.mask)).abs().max().item(), 0.01)
         self.assertEqual(bank.cover(slice(1, 3), 2).shape, (2, 2, HEIGHT // 8, WIDTH // 8))
 
-    def test_a_piece_shows_the_subject_and_latents_of_the_same_place(self):
-        for frames in (1, 17):
-            pictures, rng = Pictures(self.bank(frames)), random.Random(1)
-            for i in range(6):
-                for side in (6, 0):
-                    z, video, mask = pictures.piece(i, min(frames, 9), side, rng)
-                    small = torch.cat([cover_of(video[None, c:c + 1])[:, :, None] for c in range(3)], 2)[0].transpose(0, 1)
-                    self.assertLess((z - small).abs().max().item(), 0.02)
-                    whole = pictures.drawn[i][1][:, :min(frames, 9)].float().sum() / 255
-                    self.assertGreater(mask.sum().item(), 0.5 * whole.item())
-
 
 class Transformer(unittest.TestCase):
     def test_watching_changes_nothing(self):
@@ -338,6 +326,22 @@ class Autoencoder(unittest.TestCase):
         self.assertLess((first.mean / std.view(1, -1, 1, 1, 1) - second.mean).abs().max().item(), 1e-4)
         self.assertLess((first.std / std.view(1, -1, 1, 1, 1) - second.std).abs().max().item(), 1e-4)
         self.assertLess((before - after).abs().max().item(), 1e-4)
+
+    def test_the_decoder_alone_teaches_the_encoder_nothing_and_both_teach_all(self):
+        from diffusers import AutoencoderKLCogVideoX
+
+        from train_vae import Reader, loss_of
+
+        torch.manual_seed(0)
+        vae = AutoencoderKLCogVideoX(block_out_channels=(8, 8, 8, 8), latent_channels=4, layers_per_block=1, norm_num_groups=4)
+        reader, x = Reader(4), torch.rand(2, 3, 1, 32, 48) * 2 - 1
+        given = torch.ones(2, 1, 1, 32, 48), torch.ones(2, 1, 4, 6), torch.tensor([[1, 2], [3, 0]]), torch.full((2, 1, 1, 1, 1), 0.1)
+        for alone in (True, False):
+            loss, mse = loss_of(vae, reader, x, *given, argparse.Namespace(decoder=alone, reader=0.02, kl=1e-4), "cpu")
+            loss.backward()
+            self.assertEqual(mse.shape, (2,))
+            for part, taught in ((vae.decoder, True), (vae.encoder, not alone), (reader, not alone)):
+                self.assertTrue(all((p.grad is not None) == taught for p in part.parameters()))
 
 
 if __name__ == "__main__":
