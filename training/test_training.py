@@ -1,6 +1,7 @@
 """Tests of the world and of what the stages share. `python test_training.py`; no training happens here."""
 
 import argparse
+import copy
 import itertools
 import json
 import os
@@ -327,21 +328,25 @@ class Autoencoder(unittest.TestCase):
         self.assertLess((first.std / std.view(1, -1, 1, 1, 1) - second.std).abs().max().item(), 1e-4)
         self.assertLess((before - after).abs().max().item(), 1e-4)
 
-    def test_the_decoder_alone_teaches_the_encoder_nothing_and_both_teach_all(self):
+    def test_an_anchor_costs_nothing_where_it_lies_and_draws_back(self):
         from diffusers import AutoencoderKLCogVideoX
 
-        from train_vae import Reader, loss_of
+        from train_vae import loss_of
 
         torch.manual_seed(0)
         vae = AutoencoderKLCogVideoX(block_out_channels=(8, 8, 8, 8), latent_channels=4, layers_per_block=1, norm_num_groups=4)
-        reader, x = Reader(4), torch.rand(2, 3, 1, 32, 48) * 2 - 1
-        given = torch.ones(2, 1, 1, 32, 48), torch.ones(2, 1, 4, 6), torch.tensor([[1, 2], [3, 0]]), torch.full((2, 1, 1, 1, 1), 0.1)
-        for alone in (True, False):
-            loss, mse = loss_of(vae, reader, x, *given, argparse.Namespace(decoder=alone, reader=0.02, kl=1e-4), "cpu")
-            loss.backward()
-            self.assertEqual(mse.shape, (2,))
-            for part, taught in ((vae.decoder, True), (vae.encoder, not alone), (reader, not alone)):
-                self.assertTrue(all((p.grad is not None) == taught for p in part.parameters()))
+        x, weight = torch.rand(2, 3, 1, 32, 48) * 2 - 1, torch.ones(2, 1, 1, 32, 48)
+        held, cover, labels = copy.deepcopy(vae), torch.ones(2, 1, 4, 6), torch.tensor([[1, 2], [3, 0]])
+
+        def loss(anchor: float) -> float:
+            torch.manual_seed(1)
+            a = argparse.Namespace(anchor=anchor, square=2.0, kl=1e-4)
+            return loss_of(vae, held, x, weight, cover, labels, torch.zeros(2, 1, 1, 1, 1), a, "cpu")[0].item()
+
+        self.assertAlmostEqual(loss(1.0), loss(9.0), places=5)
+        with torch.no_grad():
+            vae.encoder.conv_out.conv.bias[:4] += 0.5  # of the means; a quarter of a squared half for every one
+        self.assertAlmostEqual(loss(9.0) - loss(1.0), 8 * 0.25, places=1)
 
 
 if __name__ == "__main__":

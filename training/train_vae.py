@@ -2,7 +2,7 @@
 
     python train_vae.py --out OUT --minutes 8                                    # one GPU
     torchrun --nproc-per-node 2 -- train_vae.py --out OUT --minutes 40 --batch 2 # two CPU cores
-    python train_vae.py --start OUT/vae --out OUT2 --decoder --minutes 8         # the decoder alone: the latents stay as they are
+    python train_vae.py --start OUT/vae --out OUT2 --anchor 0.5 --minutes 8      # the latents stay (nearly) as they are
 
 The subject is a twentieth of the pixels and most of what is looked at, so a pixel of it (and around it) counts `--subject`
 times. Clips have 9 or 17 frames in turn: 17 frames are encoded and decoded in two pieces with carried caches, as whole
@@ -19,6 +19,7 @@ channel drown in noise before the others.
 """
 
 import argparse
+import copy
 import json
 import os
 import random
@@ -51,7 +52,9 @@ def arguments():
     p.add_argument("--subject", type=float, default=10.0, help="weight of the subject's pixels")
     p.add_argument("--kl", type=float, default=2e-4)
     p.add_argument("--start", help="the autoencoder to begin with")
-    p.add_argument("--decoder", action="store_true", help="leave the encoder as it is: a transformer of these latents stays valid")
+    p.add_argument("--anchor", type=float, default=0.0,
+                   help="weight of the latents' distance from those of --start, with which a transformer of these latents stays valid")
+    p.add_argument("--square", type=float, default=2.0, help="weight of the squared error beside the absolute one")
     p.add_argument("--latent-noise", type=float, default=0.05, help="extra noise on the latents, in their standard deviation")
     p.add_argument("--strong-noise", type=float, nargs=2, default=[0.3, 0.5], metavar=("SHARE", "MOST"),
                    help="share of clips with more noise on the latents, and the most of it")
@@ -80,10 +83,10 @@ def differences(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return x[..., 1:, :] - x[..., :-1, :], x[..., :, 1:] - x[..., :, :-1]
 
 
-def picture_loss(y: torch.Tensor, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+def picture_loss(y: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, square: float) -> torch.Tensor:
     """How far the made video `y` is from `x`, edges included; `weight` [B, 1, T, H, W] has mean one."""
     error = y - x
-    loss = (error.abs() * weight).mean() + 2 * (error.square() * weight).mean()
+    loss = (error.abs() * weight).mean() + square * (error.square() * weight).mean()
     for slope, (made, true) in enumerate(zip(differences(y), differences(x))):
         near = weight[..., 1:, :] if slope == 0 else weight[..., :, 1:]
         loss = loss + ((made - true).abs() * near).mean()
@@ -118,35 +121,37 @@ def deviation(z: torch.Tensor) -> torch.Tensor:
     return z.detach().std((0, 2, 3, 4), keepdim=True)
 
 
-def loss_of(vae, reader, x, weight, cover, labels, level, a, device: str) -> tuple[torch.Tensor, torch.Tensor]:
+def loss_of(vae, helper, x, weight, cover, labels, level, a, device: str) -> tuple[torch.Tensor, torch.Tensor]:
     """The loss and the plain mean squared error of each clip; `weight` [B, 1, T, H, W] has mean one, `level` [B, 1, 1, 1, 1]
-    is the noise on the latents in their standard deviation."""
+    is the noise on the latents in their standard deviation. `helper` is a `Reader`, or with `--anchor` the autoencoder whose latents
+    are to be kept."""
     with autocast(device):
-        with torch.set_grad_enabled(not a.decoder):
-            posterior = vae.encode(x).latent_dist
-            z = posterior.sample()
+        posterior = vae.encode(x).latent_dist
+        z = posterior.sample()
         y = vae.decode(z + level * deviation(z) * torch.randn_like(z)).sample
+        if a.anchor:
+            with torch.no_grad():
+                held = helper.encode(x).latent_dist.mode()
+            kept = a.anchor * (posterior.mode().float() - held.float()).square().mean()
+        else:
+            kept = a.reader * helper(z, labels, cover)
     y = y.float()
-    loss = picture_loss(y, x, weight)
-    if not a.decoder:
-        with autocast(device):
-            read = reader(z, labels, cover)
-        mean, logvar = posterior.mean.float(), posterior.logvar.float()
-        loss = loss + a.reader * read + a.kl * 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
-    return loss, (y - x).square().mean((1, 2, 3, 4)).detach()
+    mean, logvar = posterior.mean.float(), posterior.logvar.float()
+    kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
+    return picture_loss(y, x, weight, a.square) + kept + a.kl * kl, (y - x).square().mean((1, 2, 3, 4)).detach()
 
 
 class Step:
     """Forward and backward on one shape of batch; on CUDA recorded once as a graph, because hundreds of small kernels cost
     more to start than to run. Falls back to plain calls if recording fails."""
 
-    def __init__(self, vae, reader, a, device: str):
-        self.vae, self.reader, self.a, self.device, self.graphs = vae, reader, a, device, {}
-        self.parameters = [p for p in (*vae.parameters(), *reader.parameters()) if p.requires_grad]
+    def __init__(self, vae, helper, a, device: str):
+        self.vae, self.helper, self.a, self.device, self.graphs = vae, helper, a, device, {}
+        self.parameters = [p for p in (*vae.parameters(), *helper.parameters()) if p.requires_grad]
         self.graphed = device == "cuda" and not a.eager
 
     def plain(self, *inputs):
-        loss, mse = loss_of(self.vae, self.reader, *inputs, self.a, self.device)
+        loss, mse = loss_of(self.vae, self.helper, *inputs, self.a, self.device)
         loss.backward()
         return loss.detach(), mse
 
@@ -236,16 +241,15 @@ def main():
     a = arguments()
     device, team = setup(a.seed), Team()
     vae = (AutoencoderKLCogVideoX.from_pretrained(a.start).float() if a.start else build(a)).to(device).train()
+    if a.anchor and not a.start:
+        raise SystemExit("--anchor: to which latents? --start names an autoencoder")
     if a.start and vae.config.scaling_factor != 1.0:
         balance(vae, deviations(vae, 8, device, a.size, 9))
         vae.register_to_config(scaling_factor=1.0)
-    if a.decoder:
-        vae.encoder.requires_grad_(False)
-        reader.requires_grad_(False)
     if a.channels_last:
         vae = vae.to(memory_format=torch.channels_last_3d)
-    reader = Reader(vae.config.latent_channels).to(device)
-    both = torch.nn.ModuleList([vae, reader])
+    helper = copy.deepcopy(vae).requires_grad_(False) if a.anchor else Reader(vae.config.latent_channels).to(device)
+    both = torch.nn.ModuleList([vae, helper])
     average = Average(vae, 0.998 if a.start else 0.999)
     optimizer = torch.optim.AdamW(both.parameters(), lr=a.lr, betas=(0.9, 0.99), weight_decay=1e-4, fused=device == "cuda")
     state, before, seen = State(a.state or os.path.join(a.out, "state", "vae")), 0.0, 0
@@ -265,7 +269,7 @@ def main():
         export(vae, os.path.join(a.out, "vae"))
         average.swap()
 
-    step, saved, running = Step(vae, reader, a, device), time.time(), None
+    step, saved, running = Step(vae, helper, a, device), time.time(), None
     while True:
         more, rate = team.agree(clock.tick(), learning_rate(a.lr, clock, a.warmup))
         if not more:
@@ -305,7 +309,7 @@ def main():
     vae.eval()
     frames = 17 if a.steps else FRAMES
     before = {}
-    if not a.decoder:
+    if not a.anchor:
         std = deviations(vae, a.evaluate, device, a.size, frames)
         balance(vae, std)
         vae.register_to_config(scaling_factor=1.0)
