@@ -50,18 +50,24 @@ class Team:
 
     def average_gradients(self, module):
         if self.size > 1:
-            gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in module.parameters()]
+            trained = [p for p in module.parameters() if p.requires_grad]
+            gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in trained]
             whole = torch.cat([g.flatten() for g in gradients])
             torch.distributed.all_reduce(whole)
             whole /= self.size
-            for parameter, part in zip(module.parameters(), whole.split([g.numel() for g in gradients])):
+            for parameter, part in zip(trained, whole.split([g.numel() for g in gradients])):
                 parameter.grad = part.view_as(parameter)
 
 
-def autocast(device: str):
-    """bf16 where the device is fast in it. A CPU without bf16 units is slower with it than without."""
+def fast_bf16(device: str) -> bool:
+    """A CPU without bf16 units is slower in bf16 than in f32."""
     fast = device == "cuda" or torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    return torch.autocast(device, torch.bfloat16, enabled=fast and os.environ.get("TOYLAND_F32") != "1")
+    return fast and os.environ.get("TOYLAND_F32") != "1"
+
+
+def autocast(device: str):
+    """bf16 where the device is fast in it."""
+    return torch.autocast(device, torch.bfloat16, enabled=fast_bf16(device))
 
 
 class Clock:
@@ -126,7 +132,7 @@ class Muon(torch.optim.AdamW):
     """AdamW, but for `matrices`, whose momentum is made orthogonal before it is applied (Jordan et al. 2024), scaled to
     the size of Adam's updates (Liu et al., arXiv 2502.16982). A step teaches a small transformer more than Adam's, at a
     cost that does not grow with the batch. A convolution counts as the matrix of its output channels and all that they
-    see. In f32: CPUs without bf16 units are slow in the usual bf16."""
+    see."""
 
     def __init__(self, matrices, others, lr: float, momentum: float = 0.95, **adam):
         super().__init__(others, lr=lr, **adam)
@@ -149,14 +155,18 @@ class Muon(torch.optim.AdamW):
 
 
 def orthogonal(x: torch.Tensor, steps: int = 5) -> torch.Tensor:
-    """The nearest orthogonal matrix to `x`, roughly: singular values between 0.7 and 1.2 (five steps of Newton-Schulz)."""
+    """The nearest orthogonal matrix to `x`, roughly: singular values between 0.7 and 1.2 (five steps of Newton-Schulz, in bf16
+    where that is fast)."""
+    kind = x.dtype
+    if fast_bf16(x.device.type):
+        x = x.bfloat16()
     turned = x.shape[0] > x.shape[1]
     y = x.T if turned else x
     y = y / (y.norm() + 1e-7)
     for _ in range(steps):
         square = y @ y.T
         y = 3.4445 * y + torch.addmm(square, square, square, beta=-4.7750, alpha=2.0315) @ y
-    return y.T if turned else y
+    return (y.T if turned else y).to(kind)
 
 
 def save_tensors(tensors: dict[str, torch.Tensor], path: str, dtype=torch.float16):

@@ -1,5 +1,7 @@
 """Tests of the world and of what the stages share. `python test_training.py`; no training happens here."""
 
+import argparse
+import copy
 import itertools
 import json
 import os
@@ -14,11 +16,11 @@ import torch
 
 import judge_data as data
 import tokenizer
-from bank import Bank, cover_of
+import train_transformer
+from bank import Bank, cover_of, outline_of
 from common import Average, Clock, Muon, State, learning_rate, orthogonal
 from judge import Judge, windows
 from render import render
-from train_decoder import Pictures
 from world import (ATTRIBUTES, COLOURS, FRAMES, HEIGHT, PLACES, SHAPES, TIMES, WIDTH, Scene, caption, evaluation_set, fnv1a,
                    held_out, plain_caption, sample)
 
@@ -215,7 +217,7 @@ class Banks(unittest.TestCase):
         rng = random.Random(4)
         bank.scenes = [sample(rng) for _ in range(6)]
         clip = render(bank.scenes, frames)
-        bank.cover = cover_of(clip.mask)
+        bank.outline = (outline_of(clip.mask) * 255).round().byte()
         bank.z = torch.stack([cover_of(clip.video[:, i:i + 1]) for i in range(3)], 2)
         return bank
 
@@ -224,16 +226,37 @@ class Banks(unittest.TestCase):
         self.assertEqual(cover_of(mask).flatten().tolist(), [0, 0, 2.5, 2.5, 6.5, 6.5])
         self.assertEqual(cover_of(mask[:, :, :1]).shape, (1, 1, 2, 1))
 
-    def test_a_piece_shows_the_subject_and_latents_of_the_same_place(self):
-        for frames in (1, 17):
-            pictures, rng = Pictures(self.bank(frames)), random.Random(1)
-            for i in range(6):
-                for side in (6, 0):
-                    z, video, mask = pictures.piece(i, min(frames, 9), side, rng)
-                    small = torch.cat([cover_of(video[None, c:c + 1])[:, :, None] for c in range(3)], 2)[0].transpose(0, 1)
-                    self.assertLess((z - small).abs().max().item(), 0.02)
-                    whole = pictures.drawn[i][1][:, :min(frames, 9)].float().sum() / 255
-                    self.assertGreater(mask.sum().item(), 0.5 * whole.item())
+    def test_a_bank_knows_which_cells_the_subject_covers(self):
+        bank = self.bank(9)
+        clip = render(bank.scenes, 9)
+        self.assertLess((bank.cover(slice(0, 6)) - cover_of(clip.mask)).abs().max().item(), 0.01)
+        self.assertEqual(bank.cover(slice(1, 3), 2).shape, (2, 2, HEIGHT // 8, WIDTH // 8))
+
+
+class Transformer(unittest.TestCase):
+    def test_watching_changes_nothing(self):
+        torch.manual_seed(0)
+        shape = argparse.Namespace(heads=1, layers=2, time_width=16, size=[32, 48])
+        net = train_transformer.build(shape, 4, 20)["transformer"]
+        for p in net.parameters():
+            torch.nn.init.normal_(p, std=0.1)
+        given = torch.randn(2, 3, 4, 4, 6), torch.randn(2, tokenizer.LENGTH, 128), torch.tensor([10, 900])
+        out, hidden = train_transformer.Watched(net, 1)(*given)
+        self.assertTrue(torch.equal(out, net(*given, return_dict=False)[0]))
+        self.assertEqual(hidden.shape, (2, 3 * 2 * 3, 64))
+
+    def test_the_head_is_right_where_it_says_what_is_there(self):
+        torch.manual_seed(0)
+        head = train_transformer.Head(64)
+        outline = torch.zeros(1, 2, 16, 24)
+        outline[0, 1, 9:12, 17:20] = 1  # in the last token of the second frame, a square of three points
+        labels = torch.tensor([[2, 1, 4]])
+        read = torch.full((1, 12, sum(head.sizes)), -9.0)
+        read[0, 11, [1 * 8 + 1, 1 * 8 + 2, 1 * 8 + 3, 17, 18, 19, 25, 26, 27]] = 9
+        read[0, 11, [64 + 2, 64 + 8 + 1, 64 + 8 + 4 + 4]] = 9
+        self.assertLess(head.loss(read, outline, labels).item(), 0.05)
+        self.assertGreater(head.loss(read.roll(1, 1), outline, labels).item(), 5)
+        self.assertGreater(head.loss(read, outline, labels.flip(1)).item(), 5)
 
 
 class Bars(unittest.TestCase):
@@ -304,6 +327,26 @@ class Autoencoder(unittest.TestCase):
         self.assertLess((first.mean / std.view(1, -1, 1, 1, 1) - second.mean).abs().max().item(), 1e-4)
         self.assertLess((first.std / std.view(1, -1, 1, 1, 1) - second.std).abs().max().item(), 1e-4)
         self.assertLess((before - after).abs().max().item(), 1e-4)
+
+    def test_an_anchor_costs_nothing_where_it_lies_and_draws_back(self):
+        from diffusers import AutoencoderKLCogVideoX
+
+        from train_vae import loss_of
+
+        torch.manual_seed(0)
+        vae = AutoencoderKLCogVideoX(block_out_channels=(8, 8, 8, 8), latent_channels=4, layers_per_block=1, norm_num_groups=4)
+        x, weight = torch.rand(2, 3, 1, 32, 48) * 2 - 1, torch.ones(2, 1, 1, 32, 48)
+        held, cover, labels = copy.deepcopy(vae), torch.ones(2, 1, 4, 6), torch.tensor([[1, 2], [3, 0]])
+
+        def loss(anchor: float) -> float:
+            torch.manual_seed(1)
+            a = argparse.Namespace(anchor=anchor, square=2.0, kl=1e-4)
+            return loss_of(vae, held, x, weight, cover, labels, torch.zeros(2, 1, 1, 1, 1), a, "cpu")[0].item()
+
+        self.assertAlmostEqual(loss(1.0), loss(9.0), places=5)
+        with torch.no_grad():
+            vae.encoder.conv_out.conv.bias[:4] += 0.5  # of the means; a quarter of a squared half for every one
+        self.assertAlmostEqual(loss(9.0) - loss(1.0), 8 * 0.25, places=1)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,10 @@ on a GPU a part of the bank is replaced as training goes on.
 Latent cells where subjects are wont to be count up to `--band` times, in every clip alike. Cells on the subject itself count
 up to `--subject` times, in proportion to the signal's share (alpha): a weight that depends on what cannot be seen yet teaches the
 model to expect the subject everywhere at once, and it draws a row of them.
+
+A small head that is thrown away afterwards reads from the hidden states of block `--read-at`, in each token: the subject's
+outline, 8x8 points of it, and where the subject is its colour, shape and motion. The error of v says little of these, being a few
+cells of many; the head says it loudly, so that the blocks before it put the subject's words where the subject is.
 """
 
 import argparse
@@ -22,6 +26,7 @@ import random
 import time
 
 import torch
+import torch.nn.functional as F
 from diffusers import AutoencoderKLCogVideoX, CogVideoXDDIMScheduler, CogVideoXTransformer3DModel
 from safetensors.torch import load_file
 from transformers import T5Config, T5EncoderModel
@@ -29,9 +34,10 @@ from transformers import T5Config, T5EncoderModel
 import tokenizer
 from bank import Bank
 from common import Average, Clock, Muon, State, Team, autocast, export, learning_rate, setup
-from world import FRAMES, HEIGHT, WIDTH, caption, plain_caption, sample
+from world import ATTRIBUTES, FRAMES, HEIGHT, WIDTH, caption, plain_caption, sample
 
 CAPTIONS = 8  # per clip of the bank
+READ = ("colour", "shape", "motion")  # what the head reads beside the outline
 
 
 def arguments():
@@ -62,6 +68,10 @@ def arguments():
     p.add_argument("--short", type=float, default=0.0, help="share of batches, at first, with 4 latent frames of 4 times as many clips")
     p.add_argument("--subject", type=float, default=4.0, help="weight of the subject's cells, without noise")
     p.add_argument("--band", type=float, default=4.0, help="weight of the cells where subjects are most often")
+    p.add_argument("--read", type=float, default=0.05, help="weight of what the head reads")
+    p.add_argument("--read-at", type=int, default=4, help="after how many blocks")
+    p.add_argument("--least", type=int, default=0, help="the least of the time steps: few-step samplers never see less")
+    p.add_argument("--average", type=float, default=0.9995, help="decay of the moving average, in a step")
     p.add_argument("--drop", type=float, default=0.06, help="chance of each clause to be left out of a caption")
     p.add_argument("--muon", action="store_true", help="orthogonal updates of the matrices inside blocks: fewer steps")
     p.add_argument("--warmup", type=int, default=200, help="steps until the learning rate is reached, in each run")
@@ -96,7 +106,55 @@ def build(a, latent: int, vocabulary: int) -> torch.nn.ModuleDict:
     # sincos positions come out in float64 for clips of another length than the configured one
     positions = transformer.patch_embed._get_positional_embeddings
     transformer.patch_embed._get_positional_embeddings = lambda *x, **k: positions(*x, **k).float()
-    return torch.nn.ModuleDict({"transformer": transformer, "text": text})
+    return torch.nn.ModuleDict({"transformer": transformer, "text": text, "head": Head(a.heads * 64)})
+
+
+class Head(torch.nn.Module):
+    """Reads the subject in each token: 64 numbers of its outline, then the logits of `READ`."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.sizes = [64] + [len(ATTRIBUTES[name]) for name in READ]
+        self.norm, self.linear = torch.nn.LayerNorm(width), torch.nn.Linear(width, sum(self.sizes))
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        return self.linear(self.norm(hidden))
+
+    def loss(self, read: torch.Tensor, outline: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """`read` [B, tokens, sizes], `outline` [B, F, 4h, 4w] between 0 and 1, `labels` [B, READ]."""
+        b, f, h, w = outline.shape
+        points = outline.view(b, f, h // 8, 8, w // 8, 8).transpose(3, 4).reshape(b, -1, 64)
+        made, *logits = read.float().split(self.sizes, -1)
+        loss = F.binary_cross_entropy_with_logits(made, points, reduction="sum") / points.sum()
+        cover = points.mean(-1)
+        for name, part, label in zip(READ, logits, labels.T):
+            if name == "motion" and f == 1:
+                continue  # a still has none
+            error = F.cross_entropy(part.transpose(1, 2), label.view(-1, 1).expand(part.shape[:2]), reduction="none")
+            loss = loss + (error * cover).sum() / cover.sum()
+        return loss
+
+
+class Watched(torch.nn.Module):
+    """The transformer's own forward pass (as diffusers' class has it for this kind), which also gives out the hidden states
+    after `at` blocks."""
+
+    def __init__(self, transformer, at: int):
+        super().__init__()
+        self.net, self.at = transformer, at
+
+    def forward(self, hidden: torch.Tensor, text: torch.Tensor, time: torch.Tensor):
+        net, (b, f, _, h, w) = self.net, hidden.shape
+        embedding = net.time_embedding(net.time_proj(time).to(hidden.dtype))
+        tokens = net.patch_embed(text, hidden)
+        text, tokens = tokens[:, :text.shape[1]], tokens[:, text.shape[1]:]
+        for i, block in enumerate(net.transformer_blocks):
+            tokens, text = block(hidden_states=tokens, encoder_hidden_states=text, temb=embedding)
+            if i + 1 == self.at:
+                seen = tokens
+        out = net.proj_out(net.norm_out(net.norm_final(tokens), temb=embedding))
+        out = out.reshape(b, f, h // 2, w // 2, -1, 2, 2).permute(0, 1, 4, 2, 5, 3, 6)
+        return out.flatten(5, 6).flatten(3, 4), seen
 
 
 class Captioned:
@@ -127,10 +185,12 @@ class Captioned:
         self.ids[where] = self.write([self.bank.scenes[i] for i in where])
 
     def batch(self, count: int, frames: int | None = None):
-        device = self.bank.device
-        index = torch.randint(len(self.bank), (count,), device=device)
+        """Latents [B, F, C, h, w], outlines [B, F, 4h, 4w], captions [B, L], labels [B, READ]."""
+        bank, device = self.bank, self.bank.device
+        index = torch.randint(len(bank), (count,), device=device)
         which = torch.randint(CAPTIONS, (count,), device=device)
-        return self.bank.z[index, :frames].float(), self.bank.cover[index, :frames].float(), self.ids[index, which].long()
+        labels = torch.tensor([[bank.scenes[i].label(name) for name in READ] for i in index.tolist()], device=device)
+        return bank.z[index, :frames].float(), bank.outline[index, :frames].float() / 255, self.ids[index, which].long(), labels
 
 
 def begin_with(nets, folder: str):
@@ -152,19 +212,22 @@ def begin_with(nets, folder: str):
         raise SystemExit(f"{folder}: not the text encoder that is trained here: {[*unknown, *missing]}")
 
 
-def loss_of(nets, z, cover, ids, band, alphas, a, device: str) -> torch.Tensor:
-    """`z` [B, F, C, h, w], `cover` [B, F, h, w], `ids` [B, L], `band` [h, w] between 0 and 1."""
+def loss_of(nets, z, outline, ids, labels, band, alphas, a, device: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """The error of v and of what the head reads. `z` [B, F, C, h, w], `outline` [B, F, 4h, 4w], `ids` [B, L], `labels` [B, READ],
+    `band` [h, w] between 0 and 1."""
     noise = torch.randn_like(z)
     # spread over the batch instead of independent: the loss is less noisy
-    t = ((torch.arange(len(z), device=device) + torch.rand(len(z), device=device)) * (1000 / len(z))).long().clamp(max=999)
+    place = (torch.arange(len(z), device=device) + torch.rand(len(z), device=device)) / len(z)
+    t = (a.least + place * (1000 - a.least)).long().clamp(max=999)
     alpha = alphas[t].view(-1, 1, 1, 1, 1)
     noisy, v = alpha.sqrt() * z + (1 - alpha).sqrt() * noise, alpha.sqrt() * noise - (1 - alpha).sqrt() * z
     with autocast(device):
         embedding = nets["text"](input_ids=ids).last_hidden_state
         keep = (torch.rand(len(z), 1, 1, device=device) > 0.1).to(embedding.dtype)
-        out = nets["transformer"](noisy, embedding * keep, t, return_dict=False)[0]
-    weight = 1 + (a.band - 1) * band + (a.subject - 1) * cover.unsqueeze(2) * alpha
-    return ((out.float() - v).square() * weight).mean() / weight.mean()
+        out, hidden = nets["watched"](noisy, embedding * keep, t)
+        read = nets["head"].loss(nets["head"](hidden), outline, labels) if a.read else torch.zeros(())
+    weight = 1 + (a.band - 1) * band + (a.subject - 1) * F.avg_pool2d(outline, 4).unsqueeze(2) * alpha
+    return ((out.float() - v).square() * weight).mean() / weight.mean(), read
 
 
 class Check:
@@ -175,7 +238,8 @@ class Check:
         self.nets, self.alphas, self.device = nets, alphas, device
         rng, chance = random.Random(91), torch.Generator().manual_seed(91)
         scenes = [sample(rng, "unseen") for _ in range(32)]
-        self.z, self.cover = (part.float() for part in Bank(vae, a.size, 1, device).encode(scenes))
+        z, outline = Bank(vae, a.size, 1, device).encode(scenes)
+        self.z, self.cover = z.float(), F.avg_pool2d(outline.float() / 255, 4)
         self.ids = captions.ids([plain_caption(scene) for scene in scenes]).to(device)
         self.noise = torch.randn(self.z.shape, generator=chance).to(device)
 
@@ -216,7 +280,9 @@ def main():
     captions = tokenizer.Captions(os.path.join(a.out, "tokenizer"))
     vae = AutoencoderKLCogVideoX.from_pretrained(a.vae).float().to(device).eval().requires_grad_(False)
     nets = build(a, vae.config.latent_channels, len(tokenizer.pieces())).to(device).train()
-    average = Average(nets, 0.9995)
+    average = Average(nets, a.average)
+    if a.read_at > a.layers:
+        raise SystemExit(f"--read-at {a.read_at}: there are {a.layers} blocks")
     adam = {"betas": (0.9, 0.98), "weight_decay": 0.01, "fused": device == "cuda"}
     if a.muon:
         inner = lambda name, p: p.dim() == 2 and any(part in name for part in (".attn1.", ".ff.", "SelfAttention.", "DenseReluDense."))
@@ -244,14 +310,13 @@ def main():
     stills = Captioned(a, Bank(vae, a.size, 1, device, own + 1, filed("stills")), captions)
     if a.stills:
         stills.fill(a.stills, a.bank_minutes)
-    band = (stills if a.stills else bank).bank.cover.float().mean((0, 1))
+    band = (stills if a.stills else bank).bank.cover(slice(0, 4000)).mean((0, 1))
     band = band / band.max()
     cells = a.size[0] * a.size[1] // 256  # tokens of a latent frame
     many = a.batch * (cells * ((a.frames - 1) // 4 + 1) + tokenizer.LENGTH) // (cells + tokenizer.LENGTH)
     torch.manual_seed(own + done)
-    running_nets = dict(nets.items())
-    if a.compile:
-        running_nets["transformer"] = torch.compile(nets["transformer"], dynamic=False)
+    watched = Watched(nets["transformer"], a.read_at)
+    running_nets = dict(nets.items()) | {"watched": torch.compile(watched, dynamic=False) if a.compile else watched}
     alphas = schedule().alphas_cumprod.float().to(device)
     chance = random.Random(a.seed)  # the same kind of batch in all processes: none waits for another
     # the bank counts as this run's time, but not as progress of the schedule
@@ -278,12 +343,12 @@ def main():
         short = chance.random() < a.short * max(0.0, 1 - clock.progress() / 0.7)
         first, last = a.still_share
         if a.stills and chance.random() < first + (last - first) * clock.progress():
-            z, cover, ids = stills.batch(many)
+            batch = stills.batch(many)
         else:
-            z, cover, ids = bank.batch(a.batch * 4 if short else a.batch, 4 if short else None)
-        loss = loss_of(running_nets, z, cover, ids, band, alphas, a, device)
+            batch = bank.batch(a.batch * 4 if short else a.batch, 4 if short else None)
+        loss, read = loss_of(running_nets, *batch, band, alphas, a, device)
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        (loss + a.read * read).backward()
         team.average_gradients(nets)
         torch.nn.utils.clip_grad_norm_(nets.parameters(), 1.0)
         optimizer.step()
@@ -296,7 +361,7 @@ def main():
             if not math.isfinite(loss.item()):
                 raise SystemExit(f"the loss is {loss.item()} at step {done + clock.count}; the last state is in {state.folder}")
             running = loss.item() if running is None else 0.8 * running + 0.2 * loss.item()
-            print(f"step {done + clock.count} loss {running:.4f} {clock.rate():.2f} it/s"
+            print(f"step {done + clock.count} loss {running:.4f} read {read.item():.3f} {clock.rate():.2f} it/s"
                   f"{check.line() if check else ''}", flush=True)
         if time.time() - saved > 150:
             save()
