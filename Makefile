@@ -6,11 +6,12 @@ DEMO   := out/seasons.mp4
 CUDA_TOOLKIT ?=
 CUDA_FEATURES ?= cuda
 
-.PHONY: help deps build cuda cuda-check demo gallery test torture lint fuzz bench-multiprompt bench-toyland bench-plan bench-gpu-smoke test-slurm
+.PHONY: help deps build cuda cuda-check demo gallery pictures test torture lint fuzz bench-multiprompt bench-toyland bench-plan bench-gpu-smoke test-slurm
 
 help:
 	@echo 'make demo    install what is missing, build, render a video on the embedded model'
 	@echo 'make gallery the storyboards of prompts/ as videos in out/gallery, each with a strip of pictures beside it'
+	@echo 'make pictures   those of README and docs again (PYTHON: one with Pillow)'
 	@echo 'make test    run all tests'
 	@echo 'make torture kill a run 200 times, at random moments, and compare what it makes in the end'
 	@echo 'make build   the release binary, target/release/vidgen'
@@ -50,6 +51,11 @@ gallery: build
 	  case $$name in *.txt) key=prompt_file ;; *) key=script ;; esac; \
 	  echo "{\"id\": \"$${name%.*}\", \"$$key\": \"$$file\"}"; \
 	done | $(VIDGEN) batch - --output-root out/gallery --preview strip
+
+PYTHON ?= python3
+
+pictures: build
+	$(PYTHON) scripts/pictures.py $(VIDGEN)
 
 test: deps
 	cargo test --locked
