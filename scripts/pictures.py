@@ -112,7 +112,7 @@ def main():
         with tempfile.TemporaryDirectory() as work:
             picture = PICTURES[name](vidgen, pathlib.Path(work))
         path = ROOT / "docs" / "images" / f"{name}.png"
-        picture.quantize(256, method=Image.Quantize.MEDIANCUT).save(path, optimize=True)
+        picture.save(path, optimize=True)
         print(path.relative_to(ROOT), *picture.size)
 
 
