@@ -144,7 +144,9 @@ class Muon(torch.optim.AdamW):
         group = self.param_groups[0]
         for parameter, mean in self.matrices:
             mean.lerp_(parameter.grad, 1 - self.momentum)
-            update = orthogonal(parameter.grad.lerp(mean, self.momentum).flatten(1))
+            update = parameter.grad.lerp(mean, self.momentum).flatten(1)
+            # three digits are enough for a direction
+            update = orthogonal(update.bfloat16()).float() if fast_bf16(update.device.type) else orthogonal(update)
             parameter.mul_(1 - group["lr"] * group["weight_decay"])
             parameter.add_(update.view_as(parameter), alpha=-0.2 * max(update.shape) ** 0.5 * group["lr"])
 
@@ -155,18 +157,14 @@ class Muon(torch.optim.AdamW):
 
 
 def orthogonal(x: torch.Tensor, steps: int = 5) -> torch.Tensor:
-    """The nearest orthogonal matrix to `x`, roughly: singular values between 0.7 and 1.2 (five steps of Newton-Schulz, in bf16
-    where that is fast)."""
-    kind = x.dtype
-    if fast_bf16(x.device.type):
-        x = x.bfloat16()
+    """The nearest orthogonal matrix to `x`, roughly: singular values between 0.7 and 1.2 (five steps of Newton-Schulz)."""
     turned = x.shape[0] > x.shape[1]
     y = x.T if turned else x
     y = y / (y.norm() + 1e-7)
     for _ in range(steps):
         square = y @ y.T
         y = 3.4445 * y + torch.addmm(square, square, square, beta=-4.7750, alpha=2.0315) @ y
-    return (y.T if turned else y).to(kind)
+    return y.T if turned else y
 
 
 def save_tensors(tensors: dict[str, torch.Tensor], path: str, dtype=torch.float16):

@@ -192,6 +192,8 @@ class Updates(unittest.TestCase):
             left, _, right = torch.linalg.svd(x, full_matrices=False)
             core = left.T @ orthogonal(x) @ right.T
             self.assertLess((core - torch.diag(core.diagonal())).abs().max().item(), 1e-3)
+            rounded = orthogonal(x.bfloat16()).float()
+            self.assertLess((rounded - orthogonal(x)).norm().item() / rounded.norm().item(), 0.05)
 
     def test_muon_learns_and_leaves_out_nothing(self):
         torch.manual_seed(0)
