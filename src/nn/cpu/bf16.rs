@@ -92,9 +92,14 @@ pub fn pair(even: &[f32], odd: &[f32], to: &mut [f32]) {
     }
 }
 
+/// Both numbers of a [`pair`].
+#[inline(always)]
+pub fn halves(pair: f32) -> [f32; 2] {
+    [pair.to_bits() << 16, pair.to_bits() & 0xffff_0000].map(f32::from_bits)
+}
+
 /// Sums of the halves of two pairs, rounded.
 pub fn add_pairs(a: f32, b: f32) -> f32 {
-    let halves = |pair: f32| [pair.to_bits() << 16, pair.to_bits() & 0xffff_0000].map(f32::from_bits);
     let (a, b) = (halves(a), halves(b));
     let mut sum = [0.0];
     pair(&[a[0] + b[0]], &[a[1] + b[1]], &mut sum);

@@ -1,5 +1,6 @@
 //! The multiplication at the bottom of everything: a register tile of `M` rows times `N` vectors, `a` broadcast, `b` loaded.
 
+use super::bf16::halves;
 use super::simd::{MAX_LANES, Simd};
 
 /// Where the vectors of each step of a sum begin.
@@ -120,7 +121,6 @@ pub(super) unsafe fn multiply_pairs<S: Simd, const M: usize, const N: usize>(
     if unsafe { s.multiply_pairs((a, am, ak), (b, steps), &mut sum) } {
         return sum;
     }
-    let halves = |pair: f32| [pair.to_bits() << 16, pair.to_bits() & 0xffff_0000].map(f32::from_bits);
     for (i, &step) in steps.iter().enumerate() {
         for n in 0..N {
             // SAFETY: all reads are the caller's promise.
