@@ -23,9 +23,14 @@ def outline_of(mask: torch.Tensor) -> torch.Tensor:
     return first if mask.shape[2] == 1 else torch.cat([first, F.avg_pool3d(mask[:, :, 1:], (4, 2, 2))[:, 0]], 1)
 
 
+def cells_of(outline: torch.Tensor) -> torch.Tensor:
+    """How much of each latent cell the subject covers, [B, F, h, w], from an outline at half size, as numbers or as bytes."""
+    return F.avg_pool2d(outline.float() / 255 if outline.dtype == torch.uint8 else outline, 4)
+
+
 def cover_of(mask: torch.Tensor) -> torch.Tensor:
-    """How much of each latent cell the subject covers, [B, F, h, w], from its mask [B, 1, T, H, W]."""
-    return F.avg_pool2d(outline_of(mask), 4)
+    """The same from the subject's mask [B, 1, T, H, W]."""
+    return cells_of(outline_of(mask))
 
 
 class Bank:
@@ -69,7 +74,7 @@ class Bank:
 
     def cover(self, index, frames: int | None = None) -> torch.Tensor:
         """How much of each latent cell the subject covers in the chosen clips, [B, F, h, w]."""
-        return F.avg_pool2d(self.outline[index, :frames].float() / 255, 4)
+        return cells_of(self.outline[index, :frames])
 
     def save(self):
         if self.file:

@@ -14,7 +14,7 @@ for resume in "" --resume; do
   "$python" "$here/train_transformer.py" --vae "$out/vae" --out "$out" $tiny --batch 4 --bank 8 --bank-file "$out/bank" --short 0.5 --refresh 2 $resume
 done
 for resume in "" --resume; do
-  "$python" "$here/train_vae.py" --start "$out/vae" --anchor 0.5 --out "$out/again" $tiny --batch 2 --evaluate 1 $resume
+  "$python" "$here/train_vae.py" --start "$out/vae" --anchor 0.5 --muon --out "$out/again" $tiny --batch 2 --evaluate 1 $resume
 done
 "$python" "$here/train_transformer.py" --start "$out" --vae "$out/again/vae" --out "$out/again" $tiny --batch 2 --frames 9 --bank 4 --stills 4 --muon --check --read-at 2 --least 50
 "$python" "$here/train_judge.py" --out "$out/judge" --steps 3 --frames 64 --clips 8 --batch 8

@@ -32,7 +32,7 @@ from safetensors.torch import load_file
 from transformers import T5Config, T5EncoderModel
 
 import tokenizer
-from bank import Bank
+from bank import Bank, cells_of
 from common import Average, Clock, Muon, State, Team, autocast, export, learning_rate, setup
 from world import ATTRIBUTES, FRAMES, HEIGHT, WIDTH, caption, plain_caption, sample
 
@@ -226,7 +226,7 @@ def loss_of(nets, z, outline, ids, labels, band, alphas, a, device: str) -> tupl
         keep = (torch.rand(len(z), 1, 1, device=device) > 0.1).to(embedding.dtype)
         out, hidden = nets["watched"](noisy, embedding * keep, t)
         read = nets["head"].loss(nets["head"](hidden), outline, labels) if a.read else torch.zeros(())
-    weight = 1 + (a.band - 1) * band + (a.subject - 1) * F.avg_pool2d(outline, 4).unsqueeze(2) * alpha
+    weight = 1 + (a.band - 1) * band + (a.subject - 1) * cells_of(outline).unsqueeze(2) * alpha
     return ((out.float() - v).square() * weight).mean() / weight.mean(), read
 
 
@@ -239,7 +239,7 @@ class Check:
         rng, chance = random.Random(91), torch.Generator().manual_seed(91)
         scenes = [sample(rng, "unseen") for _ in range(32)]
         z, outline = Bank(vae, a.size, 1, device).encode(scenes)
-        self.z, self.cover = z.float(), F.avg_pool2d(outline.float() / 255, 4)
+        self.z, self.cover = z.float(), cells_of(outline)
         self.ids = captions.ids([plain_caption(scene) for scene in scenes]).to(device)
         self.noise = torch.randn(self.z.shape, generator=chance).to(device)
 

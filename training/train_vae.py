@@ -30,7 +30,7 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKLCogVideoX
 
 from bank import cover_of
-from common import Average, Clock, State, Team, autocast, export, learning_rate, psnr, setup
+from common import Average, Clock, Muon, State, Team, autocast, export, learning_rate, psnr, setup
 from render import render
 from world import COLOURS, FPS, FRAMES, HEIGHT, SHAPES, WIDTH, Scene, sample
 
@@ -43,8 +43,9 @@ def arguments():
     p.add_argument("--total", type=float, default=0, help="of all runs together, for the learning rate (default: --minutes)")
     p.add_argument("--steps", type=int, default=0, help="stop after this many steps instead (tests)")
     p.add_argument("--resume", action="store_true")
-    p.add_argument("--batch", type=int, default=16, help="clips of 9 frames; half as many of 17")
+    p.add_argument("--batch", type=int, default=16, help="clips of 9 frames; half as many of 17, but two or more on a CPU")
     p.add_argument("--lr", type=float, default=1.5e-3)
+    p.add_argument("--muon", action="store_true", help="orthogonal updates of all convolutions but the first and the last")
     p.add_argument("--warmup", type=int, default=200, help="steps until the learning rate is reached, in each run")
     p.add_argument("--channels", type=int, nargs=4, default=[16, 32, 32, 64])
     p.add_argument("--latent", type=int, default=8, help="latent channels")
@@ -251,7 +252,14 @@ def main():
     helper = copy.deepcopy(vae).requires_grad_(False) if a.anchor else Reader(vae.config.latent_channels).to(device)
     both = torch.nn.ModuleList([vae, helper])
     average = Average(vae, 0.998 if a.start else 0.999)
-    optimizer = torch.optim.AdamW(both.parameters(), lr=a.lr, betas=(0.9, 0.99), weight_decay=1e-4, fused=device == "cuda")
+    adam = {"betas": (0.9, 0.99), "weight_decay": 1e-4, "fused": device == "cuda"}
+    if a.muon:
+        # the first and the last layers of encoder and decoder see or make colours and latents, not features
+        inner = lambda name, p: p.dim() > 3 and name.startswith("0.") and not any(end in name for end in ("conv_in.", "conv_out."))
+        trained = [(inner(name, p), p) for name, p in both.named_parameters() if p.requires_grad]
+        optimizer = Muon(*([p for inside, p in trained if inside == wanted] for wanted in (True, False)), lr=a.lr, **adam)
+    else:
+        optimizer = torch.optim.AdamW([p for p in both.parameters() if p.requires_grad], lr=a.lr, **adam)
     state, before, seen = State(a.state or os.path.join(a.out, "state", "vae")), 0.0, 0
     if a.resume and state.exists():
         record = state.load(vae, average, optimizer)
@@ -276,7 +284,8 @@ def main():
             break
         for group in optimizer.param_groups:
             group["lr"] = rate
-        frames, batch = (9, a.batch) if clock.count % 2 else (17, max(1, a.batch // 2))
+        # never one clip on a CPU: PyTorch's convolutions of a batch of one are several times slower there
+        frames, batch = (9, a.batch) if clock.count % 2 else (17, max(2 if device == "cpu" else 1, a.batch // 2))
         with torch.no_grad():
             scenes = [sample(rng) for _ in range(batch)]
             start = [rng.random() * (FRAMES - frames) / FPS for _ in scenes]
