@@ -173,6 +173,13 @@ class Muon(torch.optim.AdamW):
             parameter.grad = None
 
 
+def optimizer_of(net: torch.nn.Module, lr: float, inner=None, **adam) -> torch.optim.AdamW:
+    """AdamW for all that is trained in `net`; with `inner`, Muon for the parameters of which `inner(name, parameter)` is true."""
+    trained = [(inner is not None and inner(name, p), p) for name, p in net.named_parameters() if p.requires_grad]
+    matrices, others = ([p for inside, p in trained if inside == wanted] for wanted in (True, False))
+    return Muon(matrices, others, lr=lr, **adam) if inner else torch.optim.AdamW(others, lr=lr, **adam)
+
+
 def orthogonal(x: torch.Tensor, steps: int = 5) -> torch.Tensor:
     """The nearest orthogonal matrix to `x`, roughly: singular values between 0.7 and 1.2 (five steps of Newton-Schulz)."""
     turned = x.shape[0] > x.shape[1]

@@ -33,7 +33,7 @@ from transformers import T5Config, T5EncoderModel
 
 import tokenizer
 from bank import Bank, cells_of
-from common import Average, Clock, Muon, State, Team, autocast, export, learning_rate, setup
+from common import Average, Clock, State, Team, autocast, export, learning_rate, optimizer_of, setup
 from world import ATTRIBUTES, FRAMES, HEIGHT, WIDTH, caption, plain_caption, sample
 
 CAPTIONS = 8  # per clip of the bank
@@ -283,14 +283,9 @@ def main():
     average = Average(nets, a.average)
     if a.read_at > a.layers:
         raise SystemExit(f"--read-at {a.read_at}: there are {a.layers} blocks")
-    adam = {"betas": (0.9, 0.98), "weight_decay": 0.01, "fused": device == "cuda"}
-    if a.muon:
-        inner = lambda name, p: p.dim() == 2 and any(part in name for part in (".attn1.", ".ff.", "SelfAttention.", "DenseReluDense."))
-        inner_matrices = {name for name, p in nets.named_parameters() if inner(name, p) and "relative_attention_bias" not in name}
-        split = [[p for name, p in nets.named_parameters() if (name in inner_matrices) == wanted] for wanted in (True, False)]
-        optimizer = Muon(*split, lr=a.lr, **adam)
-    else:
-        optimizer = torch.optim.AdamW(nets.parameters(), lr=a.lr, **adam)
+    blocks = (".attn1.", ".ff.", "SelfAttention.", "DenseReluDense.")
+    inner = lambda name, p: p.dim() == 2 and any(part in name for part in blocks) and "relative_attention_bias" not in name
+    optimizer = optimizer_of(nets, a.lr, inner if a.muon else None, betas=(0.9, 0.98), weight_decay=0.01, fused=device == "cuda")
     state, before, done = State(a.state or os.path.join(a.out, "state", "transformer")), 0.0, 0
     if a.start:
         begin_with(nets, a.start)

@@ -30,7 +30,7 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKLCogVideoX
 
 from bank import cover_of
-from common import Average, Clock, Muon, State, Team, autocast, export, learning_rate, psnr, setup
+from common import Average, Clock, State, Team, autocast, export, learning_rate, optimizer_of, psnr, setup
 from render import render
 from world import COLOURS, FPS, FRAMES, HEIGHT, SHAPES, WIDTH, Scene, sample
 
@@ -252,14 +252,9 @@ def main():
     helper = copy.deepcopy(vae).requires_grad_(False) if a.anchor else Reader(vae.config.latent_channels).to(device)
     both = torch.nn.ModuleList([vae, helper])
     average = Average(vae, 0.998 if a.start else 0.999)
-    adam = {"betas": (0.9, 0.99), "weight_decay": 1e-4, "fused": device == "cuda"}
-    if a.muon:
-        # the first and the last layers of encoder and decoder see or make colours and latents, not features
-        inner = lambda name, p: p.dim() > 3 and name.startswith("0.") and not any(end in name for end in ("conv_in.", "conv_out."))
-        trained = [(inner(name, p), p) for name, p in both.named_parameters() if p.requires_grad]
-        optimizer = Muon(*([p for inside, p in trained if inside == wanted] for wanted in (True, False)), lr=a.lr, **adam)
-    else:
-        optimizer = torch.optim.AdamW([p for p in both.parameters() if p.requires_grad], lr=a.lr, **adam)
+    # the first and the last layers of encoder and decoder see or make colours and latents, not features
+    inner = lambda name, p: p.dim() > 3 and name.startswith("0.") and not any(end in name for end in ("conv_in.", "conv_out."))
+    optimizer = optimizer_of(both, a.lr, inner if a.muon else None, betas=(0.9, 0.99), weight_decay=1e-4, fused=device == "cuda")
     state, before, seen = State(a.state or os.path.join(a.out, "state", "vae")), 0.0, 0
     if a.resume and state.exists():
         record = state.load(vae, average, optimizer)
