@@ -58,16 +58,16 @@ pictures: build
 	$(PYTHON) scripts/pictures.py $(VIDGEN)
 
 test: deps
-	cargo test --locked
+	cargo test --locked --workspace
 
 torture: deps
 	VIDGEN_KILLS=200 cargo test --locked --test cli killed -- --nocapture
 
 lint: deps
-	cargo fmt --check
-	cargo clippy --locked --all-targets -- -D warnings
-	cargo clippy --locked --no-default-features --all-targets -- -D warnings
-	RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps
+	cargo fmt --all --check
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+	cargo clippy --locked --workspace --no-default-features --all-targets -- -D warnings
+	RUSTDOCFLAGS='-D warnings' cargo doc --locked --workspace --no-deps
 
 bench-multiprompt: build
 	benches/multiprompt/run.sh

@@ -11,7 +11,7 @@ if [ ! -x "$ptxas" ]; then
   exit 0
 fi
 count=0
-for file in src/nn/cuda/kernels/*.ptx; do
+for file in crates/nn/src/cuda/kernels/*.ptx; do
   arch=${file%.ptx}
   if ! said=$("$ptxas" -v -arch="${arch##*.}" "$file" -o /dev/null 2>&1); then
     printf 'cuda-check: %s\n%s\n' "$file" "$said" >&2

@@ -59,12 +59,10 @@
 
 pub mod attention;
 pub mod cli;
-pub mod disk;
 pub mod eval;
 pub mod guidance;
 pub mod job;
 pub mod models;
-pub mod nn;
 pub mod noise;
 pub mod pipelines;
 pub mod processors;
@@ -74,6 +72,7 @@ pub mod schedulers;
 pub mod storyboard;
 pub mod text;
 pub mod timeline;
-pub mod video;
 pub mod weights;
-pub mod words;
+
+pub use vidgen_base::{disk, words};
+pub use {vidgen_nn as nn, vidgen_video as video};

@@ -1,6 +1,6 @@
 """Speed of vidgen's operations beside PyTorch's, in turns on the same inputs' sizes; prints a table.
 
-    cargo bench --bench nn --no-run          # prints the path of the program
+    cargo bench -p vidgen-nn --no-run          # prints the path of the program
     python tests/reference/bench_ops.py target/.../nn-... [--threads 2] [--only conv] [--rounds 9] [--json FILE]
 
 Each case runs alternately in both programs, after a pause that lets the other one's threads fall asleep; short ones for some 50 ms

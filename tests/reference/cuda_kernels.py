@@ -1,10 +1,10 @@
-"""Runs the source of the CUDA kernels (src/nn/cuda/kernels/*.py) on the CPU and compares it with torch; needs no GPU.
+"""Runs the source of the CUDA kernels (crates/nn/src/cuda/kernels/*.py) on the CPU and compares it with torch; needs no GPU.
 
     python tests/reference/cuda_kernels.py
 
 Triton's interpreter executes the very functions that are compiled to the PTX in the repository, block by block, with the block
 sizes of the PTX files and at sizes that leave ragged ends; also with the strides in which a network hands them over. Writes
-nothing. What it cannot check is the compiler and the launch: `make cuda-check` reads the PTX, the tests of src/nn/cuda read the
+nothing. What it cannot check is the compiler and the launch: `make cuda-check` reads the PTX, the tests of crates/nn/src/cuda read the
 launches, and `vidgen doctor` compares on the GPU.
 """
 
@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from triton.runtime import interpreter
 
-KERNELS = pathlib.Path(__file__).parents[2] / "src/nn/cuda/kernels"
+KERNELS = pathlib.Path(__file__).parents[2] / "crates/nn/src/cuda/kernels"
 sys.path.insert(0, str(KERNELS))
 import attention  # noqa: E402
 import group_norm  # noqa: E402

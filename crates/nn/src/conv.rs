@@ -1,0 +1,504 @@
+//! Convolutions of the autoencoder. The plain versions stand on candle's `conv2d` (candle has no three-dimensional one); on
+//! the processor the weights are packed when the layer is made, and `cpu::conv` computes, on f32: with weights in bf16 it rounds what
+//! comes in and multiplies in bf16, where the processor can.
+//!
+//! candle's `conv2d` on a GPU writes every pixel's neighbourhood out before it multiplies (but for cuDNN): 8 GB for eleven
+//! frames of 480x720 and 128 channels. `convolve` goes by frames, and by bands of a frame, so that this buffer stays below
+//! `COLUMNS` and all tensors below 2^31 numbers.
+
+use super::cpu::{self, View, conv::Packed};
+use super::resample::upsample_nearest_2x;
+use super::size;
+use candle_core::{DType, Device, Result, Tensor, bail};
+use candle_nn::VarBuilder;
+use std::collections::VecDeque;
+use std::sync::{Arc, OnceLock};
+
+/// Most numbers in the column buffer of one `conv2d`.
+const COLUMNS: usize = 1 << 28;
+
+/// Two-dimensional convolution on `[T, C, H, W]`.
+#[derive(Debug, Clone)]
+pub struct Conv2d {
+    weights: Weights,
+    stride: usize,
+    padding: usize,
+}
+
+/// Three-dimensional convolution on `[T, C, H, W]`: stride 1, zero padding `k/2` in space, no padding in time. The caller
+/// supplies the `kt - 1` leading frames, which is also what a streamed decode carries from chunk to chunk.
+#[derive(Debug, Clone)]
+pub struct Conv3d {
+    weights: Weights,
+    kt: usize,
+    padding: usize,
+}
+
+/// The weights in one of two forms; the packed one takes the place of the tensor, not more memory.
+#[derive(Debug, Clone)]
+enum Weights {
+    /// `kernel` is `[kt * Cout, Cin, k, k]`: the temporal taps stacked in the output channels, so that one conv2d serves all.
+    Plain { kernel: Tensor, bias: Option<Tensor> },
+    /// `doubling` is made at the first use.
+    Packed { packed: Arc<Packed>, doubling: Arc<OnceLock<Packed>> },
+}
+
+/// Weight `[out, in, kernel, kernel]`, bias `[out]`; `padding` zeros on each side.
+pub fn conv2d(
+    in_channels: usize,
+    out_channels: usize,
+    kernel: usize,
+    stride: usize,
+    padding: usize,
+    bias: bool,
+    vb: VarBuilder,
+) -> Result<Conv2d> {
+    let weight = vb.get((out_channels, in_channels, kernel, kernel), "weight")?;
+    let bias = bias.then(|| vb.get(out_channels, "bias")).transpose()?;
+    Ok(Conv2d { weights: Weights::new(&weight.unsqueeze(2)?, bias, stride, padding)?, stride, padding })
+}
+
+/// Weight `[out, in, kt, k, k]`, bias `[out]`, under the names the checkpoint has.
+pub fn conv3d(in_channels: usize, out_channels: usize, kt: usize, kernel: usize, vb: VarBuilder) -> Result<Conv3d> {
+    let weight = vb.get((out_channels, in_channels, kt, kernel, kernel), "weight")?;
+    let bias = vb.get(out_channels, "bias")?;
+    let padding = kernel / 2;
+    Ok(Conv3d { weights: Weights::new(&weight, Some(bias), 1, padding)?, kt, padding })
+}
+
+impl Weights {
+    /// `weight` is `[Cout, Cin, kt, k, k]`.
+    fn new(weight: &Tensor, bias: Option<Tensor>, stride: usize, padding: usize) -> Result<Self> {
+        if !weight.device().is_cpu() || !matches!(weight.dtype(), DType::F32 | DType::F16 | DType::BF16) {
+            return Self::plain(weight, bias);
+        }
+        let (output, input, kt, k, _) = weight.dims5()?;
+        let numbers = |x: &Tensor| x.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>();
+        let bias = bias.as_ref().map(numbers).transpose()?.unwrap_or_default();
+        // what sees one position waits for memory, whatever multiplies
+        let paired = weight.dtype() == DType::BF16 && kt * k > 1 && cpu::bf16::name().is_some();
+        let packed = Packed::new(&numbers(weight)?, &bias, (output, input, kt, k), (stride, padding), paired);
+        Ok(Self::Packed { packed: Arc::new(packed), doubling: Arc::default() })
+    }
+
+    fn plain(weight: &Tensor, bias: Option<Tensor>) -> Result<Self> {
+        let (output, input, kt, k, _) = weight.dims5()?;
+        let kernel = weight.permute((2, 0, 1, 3, 4))?.contiguous()?; // [kt, Cout, Cin, k, k]
+        Ok(Self::Plain { kernel: kernel.reshape((kt * output, input, k, k))?, bias })
+    }
+}
+
+impl Conv2d {
+    /// `[T, Cin, H, W]` to `[T, Cout, H', W']`.
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        match &self.weights {
+            Weights::Plain { kernel, bias } => {
+                let mut done = Vec::new();
+                convolve(x, kernel, self.padding, self.stride, COLUMNS, |_, y| {
+                    done.push(y);
+                    Ok(())
+                })?;
+                add_bias(joined(done, x.device())?, bias.as_ref())
+            }
+            Weights::Packed { packed, .. } => run(packed, &[x], None),
+        }
+    }
+
+    /// [`upsample_nearest_2x`], then the convolution: `[T, Cin, H, W]` to `[T, Cout, 2H, 2W]` for a 3x3 kernel with stride 1
+    /// and padding 1.
+    pub fn forward_upsampled(&self, x: &Tensor) -> Result<Tensor> {
+        if let Weights::Packed { packed, doubling } = &self.weights
+            && let Some(doubled) = packed.doubled()
+        {
+            return run(doubling.get_or_init(doubled), &[x], None);
+        }
+        self.forward(&upsample_nearest_2x(x)?)
+    }
+}
+
+impl Conv3d {
+    /// Frames that the convolution reads before its first output frame.
+    pub fn context(&self) -> usize {
+        self.kt - 1
+    }
+
+    /// `[T + kt - 1, Cin, H, W]` to `[T, Cout, H, W]`.
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        self.forward_parts(&[x], None)
+    }
+
+    /// [`Conv3d::forward`] of the frames of all `parts` one after the other, without joining them, plus `residual` (of the
+    /// shape of the result).
+    pub fn forward_parts(&self, parts: &[&Tensor], residual: Option<&Tensor>) -> Result<Tensor> {
+        let (kernel, bias) = match &self.weights {
+            Weights::Plain { kernel, bias } => (kernel, bias),
+            Weights::Packed { packed, .. } => return run(packed, parts, residual),
+        };
+        let Some(device) = parts.first().map(|part| part.device()) else { bail!("a convolution without frames") };
+        let sum = add_bias(joined(self.taps(parts, kernel, COLUMNS)?, device)?, bias.as_ref())?;
+        residual.map_or(Ok(sum.clone()), |residual| sum + residual)
+    }
+
+    /// The frames of the result, each from the `kt` products of its frames with the taps that meet there.
+    fn taps(&self, parts: &[&Tensor], kernel: &Tensor, columns: usize) -> Result<Vec<Tensor>> {
+        let channels = kernel.dim(0)? / self.kt;
+        let mut window = VecDeque::with_capacity(self.kt); // of [1, kt * Cout, H, W]
+        let mut done = Vec::new();
+        for part in parts {
+            convolve(part, kernel, self.padding, 1, columns, |frames, y| {
+                for frame in 0..frames {
+                    window.push_back(y.narrow(0, frame, 1)?);
+                    if window.len() < self.kt {
+                        continue;
+                    }
+                    let products = window.iter().enumerate();
+                    let mut products = products.map(|(tap, y)| y.narrow(1, tap * channels, channels));
+                    let first = products.next().unwrap_or_else(|| bail!("a convolution without taps"))?;
+                    done.push(products.try_fold(first, |sum, product| sum + product?)?.contiguous()?);
+                    window.pop_front();
+                }
+                Ok(())
+            })?;
+        }
+        if done.is_empty() {
+            let count: usize = parts.iter().map(|part| part.dim(0)).sum::<Result<_>>()?;
+            bail!("a convolution over {} frames cannot take {count}", self.kt)
+        }
+        Ok(done)
+    }
+}
+
+/// Tensors of frames as one.
+fn joined(mut frames: Vec<Tensor>, device: &Device) -> Result<Tensor> {
+    if frames.len() == 1 {
+        return Ok(frames.remove(0));
+    }
+    let count: usize = frames.iter().map(|frame| frame.dim(0)).sum::<Result<_>>()?;
+    if let Some(frame) = frames.first() {
+        size::check("the output of a convolution", device, &[&[count], &frame.dims()[1..]].concat())?;
+    }
+    Tensor::cat(&frames, 0)
+}
+
+/// The convolution of `x` `[T, Cin, H, W]` with `weight` `[Cout, Cin, k, k]`, some frames at a time: `each` gets their number
+/// and `[frames, Cout, H', W']`, in order. No column buffer has more than `columns` numbers, but that of one row must fit.
+fn convolve(
+    x: &Tensor,
+    weight: &Tensor,
+    padding: usize,
+    stride: usize,
+    columns: usize,
+    mut each: impl FnMut(usize, Tensor) -> Result<()>,
+) -> Result<()> {
+    let (frames, _, h, w) = x.dims4()?;
+    let (output, input, kh, kw) = weight.dims4()?;
+    let out = |length: usize, kernel: usize| (length + 2 * padding).checked_sub(kernel).map(|room| room / stride + 1);
+    let (Some(out_h), Some(out_w)) = (out(h, kh), out(w, kw)) else {
+        bail!("frames of {h}x{w} are smaller than the kernel of a convolution, {kh}x{kw}")
+    };
+    // what the call writes counts as well: the columns, and the result with all its taps
+    let row = out_w * (input * kh * kw).max(output);
+    size::check("one row of a convolution", x.device(), &[row])?;
+    let rows = (columns / row.max(1)).max(1);
+    if rows >= out_h {
+        let most = (rows / out_h.max(1)).max(1);
+        for first in (0..frames).step_by(most) {
+            let count = most.min(frames - first);
+            each(count, x.narrow(0, first, count)?.conv2d(weight, padding, stride, 1, 1)?)?;
+        }
+        return Ok(());
+    }
+    for frame in 0..frames {
+        let x = x.narrow(0, frame, 1)?.pad_with_zeros(2, padding, padding)?.pad_with_zeros(3, padding, padding)?;
+        let mut bands = Vec::with_capacity(out_h.div_ceil(rows));
+        for first in (0..out_h).step_by(rows) {
+            let count = rows.min(out_h - first);
+            let band = x.narrow(2, first * stride, (count - 1) * stride + kh)?.contiguous()?;
+            bands.push(band.conv2d(weight, 0, stride, 1, 1)?);
+        }
+        each(1, Tensor::cat(&bands, 2)?)?;
+    }
+    Ok(())
+}
+
+fn add_bias(y: Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+    match bias {
+        Some(bias) => y.broadcast_add(&bias.reshape((1, (), 1, 1))?),
+        None => Ok(y),
+    }
+}
+
+/// The fast version on the frames of all `parts`.
+fn run(packed: &Packed, parts: &[&Tensor], residual: Option<&Tensor>) -> Result<Tensor> {
+    let (_, c, h, w) = parts.first().map_or(Ok((0, 0, 0, 0)), |part| part.dims4())?;
+    let frames: usize = parts.iter().map(|part| part.dims4().map(|(frames, ..)| frames)).sum::<Result<_>>()?;
+    let (input, output, kt) = (packed.input(), packed.output(), packed.taps());
+    let Some((out_h, out_w)) = packed.size(h, w).filter(|_| c == input && frames >= kt) else {
+        bail!("a convolution of {input} channels and {kt} frames cannot take [{frames}, {c}, {h}, {w}]")
+    };
+    let shape = (frames + 1 - kt, output, out_h, out_w);
+    let residual = residual.map(|residual| residual.contiguous()).transpose()?;
+    let mut tensors = parts.to_vec();
+    tensors.extend(&residual);
+    let values = cpu::with_views(&tensors, |views| {
+        let (parts, residual) = views.split_at(parts.len());
+        let mut frames = Vec::new();
+        for part in parts {
+            let (&[count, ..], &[along, ..]) = (part.dims, part.strides) else { bail!("frames without an axis") };
+            let (dims, strides) = (&part.dims[1..], &part.strides[1..]);
+            let frame = |i| View { data: part.data.get(i * along..).unwrap_or_default(), dims, strides };
+            frames.extend((0..count).map(frame));
+        }
+        let add = residual.first().and_then(View::contiguous);
+        packed
+            .run(&frames, add)
+            .ok_or_else(|| candle_core::Error::msg("frames or residual of a convolution differ in shape"))
+    })?;
+    Tensor::from_vec(values, shape, &Device::Cpu)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cpu::simd::on_each_isa;
+    use crate::cpu::tests::{assert_close, random};
+
+    /// Both forms of one layer.
+    fn layers(cout: usize, cin: usize, kt: usize, k: usize, stride: usize, padding: usize) -> (Weights, Weights) {
+        let weight = random(&[cout, cin, kt, k, k]);
+        let bias = random(&[cout]);
+        let packed = Weights::new(&weight, Some(bias.clone()), stride, padding).unwrap();
+        (packed, Weights::plain(&weight, Some(bias)).unwrap())
+    }
+
+    #[test]
+    fn conv3d_equals_its_plain_version() {
+        on_each_isa(|isa| {
+            for (cin, cout, kt, k, t, h, w) in [
+                (1, 1, 1, 1, 1, 1, 1),
+                (3, 5, 3, 3, 1, 1, 1),
+                (16, 16, 3, 3, 2, 6, 9),
+                (5, 3, 3, 3, 3, 7, 50),
+                (8, 20, 1, 1, 2, 5, 11),
+                (2, 9, 3, 1, 2, 4, 3),
+                (4, 12, 2, 5, 1, 9, 33),
+                (100, 8, 3, 3, 1, 40, 200), // several bands and strips
+            ] {
+                let (packed, plain) = layers(cout, cin, kt, k, 1, k / 2);
+                let [packed, plain] = [packed, plain].map(|weights| Conv3d { weights, kt, padding: k / 2 });
+                let x = random(&[t + kt - 1, cin, h, w]);
+                let what = format!("{isa:?} {cin} to {cout}, {kt}x{k}x{k} on {t}x{h}x{w}");
+                let want = plain.forward(&x).unwrap();
+                assert_close(&what, &packed.forward(&x).unwrap(), &want, 1e-6);
+                // Other strides: frames repeated, channels and width exchanged, frames from two tensors.
+                let first = x.narrow(0, 0, 1).unwrap();
+                let still = first.broadcast_as((t + kt - 1, cin, h, w)).unwrap();
+                let want = plain.forward(&still.contiguous().unwrap()).unwrap();
+                assert_close(&what, &packed.forward(&still).unwrap(), &want, 1e-6);
+                let turned = random(&[t + kt - 1, w, h, cin]).transpose(1, 3).unwrap();
+                let residual = random(&[t, cout, h, w]);
+                let want = (plain.forward(&turned.contiguous().unwrap()).unwrap() + &residual).unwrap();
+                let (head, tail) = (turned.narrow(0, 0, kt - 1), turned.narrow(0, kt - 1, t).unwrap());
+                let got = match head {
+                    Ok(head) if kt > 1 => packed.forward_parts(&[&head, &tail], Some(&residual)).unwrap(),
+                    _ => packed.forward_parts(&[&tail], Some(&residual)).unwrap(),
+                };
+                assert_close(&what, &got, &want, 1e-6);
+            }
+        });
+    }
+
+    /// The sum of its definition.
+    fn by_definition(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Tensor {
+        let (frames, input, h, w) = x.dims4().unwrap();
+        let (output, _, kt, k, _) = weight.dims5().unwrap();
+        let [x, weight, bias] = [x, weight, bias].map(|x| x.flatten_all().unwrap().to_vec1::<f32>().unwrap());
+        let mut y = Vec::new();
+        for (t, o) in (0..frames + 1 - kt).flat_map(|t| (0..output).map(move |o| (t, o))) {
+            for (i, j) in (0..h).flat_map(|i| (0..w).map(move |j| (i, j))) {
+                let mut sum = f64::from(bias[o]);
+                for (c, dt) in (0..input).flat_map(|c| (0..kt).map(move |dt| (c, dt))) {
+                    for (di, dj) in (0..k).flat_map(|di| (0..k).map(move |dj| (di, dj))) {
+                        let (Some(i), Some(j)) = ((i + di).checked_sub(k / 2), (j + dj).checked_sub(k / 2)) else {
+                            continue;
+                        };
+                        if i < h && j < w {
+                            let at = (((t + dt) * input + c) * h + i) * w + j;
+                            let tap = (((o * input + c) * kt + dt) * k + di) * k + dj;
+                            sum += f64::from(x[at]) * f64::from(weight[tap]);
+                        }
+                    }
+                }
+                y.push(sum as f32);
+            }
+        }
+        Tensor::from_vec(y, (frames + 1 - kt, output, h, w), &Device::Cpu).unwrap()
+    }
+
+    #[test]
+    fn the_plain_conv3d_is_the_definition_in_slices_of_any_size() {
+        for (cin, cout, kt, k, t, h, w) in
+            [(3, 5, 3, 3, 4, 6, 7), (2, 3, 1, 3, 3, 5, 4), (4, 2, 3, 1, 2, 3, 9), (2, 2, 2, 5, 2, 7, 6)]
+        {
+            let (weight, bias) = (random(&[cout, cin, kt, k, k]), random(&[cout]));
+            let weights = Weights::plain(&weight, Some(bias.clone())).unwrap();
+            let Weights::Plain { kernel, .. } = &weights else { panic!("asked for the plain form") };
+            let conv = Conv3d { weights: weights.clone(), kt, padding: k / 2 };
+            let x = random(&[t + kt - 1, cin, h, w]);
+            let want = by_definition(&x, &weight, &bias);
+            let what = format!("{cin} to {cout}, {kt}x{k}x{k} on {t}x{h}x{w}");
+            assert_close(&what, &conv.forward(&x).unwrap(), &want, 1e-6);
+            let row = w * (cin * k * k).max(kt * cout);
+            // all at once, two frames, one frame, three rows, one row, less than a row
+            for columns in [usize::MAX / 2, 2 * h * row, h * row, 3 * row, row, 1] {
+                let split = x.dim(0).unwrap() / 2;
+                let (head, tail) = (x.narrow(0, 0, split).unwrap(), x.narrow(0, split, t + kt - 1 - split).unwrap());
+                for parts in [&[&x][..], &[&head, &tail]] {
+                    let done = conv.taps(parts, kernel, columns).unwrap();
+                    let got = add_bias(joined(done, &Device::Cpu).unwrap(), Some(&bias)).unwrap();
+                    assert_close(&format!("{what}, {columns} columns"), &got, &want, 1e-6);
+                }
+            }
+            if kt > 1 {
+                assert!(conv.forward(&x.narrow(0, 0, kt - 1).unwrap()).unwrap_err().to_string().contains("frames"));
+            }
+        }
+    }
+
+    #[test]
+    fn strided_convolutions_may_be_cut_into_bands() {
+        for (k, stride, padding, h, w) in [(3, 2, 0, 11, 13), (3, 2, 1, 12, 9), (4, 3, 2, 20, 23), (1, 2, 0, 7, 5)] {
+            let (x, weight) = (random(&[3, 2, h, w]), random(&[4, 2, k, k]));
+            let want = x.conv2d(&weight, padding, stride, 1, 1).unwrap();
+            let row = want.dim(3).unwrap() * 2 * k * k;
+            for columns in [1, row, 4 * row, usize::MAX / 2] {
+                let mut done = Vec::new();
+                let each = |frames: usize, y: Tensor| {
+                    assert_eq!(y.dim(0)?, frames);
+                    done.push(y);
+                    Ok(())
+                };
+                convolve(&x, &weight, padding, stride, columns, each).unwrap();
+                let got = joined(done, &Device::Cpu).unwrap();
+                assert_close(&format!("{k}x{k}/{stride} on {h}x{w}, {columns}"), &got, &want, 1e-6);
+            }
+        }
+        let (x, weight) = (random(&[1, 2, 2, 9]), random(&[4, 2, 3, 3]));
+        assert!(convolve(&x, &weight, 0, 1, 64, |_, _| Ok(())).is_err());
+    }
+
+    #[test]
+    fn conv2d_equals_its_plain_version() {
+        on_each_isa(|isa| {
+            for (cin, cout, k, stride, padding, t, h, w) in [
+                (3, 16, 3, 1, 1, 2, 10, 12),
+                (3, 7, 3, 2, 0, 2, 11, 13),
+                (4, 8, 3, 2, 0, 1, 13, 37),
+                (6, 6, 3, 2, 1, 1, 12, 34),
+                (5, 4, 4, 3, 2, 1, 20, 23),
+                (2, 3, 2, 2, 0, 1, 8, 6),
+                (7, 9, 1, 2, 0, 1, 7, 5),
+                (130, 2, 3, 2, 0, 1, 31, 301),
+                (1, 1, 3, 1, 1, 1, 1, 1),
+                (2, 2, 3, 1, 0, 1, 3, 3),
+                (40, 16, 1, 1, 0, 2, 9, 11),
+                (300, 20, 1, 1, 0, 3, 7, 150),
+                (5, 3, 1, 1, 0, 1, 1, 4),
+            ] {
+                let (packed, plain) = layers(cout, cin, 1, k, stride, padding);
+                let [packed, plain] = [packed, plain].map(|weights| Conv2d { weights, stride, padding });
+                let gaps = random(&[t, cin, h, w + 3]).narrow(3, 1, w).unwrap();
+                let repeated = random(&[t, cin, h, 1]).broadcast_as((t, cin, h, w)).unwrap();
+                for x in [random(&[t, cin, h, w]), gaps, repeated] {
+                    let what = format!("{isa:?} {cin} to {cout}, {k}x{k}/{stride} on {t}x{h}x{w}, {:?}", x.stride());
+                    let want = plain.forward(&x.contiguous().unwrap()).unwrap();
+                    assert_close(&what, &packed.forward(&x).unwrap(), &want, 1e-6);
+                }
+            }
+        });
+    }
+
+    #[test]
+    fn doubling_and_convolving_in_one_equals_doing_both() {
+        on_each_isa(|isa| {
+            for (cin, cout, t, h, w) in [(1, 1, 1, 1, 1), (3, 9, 2, 5, 7), (16, 3, 1, 12, 18), (200, 8, 1, 40, 150)] {
+                let (packed, plain) = layers(cout, cin, 1, 3, 1, 1);
+                let [packed, plain] = [packed, plain].map(|weights| Conv2d { weights, stride: 1, padding: 1 });
+                let x = random(&[t, cin, h, w]);
+                let want = plain.forward_upsampled(&x).unwrap();
+                assert_close(
+                    &format!("{isa:?} {cin} to {cout} on {h}x{w}"),
+                    &packed.forward_upsampled(&x).unwrap(),
+                    &want,
+                    1e-6,
+                );
+            }
+        });
+    }
+
+    #[test]
+    fn convolutions_in_bf16_are_those_of_the_rounded_numbers() {
+        let rounded = |dims: &[usize]| random(dims).to_dtype(DType::BF16).unwrap().to_dtype(DType::F32).unwrap();
+        on_each_isa(|isa| {
+            for (cin, cout, kt, k, stride, t, h, w) in [
+                (1, 1, 1, 3, 1, 1, 1, 1),
+                (3, 5, 3, 3, 1, 1, 1, 1),
+                (16, 16, 3, 3, 1, 2, 6, 9),
+                (5, 3, 3, 3, 1, 3, 7, 50),
+                (2, 9, 3, 1, 1, 2, 4, 3),
+                (7, 12, 1, 3, 2, 2, 9, 33),
+                (100, 8, 3, 3, 1, 1, 20, 200), // several bands, strips and slices
+            ] {
+                let padding = if stride == 1 { k / 2 } else { 0 };
+                let (weight, bias) = (rounded(&[cout, cin, kt, k, k]), random(&[cout]));
+                let [values, biases] = [&weight, &bias].map(|x| x.flatten_all().unwrap().to_vec1::<f32>().unwrap());
+                let packed = Packed::new(&values, &biases, (cout, cin, kt, k), (stride, padding), true);
+                let packed = Weights::Packed { packed: Arc::new(packed), doubling: Arc::default() };
+                let plain = Weights::plain(&weight, Some(bias)).unwrap();
+                let x = rounded(&[t + kt - 1, cin, h, w]);
+                let what = format!("{isa:?} {cin} to {cout}, {kt}x{k}x{k}/{stride} on {t}x{h}x{w}");
+                if stride == 1 {
+                    let [got, want] = [&packed, &plain].map(|weights| {
+                        let conv = Conv3d { weights: weights.clone(), kt, padding };
+                        conv.forward_parts(&[&x], Some(&random(&[t, cout, h, w]))).unwrap()
+                    });
+                    assert_close(&what, &got, &want, 1e-6);
+                }
+                if kt == 1 {
+                    let [packed, plain] = [packed, plain].map(|weights| Conv2d { weights, stride, padding });
+                    assert_close(&what, &packed.forward(&x).unwrap(), &plain.forward(&x).unwrap(), 1e-6);
+                    if stride == 1 {
+                        // the summed weights of a phase are rounded once more
+                        let want = plain.forward_upsampled(&x).unwrap();
+                        assert_close(&what, &packed.forward_upsampled(&x).unwrap(), &want, 4e-3);
+                    }
+                }
+            }
+        });
+    }
+
+    #[test]
+    fn weights_in_half_numbers_take_f32() {
+        let (weight, x) = (random(&[16, 8, 3, 3, 3]), random(&[4, 8, 9, 11]));
+        let conv = |dtype| Conv3d {
+            weights: Weights::new(&weight.to_dtype(dtype).unwrap(), Some(random(&[16])), 1, 1).unwrap(),
+            kt: 3,
+            padding: 1,
+        };
+        let want = conv(DType::F32).forward(&x).unwrap();
+        assert_close("f16", &conv(DType::F16).forward(&x).unwrap(), &want, 1e-3);
+        assert_close("bf16", &conv(DType::BF16).forward(&x).unwrap(), &want, 5e-3);
+    }
+
+    #[test]
+    fn a_wrong_shape_is_an_error() {
+        let (packed, _) = layers(4, 3, 3, 3, 1, 1);
+        let conv = Conv3d { weights: packed, kt: 3, padding: 1 };
+        let error = conv.forward(&random(&[2, 3, 4, 4])).unwrap_err().to_string();
+        assert!(error.contains("[2, 3, 4, 4]"), "{error}");
+        assert!(conv.forward(&random(&[3, 2, 4, 4])).is_err());
+        assert!(conv.forward_parts(&[&random(&[2, 3, 4, 4]), &random(&[2, 3, 4, 5])], None).is_err());
+        assert!(conv.forward_parts(&[&random(&[3, 3, 4, 4])], Some(&random(&[1, 4, 4, 5]))).is_err());
+        assert!(conv.forward(&random(&[3, 3, 0, 4])).is_err());
+    }
+}

@@ -1,0 +1,285 @@
+//! Scaled dot-product attention without a full score tensor.
+//!
+//! Queries are taken in chunks so that no score tensor exceeds a byte budget (nor 2^31 elements, where candle's CUDA
+//! kernels wrap around); the softmax runs in f32. On the processor f32 takes `cpu::attention`, which needs no budget, and so
+//! do f16 and bf16 on a GPU with the kernel of `cuda::attention`, or with FlashAttention where it is compiled in.
+
+use super::cpu::{
+    self,
+    attention::{Attention, Found},
+};
+use super::kernel::Kernel;
+use super::size;
+use candle_core::{D, DType, Result, Tensor};
+
+/// The attention kernel with its settings.
+#[derive(Debug, Clone)]
+pub struct Sdpa {
+    /// Largest score tensor of the plain version, in bytes.
+    pub budget: usize,
+    /// What computes, where it can take the tensors; the plain version takes the others.
+    pub kernel: Kernel,
+    /// Whether a processor that multiplies bf16 rounds f32 tensors to it. Probed columns are computed in f32 all the same.
+    pub bf16: bool,
+}
+
+impl Default for Sdpa {
+    fn default() -> Self {
+        Self { budget: 256 << 20, kernel: Kernel::default(), bf16: false }
+    }
+}
+
+impl Sdpa {
+    /// `softmax(q k^T scale) v`: `[B, N, L, D]` with the L of `q`. On the processor its storage is that of `[B, L, N, D]`, so
+    /// joining the heads afterwards costs nothing.
+    pub fn attend(&self, q: &Tensor, k: &Tensor, v: &Tensor, scale: f64) -> Result<Tensor> {
+        #[cfg(feature = "cuda")]
+        if let Some(values) = self.on_gpu(q, k, v, scale)? {
+            return Ok(values);
+        }
+        match self.fast(q, k, Some(v), scale, false, None)? {
+            Some(found) => heads(found.values, q, v),
+            None => self.plain_attend(q, k, v, scale),
+        }
+    }
+
+    /// [`Sdpa::attend`] and [`Sdpa::log_sum_exp`] at the cost of the first.
+    pub fn attend_with_log_sum_exp(&self, q: &Tensor, k: &Tensor, v: &Tensor, scale: f64) -> Result<(Tensor, Tensor)> {
+        #[cfg(feature = "cuda")]
+        if let Some(both) = self.own_on_gpu(q, k, v, scale)? {
+            return Ok(both);
+        }
+        match self.fast(q, k, Some(v), scale, true, None)? {
+            Some(found) => {
+                let (b, n, l, _) = q.dims4()?;
+                Ok((heads(found.values, q, v)?, Tensor::from_vec(found.log_sums, (b, n, l), q.device())?))
+            }
+            None => Ok((self.plain_attend(q, k, v, scale)?, self.plain_log_sum_exp(q, k, scale)?)),
+        }
+    }
+
+    /// Softmax probabilities of the keys `columns` (a u32 tensor `[J]`), normalised over all keys: `[B, N, L, J]` in f32.
+    pub fn probe(&self, q: &Tensor, k: &Tensor, scale: f64, columns: &Tensor) -> Result<Tensor> {
+        #[cfg(feature = "cuda")]
+        if self.kernel != Kernel::Math
+            && let Some(probed) = super::cuda::probe(q, k, scale, columns)?
+        {
+            return Ok(probed);
+        }
+        let chosen = if columns.device().is_cpu() { Some(columns.to_vec1::<u32>()?) } else { None };
+        match chosen.as_deref().map(|chosen| self.fast(q, k, None, scale, false, Some(chosen))).transpose()?.flatten() {
+            Some(found) => {
+                let (b, n, l, _) = q.dims4()?;
+                Tensor::from_vec(found.probed, (b, n, l, columns.elem_count()), q.device())
+            }
+            None => self.plain_probe(q, k, scale, columns),
+        }
+    }
+
+    /// Log-sum-exp of each query's scaled scores: `[B, N, L]` in f32.
+    pub fn log_sum_exp(&self, q: &Tensor, k: &Tensor, scale: f64) -> Result<Tensor> {
+        #[cfg(feature = "cuda")]
+        if let Some((_, sums)) = self.own_on_gpu(q, k, k, scale)? {
+            return Ok(sums);
+        }
+        match self.fast(q, k, None, scale, true, None)? {
+            Some(found) => {
+                let (b, n, l, _) = q.dims4()?;
+                Tensor::from_vec(found.log_sums, (b, n, l), q.device())
+            }
+            None => self.plain_log_sum_exp(q, k, scale),
+        }
+    }
+
+    /// The chosen kernel of a GPU, where it can take the tensors.
+    #[cfg(feature = "cuda")]
+    fn on_gpu(&self, q: &Tensor, k: &Tensor, v: &Tensor, scale: f64) -> Result<Option<Tensor>> {
+        #[cfg(any(feature = "flash-attn", feature = "flash-attn-v3"))]
+        {
+            let half = matches!(q.dtype(), DType::F16 | DType::BF16);
+            if half && matches!(self.kernel, Kernel::Flash2 | Kernel::Flash3) {
+                // [B, L, N, D], with any strides but along D
+                let [q, k, v] = [q, k, v].map(|x| x.transpose(1, 2)?.contiguous());
+                let (q, k, v, scale) = (q?, k?, v?, scale as f32);
+                #[cfg(feature = "flash-attn-v3")]
+                if self.kernel == Kernel::Flash3 {
+                    let values = candle_flash_attn_v3::flash_attn(&q, &k, &v, scale, false, false)?;
+                    return values.transpose(1, 2).map(Some);
+                }
+                #[cfg(feature = "flash-attn")]
+                return candle_flash_attn::flash_attn(&q, &k, &v, scale, false)?.transpose(1, 2).map(Some);
+            }
+        }
+        Ok(self.own_on_gpu(q, k, v, scale)?.map(|(values, _)| values))
+    }
+
+    #[cfg(feature = "cuda")]
+    fn own_on_gpu(&self, q: &Tensor, k: &Tensor, v: &Tensor, scale: f64) -> Result<Option<(Tensor, Tensor)>> {
+        if self.kernel == Kernel::Math { Ok(None) } else { super::cuda::attend(q, k, v, scale) }
+    }
+
+    fn plain_attend(&self, q: &Tensor, k: &Tensor, v: &Tensor, scale: f64) -> Result<Tensor> {
+        let v = v.contiguous()?;
+        self.chunked(q, k, scale, |scores| softmax(scores)?.to_dtype(v.dtype())?.matmul(&v))
+    }
+
+    fn plain_probe(&self, q: &Tensor, k: &Tensor, scale: f64, columns: &Tensor) -> Result<Tensor> {
+        self.chunked(q, k, scale, |scores| softmax(scores)?.index_select(columns, D::Minus1))
+    }
+
+    fn plain_log_sum_exp(&self, q: &Tensor, k: &Tensor, scale: f64) -> Result<Tensor> {
+        self.chunked(q, k, scale, |scores| scores.to_dtype(DType::F32)?.log_sum_exp(D::Minus1))
+    }
+
+    /// The fast version of the processor, where the tensors allow it; shapes that do not fit are left to the plain one's message.
+    fn fast(
+        &self,
+        q: &Tensor,
+        k: &Tensor,
+        v: Option<&Tensor>,
+        scale: f64,
+        log_sums: bool,
+        columns: Option<&[u32]>,
+    ) -> Result<Option<Found>> {
+        let mut tensors = vec![q, k];
+        tensors.extend(v);
+        if self.kernel == Kernel::Math || !tensors.iter().all(|x| cpu::takes(x)) {
+            return Ok(None);
+        }
+        cpu::with_views(&tensors, |views| {
+            let attention = Attention { q: views[0], k: views[1], v: views.get(2).copied(), scale };
+            let in_bf16 = if self.bf16 && columns.is_none() { cpu::bf16::attend(&attention, log_sums) } else { None };
+            Ok(in_bf16.or_else(|| attention.run(log_sums, columns)))
+        })
+    }
+
+    /// Runs `each` on the scaled scores `[B, N, rows, Lk]` of one chunk of queries after the other; joins along axis 2.
+    fn chunked(&self, q: &Tensor, k: &Tensor, scale: f64, each: impl Fn(&Tensor) -> Result<Tensor>) -> Result<Tensor> {
+        let (b, n, l, _) = q.dims4()?;
+        let keys = k.dim(2)?;
+        let per_row = b * n * keys;
+        let rows = (self.budget / (4 * per_row.max(1))).min(size::MOST / per_row.max(1)).clamp(1, l.max(1));
+        size::check("the scores of one query", q.device(), &[b, n, keys])?;
+        let kt = k.transpose(2, 3)?.contiguous()?;
+        let mut chunks = Vec::with_capacity(l.div_ceil(rows));
+        for start in (0..l).step_by(rows) {
+            let q = q.narrow(2, start, rows.min(l - start))?.contiguous()?;
+            chunks.push(each(&(q.matmul(&kt)? * scale)?)?);
+        }
+        Tensor::cat(&chunks, 2)
+    }
+}
+
+/// `[B, N, L, D]` from the numbers of `[B, L, N, D]`.
+fn heads(values: Vec<f32>, q: &Tensor, v: &Tensor) -> Result<Tensor> {
+    let (b, n, l, _) = q.dims4()?;
+    Tensor::from_vec(values, (b, l, n, v.dim(3)?), q.device())?.transpose(1, 2)
+}
+
+fn softmax(scores: &Tensor) -> Result<Tensor> {
+    candle_nn::ops::softmax_last_dim(&scores.to_dtype(DType::F32)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cpu::simd::on_each_isa;
+    use crate::cpu::tests::{assert_close, random};
+
+    fn check(what: &str, q: &Tensor, k: &Tensor, v: &Tensor) {
+        let (sdpa, scale) = (Sdpa::default(), 3.0); // sharp enough that the largest score changes from block to block
+        let want = sdpa.plain_attend(q, k, v, scale).unwrap();
+        let got = sdpa.attend(q, k, v, scale).unwrap();
+        assert!(got.transpose(1, 2).unwrap().is_contiguous(), "{what}");
+        assert_close(what, &got, &want, 3e-6);
+        let (got, sums) = sdpa.attend_with_log_sum_exp(q, k, v, scale).unwrap();
+        assert_close(what, &got, &want, 3e-6);
+        let want = sdpa.plain_log_sum_exp(q, k, scale).unwrap();
+        assert_close(what, &sums, &want, 1e-6);
+        assert_close(what, &sdpa.log_sum_exp(q, k, scale).unwrap(), &want, 1e-6);
+        let keys = k.dim(2).unwrap() as u32;
+        let columns: Vec<u32> = (0..keys.min(70)).map(|i| (i * 7) % keys).collect();
+        let columns = Tensor::new(columns, q.device()).unwrap();
+        let want = sdpa.plain_probe(q, k, scale, &columns).unwrap();
+        assert_close(what, &sdpa.probe(q, k, scale, &columns).unwrap(), &want, 5e-6);
+    }
+
+    #[test]
+    fn attention_equals_its_plain_version() {
+        on_each_isa(|isa| {
+            for (b, n, l, keys, d, dv) in [
+                (1, 1, 1, 1, 1, 1),
+                (2, 3, 97, 65, 8, 8),
+                (1, 2, 48, 64, 16, 16),
+                (1, 1, 200, 300, 64, 64),
+                (2, 2, 17, 130, 13, 7),
+                (1, 1, 5, 1, 64, 32),
+                (1, 3, 33, 71, 12, 20),
+                (1, 1, 4100, 70, 8, 8), // tasks of more queries
+            ] {
+                let what = format!("{isa:?} {b}x{n}x{l} on {keys}, {d} and {dv}");
+                let (q, k, v) = (random(&[b, n, l, d]), random(&[b, n, keys, d]), random(&[b, n, keys, dv]));
+                check(&what, &q, &k, &v);
+                // As a network has them: heads and tokens exchanged, q, k and v from one tensor, keys shared by all rows.
+                let qkv = random(&[b, l, 3, n, d]);
+                let part = |i| qkv.narrow(2, i, 1).unwrap().squeeze(2).unwrap().transpose(1, 2).unwrap();
+                check(&what, &part(0), &part(1), &part(2));
+                let [k, v] =
+                    [k, v].map(|x| x.narrow(0, 0, 1).unwrap().broadcast_as((b, n, keys, x.dim(3).unwrap())).unwrap());
+                check(&what, &q, &k, &v);
+                check(&what, &random(&[b, n, d, l]).transpose(2, 3).unwrap(), &k, &v);
+            }
+        });
+    }
+
+    #[test]
+    fn attention_in_bf16_is_that_of_the_rounded_tensors() {
+        if cpu::bf16::name().is_none() {
+            return eprintln!("not run: this processor multiplies no bf16");
+        }
+        let (bf16, f32) = (Sdpa { bf16: true, ..Sdpa::default() }, Sdpa::default());
+        for (b, n, l, keys, d, dv) in [
+            (1, 1, 1, 1, 1, 1),
+            (2, 3, 97, 65, 8, 8),
+            (1, 2, 48, 64, 16, 16),
+            (1, 1, 200, 300, 64, 64),
+            (2, 2, 17, 131, 13, 7),
+            (1, 1, 5, 1, 64, 32),
+            (1, 3, 33, 71, 12, 20),
+            (1, 65, 2, 2100, 64, 64), // more heads than are rounded together
+        ] {
+            let what = format!("{b}x{n}x{l} on {keys}, {d} and {dv}");
+            let round = |x: Tensor| x.to_dtype(DType::BF16).unwrap().to_dtype(DType::F32).unwrap();
+            let rounded = |dims: &[usize]| round(random(dims));
+            let compare = |q: &Tensor, k: &Tensor, v: &Tensor| {
+                // a scale whose product with the logarithm's base leaves queries as they are
+                let scale = std::f64::consts::LN_2 * if d > 16 { 1.0 } else { 4.0 };
+                let want = f32.plain_attend(q, k, v, scale).unwrap();
+                let (got, sums) = bf16.attend_with_log_sum_exp(q, k, v, scale).unwrap();
+                assert!(got.transpose(1, 2).unwrap().is_contiguous(), "{what}");
+                assert_close(&what, &got, &want, 4e-3); // exponentials are rounded to three digits
+                assert_close(&what, &bf16.attend(q, k, v, scale).unwrap(), &got, 0.0);
+                assert_close(&what, &sums, &f32.plain_log_sum_exp(q, k, scale).unwrap(), 1e-4);
+            };
+            let (q, k, v) = (rounded(&[b, n, l, d]), rounded(&[b, n, keys, d]), rounded(&[b, n, keys, dv]));
+            compare(&q, &k, &v);
+            let qkv = rounded(&[b, l, 3, n, d]);
+            let part = |i| qkv.narrow(2, i, 1).unwrap().squeeze(2).unwrap().transpose(1, 2).unwrap();
+            compare(&part(0), &part(1), &part(2));
+            let turned = |x: Tensor| x.transpose(2, 3).unwrap();
+            compare(
+                &turned(rounded(&[b, n, d, l])),
+                &turned(rounded(&[b, n, d, keys])),
+                &turned(rounded(&[b, n, dv, keys])),
+            );
+        }
+    }
+
+    #[test]
+    fn a_wrong_shape_is_an_error() {
+        let (sdpa, q) = (Sdpa::default(), random(&[1, 2, 3, 4]));
+        assert!(sdpa.attend(&q, &random(&[1, 2, 3, 5]), &q, 1.0).is_err());
+        assert!(sdpa.attend(&q, &q, &random(&[1, 2, 4, 4]), 1.0).is_err());
+        assert!(sdpa.probe(&q, &q, 1.0, &Tensor::new(&[3_u32], q.device()).unwrap()).is_err());
+    }
+}

@@ -1,0 +1,284 @@
+//! Outputs under a temporary name: nothing under the wanted name until it is whole, and no remains after a failure.
+//!
+//! A file is written beside its destination ([`vidgen_base::disk`]), synced to disk, then renamed. If the wanted name was taken while
+//! the video was being made and must not be replaced, the result goes to a free name beside it: hours of work are worth more
+//! than the name.
+
+use super::fault::{Fault, error, usage, write_failed};
+use super::{Format, Output, partial_dir};
+use anyhow::Result;
+use std::fs::{self, File};
+use std::io::{self, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use vidgen_base::disk::{Partial, parent};
+
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The name of an output in messages.
+pub(super) fn shown(output: &Output) -> String {
+    match output.format {
+        Format::Y4mStdout => "standard output".to_string(),
+        _ => output.path.display().to_string(),
+    }
+}
+
+/// Where the output really goes: without a trailing slash, and through a symbolic link to the thing it points at.
+pub(super) fn destination(path: &Path) -> PathBuf {
+    let plain: PathBuf = path.components().collect();
+    if plain.is_symlink() { fs::canonicalize(&plain).unwrap_or(plain) } else { plain }
+}
+
+/// Everything about the place of an output that can be known before the run: that it can be created, and that nothing
+/// is there which must stay.
+pub(super) fn check_place(output: &Output) -> Result<()> {
+    let shown = output.path.display();
+    if output.format == Format::Y4mStdout {
+        use std::io::IsTerminal;
+        return match io::stdout().is_terminal() {
+            true => Err(usage("standard output is a terminal: pipe the y4m into a program, or give -o FILE".into())),
+            false => Ok(()),
+        };
+    }
+    let target = destination(&output.path);
+    match fs::metadata(&target) {
+        Ok(found) if output.format == Format::PngDir => {
+            if !found.is_dir() {
+                return Err(usage(format!("{shown} is a file and not a directory: choose another name")));
+            }
+            partial_dir::check_content(output, &target)?;
+            return check_writable(&target, &target.join("trial"));
+        }
+        Ok(found) if found.is_dir() => return Err(usage(format!("{shown} is a directory: name a file in it"))),
+        Ok(found) if !found.is_file() => {
+            return Err(usage(format!(
+                "{shown} is no regular file: choose another name, or write y4m to a pipe with -o -"
+            )));
+        }
+        Ok(_) if !output.overwrite => return Err(exists(output)),
+        Ok(_) => {}
+        Err(cause) if cause.kind() == io::ErrorKind::NotFound => {}
+        Err(cause) => return Err(usage(format!("cannot write {shown}: {cause}"))),
+    }
+    let directory = parent(&target);
+    match fs::metadata(directory) {
+        Ok(found) if !found.is_dir() => {
+            return Err(usage(format!("cannot write {shown}: {} is not a directory", directory.display())));
+        }
+        Ok(_) => {}
+        Err(cause) if cause.kind() == io::ErrorKind::NotFound => {
+            return Err(usage(format!(
+                "cannot write {shown}: the directory {} does not exist; create it first",
+                directory.display()
+            )));
+        }
+        Err(cause) => return Err(usage(format!("cannot write {shown}: {cause}"))),
+    }
+    check_writable(directory, &target)
+}
+
+pub(super) fn exists(output: &Output) -> anyhow::Error {
+    error(Fault::Exists, format!("{} exists: choose another name, or replace it with -y", shown(output)))
+}
+
+/// Creates a file beside `target` and removes it: the only answer that covers modes, read-only mounts and quotas.
+fn check_writable(directory: &Path, target: &Path) -> Result<()> {
+    Partial::file(target).map(drop).map_err(|cause| usage(format!("cannot write in {}: {cause}", directory.display())))
+}
+
+/// The first of `NAME-1.mp4`, `NAME-2.mp4`, ... that `take` takes; `take` answers `AlreadyExists` for a taken name.
+pub(super) fn free_name(target: &Path, mut take: impl FnMut(&Path) -> io::Result<()>) -> io::Result<PathBuf> {
+    let stem = target.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    let suffix = target.extension().map(|suffix| format!(".{}", suffix.to_string_lossy())).unwrap_or_default();
+    for number in 1..1000 {
+        let name = parent(target).join(format!("{stem}-{number}{suffix}"));
+        match take(&name) {
+            Ok(()) => return Ok(name),
+            Err(cause) if cause.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(cause) => return Err(cause),
+        }
+    }
+    Err(io::ErrorKind::AlreadyExists.into())
+}
+
+/// Gives `temp` the name `target` unless that is taken.
+fn rename_new(temp: &Path, target: &Path) -> io::Result<()> {
+    // A link fails where the name is taken, which a rename does not; some file systems have no links.
+    match fs::hard_link(temp, target) {
+        // A second name that stays is a blemish, and dropping the partial file tries again.
+        Ok(()) => fs::remove_file(temp).or(Ok(())),
+        Err(cause) if cause.kind() == io::ErrorKind::AlreadyExists => Err(cause),
+        Err(_) if target.symlink_metadata().is_ok() => Err(io::ErrorKind::AlreadyExists.into()),
+        Err(_) => fs::rename(temp, target),
+    }
+}
+
+pub(super) fn sync_directory(path: &Path) {
+    // Not every system lets a directory be opened and synced; the rename itself has happened by then.
+    if let Ok(directory) = File::open(path) {
+        let _ = directory.sync_all();
+    }
+}
+
+/// What became of a committed output.
+pub(super) struct Committed {
+    pub path: PathBuf,
+    pub bytes: u64,
+    pub warning: Option<String>,
+}
+
+pub(super) fn moved_warning(wanted: &Path, path: &Path) -> String {
+    format!("{} was created by someone else during the run: saved as {}", wanted.display(), path.display())
+}
+
+/// A file under its temporary name.
+pub(super) struct PartialFile {
+    partial: Partial,
+    target: PathBuf,
+    wanted: PathBuf,
+    overwrite: bool,
+    file: File,
+    health: Arc<Mutex<Health>>,
+}
+
+impl PartialFile {
+    pub fn create(output: &Output) -> Result<Self> {
+        let target = destination(&output.path);
+        let (partial, file) = Partial::file(&target).map_err(|cause| write_failed(&shown(output), &cause))?;
+        let (wanted, overwrite) = (output.path.clone(), output.overwrite);
+        Ok(Self { partial, target, wanted, overwrite, file, health: Health::new() })
+    }
+
+    #[cfg(feature = "video")]
+    pub fn temp(&self) -> &Path {
+        self.partial.path()
+    }
+
+    /// A handle to write with; its errors are remembered for [`PartialFile::check`].
+    pub fn writer(&self) -> Result<Tracked> {
+        let file = self.file.try_clone().map_err(|cause| self.explain(&cause))?;
+        Ok(Tracked::new(file, Arc::clone(&self.health)))
+    }
+
+    /// The first write error, if there was one: libraries between us and the file lose or rename it.
+    pub fn check(&self) -> Result<()> {
+        match lock(&self.health).trouble.as_ref() {
+            Some(cause) => Err(self.explain(cause)),
+            None => Ok(()),
+        }
+    }
+
+    pub fn explain(&self, cause: &io::Error) -> anyhow::Error {
+        write_failed(&self.wanted.display().to_string(), cause)
+    }
+
+    /// Syncs the file and gives it its name.
+    pub fn commit(self) -> Result<Committed> {
+        self.check()?;
+        self.file.sync_all().map_err(|cause| self.explain(&cause))?;
+        let temp = self.partial.path();
+        let bytes = self.file.metadata().map_err(|cause| self.explain(&cause))?.len();
+        let (mut path, mut warning) = (self.wanted.clone(), None);
+        let renamed = match self.overwrite {
+            true => fs::rename(temp, &self.target),
+            false => rename_new(temp, &self.target),
+        };
+        match renamed {
+            Err(cause) if cause.kind() == io::ErrorKind::AlreadyExists && !self.overwrite => {
+                path = free_name(&self.target, |name| rename_new(temp, name)).map_err(|cause| self.explain(&cause))?;
+                warning = Some(moved_warning(&self.wanted, &path));
+            }
+            other => other.map_err(|cause| self.explain(&cause))?,
+        }
+        sync_directory(parent(&self.target));
+        Ok(Committed { path, bytes, warning })
+    }
+}
+
+/// What became of the writes to an output.
+#[derive(Default)]
+pub(super) struct Health {
+    trouble: Option<io::Error>,
+    /// Bytes until the device is full.
+    #[cfg(test)]
+    room: Option<u64>,
+}
+
+impl Health {
+    pub fn new() -> Arc<Mutex<Self>> {
+        Arc::new(Mutex::new(Self {
+            trouble: None,
+            #[cfg(test)]
+            room: ROOM.get(),
+        }))
+    }
+
+    #[cfg(test)]
+    fn take_room(&mut self, bytes: usize) -> io::Result<()> {
+        match &mut self.room {
+            Some(room) if *room < bytes as u64 => return Err(io::ErrorKind::StorageFull.into()),
+            Some(room) => *room -= bytes as u64,
+            None => {}
+        }
+        Ok(())
+    }
+}
+
+/// A file that remembers its first write error.
+pub(super) struct Tracked {
+    file: File,
+    health: Arc<Mutex<Health>>,
+}
+
+impl Tracked {
+    pub fn new(file: File, health: Arc<Mutex<Health>>) -> Self {
+        Self { file, health }
+    }
+
+    pub fn sync(&self) -> io::Result<()> {
+        self.note(self.file.sync_all())
+    }
+
+    fn note<T>(&self, result: io::Result<T>) -> io::Result<T> {
+        if let Err(cause) = &result
+            && cause.kind() != io::ErrorKind::Interrupted
+        {
+            lock(&self.health).trouble.get_or_insert_with(|| match cause.raw_os_error() {
+                Some(code) => io::Error::from_raw_os_error(code),
+                None => io::Error::new(cause.kind(), cause.to_string()),
+            });
+        }
+        result
+    }
+}
+
+impl Write for Tracked {
+    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+        #[cfg(test)]
+        {
+            let room = lock(&self.health).take_room(data.len());
+            self.note(room)?;
+        }
+        let written = self.file.write(data);
+        self.note(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        let flushed = self.file.flush();
+        self.note(flushed)
+    }
+}
+
+impl Seek for Tracked {
+    fn seek(&mut self, position: SeekFrom) -> io::Result<u64> {
+        self.file.seek(position)
+    }
+}
+
+#[cfg(test)]
+thread_local! {
+    /// Bytes each output opened on this thread may take before its device is full.
+    pub(super) static ROOM: std::cell::Cell<Option<u64>> = const { std::cell::Cell::new(None) };
+}
