@@ -61,7 +61,7 @@ test: deps
 	cargo test --locked --workspace
 
 torture: deps
-	VIDGEN_KILLS=200 cargo test --locked --test cli killed -- --nocapture
+	VIDGEN_KILLS=200 cargo test --locked --test all killed -- --nocapture
 
 lint: deps
 	cargo fmt --all --check

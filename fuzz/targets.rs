@@ -1,7 +1,7 @@
 //! The bodies of the fuzz targets: each feeds bytes to one reader of files of unknown origin, as the program does. A reader may
 //! refuse; it may not panic, hang, or take memory that the bytes do not justify.
 //!
-//! `cargo fuzz run NAME` runs one under libFuzzer; `tests/fuzzing.rs` runs all over their corpora with a few thousand seeded
+//! `cargo fuzz run NAME` runs one under libFuzzer; `tests/all/fuzzing.rs` runs all over their corpora with a few thousand seeded
 //! mutations, without instrumentation, in the ordinary test suite.
 
 use std::hint::black_box;

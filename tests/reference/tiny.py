@@ -1,6 +1,6 @@
 """Tiny random CogVideoX models whose every weight follows from its name, so that no weight file has to be kept.
 
-Each value is splitmix64 of (name, index): `tests/common/tiny.rs` computes the same ones in Rust. What the repository keeps
+Each value is splitmix64 of (name, index): `tests/all/common/tiny.rs` computes the same ones in Rust. What the repository keeps
 of a model is its configs and the list of tensor shapes, under `tests/golden/<kind>/`.
 
     python tests/reference/tiny.py write            # configs and shapes into tests/golden

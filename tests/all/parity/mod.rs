@@ -1,8 +1,5 @@
 //! Equality with the reference implementations on the same random weights; goldens come from `tests/reference/`.
 
-#[path = "../common/mod.rs"]
-mod common;
-
 mod attention;
 mod clip;
 mod judge;

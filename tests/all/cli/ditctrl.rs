@@ -1,9 +1,9 @@
 //! Keys and values shared between windows: against the reference's loop of pairs around diffusers' modules (goldens:
 //! `tests/reference/ditctrl.py`), and the laws.
 
+use crate::cli::parity::{read, write_noise};
+use crate::cli::program::{Done, Program};
 use crate::common::{assert_close, golden, tiny};
-use crate::parity::{read, write_noise};
-use crate::program::{Done, Program};
 use candle_core::Tensor;
 
 const STORY: [&str; 3] = ["a red ball rolls", "a blue ball rolls", "a green box rests"];

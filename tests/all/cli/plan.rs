@@ -1,6 +1,6 @@
 //! `plan`, `--dry-run` and previews: what is told before and during a run.
 
-use crate::program::{Done, Program};
+use crate::cli::program::{Done, Program};
 use serde_json::Value;
 use std::fs;
 

@@ -1,8 +1,8 @@
 //! Runs that stop and go on: by a signal, by a kill at any moment, by a full or broken disk. What they make in the end is
 //! what an undisturbed run makes, byte for byte.
 
+use crate::cli::program::{Done, Program};
 use crate::common::tiny;
-use crate::program::{Done, Program};
 use serde_json::Value;
 use std::fs;
 use std::io::{BufRead, BufReader};

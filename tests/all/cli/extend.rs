@@ -1,8 +1,8 @@
 //! Long videos from one prompt, and given videos continued.
 
+use crate::cli::parity::read;
+use crate::cli::program::{Done, Program};
 use crate::common::{assert_close, golden, tiny};
-use crate::parity::read;
-use crate::program::{Done, Program};
 use candle_core::Tensor;
 use serde_json::Value;
 use std::fs;

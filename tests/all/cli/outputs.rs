@@ -1,7 +1,7 @@
 //! What a run leaves: files, their names, their records; and what is left when it ends early.
 
+use crate::cli::program::{Done, Program};
 use crate::common::tiny;
-use crate::program::{Done, Program};
 use serde_json::Value;
 use std::fs;
 use std::io::{BufRead, BufReader};

@@ -1,7 +1,7 @@
 //! Bad input gets one line (what, where, what to do), the right exit code, and leaves no file behind.
 
+use crate::cli::program::{Done, Program};
 use crate::common::tiny;
-use crate::program::{Done, Program};
 use candle_core::{Device, Tensor};
 use std::fs;
 use std::path::Path;

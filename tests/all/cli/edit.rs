@@ -1,8 +1,8 @@
 //! Edits: against a plain loop around diffusers' modules (goldens: `tests/reference/edit.py`), the laws, and what users type.
 
+use crate::cli::parity::{read, write_noise};
+use crate::cli::program::{Done, Program};
 use crate::common::{assert_close, golden, relative_l2, tiny};
-use crate::parity::{read, write_noise};
-use crate::program::{Done, Program};
 use candle_core::Tensor;
 
 const PROMPT: &str = "a red ball rolls";

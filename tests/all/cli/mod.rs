@@ -1,8 +1,5 @@
 //! The program as a process: what users type and what they get.
 
-#[path = "../common/mod.rs"]
-mod common;
-
 mod bad_input;
 mod batch;
 mod conventions;

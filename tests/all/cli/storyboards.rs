@@ -1,7 +1,7 @@
 //! Lengths, transitions and forms of storyboards through the program: how many frames come out, and which.
 
+use crate::cli::program::{Done, Program};
 use crate::common::tiny;
-use crate::program::{Done, Program};
 use candle_core::{Device, Tensor};
 use std::io::Write;
 use std::path::PathBuf;

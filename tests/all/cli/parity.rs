@@ -1,7 +1,7 @@
 //! Whole runs against diffusers' pipeline on the same random weights and noise (goldens: `tests/reference/pipeline.py`).
 
+use crate::cli::program::Program;
 use crate::common::{assert_close, golden, tiny};
-use crate::program::Program;
 use candle_core::{Device, Tensor};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};

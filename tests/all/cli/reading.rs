@@ -1,7 +1,7 @@
 //! The commands that only read: `inspect`, `model`, `completions`, `man`.
 
+use crate::cli::program::Program;
 use crate::common::tiny;
-use crate::program::Program;
 use serde_json::Value;
 
 fn with_video() -> Program {

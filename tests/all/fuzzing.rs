@@ -1,7 +1,7 @@
 //! A smoke run of the fuzz targets (`fuzz/targets.rs`): their corpora, and seeded mutations of them. The same bytes every time; no
 //! instrumentation, so it finds little that is new, but it holds what long runs under libFuzzer have found.
 
-#[path = "../fuzz/targets.rs"]
+#[path = "../../fuzz/targets.rs"]
 #[allow(dead_code)]
 mod targets;
 

@@ -1,7 +1,7 @@
 //! A video once more from its own record.
 
+use crate::cli::program::Program;
 use crate::common::tiny;
-use crate::program::Program;
 use serde_json::Value;
 use std::fs;
 

@@ -1,5 +1,4 @@
 //! Helpers of the integration tests.
-#![allow(dead_code)] // each test binary uses its own part
 
 pub mod clip;
 pub mod tiny;

@@ -1,7 +1,7 @@
 //! `eval`: what is said of videos of this program, of other videos, of sets, of broken files.
 
+use crate::cli::program::Program;
 use crate::common::{clip, tiny};
-use crate::program::Program;
 use serde_json::Value;
 use std::fmt::Write as _;
 

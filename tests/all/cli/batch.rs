@@ -1,6 +1,6 @@
 //! Many jobs from one file.
 
-use crate::program::{Done, Program};
+use crate::cli::program::{Done, Program};
 use serde_json::Value;
 use std::fs;
 

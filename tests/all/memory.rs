@@ -1,13 +1,11 @@
 //! What is alive in memory: weights on their way to a device, and transformers whose blocks come one after the other. Counts
-//! every byte that is allocated, so it is a program of its own and one test at a time.
+//! every byte that is allocated, so each test runs alone in a process of its own.
 
-mod common;
-
+use crate::common::tiny;
 use candle_core::{DType, Device, Tensor};
-use common::tiny;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::path::Path;
-use std::sync::Mutex;
+use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use vidgen::attention::{Branch, Fork, Guidance, Hooks, Pass};
 use vidgen::models::cogvideox::transformer::{Transformer, TransformerConfig};
@@ -39,7 +37,22 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static COUNTING: Counting = Counting;
 
-static ONE: Mutex<()> = Mutex::new(());
+/// Set for a process that runs one test and nothing else.
+const ALONE: &str = "VIDGEN_TEST_ALONE";
+
+/// Whether this process runs this test alone. If not, a new one does so first, and the test fails where that fails.
+fn alone(test: &str) -> bool {
+    if std::env::var_os(ALONE).is_some() {
+        return true;
+    }
+    let name = format!("{}::{test}", module_path!().split_once("::").unwrap().1);
+    let mut program = Command::new(std::env::current_exe().unwrap());
+    let done = program.args([&name, "--exact", "--nocapture", "--test-threads=1"]).env(ALONE, "1").output().unwrap();
+    let said = String::from_utf8_lossy(&done.stdout);
+    assert!(done.status.success(), "{said}{}", String::from_utf8_lossy(&done.stderr));
+    assert!(said.contains("1 passed"), "there is no {name}: {said}");
+    false
+}
 
 /// Bytes that `work` had allocated at its peak, and those that its result holds.
 fn measured<T>(work: impl FnOnce() -> T) -> (T, usize, usize) {
@@ -61,7 +74,9 @@ fn deep(folder: &Path, dtype: DType) -> (TransformerConfig, Part) {
 
 #[test]
 fn weights_go_to_their_numbers_one_tensor_at_a_time() {
-    let _one = ONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    if !alone("weights_go_to_their_numbers_one_tensor_at_a_time") {
+        return;
+    }
     for (stored, dtype) in
         [(DType::BF16, DType::BF16), (DType::F16, DType::F16), (DType::F32, DType::BF16), (DType::BF16, DType::F32)]
     {
@@ -104,7 +119,9 @@ fn forward(model: &Transformer, config: &TransformerConfig, step: usize) -> Vec<
 
 #[test]
 fn streamed_blocks_give_the_same_values_in_the_memory_of_two() {
-    let _one = ONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    if !alone("streamed_blocks_give_the_same_values_in_the_memory_of_two") {
+        return;
+    }
     let folder = tempfile::tempdir().unwrap();
     let (config, part) = deep(folder.path(), DType::BF16);
     let whole = part.bytes_as(DType::F32) as usize;
@@ -143,7 +160,9 @@ fn streamed_blocks_give_the_same_values_in_the_memory_of_two() {
 
 #[test]
 fn a_stream_goes_on_after_passes_that_ended_early() {
-    let _one = ONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    if !alone("a_stream_goes_on_after_passes_that_ended_early") {
+        return;
+    }
     let folder = tempfile::tempdir().unwrap();
     let (config, part) = deep(folder.path(), DType::F32);
     let model = Transformer::load_streamed(&config, part.var_builder(DType::F32, &Device::Cpu).unwrap()).unwrap();
@@ -166,7 +185,9 @@ fn a_stream_goes_on_after_passes_that_ended_early() {
 
 #[test]
 fn a_stream_finds_what_is_missing_before_the_first_pass() {
-    let _one = ONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    if !alone("a_stream_finds_what_is_missing_before_the_first_pass") {
+        return;
+    }
     let folder = tempfile::tempdir().unwrap();
     let (mut config, part) = deep(folder.path(), DType::F16);
     config.num_layers += 1;

@@ -1,7 +1,7 @@
 //! What holds for every flag and every command: spellings, variables, precedence, where output goes.
 
+use crate::cli::program::Program;
 use crate::common::{assert_close, tiny};
-use crate::program::Program;
 use serde_json::Value;
 use std::io::Read;
 use std::process::Stdio;
@@ -257,7 +257,7 @@ fn attention_is_computed_by_the_kernel_asked_for() {
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         let result: Value = serde_json::from_slice(&output.stdout).unwrap();
         let used = result["manifest"]["settings"]["attention"].as_str().unwrap().to_owned();
-        (used, crate::parity::read(&program.path("l.safetensors"), "latents"))
+        (used, crate::cli::parity::read(&program.path("l.safetensors"), "latents"))
     };
     let (own, plain, any) = (of(Some("sdpa")), of(Some("math")), of(None));
     assert_eq!([&own.0, &plain.0, &any.0], ["sdpa", "math", "sdpa"]);

@@ -1,6 +1,6 @@
 //! What is wrong with an installation, and what there is to compute with.
 
-use crate::program::Program;
+use crate::cli::program::Program;
 use serde_json::Value;
 
 fn json(text: &str) -> Value {

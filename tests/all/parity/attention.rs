@@ -2,7 +2,7 @@
 //! (goldens: `tests/reference/attention.py`), and every way of scheduling the rows against the others.
 
 use crate::common::{assert_close, golden, tiny};
-use crate::transformer::load;
+use crate::parity::transformer::load;
 use candle_core::{DType, Device, Tensor};
 use vidgen::attention::Guidance::{Cond, Uncond};
 use vidgen::attention::{AttentionProcessor, Branch, Fork, Guidance, Hooks, Pass, Reference, SiteKind};

@@ -1,7 +1,7 @@
 //! `--offload` and `--max-vram`: where weights wait, and what a budget decides.
 
+use crate::cli::program::Program;
 use crate::common::tiny::write_deep;
-use crate::program::Program;
 use candle_core::DType;
 use serde_json::Value;
 use std::fs;

@@ -1,9 +1,9 @@
 //! Attention maps: against the whole softmax of diffusers' modules (goldens: `tests/reference/maps.py`), what is written, and
 //! what users type.
 
+use crate::cli::parity::{read, write_noise};
+use crate::cli::program::{Done, Program};
 use crate::common::{assert_close, golden, tiny};
-use crate::parity::{read, write_noise};
-use crate::program::{Done, Program};
 use candle_core::{Device, Tensor};
 use std::collections::HashMap;
 
