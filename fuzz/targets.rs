@@ -7,7 +7,7 @@
 use std::hint::black_box;
 use std::path::Path;
 use vidgen::job::{self, Request, batch as jobs};
-use vidgen::models::cogvideox::transformer::TransformerConfig;
+use vidgen::models::cogvideox::config::TransformerConfig;
 use vidgen::models::cogvideox::vae::VaeConfig;
 use vidgen::run::Manifest;
 use vidgen::run::journal::{self, Journal};

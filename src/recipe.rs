@@ -1,7 +1,7 @@
 //! The defaults of a method on a model, as `configs/` has them. The files say where their numbers come from.
 
 use crate::guidance::GuidanceSchedule;
-use crate::models::cogvideox::transformer::TransformerConfig;
+use crate::models::cogvideox::config::TransformerConfig;
 use crate::processors::Spec;
 use crate::schedulers::{SchedulerKind, Table};
 use crate::timeline::BlendMode;

@@ -7,7 +7,7 @@ use super::edit::{self, Changes, Edit};
 use super::plan::Segment;
 use super::settings::Settings;
 use crate::attention::SiteKind;
-use crate::models::cogvideox::transformer::TransformerConfig;
+use crate::models::cogvideox::config::TransformerConfig;
 use crate::processors::{BankPlan, BankSize, Control, Purpose, Ranges, Spec, check_order};
 use crate::recipe::Recipe;
 use crate::run::{Code, WithCode};

@@ -3,7 +3,7 @@
 use super::plan::MOST_FRAMES;
 use super::settings::Settings;
 use super::values::{Size, Tiling};
-use crate::models::cogvideox::transformer::TransformerConfig;
+use crate::models::cogvideox::config::TransformerConfig;
 use crate::models::cogvideox::vae::{DecodeOptions, TileOptions, VaeConfig};
 use crate::recipe::Recipe;
 use crate::video::Rate;

@@ -8,7 +8,7 @@ use super::plan::WindowRules;
 use super::request::Request;
 use super::settings::Settings;
 use super::values::{Seed, Size};
-use crate::models::cogvideox::transformer::TransformerConfig;
+use crate::models::cogvideox::config::TransformerConfig;
 use crate::models::cogvideox::vae::VaeConfig;
 use crate::processors::{Control, Spec};
 use crate::run::{Code, Failure, WithCode};

@@ -31,7 +31,7 @@ pub use request::Request;
 pub use settings::Settings;
 
 use crate::guidance::GuidanceSchedule;
-use crate::models::cogvideox::transformer::TransformerConfig;
+use crate::models::cogvideox::config::TransformerConfig;
 use crate::models::cogvideox::vae::{DecodeOptions, VaeConfig};
 use crate::nn::compute_dtype;
 use crate::nn::kernel::{self, Kernel};

@@ -3,6 +3,8 @@
 
 pub mod clip;
 pub mod cogvideox;
+pub mod layers;
+pub mod stream;
 
 use crate::attention::Hooks;
 use candle_core::{Result, Tensor};

@@ -6,7 +6,8 @@
 
 use crate::attention::{Branch, Guidance, Hooks, Pass};
 use crate::job::work;
-use crate::models::cogvideox::transformer::{Transformer, TransformerConfig};
+use crate::models::cogvideox::config::TransformerConfig;
+use crate::models::cogvideox::transformer::Transformer;
 use crate::models::cogvideox::vae::{Autoencoder, DecodeOptions, VaeConfig};
 use crate::models::{Denoiser, DenoiserRow};
 use crate::nn::conv::conv3d;

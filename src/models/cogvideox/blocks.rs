@@ -1,123 +1,124 @@
-//! The blocks of a transformer: all of them in memory, or each read again for every pass while the one before it computes.
-//!
-//! A pass goes through the layers in order and through each of them once with all its rows, so a block that is streamed is
-//! read once for a pass. What it is read from is the business of the weights it is given: files, or copies in the host's
-//! memory. Two blocks are alive at most, the one at work and the next one. A block that is read again is the same block, so
-//! the network's results do not depend on where its blocks are.
+//! One block of the transformer: joint attention and a feed-forward layer, each behind an adaptive layer norm with weights
+//! of its own for text and video. After diffusers' `CogVideoXBlock`.
 
-use super::transformer::{Block, TransformerConfig};
-use candle_core::{Error, Result};
+use super::config::TransformerConfig;
+use super::positions::Positions;
+use crate::attention::{Hooks, Qkv, Site};
+use crate::models::layers::{FeedForward, LayerNorm, affine};
+use crate::nn::linear::{Linear, linear, linear_joined};
+use crate::nn::norm::{Modulation, gate_residual, layer_norm_modulate};
+use crate::nn::rope::qk_norm_rope;
+use candle_core::{Result, Tensor, bail};
 use candle_nn::VarBuilder;
-use rayon::Yield;
-use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::{Builder, JoinHandle};
-use std::time::Duration;
 
-/// Between two looks at a block that is being read.
-const PAUSE: Duration = Duration::from_micros(100);
-
-/// All blocks of a transformer, in the order of their layers.
+/// Adaptive layer norm that also gives the gate of what follows: diffusers' `CogVideoXLayerNormZero`.
 #[derive(Debug)]
-pub(super) enum Blocks {
-    Resident(Vec<Arc<Block>>),
-    Streamed(Stream),
+struct LayerNormZero {
+    linear: Linear,
+    norm: LayerNorm,
 }
 
-impl Blocks {
-    /// Reads all blocks. `vb` is that of `transformer_blocks`.
-    pub fn resident(config: &TransformerConfig, vb: &VarBuilder) -> Result<Self> {
-        let blocks = (0..config.num_layers).map(|layer| Ok(Arc::new(Block::load(config, layer, vb.pp(layer))?)));
-        Ok(Self::Resident(blocks.collect::<Result<_>>()?))
+impl LayerNormZero {
+    fn load(config: &TransformerConfig, vb: VarBuilder) -> Result<Self> {
+        let dim = config.inner_dim();
+        let norm = LayerNorm::load(dim, config.norm_elementwise_affine, config.norm_eps, vb.pp("norm"))?;
+        Ok(Self { linear: linear(config.time_embed_dim, 6 * dim, true, vb.pp("linear"))?, norm })
     }
 
-    /// Reads every block once, so that missing and wrong tensors are found now, and keeps none but the first.
-    pub fn streamed(config: &TransformerConfig, vb: VarBuilder<'static>) -> Result<Self> {
-        let stream = Stream { config: Arc::new(config.clone()), vb, ahead: Mutex::new(None) };
-        for layer in 0..config.num_layers {
-            stream.get(layer)?;
-        }
-        Ok(Self::Streamed(stream))
-    }
-
-    pub fn len(&self) -> usize {
-        match self {
-            Self::Resident(blocks) => blocks.len(),
-            Self::Streamed(stream) => stream.config.num_layers,
-        }
-    }
-
-    /// The block of a layer. Where blocks are streamed the caller has dropped the one before, and the next one is read from
-    /// now on; the first follows the last, for the next pass.
-    pub fn get(&self, layer: usize) -> Result<Arc<Block>> {
-        match self {
-            Self::Resident(blocks) => Ok(blocks[layer].clone()),
-            Self::Streamed(stream) => stream.get(layer),
-        }
-    }
-}
-
-/// Blocks that are read when their turn comes.
-pub(super) struct Stream {
-    config: Arc<TransformerConfig>,
-    vb: VarBuilder<'static>,
-    /// The layer that is being read, or has been.
-    ahead: Mutex<Option<(usize, JoinHandle<Result<Block>>)>>,
-}
-
-impl Stream {
-    fn get(&self, layer: usize) -> Result<Arc<Block>> {
-        // what was queued on a device still needs the block before this one, whose memory the next one is to take
-        self.vb.device().synchronize()?;
-        let mut ahead = self.ahead.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut block = None;
-        // joined even where a pass ended early and another layer is wanted: what it holds is gone before more is read
-        if let Some((read, thread)) = ahead.take() {
-            let got = join(thread).map_err(|_| Error::Msg(format!("reading block {read} failed")))?;
-            block = Some(got?).filter(|_| read == layer);
-        }
-        let block = match block {
-            Some(block) => block,
-            None => read(&self.config, layer, &self.vb)?,
+    /// Modulated tokens and the gates of text and video.
+    fn forward(&self, x: &Tensor, emb: &Tensor, text: usize) -> Result<(Tensor, [(usize, Tensor); 2])> {
+        let video = x.dim(1)? - text;
+        let chunks = self.linear.forward(emb)?.chunk(6, 1)?; // each [1, D]
+        let [shift, scale, gate, text_shift, text_scale, text_gate] = chunks.as_slice() else {
+            bail!("a modulation has {} chunks instead of 6", chunks.len())
         };
-        let next = (layer + 1) % self.config.num_layers;
-        let (config, vb) = (self.config.clone(), self.vb.clone());
-        let thread = Builder::new().name(format!("block {next}")).spawn(move || read(&config, next, &vb))?;
-        *ahead = Some((next, thread));
-        Ok(Arc::new(block))
+        let parts = [
+            Modulation { tokens: text, shift: text_shift.clone(), scale: text_scale.clone() },
+            Modulation { tokens: video, shift: shift.clone(), scale: scale.clone() },
+        ];
+        let x = layer_norm_modulate(x, self.norm.weight(), self.norm.bias(), self.norm.eps(), &parts)?;
+        Ok((x, [(text, text_gate.clone()), (video, gate.clone())]))
     }
 }
 
-impl fmt::Debug for Stream {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        write!(f, "{} streamed blocks", self.config.num_layers)
+/// Epsilon of the norms of queries and keys.
+const QK_EPS: f64 = 1e-6;
+
+#[derive(Debug)]
+struct Attention {
+    to_qkv: Linear,           // to_q, to_k, to_v in one
+    norm_q: (Tensor, Tensor), // weight, bias
+    norm_k: (Tensor, Tensor),
+    to_out: Linear,
+    heads: usize,
+    head_dim: usize,
+}
+
+impl Attention {
+    fn load(config: &TransformerConfig, vb: VarBuilder) -> Result<Self> {
+        let (dim, head_dim) = (config.inner_dim(), config.attention_head_dim);
+        let parts = [vb.pp("to_q"), vb.pp("to_k"), vb.pp("to_v")];
+        let norm = |vb: VarBuilder| affine(head_dim, &vb);
+        Ok(Self {
+            to_qkv: linear_joined(dim, dim, config.attention_bias, &parts)?,
+            norm_q: norm(vb.pp("norm_q"))?,
+            norm_k: norm(vb.pp("norm_k"))?,
+            to_out: linear(dim, dim, true, vb.pp("to_out.0"))?,
+            heads: config.num_attention_heads,
+            head_dim,
+        })
+    }
+
+    fn forward(&self, x: &Tensor, positions: &Positions, site: &Site, hooks: &mut Hooks) -> Result<Tensor> {
+        let (b, l, _) = x.dims3()?;
+        let qkv = self.to_qkv.forward(x)?.reshape((b, l, 3, self.heads, self.head_dim))?;
+        let head = |index| qkv.narrow(2, index, 1)?.squeeze(2)?.transpose(1, 2); // [B, N, L, D]
+        let rotary = match positions {
+            Positions::Sincos(_) => None,
+            Positions::Rotary { cos, sin } => Some((cos, sin)), // over the text as well, where they change nothing
+        };
+        let [q, k] = [(0, &self.norm_q), (1, &self.norm_k)]
+            .map(|(index, (weight, bias))| qk_norm_rope(&head(index)?, weight, bias, QK_EPS, rotary, 0));
+        let qkv = Qkv { q: q?, k: k?, v: head(2)?, scale: 1.0 / (self.head_dim as f64).sqrt() };
+        let y = hooks.attend(qkv, site)?; // [B, N, L, D]
+        self.to_out.forward(&y.transpose(1, 2)?.contiguous()?.reshape((b, l, self.heads * self.head_dim))?)
     }
 }
 
-impl Drop for Stream {
-    /// Nothing is left behind that holds memory.
-    fn drop(&mut self) {
-        let ahead = self.ahead.get_mut().unwrap_or_else(PoisonError::into_inner).take();
-        drop(ahead.map(|(_, thread)| join(thread)));
-    }
+/// One layer.
+#[derive(Debug)]
+pub(super) struct Block {
+    norm1: LayerNormZero,
+    attn1: Attention,
+    norm2: LayerNormZero,
+    ff: FeedForward,
+    pub(super) path: String,
 }
 
-/// Waits for a thread that reads. It may need this one to unpack what it reads, where this is a thread of the pool.
-fn join(thread: JoinHandle<Result<Block>>) -> std::thread::Result<Result<Block>> {
-    while !thread.is_finished() {
-        match rayon::yield_now() {
-            Some(Yield::Executed) => {}
-            Some(Yield::Idle) => std::thread::sleep(PAUSE),
-            None => break,
-        }
+impl Block {
+    pub(super) fn load(config: &TransformerConfig, index: usize, vb: VarBuilder) -> Result<Self> {
+        Ok(Self {
+            norm1: LayerNormZero::load(config, vb.pp("norm1"))?,
+            attn1: Attention::load(config, vb.pp("attn1"))?,
+            norm2: LayerNormZero::load(config, vb.pp("norm2"))?,
+            ff: FeedForward::load(config.inner_dim(), vb.pp("ff"))?,
+            path: format!("transformer_blocks.{index}.attn1"),
+        })
     }
-    thread.join()
-}
 
-/// Reads a block and waits until it is where it belongs: a CUDA device copies on a stream of this thread's own, beside the
-/// stream on which another thread computes.
-fn read(config: &TransformerConfig, layer: usize, vb: &VarBuilder) -> Result<Block> {
-    let block = Block::load(config, layer, vb.pp(layer))?;
-    vb.device().synchronize()?;
-    Ok(block)
+    /// `x` is the joint sequence `[B, L, D]`, `emb` the activated time embedding `[1, E]`.
+    pub(super) fn forward(
+        &self,
+        x: &Tensor,
+        emb: &Tensor,
+        positions: &Positions,
+        site: &Site,
+        hooks: &mut Hooks,
+    ) -> Result<Tensor> {
+        let text = site.text.end;
+        let (normed, gates) = self.norm1.forward(x, emb, text)?;
+        let x = gate_residual(x, &self.attn1.forward(&normed, positions, site, hooks)?, &gates)?;
+        let (normed, gates) = self.norm2.forward(&x, emb, text)?;
+        gate_residual(&x, &self.ff.forward(&normed)?, &gates)
+    }
 }

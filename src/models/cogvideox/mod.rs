@@ -2,6 +2,7 @@
 //! and `AutoencoderKLCogVideoX`.
 
 mod blocks;
+pub mod config;
 pub mod positions;
 pub mod transformer;
 pub mod vae;

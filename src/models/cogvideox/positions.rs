@@ -1,9 +1,9 @@
-//! Positions of CogVideoX tokens: additive 3D sine tables (2B) and rotary tables (5B, 1.5), and the timestep's sinusoid.
+//! Positions of CogVideoX tokens: additive 3D sine tables (2B) and rotary tables (5B, 1.5).
 //!
-//! After diffusers' `get_3d_sincos_pos_embed`, `get_3d_rotary_pos_embed` and `get_timestep_embedding`. Positions are local to
-//! the window that a row holds: the first latent frame of every window has time position 0.
+//! After diffusers' `get_3d_sincos_pos_embed` and `get_3d_rotary_pos_embed`. Positions are local to the window that a row
+//! holds: the first latent frame of every window has time position 0.
 
-use super::transformer::TransformerConfig;
+use super::config::TransformerConfig;
 use candle_core::{DType, Device, Result, Tensor, bail};
 
 /// Frames, height and width of the token grid.
@@ -131,25 +131,6 @@ fn crop_region((height, width): (usize, usize), base: (usize, usize)) -> ((f64, 
     let top = ((base_height - fit_height) / 2.0).round_ties_even();
     let left = ((base_width - fit_width) / 2.0).round_ties_even();
     ((top, left), (top + fit_height, left + fit_width))
-}
-
-/// Sinusoid of a timestep, `[1, dim]` in f32: frequencies `10000^(-j / (dim/2 - shift))`, cosines first if `flip`.
-///
-/// The angles are rounded to f32 at the points where the reference rounds them: at timesteps near 1000 an angle in higher
-/// precision differs by 1e-4.
-pub fn timestep_sinusoid(timestep: f64, dim: usize, flip: bool, shift: f64) -> Result<Tensor> {
-    let half = dim / 2;
-    let angles: Vec<f32> = (0..half)
-        .map(|j| {
-            let exponent = -(10000f64.ln() as f32) * j as f32 / (half as f64 - shift) as f32;
-            timestep as f32 * (f64::from(exponent).exp() as f32)
-        })
-        .collect();
-    let sin = angles.iter().map(|&angle| f64::from(angle).sin() as f32);
-    let cos = angles.iter().map(|&angle| f64::from(angle).cos() as f32);
-    let mut values: Vec<f32> = if flip { cos.chain(sin).collect() } else { sin.chain(cos).collect() };
-    values.resize(dim, 0.0);
-    Tensor::from_vec(values, (1, dim), &Device::Cpu)
 }
 
 #[cfg(test)]
