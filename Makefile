@@ -6,7 +6,7 @@ DEMO   := out/seasons.mp4
 CUDA_TOOLKIT ?=
 CUDA_FEATURES ?= cuda
 
-.PHONY: help deps build cuda cuda-check demo gallery pictures test torture lint fuzz bench-multiprompt bench-toyland bench-plan bench-gpu-smoke test-slurm
+.PHONY: help deps build cuda cuda-check demo gallery pictures test torture lint fuzz bench-multiprompt bench-toyland bench-plan bench-gpu-smoke test-slurm dist
 
 help:
 	@echo 'make demo    install what is missing, build, render a video on the embedded model'
@@ -15,6 +15,7 @@ help:
 	@echo 'make test    run all tests'
 	@echo 'make torture kill a run 200 times, at random moments, and compare what it makes in the end'
 	@echo 'make build   the release binary, target/release/vidgen'
+	@echo 'make dist    the archive to hand out, target/dist/vidgen-VERSION-TARGET.tar.gz, and its checksum'
 	@echo 'make cuda    the release binary for NVIDIA GPUs, target/cuda/release/vidgen; see docs/cuda.md'
 	@echo 'make cuda-check   whether the CUDA assembler takes the kernels in the repository; needs no GPU'
 	@echo 'make lint    formatting, clippy and documentation, warnings denied'
@@ -37,6 +38,10 @@ cuda: deps
 
 cuda-check:
 	scripts/cuda-check.sh
+
+# Python 3 collects the licences of the crates.
+dist: build
+	@scripts/dist.sh $(VIDGEN)
 
 demo: build
 	@mkdir -p out

@@ -5,6 +5,7 @@ mod batch;
 mod conventions;
 mod ditctrl;
 mod doctor;
+mod documents;
 mod edit;
 mod eval;
 mod extend;
