@@ -84,7 +84,10 @@ fn a_sweep_is_an_example() {
 /// Targets of `[text](target)` in Markdown that are no addresses, without what follows `#`.
 fn links(text: &str) -> Vec<&str> {
     let targets = text.split("](").skip(1).filter_map(|rest| rest.split(')').next());
-    targets.filter_map(|target| target.split('#').next()).filter(|path| !path.is_empty() && !path.contains("://")).collect()
+    targets
+        .filter_map(|target| target.split('#').next())
+        .filter(|path| !path.is_empty() && !path.contains("://"))
+        .collect()
 }
 
 #[test]
