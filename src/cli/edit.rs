@@ -4,7 +4,8 @@ use super::render::{Dry, make, prepare, recorded};
 use super::source::Source;
 use super::usage::hidden;
 use super::{Report, plan};
-use crate::job::{Changes, Request, Reweighting, Settings, Swap};
+use crate::job::{Changes, Request, Settings, Swap};
+use crate::processors::WordFactor;
 use crate::run::{Code, Event, Failure};
 
 const EXAMPLES: &str = "\
@@ -32,7 +33,7 @@ pub struct Edit {
     swap: Vec<Swap>,
     /// Scale what words contribute, as night:0.5; 0 removes, 1 changes nothing. Give it again for more
     #[arg(long, value_name = "WORDS:FACTOR")]
-    reweight: Vec<Reweighting>,
+    reweight: Vec<WordFactor>,
     /// The original on the left, the edited version on the right
     #[arg(long, value_parser = clap::builder::FalseyValueParser::new())]
     side_by_side: bool,

@@ -1,12 +1,10 @@
 //! `processors`: the controls of attention that can be asked for by name.
 
 use crate::attention::SiteKind;
-use crate::processors::registry::Entry;
 use crate::processors::when::kind_name;
-use crate::processors::{COMMON, Parameter, list};
+use crate::processors::{COMMON, Control, Parameter, list};
 use crate::run::{Failure, print};
 use serde_json::{Value, json};
-use std::fmt::Write;
 
 pub const EXAMPLES: &str = "\
 Examples:
@@ -22,50 +20,63 @@ pub fn run(json: bool) -> Result<(), Failure> {
     }
 }
 
-/// The kinds of attention that the networks of CogVideoX and Toyland have.
-const PRESENT: [SiteKind; 1] = [SiteKind::Joint];
+/// The architectures of this program, and the kinds of attention that their networks have.
+const ARCHITECTURES: [(&str, &[SiteKind]); 1] = [("cogvideox", &[SiteKind::Joint])];
 
-fn works(entry: &Entry) -> bool {
-    entry.sites.iter().any(|kind| PRESENT.contains(kind))
+/// The architectures on which a control works.
+fn works_on(control: &Control) -> impl Iterator<Item = &'static str> {
+    let fitting = ARCHITECTURES.iter().filter(|(_, kinds)| kinds.iter().any(|kind| control.sites.contains(kind)));
+    fitting.map(|(name, _)| *name)
+}
+
+fn works(control: &Control) -> bool {
+    works_on(control).next().is_some()
+}
+
+fn names(kinds: &[SiteKind]) -> Vec<&'static str> {
+    kinds.iter().map(|&kind| kind_name(kind)).collect()
 }
 
 fn object() -> Value {
-    let parameter = |p: &Parameter| json!({ "name": p.name, "default": p.default, "help": p.help });
-    let entries: Vec<Value> = list()
-        .iter()
-        .map(|entry| {
-            let parameters: Vec<Value> = entry.parameters.iter().chain(COMMON).map(parameter).collect();
-            let sites: Vec<&str> = entry.sites.iter().map(|&kind| kind_name(kind)).collect();
-            let works = works(entry);
-            json!({ "name": entry.name, "sites": sites, "works": works, "help": entry.help, "parameters": parameters })
+    let parameter =
+        |p: &Parameter| json!({ "name": p.name, "form": p.kind.form(), "default": p.default, "help": p.help });
+    let control = |control: &Control| {
+        let parameters: Vec<Value> = control.parameters.iter().chain(COMMON).map(parameter).collect();
+        json!({
+            "name": control.name,
+            "sites": names(control.sites),
+            "works": works(control),
+            "works_on": works_on(control).collect::<Vec<_>>(),
+            "help": control.help,
+            "parameters": parameters,
         })
-        .collect();
-    json!({ "processors": entries })
+    };
+    json!({ "processors": list().iter().map(|known| control(known)).collect::<Vec<_>>() })
 }
 
 fn table() -> String {
-    let mut text =
-        String::from("Written as NAME:PARAMETER=VALUE,..; ranges are inclusive: kv-share:layers=25-29,steps=2-24\n");
-    let mut line = |words: std::fmt::Arguments| {
-        // writing to a string does not fail
-        let _ = writeln!(text, "{words}");
-    };
-    let parameters = |line: &mut dyn FnMut(std::fmt::Arguments), parameters: &[Parameter]| {
-        for Parameter { name, default, help } in parameters {
+    let parameters = |parameters: &[Parameter]| {
+        let line = |Parameter { name, default, help, .. }: &Parameter| {
             let default = if default.is_empty() { String::new() } else { format!(" [default: {default}]") };
-            line(format_args!("    {name:<10} {help}{default}"));
-        }
+            format!("    {name:<10} {help}{default}\n")
+        };
+        parameters.iter().map(line).collect::<String>()
     };
-    let entry = |line: &mut dyn FnMut(std::fmt::Arguments), entry: &Entry| {
-        let sites: Vec<&str> = entry.sites.iter().map(|&kind| kind_name(kind)).collect();
-        line(format_args!("\n{:<12} {} (on {} attention)", entry.name, entry.help, sites.join(", ")));
-        parameters(line, entry.parameters);
+    let controls = |working: bool| {
+        let control = |Control { name, help, sites, parameters: own, .. }: &Control| {
+            format!("\n{name:<12} {help} (on {} attention)\n{}", names(sites).join(", "), parameters(own))
+        };
+        list().iter().filter(|known| works(known) == working).map(|known| control(known)).collect::<String>()
     };
-    line(format_args!("\nOn every model there is now (CogVideoX and Toyland have joint attention):"));
-    list().iter().filter(|known| works(known)).for_each(|known| entry(&mut line, known));
-    line(format_args!("\nEach also has"));
-    parameters(&mut line, COMMON);
-    line(format_args!("\nOn kinds of attention that no model has yet, so refused by all of them:"));
-    list().iter().filter(|known| !works(known)).for_each(|known| entry(&mut line, known));
-    text
+    let have = ARCHITECTURES.map(|(name, kinds)| format!("{name} has {} attention", names(kinds).join(", ")));
+    format!(
+        "Written as NAME:PARAMETER=VALUE,..; ranges are inclusive: kv-share:layers=25-29,steps=2-24\n\n\
+         On the models there are ({}):\n{}\n\
+         Each also has\n{}\n\
+         On kinds of attention that no model has yet, so refused by all of them:\n{}",
+        have.join("; "),
+        controls(true),
+        parameters(COMMON),
+        controls(false)
+    )
 }

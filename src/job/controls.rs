@@ -1,14 +1,15 @@
 //! Which controls act on attention in a run, and where the words they name stand in the prompts.
 //!
 //! Keys and values are shared (DiTCtrl, arXiv 2412.18597) between windows that are joined: across attention transitions and
-//! inside scenes. A `kv-share` that is given replaces the one of the model's recipe.
+//! inside scenes. A control of sharing that is given replaces the one of the model's recipe.
 
 use super::edit::{self, Changes, Edit};
 use super::plan::Segment;
 use super::settings::Settings;
 use crate::attention::SiteKind;
 use crate::models::cogvideox::config::TransformerConfig;
-use crate::processors::{BankPlan, BankSize, Control, Purpose, Ranges, Spec, check_order};
+use crate::processors::kv_share::{self, THRESHOLD};
+use crate::processors::{BankPlan, BankSize, Purpose, Ranges, Spec, Subject as Placed, Word, check_order};
 use crate::recipe::Recipe;
 use crate::run::{Code, WithCode};
 use crate::storyboard::{Scene, Transition};
@@ -50,7 +51,7 @@ pub struct Subject {
 /// The controls of a run.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Controls {
-    /// In the order of the stack, the outermost first.
+    /// In the order of the stack, the outermost first; without the subject of sharing, which is below.
     pub specs: Vec<Spec>,
     /// None where no windows are joined.
     pub sharing: Option<Sharing>,
@@ -60,9 +61,6 @@ pub struct Controls {
     /// The tokens of other words that controls name, by prompt.
     words: BTreeMap<String, Vec<Vec<u32>>>,
 }
-
-/// The share of a frame's peak from which a place belongs to the subject, in DiTCtrl's code and paper.
-const THRESHOLD: f64 = 0.3;
 
 /// The controls that were asked for, or are the model's own.
 #[derive(Debug, Clone)]
@@ -74,7 +72,17 @@ pub struct Wanted {
 }
 
 fn is_sharing(spec: &Spec) -> bool {
-    matches!(spec.control, Control::KvShare { .. })
+    spec.control.joins_windows
+}
+
+/// What to do on a network that no recipe says where to share on.
+fn say_where(depth: usize) -> String {
+    let (name, first) = (kv_share::CONTROL.name, depth - depth.div_ceil(6));
+    format!(
+        "there is no recipe for sharing on this network of {depth} layers: say where, as --attn-proc \
+         {name}:layers={first}-{},steps=2-24",
+        depth - 1
+    )
 }
 
 impl Wanted {
@@ -85,17 +93,13 @@ impl Wanted {
         for spec in given {
             let what = |error: anyhow::Error| anyhow::anyhow!("--attn-proc {spec}: {error:#}");
             spec.check(steps, &sites).map_err(what)?;
-            if let Control::AttnMap { .. } = spec.control {
-                bail!("--attn-proc {spec}: no maps are written while a video is made: use vidgen attn-map")
-            }
         }
         let explicit = given.iter().any(is_sharing);
         let own = recipe.controls(steps).into_iter().filter(|spec| !(explicit && is_sharing(spec)));
         let specs: Vec<Spec> = own.chain(given.iter().cloned()).collect();
-        ensure!(
-            specs.iter().filter(|spec| is_sharing(spec)).count() <= 1,
-            "--attn-proc: kv-share is given twice: give all its steps and layers in one"
-        );
+        if let Some(twice) = specs.iter().filter(|spec| is_sharing(spec)).nth(1) {
+            bail!("--attn-proc: {} is given twice: give all its steps and layers in one", twice.control.name)
+        }
         check_order(&specs).map_err(|error| anyhow::anyhow!("--attn-proc: {error}"))?;
         Ok(Self { specs, explicit, depth: transformer.num_layers })
     }
@@ -108,13 +112,7 @@ impl Wanted {
         let shares = self.specs.iter().any(is_sharing);
         let asked = settings.transition.iter().chain(scenes.iter().filter_map(|scene| scene.transition.kind.as_ref()));
         if let (false, Some(_)) = (shares, asked.into_iter().find(|kind| **kind == Transition::Attention)) {
-            bail!(
-                "transition attention: there is no recipe for sharing on this network of {} layers: say where, as \
-                 --attn-proc kv-share:layers={}-{},steps=2-24, or use --transition blend",
-                self.depth,
-                self.depth - self.depth.div_ceil(6),
-                self.depth - 1
-            )
+            bail!("transition attention: {}, or use --transition blend", say_where(self.depth))
         }
         let default = if shares { Transition::Attention } else { Transition::Blend };
         let transition = settings.transition.unwrap_or(default);
@@ -138,19 +136,18 @@ impl Wanted {
         let idle = prompts.len() == 1 || changes.is_some(); // window flags of a single window are accepted
         let unjoined = "no effect: no windows are joined by an attention transition";
         let given = settings.subject.as_deref().unwrap_or_default();
+        let mut sharing = specs.iter_mut().find(|spec| is_sharing(spec));
+        let name = sharing.as_ref().map_or("", |spec| spec.control.name);
         if !joined && !idle {
-            ensure!(!explicit, "--attn-proc kv-share has {unjoined}");
+            ensure!(!explicit, "--attn-proc {name} has {unjoined}");
             ensure!(given.is_empty(), "--subject has {unjoined}");
         }
-        let own = match specs.iter().find(|spec| is_sharing(spec)).map(|spec| &spec.control) {
-            Some(Control::KvShare { subject, threshold }) if !subject.is_empty() => Some((subject.clone(), *threshold)),
-            _ => None,
-        };
+        let own = sharing.as_mut().map(|spec| kv_share::take_subject(&mut spec.values)).transpose()?.flatten();
         let by_scene = scenes.iter().any(|scene| !scene.subject.is_empty());
         // places in a file are for those who have no words; a flag has
         let by_token = given.is_empty() && scenes.iter().any(|scene| !scene.subject_tokens.is_empty());
         if own.is_some() && (by_scene || by_token || !given.is_empty() || settings.mask_threshold.is_some()) {
-            bail!("--attn-proc kv-share names its own subject: leave it out there, or leave out the other subjects")
+            bail!("--attn-proc {name} names its own subject: leave it out there, or leave out the other subjects")
         }
         let named = own.is_some() || by_scene || by_token || !given.is_empty();
         match settings.mask_threshold {
@@ -187,18 +184,12 @@ impl Wanted {
             };
             let subject = prompts.subject(scenes.iter().map(named).collect(), threshold)?;
             segments.iter().try_for_each(|segment| subject.check(&segment.plan, prompts.texts))?;
-            for spec in specs.iter_mut() {
-                if let Control::KvShare { subject: words, threshold } = &mut spec.control {
-                    *words = subject.words.iter().flatten().cloned().collect::<BTreeSet<_>>().into_iter().collect();
-                    *threshold = subject.threshold;
-                }
-            }
             controls.subject = joined.then_some(subject);
         }
         for spec in &specs {
-            let Control::Reweight(words) = &spec.control else { continue };
-            for (word, _) in words {
-                controls.words.insert(word.clone(), prompts.word("--attn-proc reweight", word, 0..texts.len())?);
+            let asked = format!("--attn-proc {}", spec.control.name);
+            for word in spec.words() {
+                controls.words.insert(word.to_owned(), prompts.word(&asked, word, 0..texts.len())?);
             }
         }
         if let (Some(changes), Some(reading)) = (changes, reading) {
@@ -221,17 +212,12 @@ impl Wanted {
     }
 }
 
-/// Where an edited version reads its source. `replaced`: by the `kv-share` that was given.
+/// Where an edited version reads its source. `replaced`: by the sharing that was given.
 fn reading(changes: &Changes, specs: &[Spec], replaced: bool, depth: usize) -> Result<Sharing> {
     let sharing = specs.iter().find(|spec| is_sharing(spec));
     let (steps, layers) = match sharing {
         Some(spec) if replaced || !changes.swaps().is_empty() => (spec.steps.clone(), spec.layers.clone()),
-        None if !changes.swaps().is_empty() => bail!(
-            "--swap: there is no recipe for sharing on this network of {depth} layers: say where, as \
-             --attn-proc kv-share:layers={}-{},steps=2-24",
-            depth - depth.div_ceil(6),
-            depth - 1
-        ),
+        None if !changes.swaps().is_empty() => bail!("--swap: {}", say_where(depth)),
         _ => (Ranges::from(edit::FIRST_STEPS), Ranges::all()),
     };
     Ok(Sharing { steps, layers, depth })
@@ -388,16 +374,21 @@ impl Controls {
         self.words.get(word).map_or_else(Vec::new, |positions| by_text(positions, plan))
     }
 
-    /// The words that an edit reweights, with their factors and their tokens in each text of a plan.
-    pub fn reweighted(&self, plan: &ChunkPlan) -> Vec<(String, f64, Vec<Vec<u32>>)> {
+    /// The words that an edit reweights with their tokens in each text of a plan, and their factors.
+    pub fn reweighted(&self, plan: &ChunkPlan) -> Vec<(Word, f64)> {
         let edit = self.edit.iter();
         let words = edit.flat_map(|edit| edit.changes.reweightings().iter().zip(&edit.words));
-        words.map(|(new, positions)| (new.words.clone(), new.factor, by_text(positions, plan))).collect()
+        let word = |text: &str, positions: &[_]| Word { text: text.to_owned(), positions: by_text(positions, plan) };
+        words.map(|(new, positions)| (word(&new.words, positions), new.factor)).collect()
     }
 
-    /// The subject's tokens in each text of a plan.
-    pub fn subject_positions(&self, plan: &ChunkPlan) -> Vec<Vec<u32>> {
-        self.subject.as_ref().map_or_else(Vec::new, |subject| by_text(&subject.positions, plan))
+    /// The subject with its tokens in each text of a plan: one word, since which words name it may differ from prompt to
+    /// prompt.
+    pub fn subject(&self, plan: &ChunkPlan) -> Option<Placed> {
+        let Subject { words, threshold, positions } = self.subject.as_ref()?;
+        let names: BTreeSet<&str> = words.iter().flatten().map(String::as_str).collect();
+        let text = names.into_iter().collect::<Vec<_>>().join(", ");
+        Some(Placed { words: vec![Word { text, positions: by_text(positions, plan) }], threshold: *threshold })
     }
 
     /// The bank through which the windows of a plan share.

@@ -3,8 +3,8 @@
 //!
 //! The video as it was (the source) and its edited version are denoised together from the same noise. The edited version
 //! has the swapped prompts, and reads the whole keys and values of the source:
-//! - with a swap where the model's recipe shares between windows, or an explicit `kv-share` does;
-//! - without one in steps 0 and 1, in all layers. A single window's explicit `kv-share` replaces that as well.
+//! - with a swap where the model's recipe shares between windows, or an explicit control of sharing does;
+//! - without one in steps 0 and 1, in all layers. A single window's explicit control of sharing replaces that as well.
 //!
 //! A reweighted word is scaled in all layers and steps, in both halves of the guidance, wherever it is asked for in a prompt
 //! of the edited version; where keys are the source's, it is the source's word whose keys are scaled.
@@ -14,6 +14,7 @@
 //! gives the source, bit for bit. The reference has no such edits; the rest is as in its code.
 
 use super::Sharing;
+use crate::processors::WordFactor;
 use crate::text::swapped;
 use crate::words::list;
 use anyhow::{Error, Result, bail, ensure};
@@ -50,32 +51,6 @@ impl fmt::Display for Swap {
     }
 }
 
-/// Words, and the factor of what they contribute.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Reweighting {
-    pub words: String,
-    pub factor: f64,
-}
-
-impl FromStr for Reweighting {
-    type Err = Error;
-
-    /// `night:0.5`.
-    fn from_str(text: &str) -> Result<Self> {
-        let wrong = || anyhow::anyhow!("{text:?} is not WORDS:FACTOR, as night:0.5");
-        let (words, factor) = text.rsplit_once(':').ok_or_else(wrong)?;
-        let (words, factor) = (words.trim().to_owned(), factor.trim().parse::<f64>().map_err(|_| wrong())?);
-        ensure!(factor.is_finite() && !words.is_empty() && !words.contains(char::is_control), wrong());
-        Ok(Self { words, factor })
-    }
-}
-
-impl fmt::Display for Reweighting {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        write!(f, "{}:{}", self.words, self.factor)
-    }
-}
-
 /// What an edit changes, as it was asked for.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -83,7 +58,7 @@ pub struct Changes {
     #[serde(with = "list", skip_serializing_if = "Option::is_none")]
     pub swap: Option<Vec<Swap>>,
     #[serde(with = "list", skip_serializing_if = "Option::is_none")]
-    pub reweight: Option<Vec<Reweighting>>,
+    pub reweight: Option<Vec<WordFactor>>,
     /// Source and edited version in one picture.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub side_by_side: bool,
@@ -94,7 +69,7 @@ impl Changes {
         self.swap.as_deref().unwrap_or_default()
     }
 
-    pub fn reweightings(&self) -> &[Reweighting] {
+    pub fn reweightings(&self) -> &[WordFactor] {
         self.reweight.as_deref().unwrap_or_default()
     }
 
@@ -208,14 +183,6 @@ mod tests {
         for text in ["cat", "=>dog", "cat->dog", "cat=>d\u{1b}og"] {
             assert!(text.parse::<Swap>().is_err(), "{text}");
         }
-        let night: Reweighting = "starry night:-0.5".parse().unwrap();
-        assert_eq!(
-            (night.words.as_str(), night.factor, night.to_string().as_str()),
-            ("starry night", -0.5, "starry night:-0.5")
-        );
-        for text in ["night", "night:", ":0.5", "night:inf", "night:much"] {
-            assert!(text.parse::<Reweighting>().is_err(), "{text}");
-        }
         let both = changes(&["cat=>dog"], &["night:0.5"]);
         let json = serde_json::to_string(&both).unwrap();
         assert_eq!(json, r#"{"swap":["cat=>dog"],"reweight":["night:0.5"]}"#);
@@ -228,7 +195,7 @@ mod tests {
             changes(&["Cat=>fox"], &["night:2"]).after(changes(&["cat=>dog", "red=>blue"], &["night:0.5", "moon:0"]));
         let shown = |items: Vec<String>| items.join(" ");
         assert_eq!(shown(later.swaps().iter().map(Swap::to_string).collect()), "red=>blue Cat=>fox");
-        assert_eq!(shown(later.reweightings().iter().map(Reweighting::to_string).collect()), "moon:0 night:2");
+        assert_eq!(shown(later.reweightings().iter().map(WordFactor::to_string).collect()), "moon:0 night:2");
     }
 
     #[test]

@@ -10,7 +10,7 @@ use super::settings::Settings;
 use super::values::{Seed, Size};
 use crate::models::cogvideox::config::TransformerConfig;
 use crate::models::cogvideox::vae::VaeConfig;
-use crate::processors::{Control, Spec};
+use crate::processors::Spec;
 use crate::run::{Code, Failure, WithCode};
 use crate::storyboard::{Scene, TransitionInto};
 use crate::video::{self, Limits, Rate};
@@ -190,12 +190,7 @@ fn near(side: usize, unit: usize) -> [usize; 2] {
 /// A run that drew its seed is said to have drawn `seed`.
 pub fn taken_over(request: Request, seed: u64, new_prompt: bool) -> (Settings, Option<Scene>) {
     let Request { settings: old, scenes, .. } = request;
-    let names_words = |spec: &Spec| match &spec.control {
-        Control::KvShare { subject, .. } => !subject.is_empty(),
-        Control::Reweight(_) => true,
-        _ => false,
-    };
-    let kept = |specs: Vec<Spec>| specs.into_iter().filter(|spec| !(new_prompt && names_words(spec))).collect();
+    let kept = |specs: Vec<Spec>| specs.into_iter().filter(|spec| !new_prompt || spec.words().is_empty()).collect();
     let settings = Settings {
         model: Some(old.model.unwrap_or_else(|| EMBEDDED.to_owned())),
         seed: Some(Seed::Given(seed.wrapping_add(1))),

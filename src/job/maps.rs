@@ -2,8 +2,8 @@
 
 use super::Job;
 use super::controls::{Prompts, by_text};
-use crate::processors::Ranges;
-use crate::processors::attention_map::{View, Word};
+use crate::processors::attention_map::View;
+use crate::processors::{Ranges, Recording, Word};
 use crate::timeline::ChunkPlan;
 use crate::words::words;
 use anyhow::{Context, Error, Result, bail, ensure};
@@ -154,10 +154,20 @@ fn place_of(job: &Job, frame: usize) -> Option<(usize, usize, usize)> {
 }
 
 impl Maps {
-    /// The words with their tokens in each text of a plan.
-    pub fn tokens(&self, plan: &ChunkPlan) -> Vec<Word> {
+    /// What is recorded in a run over a plan.
+    pub fn recording(&self, plan: &ChunkPlan) -> Recording {
         let words = self.words.iter().zip(&self.positions);
-        words.map(|(text, positions)| Word { text: text.clone(), positions: by_text(positions, plan) }).collect()
+        let word = |(text, positions): (&String, &Vec<Vec<u32>>)| Word {
+            text: text.clone(),
+            positions: by_text(positions, plan),
+        };
+        Recording {
+            words: words.map(word).collect(),
+            views: self.recorded.into_iter().collect(),
+            steps: self.steps.clone(),
+            layers: self.layers.clone(),
+            single_layer: self.single_layer,
+        }
     }
 
     /// Steps to take until all maps are seen.

@@ -19,7 +19,7 @@ pub mod values;
 pub mod work;
 
 pub use controls::{Controls, Sharing, Subject, bank_size};
-pub use edit::{Changes, Edit, Reweighting, Swap};
+pub use edit::{Changes, Edit, Swap};
 pub use forecast::{Forecast, outline};
 pub use given::{Given, Kind as GivenKind, is_latents, taken_over};
 pub use keep::KeepRules;
@@ -223,7 +223,8 @@ pub fn check_single(scenes: &[Scene], settings: &Settings) -> Result<(), Failure
         let message = format!("generate takes one prompt and got {}: use multi-prompt", scenes.len());
         return Err(Failure::message(Code::Usage, message));
     }
-    let shares = settings.attn_proc.iter().flatten().any(|spec| spec.entry().name == "kv-share");
+    let joining = settings.attn_proc.iter().flatten().find(|spec| spec.control.joins_windows);
+    let joining = joining.map(|spec| format!("--attn-proc {}", spec.control.name));
     for (flag, given) in [
         ("--overlap", settings.overlap.is_some()),
         ("--transition-windows", settings.transition_windows.is_some()),
@@ -232,7 +233,7 @@ pub fn check_single(scenes: &[Scene], settings: &Settings) -> Result<(), Failure
         ("--blend", settings.blend.is_some()),
         ("--subject", settings.subject.is_some()),
         ("--mask-threshold", settings.mask_threshold.is_some()),
-        ("--attn-proc kv-share", shares),
+        (joining.as_deref().unwrap_or_default(), joining.is_some()),
     ] {
         if given {
             let message = format!("{flag} has no effect on a single window: leave it out, or use multi-prompt");

@@ -1,45 +1,46 @@
 //! The stack of processors of one timeline.
 
-use crate::attention::{AttentionProcessor, SiteKind};
-use crate::job::{Controls, Edit, Job, Sharing, bank_size};
-use crate::processors::attention_map::Word;
-use crate::processors::{Control, Keys, KvBank, Ranges, Reweight, RowGather, Setting, Stack, When, build};
+use crate::attention::SiteKind;
+use crate::job::{Controls, Job, Maps, Sharing, bank_size};
+use crate::processors::{
+    Builder, Keys, KvBank, Order, Ranges, Reweight, RowGather, Setting, Stack, Subject, Word, check_order,
+};
 use crate::timeline::ChunkPlan;
 use anyhow::Result;
 
-/// Makes the stack of a job for one of its timelines. Sharing is left out where no windows are joined.
-pub fn stack(job: &Job, plan: &ChunkPlan) -> Result<Stack> {
+/// Makes the stack of a job for one of its timelines, and records `maps` before everything. Sharing is left out where no
+/// windows are joined.
+pub fn stack(job: &Job, plan: &ChunkPlan, maps: Option<&Maps>) -> Result<Stack> {
     let joined = plan.windows.iter().any(|window| window.joined);
-    let specs = job.controls.specs.iter().filter(|spec| joined || !matches!(spec.control, Control::KvShare { .. }));
+    let specs = job.controls.specs.iter().filter(|spec| joined || !spec.control.joins_windows);
     let specs: Vec<_> = specs.cloned().collect();
+    check_order(&specs)?;
     let timeline = Timeline { job, plan };
-    let Some(edit) = &job.controls.edit else { return build(&specs, &timeline) };
-    // the source's keys come after those that it has of a bank itself, and before what scales them
-    let (scaling, before): (Vec<_>, Vec<_>) =
-        specs.into_iter().partition(|spec| matches!(spec.control, Control::Reweight(_)));
-    let mut stack = build(&before, &timeline)?;
-    stack.processors.push(reading(edit, RowGather::kv_sharing().behind_bank()));
-    stack.processors.extend(build(&scaling, &timeline)?.processors);
+    let mut builder = Builder::new(&timeline);
+    if let Some(maps) = maps {
+        builder.keep(maps.recording(plan));
+    }
+    let (last, before): (Vec<_>, Vec<_>) = specs.iter().partition(|spec| matches!(spec.control.order, Order::Last(_)));
+    before.iter().try_for_each(|spec| spec.build(&mut builder))?;
+    if let Some(edit) = &job.controls.edit {
+        // the source's keys come after those that it has of a bank itself, and before what scales them
+        builder.at(&edit.reading.steps, &edit.reading.layers, &[SiteKind::Joint]);
+        builder.add(RowGather::kv_sharing().behind_bank());
+    }
+    last.iter().try_for_each(|spec| spec.build(&mut builder))?;
     let words = job.controls.reweighted(plan);
     if !words.is_empty() {
-        let keys = words.iter().map(|(text, _, positions)| Word { text: text.clone(), positions: positions.clone() });
-        let keys: Vec<Word> = keys.collect();
-        let own = keys.iter().zip(&words).map(|(word, (_, factor, _))| {
+        let keys = words.iter().map(|(word, _)| word.clone()).collect();
+        let own = words.into_iter().map(|(mut word, factor)| {
             let source = plan.texts.len() / 2; // its texts come first and keep their words
-            let positions = word.positions.iter().enumerate();
-            let positions = positions.map(|(text, tokens)| if text < source { Vec::new() } else { tokens.clone() });
-            (Word { text: word.text.clone(), positions: positions.collect() }, *factor)
+            word.positions.iter_mut().take(source).for_each(Vec::clear);
+            (word, factor)
         });
-        let own = own.collect();
         let keys = Keys { own_only: true, ..timeline.whose(keys) };
-        stack.processors.push(Box::new(Reweight::new(own).with_keys(keys)));
+        builder.at(&Ranges::all(), &Ranges::all(), &[]);
+        builder.add(Reweight::new(own.collect()).with_keys(keys));
     }
-    Ok(stack)
-}
-
-/// A control that acts where the edited version reads its source.
-fn reading(edit: &Edit, control: impl AttentionProcessor + 'static) -> Box<dyn AttentionProcessor> {
-    Box::new(When::new(edit.reading.steps.clone(), edit.reading.layers.clone(), &[SiteKind::Joint], control))
+    Ok(builder.stack())
 }
 
 struct Timeline<'a> {
@@ -70,9 +71,8 @@ impl Setting for Timeline<'_> {
         Ok(self.job.controls.positions(word, self.plan))
     }
 
-    /// One word, since which words name the subject may differ from prompt to prompt.
-    fn subject(&self, words: &[String]) -> Result<Vec<Word>> {
-        Ok(vec![Word { text: words.join(", "), positions: self.job.controls.subject_positions(self.plan) }])
+    fn subject(&self, _words: &[String], _threshold: f64) -> Result<Option<Subject>> {
+        Ok(self.job.controls.subject(self.plan))
     }
 
     fn keys(&self, words: Vec<Word>) -> Option<Keys> {

@@ -7,15 +7,16 @@ use super::keeping::Keeping;
 use super::loaded::Loaded;
 use super::preview::Previewer;
 use super::texts::Texts;
-use crate::attention::AttentionProcessor;
-use crate::job::{Job, Segment, work};
+use crate::job::{Job, Maps, Segment, work};
 use crate::nn::sdpa::Sdpa;
 use crate::noise::Noise;
+use crate::processors::attention_map::Kept;
 use crate::run::{Event, Failure, Observer, Phase, Speed, speed};
-use crate::timeline::{self, ChunkPlan};
+use crate::timeline;
 use crate::weights::{read_tensors, write_tensors};
 use anyhow::{Result, bail, ensure};
 use candle_core::{DType, Device, Tensor};
+use std::cell::RefCell;
 use std::path::Path;
 
 /// The noise of a job, read and checked before anything is loaded where it is given.
@@ -46,8 +47,9 @@ pub fn noise(job: &Job) -> Result<NoiseSource> {
 pub struct Watch<'a> {
     /// Steps to take; all for those who want the latents as well.
     pub until: usize,
-    /// Makes the outermost control of a segment, for its plan.
-    pub recorder: &'a dyn Fn(&ChunkPlan) -> Box<dyn AttentionProcessor>,
+    pub maps: &'a Maps,
+    /// What was seen of each segment.
+    pub kept: RefCell<Vec<Vec<Kept>>>,
 }
 
 /// Who is there while latents are made.
@@ -125,10 +127,7 @@ pub fn latents(
             .iter()
             .map(|text| timeline::mix(&texts.prompts, text))
             .collect::<candle_core::Result<Vec<_>>>()?;
-        let mut stack = controls::stack(job, plan)?;
-        if let Some(watch) = watch {
-            stack.processors.insert(0, (watch.recorder)(plan));
-        }
+        let mut stack = controls::stack(job, plan, watch.map(|watch| watch.maps))?;
         let mut nobody = ();
         let keeper: &mut dyn Keeper = match &mut keeping {
             Some(keeping) => &mut **keeping,
@@ -162,6 +161,9 @@ pub fn latents(
             after: work::after(job, &speed),
         };
         let latents = denoise(part, observer)?;
+        if let Some(watch) = watch {
+            watch.kept.borrow_mut().push(stack.take_maps());
+        }
         start += once.frames;
         let latents = kept(job, segment, &latents)?;
         let latents = match context {

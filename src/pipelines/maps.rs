@@ -16,13 +16,10 @@ use super::loaded::Loaded;
 use super::tape::Tape;
 use super::text_to_video::plan;
 use super::texts::encode;
-use crate::attention::{AttentionProcessor, SiteKind};
 use crate::job::{Job, MapView, Maps};
 use crate::processors::attention_map::Kept;
-use crate::processors::stack::MAPS_BUDGET;
-use crate::processors::{AttentionMap, AttentionMaps, Ranges, When};
 use crate::run::{Code, Event, Failure, Observer, Phase, WithCode};
-use crate::timeline::{Blend, BlendMode, ChunkPlan};
+use crate::timeline::{Blend, BlendMode};
 use crate::video::{self, Folder, Frame, Output};
 use crate::weights::write_described;
 use anyhow::{Context, Result};
@@ -66,24 +63,11 @@ pub fn attention_maps(
     let texts = encode(job, observer)?;
     let mut loaded = Loaded::default();
 
-    let handles: RefCell<Vec<AttentionMaps>> = RefCell::default();
-    let recorder = |plan: &ChunkPlan| -> Box<dyn AttentionProcessor> {
-        let handle = AttentionMaps::default();
-        let views: Vec<_> = maps.recorded.into_iter().collect();
-        let mut recorder = AttentionMap::new(&handle, maps.tokens(plan));
-        let mut layers = maps.layers.filled();
-        if maps.single_layer {
-            (recorder, layers) = (recorder.single_layers(), maps.layers.clone());
-        }
-        let recorder = recorder.keep(&views, maps.steps.clone(), maps.layers.clone(), MAPS_BUDGET);
-        handles.borrow_mut().push(handle);
-        Box::new(When::new(Ranges::all(), layers, &[SiteKind::Joint], recorder))
-    };
     let until = if overlay { job.steps } else { maps.until(job.steps) };
-    let watch = Watch { until, recorder: &recorder };
+    let watch = Watch { until, maps, kept: RefCell::default() };
     let denoised = latents(job, &mut loaded, &texts, &noise, None, Beside::Watching(&watch), observer)?;
 
-    let kept = handles.borrow().iter().map(AttentionMaps::take).collect::<Vec<_>>();
+    let kept = watch.kept.into_inner();
     let (mut tensors, mut files) = (Vec::new(), Vec::new());
     match maps.view {
         MapView::Words => {

@@ -1,7 +1,6 @@
 //! The record of a job: every effective setting under the name of its flag.
 
 use crate::job::{Given, Job, Segment, UncondText};
-use crate::processors::{Control, Spec};
 use crate::run::Manifest;
 use crate::run::manifest::{ModelRecord, OutputRecord, SCHEMA};
 use crate::timeline::TextMix;
@@ -64,14 +63,7 @@ fn settings(job: &Job) -> Map<String, Value> {
     let texts: Vec<Vec<Value>> =
         job.segments.iter().map(|segment| segment.plan.texts.iter().map(text).collect()).collect();
     // the subject has its own entry, by prompt
-    let attn_proc = |spec: &Spec| match &spec.control {
-        Control::KvShare { threshold, .. } => {
-            let control = Control::KvShare { subject: Vec::new(), threshold: *threshold };
-            Spec { control, ..spec.clone() }.to_string()
-        }
-        _ => spec.to_string(),
-    };
-    let attn_proc: Vec<String> = job.controls.specs.iter().map(attn_proc).collect();
+    let attn_proc: Vec<String> = job.controls.specs.iter().map(ToString::to_string).collect();
     let settings = json!({
         "width": job.width,
         "height": job.height,

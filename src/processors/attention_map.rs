@@ -11,31 +11,11 @@
 //! [`AttentionMap::keep`]. Unlike the reference no L x L map is made, only what was asked for.
 
 use super::when::Ranges;
+use super::word::Word;
 use crate::attention::{AttentionProcessor, AttentionSite, Branch, Guidance, Next, Pass, Qkv, SiteKind};
 use candle_core::{D, Device, Result, Tensor, bail};
 use std::cell::RefCell;
 use std::rc::Rc;
-
-/// A word (or words) and where its tokens are.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Word {
-    /// For messages.
-    pub text: String,
-    /// Token positions in the text, for each conditioning of the plan ([`Branch::prompt`]); none where the word is not.
-    pub positions: Vec<Vec<u32>>,
-}
-
-impl Word {
-    /// Token positions in the text of a row.
-    pub(super) fn of(&self, branch: &Branch) -> &[u32] {
-        self.at(branch.prompt)
-    }
-
-    /// Token positions in a text of the plan.
-    pub(super) fn at(&self, text: usize) -> &[u32] {
-        self.positions.get(text).map_or(&[], Vec::as_slice)
-    }
-}
 
 /// A part of the probabilities, meant over heads and layers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,6 +28,18 @@ pub enum View {
     Frame(usize),
     /// One place of the grid in all frames, on itself: `[F, F]`.
     Place { row: usize, column: usize },
+}
+
+/// Maps that a user asked for.
+#[derive(Debug, Clone)]
+pub struct Recording {
+    pub words: Vec<Word>,
+    /// Parts beside the words' (joint attention only).
+    pub views: Vec<View>,
+    pub steps: Ranges,
+    pub layers: Ranges,
+    /// Each layer's own maps, instead of their means over the layers up to it.
+    pub single_layer: bool,
 }
 
 /// A map that outlived its pass.

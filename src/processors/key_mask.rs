@@ -219,9 +219,10 @@ fn split(qkv: Qkv, own: &[bool], source: &[bool], site: &AttentionSite, next: &m
 
 #[cfg(test)]
 mod tests {
-    use super::super::attention_map::{AttentionMap, Word};
+    use super::super::attention_map::AttentionMap;
     use super::super::row_gather::RowGather;
     use super::super::testing::*;
+    use super::super::word::Word;
     use super::*;
     use crate::attention::Guidance::{Cond, Uncond};
     use candle_core::Device;

@@ -1,8 +1,8 @@
 //! The laws of the seam, on random tensors and a toy network. Those of one control alone are beside it.
 
-use super::attention_map::{AttentionMap, AttentionMaps, Word};
+use super::attention_map::{AttentionMap, AttentionMaps};
 use super::testing::*;
-use super::{BankPlan, BankSize, KeyMask, KvBank, Purpose, Ranges, Reweight, RowGather, When};
+use super::{BankPlan, BankSize, KeyMask, KvBank, Purpose, Ranges, Reweight, RowGather, When, Word};
 use crate::attention::Guidance::{Cond, Uncond};
 use crate::attention::{
     AttentionProcessor, AttentionSite, Branch, Fork, Guidance, Hooks, Pass, Qkv, Queries, Reference, Site, SiteKind,

@@ -11,9 +11,10 @@
 //! Both are exact. The probabilities are those of the keys this control is given, so behind K/V sharing they are the
 //! source's (DiTCtrl's first two steps), behind a key mask those of the kept keys.
 
-use super::attention_map::Word;
-use super::when::Ranges;
-use crate::attention::{AttentionProcessor, AttentionSite, Branch, Next, Qkv, Reference};
+use super::builder::Builder;
+use super::control::{Control, Kind, Order, Parameter, Values};
+use super::word::{Keys, Word};
+use crate::attention::{AttentionProcessor, AttentionSite, Branch, Next, Qkv, SiteKind};
 use candle_core::{DType, Result, Tensor, bail};
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -24,35 +25,32 @@ pub struct Reweight {
     keys: Option<Keys>,
 }
 
-/// Where rows attend to keys that are not their own, and which of those keys the words are.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Keys {
-    /// Steps and layers at which rows have the keys of the row of the pass they refer to.
-    pub rows: (Ranges, Ranges),
-    /// Steps and layers at which rows have the keys of the banked window they refer to.
-    pub banked: (Ranges, Ranges),
-    /// The text of each window.
-    pub texts: Vec<usize>,
-    /// In the order of the words that are scaled.
-    pub words: Vec<Word>,
-    /// Whether rows whose own text has none of the words are left alone, rather than where they attend to them.
-    pub own_only: bool,
-}
+pub static CONTROL: Control = Control {
+    name: "reweight",
+    sites: &[SiteKind::Joint, SiteKind::Cross],
+    help: "scales what words contribute after the softmax; 0 removes, 1 changes nothing; see also vidgen edit",
+    parameters: &[Parameter {
+        name: "words",
+        kind: Kind::Factors,
+        help: "WORDS:FACTOR, several between commas: night:0.5,moon:2",
+        required: true,
+        ..Parameter::PLAIN
+    }],
+    order: Order::Last("it scales what is really attended to"),
+    build,
+    ..Control::PLAIN
+};
 
-impl Keys {
-    /// The text whose keys a row attends to.
-    fn text(&self, branch: &Branch, site: &AttentionSite) -> usize {
-        let here = |(steps, layers): &(Ranges, Ranges)| steps.contains(site.pass.step) && layers.contains(site.layer);
-        match branch.reference {
-            Some(Reference::Row(row)) if here(&self.rows) => {
-                site.branches.get(row).map_or(branch.prompt, |source| self.text(source, site))
-            }
-            Some(Reference::Banked { window }) if here(&self.banked) => {
-                self.texts.get(window).copied().unwrap_or(branch.prompt)
-            }
-            _ => branch.prompt,
-        }
-    }
+fn build(values: &Values, builder: &mut Builder) -> anyhow::Result<()> {
+    let words = values.factors("words")?.iter().map(|of| Ok((builder.word(&of.words)?, of.factor)));
+    let words = words.collect::<anyhow::Result<Vec<(Word, f64)>>>()?;
+    let keys = builder.setting().keys(words.iter().map(|(word, _)| word.clone()).collect());
+    let reweight = Reweight::new(words);
+    builder.add(match keys {
+        Some(keys) => reweight.with_keys(keys),
+        None => reweight,
+    });
+    Ok(())
 }
 
 /// Token positions and their factors.
@@ -176,9 +174,10 @@ fn reweight(
 #[cfg(test)]
 mod tests {
     use super::super::testing::*;
+    use super::super::when::Ranges;
     use super::*;
     use crate::attention::Guidance::{Cond, Uncond};
-    use crate::attention::{Site, SiteKind};
+    use crate::attention::Site;
     use candle_core::Device;
 
     fn word(positions: &[&[u32]]) -> Word {

@@ -2,83 +2,111 @@
 //!
 //! A specification is a name, a colon and parameters `name=value` between commas; a comma not followed by a parameter's
 //! name goes on with the list before it (`layers=2,5,7-9,steps=4`). Steps and layers count from 0, both ends of a range
-//! count. [`super::stack::build`] makes the controls.
+//! count. What names and parameters there are the controls' own entries say ([`Control`]); [`super::stack::build`] makes
+//! the controls.
 
-use super::attention_map::View;
-use super::registry::{COMMON, ENTRIES, Entry};
-use super::row_gather::Frame;
+use super::builder::Builder;
+use super::control::{Control, Value, Values};
+use super::registry::list;
 use super::when::{Ranges, kind_name};
-use super::window::Window;
 use crate::attention::SiteKind;
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
 
-/// What a control does where it acts.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Control {
-    KvShare { subject: Vec<String>, threshold: f64 },
-    WordSwap,
-    CrossFrame(Frame),
-    Window { size: usize, stride: usize },
-    Reweight(Vec<(String, f64)>),
-    AttnMap { words: Vec<String>, views: Vec<View> },
-}
-
-/// A control, and the steps and layers it acts at. In files it is the string that `--attn-proc` takes.
+/// A control with the values of its parameters, and the steps and layers it acts at. In files it is the string that
+/// `--attn-proc` takes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Spec {
-    pub control: Control,
+    pub control: &'static Control,
     pub steps: Ranges,
     pub layers: Ranges,
+    pub values: Values,
 }
 
-/// Reads a specification.
+/// Reads a specification of one of the registry's controls.
 ///
 /// # Errors
 /// One line that names what is not known, with the nearest name there is, or the parameter whose value cannot be.
 pub fn parse(spec: &str) -> Result<Spec> {
-    let (name, rest) = spec.split_once(':').unwrap_or((spec, ""));
-    let Some(entry) = ENTRIES.iter().find(|entry| entry.name == name.trim()) else {
-        let names = ENTRIES.iter().map(|entry| entry.name);
-        bail!("unknown attention processor '{}'{}", name.trim(), suggestion(name.trim(), names))
-    };
-    let values = Values::read(entry, rest).with_context(|| format!("in '{spec}'"))?;
-    values.spec().with_context(|| format!("in '{spec}'"))
+    Spec::parse_among(list(), spec)
 }
 
 impl Spec {
-    pub fn entry(&self) -> &'static Entry {
-        let name = match self.control {
-            Control::KvShare { .. } => "kv-share",
-            Control::WordSwap => "word-swap",
-            Control::CrossFrame(_) => "cross-frame",
-            Control::Window { .. } => "window",
-            Control::Reweight(_) => "reweight",
-            Control::AttnMap { .. } => "attn-map",
+    /// As [`parse`], of controls in a list.
+    pub fn parse_among(controls: &[&'static Control], spec: &str) -> Result<Self> {
+        let (name, rest) = spec.split_once(':').unwrap_or((spec, ""));
+        let Some(control) = controls.iter().find(|control| control.name == name.trim()) else {
+            let names = controls.iter().map(|control| control.name);
+            bail!("unknown attention processor '{}'{}", name.trim(), suggestion(name.trim(), names))
         };
-        ENTRIES.iter().find(|entry| entry.name == name).expect("every control has an entry (a test holds this)")
+        Self::read(control, rest).with_context(|| format!("in '{spec}'"))
+    }
+
+    /// `text`: the parameters.
+    fn read(control: &'static Control, text: &str) -> Result<Self> {
+        let mut given: Vec<(&'static str, String)> = Vec::new();
+        for item in text.split(',').filter(|_| !text.trim().is_empty()) {
+            match (item.split_once('='), given.last_mut()) {
+                (Some((name, value)), _) => {
+                    let known = || control.all_parameters().map(|parameter| parameter.name);
+                    let Some(known) = known().find(|known| *known == name.trim()) else {
+                        bail!("{} has no parameter '{}'{}", control.name, name.trim(), suggestion(name.trim(), known()))
+                    };
+                    ensure!(given.iter().all(|(other, _)| *other != known), "{known} is given twice");
+                    given.push((known, value.trim().to_string()));
+                }
+                (None, Some((_, list))) => list.extend([",", item.trim()]),
+                (None, None) => bail!("'{}' is not a parameter: write NAME=VALUE", item.trim()),
+            }
+        }
+        let (mut steps, mut layers, mut values) = (Ranges::all(), Ranges::all(), Vec::new());
+        for parameter in control.all_parameters() {
+            let given = given.iter().find(|(name, _)| *name == parameter.name).map(|(_, text)| text.as_str());
+            let value = parameter.kind.read(parameter.name, given.unwrap_or(parameter.default))?;
+            if parameter.required && value.is_empty() {
+                bail!("{} needs {}={}", control.name, parameter.name, parameter.kind.form())
+            }
+            match (parameter.name, value) {
+                ("steps", Value::Ranges(ranges)) => steps = ranges,
+                ("layers", Value::Ranges(ranges)) => layers = ranges,
+                (name, value) => values.push((name, value)),
+            }
+        }
+        let values = Values(values);
+        (control.check)(&values)?;
+        Ok(Self { control, steps, layers, values })
+    }
+
+    /// The words of the prompts that it names.
+    pub fn words(&self) -> Vec<&str> {
+        self.values.0.iter().flat_map(|(_, value)| value.words()).collect()
+    }
+
+    /// Adds the control to a stack, where it acts.
+    pub fn build(&self, builder: &mut Builder) -> Result<()> {
+        builder.at(&self.steps, &self.layers, self.control.sites);
+        (self.control.build)(&self.values, builder)
     }
 
     /// Refuses a control that could do nothing in a run: `sites` are the kinds of attention of the network and the number
     /// of layers of each.
     pub fn check(&self, steps: usize, sites: &[(SiteKind, usize)]) -> Result<()> {
-        let entry = self.entry();
-        let layers = sites.iter().filter(|(kind, _)| entry.sites.contains(kind)).map(|&(_, layers)| layers).max();
+        let Control { name, sites: own, .. } = self.control;
+        let layers = sites.iter().filter(|(kind, _)| own.contains(kind)).map(|&(_, layers)| layers).max();
         let Some(layers) = layers else {
             let names =
                 |kinds: &mut dyn Iterator<Item = SiteKind>| kinds.map(kind_name).collect::<Vec<_>>().join(" and ");
             bail!(
-                "{} works on {} attention; this model has {}",
-                entry.name,
-                names(&mut entry.sites.iter().copied()),
+                "{name} works on {} attention; this model has {}",
+                names(&mut own.iter().copied()),
                 names(&mut sites.iter().map(|&(kind, _)| kind))
             )
         };
-        self.steps.check("steps", steps).with_context(|| entry.name)?;
-        self.layers.check("layers", layers).with_context(|| entry.name)
+        self.steps.check("steps", steps).with_context(|| *name)?;
+        self.layers.check("layers", layers).with_context(|| *name)
     }
 }
 
@@ -105,143 +133,19 @@ impl FromStr for Spec {
     }
 }
 
+/// All values are written, those too that are defaults today; what has no meaning is left out.
 impl fmt::Display for Spec {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        write!(f, "{}:layers={},steps={}", self.entry().name, self.layers, self.steps)?;
-        match &self.control {
-            Control::KvShare { subject, .. } if subject.is_empty() => Ok(()),
-            Control::KvShare { subject, threshold } => {
-                write!(f, ",subject={},threshold={threshold}", subject.join(","))
-            }
-            Control::WordSwap => Ok(()),
-            Control::CrossFrame(Frame::First) => f.write_str(",frame=first"),
-            Control::CrossFrame(Frame::Previous) => f.write_str(",frame=previous"),
-            Control::Window { size, stride } => write!(f, ",size={size},stride={stride}"),
-            Control::Reweight(words) => {
-                let words: Vec<String> = words.iter().map(|(word, factor)| format!("{word}:{factor}")).collect();
-                write!(f, ",words={}", words.join(","))
-            }
-            Control::AttnMap { words, views } => {
-                let views: Vec<String> = views.iter().filter_map(view_name).collect();
-                let list = |name: &str, items: &[String]| match items {
-                    [] => String::new(),
-                    items => format!(",{name}={}", items.join(",")),
-                };
-                write!(f, "{}{}", list("words", words), list("views", &views))
+        write!(f, "{}:layers={},steps={}", self.control.name, self.layers, self.steps)?;
+        let said = |name: &str| self.values.get(name).is_some_and(|value| !value.is_empty());
+        for parameter in self.control.parameters {
+            let Some(value) = self.values.get(parameter.name).filter(|_| said(parameter.name)) else { continue };
+            if parameter.of.is_none_or(said) {
+                write!(f, ",{}={value}", parameter.name)?;
             }
         }
+        Ok(())
     }
-}
-
-fn view_name(view: &View) -> Option<String> {
-    match view {
-        View::Words => None,
-        View::Text => Some("text".into()),
-        View::Frame(frame) => Some(format!("frame:{frame}")),
-        View::Place { row, column } => Some(format!("place:{row}:{column}")),
-    }
-}
-
-/// The values of a specification by the name of the parameter.
-struct Values {
-    entry: &'static Entry,
-    given: Vec<(&'static str, String)>,
-}
-
-impl Values {
-    fn read(entry: &'static Entry, text: &str) -> Result<Self> {
-        let mut given: Vec<(&'static str, String)> = Vec::new();
-        for item in text.split(',').filter(|_| !text.trim().is_empty()) {
-            match (item.split_once('='), given.last_mut()) {
-                (Some((name, value)), _) => {
-                    let known = || COMMON.iter().chain(entry.parameters).map(|parameter| parameter.name);
-                    let Some(known) = known().find(|known| *known == name.trim()) else {
-                        bail!("{} has no parameter '{}'{}", entry.name, name.trim(), suggestion(name.trim(), known()))
-                    };
-                    ensure!(given.iter().all(|(other, _)| *other != known), "{known} is given twice");
-                    given.push((known, value.trim().to_string()));
-                }
-                (None, Some((_, list))) => list.extend([",", item.trim()]),
-                (None, None) => bail!("'{}' is not a parameter: write NAME=VALUE", item.trim()),
-            }
-        }
-        Ok(Self { entry, given })
-    }
-
-    /// The value given, or the default.
-    fn text(&self, name: &str) -> &str {
-        let default = || COMMON.iter().chain(self.entry.parameters).find(|parameter| parameter.name == name);
-        let given = self.given.iter().find(|(given, _)| *given == name).map(|(_, value)| value.as_str());
-        given.or_else(|| default().map(|parameter| parameter.default)).unwrap_or_default()
-    }
-
-    fn value<T: FromStr>(&self, name: &str, what: &str) -> Result<T> {
-        let text = self.text(name);
-        text.parse().map_err(|_| anyhow::anyhow!("{name}={text} is not {what}"))
-    }
-
-    fn list(&self, name: &str) -> Vec<String> {
-        self.text(name).split(',').map(|item| item.trim().to_string()).filter(|item| !item.is_empty()).collect()
-    }
-
-    fn ranges(&self, name: &str) -> Result<Ranges> {
-        self.text(name).parse().with_context(|| name.to_string())
-    }
-
-    fn spec(&self) -> Result<Spec> {
-        let control = match self.entry.name {
-            "kv-share" => {
-                let threshold: f64 = self.value("threshold", "a number")?;
-                ensure!((0.0..=1.0).contains(&threshold), "threshold={threshold} is not within 0 and 1");
-                Control::KvShare { subject: self.list("subject"), threshold }
-            }
-            "word-swap" => Control::WordSwap,
-            "cross-frame" => Control::CrossFrame(match self.text("frame") {
-                "first" => Frame::First,
-                "previous" => Frame::Previous,
-                other => bail!("frame={other} is neither first nor previous"),
-            }),
-            "window" => {
-                let (size, stride) =
-                    (self.value("size", "a number of frames")?, self.value("stride", "a number of frames")?);
-                Window::new(size, stride)?;
-                Control::Window { size, stride }
-            }
-            "reweight" => {
-                let words = self.list("words").iter().map(|item| factor(item)).collect::<Result<Vec<_>>>()?;
-                ensure!(!words.is_empty(), "reweight needs words=WORD:FACTOR");
-                Control::Reweight(words)
-            }
-            _ => {
-                let views = self.list("views").iter().map(|item| view(item)).collect::<Result<Vec<_>>>()?;
-                let words = self.list("words");
-                ensure!(!words.is_empty() || !views.is_empty(), "attn-map needs words=WORD or views=VIEW");
-                Control::AttnMap { words, views }
-            }
-        };
-        Ok(Spec { control, steps: self.ranges("steps")?, layers: self.ranges("layers")? })
-    }
-}
-
-/// `WORD:FACTOR`.
-fn factor(text: &str) -> Result<(String, f64)> {
-    let wrong = || anyhow::anyhow!("words={text} is not WORD:FACTOR, as in night:0.5");
-    let (word, factor) = text.rsplit_once(':').ok_or_else(wrong)?;
-    let factor: f64 = factor.trim().parse().map_err(|_| wrong())?;
-    ensure!(factor.is_finite() && !word.trim().is_empty(), wrong());
-    Ok((word.trim().to_string(), factor))
-}
-
-fn view(text: &str) -> Result<View> {
-    let number = |text: &str| text.trim().parse::<usize>().ok();
-    let parts: Vec<&str> = text.split(':').collect();
-    let view = match parts.as_slice() {
-        ["text"] => Some(View::Text),
-        ["frame", frame] => number(frame).map(View::Frame),
-        ["place", row, column] => number(row).zip(number(column)).map(|(row, column)| View::Place { row, column }),
-        _ => None,
-    };
-    view.ok_or_else(|| anyhow::anyhow!("views={text} is none of text, frame:F, place:ROW:COLUMN"))
 }
 
 /// What to say after an unknown name.
@@ -256,7 +160,7 @@ fn suggestion<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::registry::list;
+    use super::super::kv_share::{self, THRESHOLD, take_subject};
     use super::*;
 
     fn error(spec: &str) -> String {
@@ -277,28 +181,27 @@ mod tests {
             ("cross-frame:frame=previous", "cross-frame:layers=all,steps=all,frame=previous"),
             ("window:size=8", "window:layers=all,steps=all,size=8,stride=4"),
             ("reweight:words=night:0.5,big moon:-2", "reweight:layers=all,steps=all,words=night:0.5,big moon:-2"),
-            (
-                "attn-map:words=ball,layers=3,steps=25,views=text,frame:6,place:15:22",
-                "attn-map:layers=3,steps=25,words=ball,views=text,frame:6,place:15:22",
-            ),
         ] {
             let spec = parse(text).unwrap();
             assert_eq!(spec.to_string(), canonical);
             assert_eq!(canonical.parse::<Spec>().unwrap(), spec);
         }
-        let spec = parse("kv-share:subject=dark knight,horse,threshold=0.1").unwrap();
+        let mut spec = parse("kv-share:subject=dark knight,horse,threshold=0.1").unwrap();
+        assert_eq!(spec.words(), ["dark knight", "horse"]);
         let subject = vec!["dark knight".to_string(), "horse".to_string()];
-        assert_eq!(spec.control, Control::KvShare { subject, threshold: 0.1 });
+        assert_eq!(take_subject(&mut spec.values).unwrap(), Some((subject, 0.1)));
+        assert!(spec.words().is_empty() && take_subject(&mut spec.values).unwrap().is_none());
+        assert_eq!(spec.to_string(), "kv-share:layers=all,steps=all");
+        assert_eq!(parse("kv-share").unwrap().values.number("threshold").unwrap(), THRESHOLD);
+        assert_eq!(parse("reweight:words=night:0.5,big moon:2").unwrap().words(), ["night", "big moon"]);
+        assert!(parse("window").unwrap().words().is_empty());
     }
 
     #[test]
     fn errors_name_the_mistake_and_the_nearest_name() {
         for (spec, expected) in [
             ("kv-shar", "unknown attention processor 'kv-shar'; did you mean kv-share?"),
-            (
-                "",
-                "unknown attention processor ''; there are kv-share, word-swap, cross-frame, window, reweight, attn-map",
-            ),
+            ("", "unknown attention processor ''; there are kv-share, word-swap, cross-frame, window, reweight"),
             ("kv-share:layer=3", "in 'kv-share:layer=3': kv-share has no parameter 'layer'; did you mean layers?"),
             ("kv-share:3", "'3' is not a parameter: write NAME=VALUE"),
             ("kv-share:steps=1,steps=2", "steps is given twice"),
@@ -310,12 +213,10 @@ mod tests {
             ("cross-frame:frame=last", "frame=last is neither first nor previous"),
             ("window:size=4,stride=8", "a stride of 8 leaves frames between windows of 4"),
             ("window:size=-4", "size=-4 is not a number of frames"),
-            ("reweight", "reweight needs words=WORD:FACTOR"),
-            ("reweight:words=night", "words=night is not WORD:FACTOR, as in night:0.5"),
-            ("reweight:words=night:inf", "is not WORD:FACTOR"),
-            ("reweight:words=:2", "is not WORD:FACTOR"),
-            ("attn-map", "attn-map needs words=WORD or views=VIEW"),
-            ("attn-map:views=place:1", "views=place:1 is none of text, frame:F, place:ROW:COLUMN"),
+            ("reweight", "reweight needs words=WORDS:FACTOR"),
+            ("reweight:words=night", "words=night is not WORDS:FACTOR, as in night:0.5"),
+            ("reweight:words=night:inf", "is not WORDS:FACTOR"),
+            ("reweight:words=:2", "is not WORDS:FACTOR"),
         ] {
             let error = error(spec);
             assert!(error.contains(expected), "{spec}: {error}");
@@ -339,24 +240,22 @@ mod tests {
     }
 
     #[test]
-    fn every_entry_is_complete_and_has_its_control() {
-        for entry in list() {
-            let required = match entry.name {
-                "reweight" => ":words=night:0.5",
-                "attn-map" => ":words=night",
-                _ => "",
-            };
-            let spec = parse(&format!("{}{required}", entry.name)).unwrap();
-            assert!(std::ptr::eq(spec.entry(), entry));
-            assert!(!entry.sites.is_empty() && !entry.help.is_empty() && !entry.help.contains('\n'));
-            for parameter in COMMON.iter().chain(entry.parameters) {
+    fn every_entry_is_complete() {
+        for control in list() {
+            let required = if control.name == "reweight" { ":words=night:0.5" } else { "" };
+            let spec = parse(&format!("{}{required}", control.name)).unwrap();
+            assert!(std::ptr::eq(spec.control, *control));
+            assert_eq!(list().iter().filter(|other| other.name == control.name).count(), 1);
+            assert!(!control.sites.is_empty() && !control.help.is_empty() && !control.help.contains('\n'));
+            for parameter in control.all_parameters() {
                 assert!(!parameter.help.is_empty());
                 if !parameter.default.is_empty() {
-                    let explicit = format!("{}:{}={}", entry.name, parameter.name, parameter.default);
+                    let explicit = format!("{}:{}={}", control.name, parameter.name, parameter.default);
                     let others = required.replacen(':', ",", 1);
                     assert_eq!(parse(&format!("{explicit}{others}")).unwrap(), spec, "{explicit}: the default");
                 }
             }
         }
+        assert!(kv_share::CONTROL.joins_windows);
     }
 }

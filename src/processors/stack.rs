@@ -1,68 +1,18 @@
 //! From specifications to the stack of a run.
-//!
-//! Controls compose in the order given, outermost first, but that recorders come before everything: they must see a row's
-//! own queries and keys.
 
-use super::attention_map::{AttentionMap, AttentionMaps, Kept, Word};
-use super::key_mask::KeyMask;
-use super::kv_bank::KvBank;
-use super::reweight::{Keys, Reweight};
-use super::row_gather::RowGather;
-use super::spec::{Control, Spec};
-use super::when::{Ranges, When};
-use super::window::Window;
-use crate::attention::AttentionProcessor;
+use super::builder::{Builder, Setting, Stack};
+use super::control::{Control, Order};
+use super::spec::Spec;
 use anyhow::{Result, bail};
-
-/// Most bytes of attention maps kept for the user between two calls of [`Stack::take_maps`].
-pub const MAPS_BUDGET: usize = 1 << 30;
-
-/// A stack ready for [`crate::attention::Hooks`].
-pub struct Stack {
-    pub processors: Vec<Box<dyn AttentionProcessor>>,
-    maps: Vec<AttentionMaps>,
-}
-
-impl Stack {
-    /// Takes out the maps kept so far, in the order of their recorders.
-    pub fn take_maps(&self) -> Vec<Kept> {
-        self.maps.iter().flat_map(AttentionMaps::take).collect()
-    }
-}
-
-/// What a stack needs beside its specifications.
-pub trait Setting {
-    /// The tokens of a word in the text of each conditioning of the plan.
-    fn positions(&self, word: &str) -> Result<Vec<Vec<u32>>>;
-
-    /// The subject of mask-guided sharing, of the words that the specification names. By itself the tokens of any of them.
-    fn subject(&self, words: &[String]) -> Result<Vec<Word>> {
-        words.iter().map(|text| Ok(Word { text: text.clone(), positions: self.positions(text)? })).collect()
-    }
-
-    /// The bank that K/V sharing in these layers goes through, where the rows of a plan refer to
-    /// [`crate::attention::Reference::Banked`] windows; none where they refer to rows.
-    fn bank(&self, _layers: &Ranges) -> Result<Option<KvBank>> {
-        Ok(None)
-    }
-
-    /// Whose keys rows attend to where that is not always their own, for words in the order given.
-    fn keys(&self, _words: Vec<Word>) -> Option<Keys> {
-        None
-    }
-}
 
 /// Refuses controls in an order in which they would not do what they say.
 pub fn check_order(specs: &[Spec]) -> Result<()> {
-    let mut reweighted = false;
-    for spec in specs {
-        match spec.control {
-            Control::Reweight(_) => reweighted = true,
-            Control::AttnMap { .. } => {}
-            _ if reweighted => {
-                bail!("reweight comes after {}: it scales what is really attended to", spec.entry().name)
-            }
-            _ => {}
+    let mut last: Option<(&Control, &str)> = None;
+    for Spec { control, .. } in specs {
+        match (control.order, last) {
+            (Order::Last(why), _) => last = Some((control, why)),
+            (Order::AsGiven, Some((last, why))) => bail!("{} comes after {}: {why}", last.name, control.name),
+            (Order::AsGiven, None) => {}
         }
     }
     Ok(())
@@ -73,66 +23,27 @@ pub fn check_order(specs: &[Spec]) -> Result<()> {
 /// # Errors
 /// Those of the setting, and controls in an order that would not do what they say.
 pub fn build(specs: &[Spec], setting: &dyn Setting) -> Result<Stack> {
-    let word = |text: &String| Ok(Word { text: text.clone(), positions: setting.positions(text)? });
-    let words = |texts: &[String]| texts.iter().map(word).collect::<Result<Vec<_>>>();
-    let (mut recorders, mut controls) = (Vec::new(), Vec::new());
-    let mut maps = Vec::new();
     check_order(specs)?;
-    for spec in specs {
-        let entry = spec.entry();
-        let boxed = |when: When| -> Box<dyn AttentionProcessor> { Box::new(when) };
-        let (steps, layers) = (|| spec.steps.clone(), || spec.layers.clone());
-        let here =
-            |control: Box<dyn AttentionProcessor>| boxed(When::new_boxed(steps(), layers(), entry.sites, control));
-        match &spec.control {
-            Control::KvShare { subject, threshold } => {
-                let bank = setting.bank(&spec.layers)?;
-                let banked = bank.is_some();
-                controls.push(match bank {
-                    Some(bank) => here(Box::new(bank)),
-                    None => here(Box::new(RowGather::kv_sharing())),
-                });
-                if !subject.is_empty() {
-                    let maps = AttentionMaps::default();
-                    let recorder = AttentionMap::new(&maps, setting.subject(subject)?);
-                    recorders.push(boxed(When::new(steps(), layers().filled(), entry.sites, recorder)));
-                    let mask = KeyMask::new(&maps, *threshold);
-                    controls.push(here(Box::new(if banked { mask.with_bank() } else { mask })));
-                }
-            }
-            Control::WordSwap => controls.push(here(Box::new(RowGather::word_swap()))),
-            Control::CrossFrame(frame) => controls.push(here(Box::new(RowGather::cross_frame(*frame)))),
-            Control::Window { size, stride } => controls.push(here(Box::new(Window::new(*size, *stride)?))),
-            Control::Reweight(factors) => {
-                let words = factors.iter().map(|(text, factor)| Ok((word(text)?, *factor)));
-                let words = words.collect::<Result<Vec<(Word, f64)>>>()?;
-                let keys = setting.keys(words.iter().map(|(word, _)| word.clone()).collect());
-                let reweight = Reweight::new(words);
-                controls.push(here(Box::new(match keys {
-                    Some(keys) => reweight.with_keys(keys),
-                    None => reweight,
-                })));
-            }
-            Control::AttnMap { words: texts, views } => {
-                let kept = AttentionMaps::default();
-                let recorder = AttentionMap::new(&kept, words(texts)?);
-                let recorder = recorder.keep(views, steps(), layers(), MAPS_BUDGET);
-                maps.push(kept);
-                recorders.push(boxed(When::new(steps(), layers().filled(), entry.sites, recorder)));
-            }
-        }
-    }
-    recorders.extend(controls);
-    Ok(Stack { processors: recorders, maps })
+    let mut builder = Builder::new(setting);
+    specs.iter().try_for_each(|spec| spec.build(&mut builder))?;
+    Ok(builder.stack())
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::attention_map::{AttentionMap, AttentionMaps, Recording, View};
+    use super::super::control::{Kind, Parameter};
+    use super::super::key_mask::KeyMask;
+    use super::super::list;
+    use super::super::reweight::Reweight;
+    use super::super::row_gather::RowGather;
     use super::super::spec::parse;
     use super::super::testing::*;
+    use super::super::when::{Ranges, When};
+    use super::super::word::Word;
     use super::*;
-    use crate::attention::Branch;
     use crate::attention::Guidance::{Cond, Uncond};
+    use crate::attention::{Branch, SiteKind};
 
     fn specs(texts: &[&str]) -> Vec<Spec> {
         texts.iter().map(|text| parse(text).unwrap()).collect()
@@ -189,8 +100,14 @@ mod tests {
     #[test]
     fn maps_asked_for_are_kept_by_each_recorder() {
         let toy = Toy::default();
-        let texts = ["kv-share", "attn-map:words=knight,moon,layers=1,3,steps=3", "attn-map:views=text,layers=0"];
-        let mut stack = build(&specs(&texts), &Words).unwrap();
+        let mut builder = Builder::new(&Words);
+        parse("kv-share").unwrap().build(&mut builder).unwrap();
+        let words = ["knight", "moon"].map(|word| builder.word(word).unwrap()).to_vec();
+        let (steps, layers) = ("3".parse().unwrap(), "1,3".parse().unwrap());
+        builder.keep(Recording { words, views: Vec::new(), steps, layers, single_layer: false });
+        let (steps, layers) = (Ranges::all(), "0".parse().unwrap());
+        builder.keep(Recording { words: Vec::new(), views: vec![View::Text], steps, layers, single_layer: false });
+        let mut stack = builder.stack();
         for step in [2, 3] {
             toy.forward(pass(step), &toy.rows(1, 4), &pair(), Vec::new(), &mut stack.processors).unwrap();
         }
@@ -210,6 +127,50 @@ mod tests {
         assert_eq!(error(&["kv-share:subject=cat"]).unwrap(), "'cat' is not in prompt 1");
         let wrong = error(&["reweight:words=moon:2", "kv-share"]).unwrap();
         assert_eq!(wrong, "reweight comes after kv-share: it scales what is really attended to");
-        assert!(error(&["reweight:words=moon:2", "attn-map:words=moon", "reweight:words=knight:0"]).is_none());
+        assert!(error(&["reweight:words=moon:2", "reweight:words=knight:0"]).is_none());
+    }
+
+    /// Damps what is attended to, by a word that it counts: a control that this program does not have.
+    static DAMP: Control = Control {
+        name: "damp",
+        sites: &[SiteKind::Joint],
+        help: "a control of this test",
+        parameters: &[
+            Parameter { name: "of", kind: Kind::Words, help: "words", required: true, ..Parameter::PLAIN },
+            Parameter { name: "by", kind: Kind::Number(0.0..=4.0), default: "2", help: "factor", ..Parameter::PLAIN },
+        ],
+        build: |values, builder| {
+            let words = values.words("of")?.iter().map(|word| builder.word(word)).collect::<Result<Vec<_>>>()?;
+            let tokens: usize = words.iter().flat_map(|word| &word.positions).map(Vec::len).sum();
+            builder.add(Times(tokens as f64 / values.number("by")?));
+            Ok(())
+        },
+        ..Control::PLAIN
+    };
+
+    #[test]
+    fn a_new_control_is_its_entry_and_nothing_else() {
+        let toy = Toy::default();
+        let controls = [list(), &[&DAMP][..]].concat();
+        let parse = |text: &str| Spec::parse_among(&controls, text);
+        let damp = parse("damp:of=moon,by=4,layers=0").unwrap();
+        assert_eq!(damp.to_string(), "damp:layers=0,steps=all,of=moon,by=4");
+        assert_eq!((damp.words(), parse(&damp.to_string()).unwrap() == damp), (vec!["moon"], true));
+        let error = |text: &str| format!("{:#}", parse(text).unwrap_err());
+        assert!(error("dampp").contains("did you mean damp?"), "{}", error("dampp"));
+        assert!(error("damp").contains("damp needs of=WORDS"), "{}", error("damp"));
+        assert!(error("damp:of=moon,by=5").contains("by=5 is not within 0 and 4"));
+        let refused = damp.check(10, &[(SiteKind::Temporal, 4)]).unwrap_err().to_string();
+        assert_eq!(refused, "damp works on joint attention; this model has temporal");
+
+        let qkv = toy.qkv(7, 4);
+        let share = parse("kv-share").unwrap();
+        let run = |specs: &[Spec]| {
+            let mut stack = build(specs, &Words).unwrap();
+            toy.attend(&qkv, &pair(), &mut stack.processors).unwrap()
+        };
+        let shared = run(std::slice::from_ref(&share));
+        assert_same(&run(&[share, damp]), &(shared * 0.5).unwrap()); // two tokens by four
+        assert!(build(&[parse("damp:of=cat").unwrap()], &Words).err().unwrap().to_string().contains("'cat'"));
     }
 }

@@ -6,8 +6,41 @@
 //! frames nothing else covers from that one; here it is weighted like the others. Frames in one window only pass through
 //! bit for bit. Positions are whatever the network gave its frames before the projections.
 
+use super::control::{Control, Kind, Parameter, Values};
 use crate::attention::{AttentionProcessor, AttentionSite, Next, Qkv, SiteKind};
 use candle_core::{DType, Result, Tensor};
+
+pub static CONTROL: Control = Control {
+    name: "window",
+    sites: &[SiteKind::Temporal],
+    help: "frames attend inside overlapping windows that are fused (FreeNoise)",
+    parameters: &[
+        Parameter {
+            name: "size",
+            kind: Kind::Count("frames"),
+            default: "16",
+            help: "frames of a window",
+            ..Parameter::PLAIN
+        },
+        Parameter {
+            name: "stride",
+            kind: Kind::Count("frames"),
+            default: "4",
+            help: "frames from one window to the next",
+            ..Parameter::PLAIN
+        },
+    ],
+    check: |values| window(values).map(|_| ()),
+    build: |values, builder| {
+        builder.add(window(values)?);
+        Ok(())
+    },
+    ..Control::PLAIN
+};
+
+fn window(values: &Values) -> anyhow::Result<Window> {
+    Window::new(values.count("size")?, values.count("stride")?)
+}
 
 /// See the module.
 #[derive(Debug, Clone)]

@@ -210,7 +210,7 @@ fn what_cannot_act_is_refused() {
         (&["--attn-proc", "kv-share", "--attn-proc", "kv-share"], &["given twice"]),
         (&["--attn-proc", "kv-shar"], &["did you mean kv-share?"]),
         (&["--attn-proc", "window"], &["works on temporal attention; this model has joint"]),
-        (&["--attn-proc", "attn-map:words=ball"], &["no maps are written"]),
+        (&["--attn-proc", "attn-map:words=ball"], &["unknown attention processor 'attn-map'"]),
         (&["--attn-proc", "reweight:words=ball:2", "--attn-proc", "kv-share"], &["reweight comes after kv-share"]),
         (&["--attn-proc", "reweight:words=cat:2"], &["\"cat\" is not in the prompt", "nor in the other 1"]),
         (&["--attn-proc", "kv-share", "--subject", "red ball"], &["\"red ball\" is not in the prompt", STORY[1]]),

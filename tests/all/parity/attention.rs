@@ -10,8 +10,10 @@ use vidgen::models::cogvideox::config::TransformerConfig;
 use vidgen::models::cogvideox::transformer::Transformer;
 use vidgen::models::{Denoiser, DenoiserRow};
 use vidgen::nn::sdpa::Sdpa;
-use vidgen::processors::attention_map::{AttentionMap, AttentionMaps, Word};
-use vidgen::processors::{BankPlan, BankSize, KvBank, Purpose, Ranges, Setting, Stack, build, parse};
+use vidgen::processors::attention_map::{AttentionMap, AttentionMaps, View};
+use vidgen::processors::{
+    BankPlan, BankSize, Builder, KvBank, Purpose, Ranges, Recording, Setting, Stack, Word, build, parse,
+};
 
 const KINDS: [&str; 2] = ["tiny-2b", "tiny-5b"];
 
@@ -64,6 +66,16 @@ fn stack(specs: &[&str], setting: &Words) -> Stack {
     let specs: Vec<_> = specs.iter().map(|spec| parse(spec).unwrap()).collect();
     specs.iter().for_each(|spec| spec.check(50, &[(SiteKind::Joint, 3)]).unwrap());
     build(&specs, setting).unwrap()
+}
+
+/// As [`stack`], with the maps of "knight" and of `views` kept at `layers`.
+fn recording(specs: &[&str], views: Vec<View>, layers: Ranges) -> Stack {
+    let setting = Words::default();
+    let mut builder = Builder::new(&setting);
+    let words = vec![builder.word("knight").unwrap()];
+    builder.keep(Recording { words, views, steps: Ranges::all(), layers, single_layer: false });
+    specs.iter().for_each(|spec| parse(spec).unwrap().build(&mut builder).unwrap());
+    builder.stack()
 }
 
 struct Run<'a> {
@@ -124,7 +136,7 @@ fn maps_equal_columns_of_the_reference_network() {
         let (config, model) = load(kind);
         let rows = windows(kind, &config, 2);
         for (case, spec) in [("share", SHARE), ("mask", MASK)] {
-            let mut stack = stack(&[spec, "attn-map:words=knight,layers=2"], &Words::default());
+            let mut stack = recording(&[spec], Vec::new(), Ranges::from(2..=2));
             Run { model: &model, micro_batch: 1 }.forward(&rows, &pair(), vec![], &mut stack.processors);
             let kept: Vec<Tensor> = stack.take_maps().iter().map(|kept| kept.map.get(0).unwrap()).collect();
             let what = format!("{kind}/{case}/maps");
@@ -143,15 +155,12 @@ fn neutral_controls_are_plain_bit_for_bit() {
             Tensor::stack(&out, 0).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap()
         };
         let plain = run(&mut []);
-        for specs in [
-            &["kv-share:layers=1-2,steps=3-24"][..],
-            &["kv-share:layers=none"],
-            &["reweight:words=1:1,4:1"],
-            &["attn-map:words=knight,views=text,frame:1"],
-        ] {
+        for specs in [&["kv-share:layers=1-2,steps=3-24"][..], &["kv-share:layers=none"], &["reweight:words=1:1,4:1"]] {
             let got = run(&mut stack(specs, &Words::default()).processors);
             assert!(plain.iter().zip(&got).all(|(a, b)| a.to_bits() == b.to_bits()), "{specs:?}");
         }
+        let got = run(&mut recording(&[], vec![View::Text, View::Frame(1)], Ranges::all()).processors);
+        assert!(plain.iter().zip(&got).all(|(a, b)| a.to_bits() == b.to_bits()), "maps");
         let shared = run(&mut stack(&[SHARE], &Words::default()).processors);
         assert!(plain.iter().zip(&shared).any(|(a, b)| (a - b).abs() > 1e-3));
         let all = run(&mut stack(&["kv-share:layers=1-2,subject=knight,threshold=0"], &Words::default()).processors);
