@@ -35,6 +35,8 @@ pub struct Source {
     /// Frames, or latent frames.
     frames: usize,
     fps: Option<Rate>,
+    /// What of it is lost or changed in taking its frames alone.
+    lost: Vec<String>,
 }
 
 /// A video that is continued.
@@ -89,16 +91,23 @@ impl Source {
         let (&[1, frames, c, h, w], true) = (latents.dims(), latents.elem_count() > 0) else {
             bail!("{shown}: latents has shape {:?}, and [1, F, C, H, W] is what --save-latents writes", latents.dims())
         };
-        Ok(Self { path: path.to_owned(), kind: Kind::Latents { shape: (c, h, w) }, frames, fps: None })
+        Ok(Self {
+            path: path.to_owned(),
+            kind: Kind::Latents { shape: (c, h, w) },
+            frames,
+            fps: None,
+            lost: Vec::new(),
+        })
     }
 
     fn frames(path: &Path) -> Result<Self> {
         let mut reader = video::read(path, &Limits::default())?;
         let (width, height, fps) = (reader.width(), reader.height(), reader.fps());
+        let lost = reader.lost().to_vec();
         // what a file says of its length need not be true, and the last frames are what counts
         let frames = reader.try_fold(0, |count, frame| frame.map(|_| count + 1))?;
         ensure!(frames > 0, "{}: holds no frames", path.display());
-        Ok(Self { path: path.to_owned(), kind: Kind::Video { width, height }, frames, fps })
+        Ok(Self { path: path.to_owned(), kind: Kind::Video { width, height }, frames, fps, lost })
     }
 
     /// The settings with the size and the rate of the video where they say none.
@@ -110,6 +119,7 @@ impl Source {
         warnings: &mut Vec<String>,
     ) -> Result<Settings> {
         let shown = self.path.display();
+        warnings.extend(self.lost.iter().cloned());
         let ratio = vae.spatial_ratio();
         let (width, height) = match self.kind {
             Kind::Video { width, height } => (width, height),
@@ -246,7 +256,7 @@ mod tests {
     }
 
     fn source(kind: Kind, frames: usize) -> Source {
-        Source { path: "a".into(), kind, frames, fps: None }
+        Source { path: "a".into(), kind, frames, fps: None, lost: Vec::new() }
     }
 
     const VIDEO: Kind = Kind::Video { width: 16, height: 16 };

@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Suffixes of files that are taken for videos; a file that is named alone may have any.
-const SUFFIXES: [&str; 8] = ["mp4", "webm", "gif", "y4m", "mkv", "mov", "m4v", "avi"];
+const SUFFIXES: [&str; 12] = ["mp4", "webm", "gif", "y4m", "mkv", "mov", "m4v", "avi", "ts", "m2ts", "flv", "mpg"];
 
 /// More than anyone compares; a directory of more is another kind of directory.
 const MOST: usize = 100_000;

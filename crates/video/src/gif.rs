@@ -6,12 +6,14 @@
 
 use super::fault::{failed, input, usage};
 use super::format::Rate;
+use super::grid::{self, Grid};
 use super::partial::{PartialFile, Tracked, shown};
-use super::read::{Limits, MAX_METADATA, Source};
+use super::read::{Limits, MAX_METADATA, Source, quoted};
 use super::{Frame, FrameSink, Output, Written};
 use anyhow::Result;
 use image::codecs::gif::{GifDecoder, GifEncoder, Repeat};
 use image::{AnimationDecoder, Delay, ImageDecoder, RgbaImage};
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::Path;
@@ -109,22 +111,48 @@ pub(super) fn is_gif(start: &[u8]) -> bool {
 #[derive(Debug, Default, PartialEq)]
 struct Scan {
     frames: u64,
-    hundredths: u64,
+    /// How long each picture stays, in hundredths of a second.
+    delays: Vec<u64>,
     comment: Option<String>,
 }
 
+/// A last picture that stays this many times longer than the others waits for the loop, and says nothing of the rate.
+const WAIT: u64 = 2;
+
 impl Scan {
-    fn fps(&self) -> Option<Rate> {
-        if self.hundredths == 0 {
+    /// Rate of the pictures, and whether they are to be laid on its grid.
+    fn fps(&self) -> Option<(Rate, bool)> {
+        if let Some(rate) = grid::uneven(&self.times()) {
+            return Some((rate, true));
+        }
+        let mut sorted = self.delays.clone();
+        sorted.sort_unstable();
+        let usual = *sorted.get(sorted.len() / 2)?;
+        let last = self.delays.last().map_or(0, |&last| if last > WAIT * usual { usual } else { last });
+        let total = self.delays[..self.delays.len() - 1].iter().sum::<u64>() + last;
+        if total == 0 {
             return None; // no delays, or nothing but zeros, which viewers read as they like
         }
-        let exact = 100.0 * self.frames as f64 / self.hundredths as f64;
+        let frames = self.delays.len() as u64;
+        let exact = 100.0 * frames as f64 / total as f64;
         // Rounding to hundredths hides whole rates (49 frames at 8 fps last 612.5): the nearest one that explains them.
         let whole = Rate::new(exact.round().max(1.0) as u32, 1).ok()?;
-        if hundredths(self.frames, whole) == self.hundredths {
-            return Some(whole);
+        let rounded = |delay: &u64| delay.abs_diff(100 / u64::from(whole.num)) <= 1;
+        if hundredths(frames, whole).abs_diff(total) <= 1 && self.delays[..self.delays.len() - 1].iter().all(rounded) {
+            return Some((whole, false));
         }
-        Rate::new(u32::try_from(100 * self.frames).ok()?, u32::try_from(self.hundredths).ok()?).ok()
+        Some((Rate::new(u32::try_from(100 * frames).ok()?, u32::try_from(total).ok()?).ok()?, false))
+    }
+
+    /// When each picture comes, in seconds.
+    fn times(&self) -> Vec<f64> {
+        let mut at = 0;
+        let times = self.delays.iter().map(|delay| {
+            let time = at as f64 / 100.0;
+            at += delay;
+            time
+        });
+        times.collect()
     }
 }
 
@@ -135,7 +163,7 @@ fn scan(path: &Path, limits: &Limits) -> Result<Scan> {
     let mut blocks = Blocks { stream: BufReader::new(file), name };
     let header: [u8; 13] = blocks.take()?;
     blocks.skip_palette(header[10])?;
-    let mut scan = Scan::default();
+    let (mut scan, mut delay) = (Scan::default(), 0);
     loop {
         match blocks.take::<1>()?[0] {
             TRAILER => return Ok(scan),
@@ -145,16 +173,15 @@ fn scan(path: &Path, limits: &Limits) -> Result<Scan> {
                 blocks.take::<1>()?; // the code size
                 blocks.sub_blocks(|_| Ok(()))?;
                 scan.frames += 1;
+                scan.delays.push(std::mem::take(&mut delay));
                 limits.check_frames(&blocks.name, scan.frames)?;
             }
             0x21 => match blocks.take::<1>()?[0] {
                 0xf9 => {
-                    let mut delay = 0;
                     blocks.sub_blocks(|block| {
                         delay = block.get(1..3).map_or(0, |two| u64::from(u16::from_le_bytes([two[0], two[1]])));
                         Ok(())
                     })?;
-                    scan.hundredths += delay;
                 }
                 0xfe => {
                     let mut text = Vec::new();
@@ -224,6 +251,10 @@ pub(super) struct GifSource {
     fps: Option<Rate>,
     count: u64,
     name: String,
+    times: VecDeque<f64>,
+    /// For pictures at uneven times.
+    grid: Option<Grid>,
+    lost: Vec<String>,
 }
 
 impl GifSource {
@@ -240,7 +271,40 @@ impl GifSource {
         bounds.max_alloc = Some(16 * u64::from(width) * u64::from(height) + (1 << 20));
         decoder.set_limits(bounds).map_err(explain)?;
         let size = (width as usize, height as usize);
-        Ok(Self { pictures: decoder.into_frames(), size, fps: scan.fps(), count: scan.frames, name })
+        let mut source = Self {
+            pictures: decoder.into_frames(),
+            size,
+            fps: None,
+            count: scan.frames,
+            name,
+            times: scan.times().into(),
+            grid: None,
+            lost: Vec::new(),
+        };
+        if let Some((rate, uneven)) = scan.fps() {
+            source.fps = Some(rate);
+            if uneven {
+                source.grid = Some(Grid::new(rate));
+                let name = &source.name;
+                source.lost.push(format!(
+                    "{name} has a varying rate: its {} pictures are laid on an even grid of {rate} a second; for another: \
+                     ffmpeg -i {} -vf fps={rate} -crf 12 even.mp4",
+                    scan.frames,
+                    quoted(path)
+                ));
+            }
+        }
+        Ok(source)
+    }
+
+    /// The next picture and its time in seconds.
+    fn pull(&mut self) -> Result<Option<(Frame, f64)>> {
+        let Some(picture) = self.pictures.next() else { return Ok(None) };
+        let picture = picture.map_err(|cause| input(format!("cannot read {}: {cause}", self.name)))?.into_buffer();
+        let data =
+            picture.pixels().flat_map(|pixel| if pixel[3] == 0 { [0; 3] } else { [pixel[0], pixel[1], pixel[2]] });
+        let frame = Frame { width: self.size.0, height: self.size.1, data: data.collect() };
+        Ok(Some((frame, self.times.pop_front().unwrap_or_default())))
     }
 }
 
@@ -254,15 +318,22 @@ impl Source for GifSource {
     }
 
     fn frames(&self) -> Option<u64> {
-        Some(self.count)
+        self.grid.is_none().then_some(self.count)
+    }
+
+    fn lost(&self) -> &[String] {
+        &self.lost
     }
 
     fn next(&mut self) -> Result<Option<Frame>> {
-        let Some(picture) = self.pictures.next() else { return Ok(None) };
-        let picture = picture.map_err(|cause| input(format!("cannot read {}: {cause}", self.name)))?.into_buffer();
-        let data =
-            picture.pixels().flat_map(|pixel| if pixel[3] == 0 { [0; 3] } else { [pixel[0], pixel[1], pixel[2]] });
-        Ok(Some(Frame { width: self.size.0, height: self.size.1, data: data.collect() }))
+        match self.grid.take() {
+            Some(mut grid) => {
+                let next = grid.next(|| self.pull());
+                self.grid = Some(grid);
+                next
+            }
+            None => Ok(self.pull()?.map(|(frame, _)| frame)),
+        }
     }
 }
 
@@ -278,19 +349,51 @@ mod tests {
         assert_eq!(hundredths(49, fps), 613);
     }
 
+    fn scanned(delays: impl IntoIterator<Item = u64>) -> Scan {
+        let delays: Vec<u64> = delays.into_iter().collect();
+        Scan { frames: delays.len() as u64, delays, comment: None }
+    }
+
     #[test]
     fn rates_come_back() {
         for num in [1, 6, 7, 8, 12, 15, 24, 25, 30] {
             let fps = Rate { num, den: 1 };
-            let found = |frames| Scan { frames, hundredths: hundredths(frames, fps), comment: None }.fps();
-            assert_eq!(found(49), Some(fps));
-            assert_eq!(found(1000), Some(fps));
+            let delays = |frames| (0..frames).map(move |frame| hundredths(frame + 1, fps) - hundredths(frame, fps));
+            assert_eq!(scanned(delays(49)).fps(), Some((fps, false)));
+            assert_eq!(scanned(delays(1000)).fps(), Some((fps, false)));
         }
-        let odd = Scan { frames: 3, hundredths: 100, comment: None };
-        assert_eq!(odd.fps(), Some(Rate { num: 3, den: 1 }));
-        let odd = Scan { frames: 49, hundredths: 653, comment: None };
-        assert_eq!(odd.fps(), Some(Rate { num: 4900, den: 653 }));
-        assert_eq!(Scan { frames: 4, ..Scan::default() }.fps(), None);
+        // as ffmpeg writes 8 a second: it begins with 12
+        let other = (0..49).map(|frame| 12 + frame % 2);
+        assert_eq!(scanned(other.clone()).fps(), Some((Rate { num: 8, den: 1 }, false)));
+        // and with a pause before it begins anew
+        assert_eq!(scanned(other.chain([300])).fps(), Some((Rate { num: 8, den: 1 }, false)));
+        assert_eq!(scanned([33, 33, 34]).fps(), Some((Rate { num: 3, den: 1 }, false)));
+        let odd = (0..49).map(|frame| 13 + u64::from(frame % 3 == 0));
+        assert_eq!(scanned(odd).fps(), Some((Rate { num: 2450, den: 327 }, false)));
+        assert_eq!(scanned([0; 4]).fps(), None);
+        assert_eq!(scanned([]).fps(), None);
+    }
+
+    #[test]
+    fn uneven_pictures_come_on_a_grid() {
+        let temp = tempfile::tempdir().unwrap();
+        let path = temp.path().join("a.gif");
+        let mut encoder = GifEncoder::new(File::create(&path).unwrap());
+        for (index, delay) in [10, 10, 50, 10, 10, 10].into_iter().enumerate() {
+            let image = RgbaImage::from_pixel(4, 4, image::Rgba([40 * index as u8, 0, 0, 255]));
+            let delay = Delay::from_numer_denom_ms(10 * delay, 1);
+            encoder.encode_frame(image::Frame::from_parts(image, 0, 0, delay)).unwrap();
+        }
+        drop(encoder);
+        let reader = crate::read(&path, &Limits::default()).unwrap();
+        assert_eq!((reader.fps(), reader.frames()), (Some(Rate { num: 10, den: 1 }), None));
+        assert!(
+            reader.lost()[0].contains("varying rate") && reader.lost()[0].contains("ffmpeg -i"),
+            "{:?}",
+            reader.lost()
+        );
+        let reds: Vec<u8> = reader.map(|frame| frame.unwrap().data[0]).collect();
+        assert_eq!(reds, [0, 40, 80, 80, 80, 80, 80, 120, 160, 200]);
     }
 
     #[test]

@@ -13,7 +13,7 @@
 //! | `.y4m`, `-` | none, 4:2:0 | up to colour resolution | nowhere |
 //!
 //! All Y'CbCr is BT.709 (VP8: BT.601, which its format fixes), limited range, converted here and tagged so where the format
-//! has a place for it. A y4m stream has none: its reader must be told.
+//! has a place for it. A y4m stream has none: it has the matrix that its readers guess by the size.
 //!
 //! ```no_run
 //! use std::path::Path;
@@ -37,6 +37,7 @@ mod ffmpeg;
 mod folder;
 mod format;
 mod gif;
+mod grid;
 mod partial;
 mod partial_dir;
 mod png;

@@ -92,7 +92,7 @@ pub(super) fn image(path: &Path, limits: &Limits) -> Result<Frame> {
 pub(super) fn is_image(file: &Path) -> bool {
     let suffix = file.extension().map(|suffix| suffix.to_string_lossy().to_lowercase());
     let hidden = file.file_name().is_none_or(|name| name.as_encoded_bytes().starts_with(b"."));
-    !hidden && matches!(suffix.as_deref(), Some("png" | "jpg" | "jpeg"))
+    !hidden && matches!(suffix.as_deref(), Some("png" | "jpg" | "jpeg" | "webp"))
 }
 
 /// Images one after another, all of the size of the first.

@@ -54,6 +54,10 @@ pub(super) trait Source {
     fn frames(&self) -> Option<u64> {
         None
     }
+    /// What of the file is lost or changed in reading it as frames; a sentence each.
+    fn lost(&self) -> &[String] {
+        &[]
+    }
     /// The next frame; none at the end.
     fn next(&mut self) -> Result<Option<Frame>>;
 }
@@ -87,6 +91,12 @@ impl Reader {
     pub fn frames(&self) -> Option<u64> {
         self.source.frames()
     }
+
+    /// What of the file is lost or changed when its frames alone are taken (sound, fields, the shape of pixels, a varying rate
+    /// ...): a sentence each, with the ffmpeg line that keeps it.
+    pub fn lost(&self) -> &[String] {
+        self.source.lost()
+    }
 }
 
 impl Iterator for Reader {
@@ -106,6 +116,17 @@ impl Iterator for Reader {
         self.over = !matches!(next, Ok(Some(_)));
         next.transpose()
     }
+}
+
+/// A path as a shell takes it.
+pub(super) fn quoted(path: &Path) -> String {
+    let text = path.display().to_string();
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./+:@%,".contains(c);
+    if text.chars().all(plain) && !text.starts_with('-') {
+        return text;
+    }
+    let text = if text.starts_with('-') { format!("./{text}") } else { text };
+    format!("'{}'", text.replace('\'', r"'\''"))
 }
 
 /// What a given path turned out to be.
@@ -134,6 +155,7 @@ fn kind(path: &Path) -> Result<Kind> {
         start if gif::is_gif(start) => Kind::Gif,
         start if y4m::is_y4m(start) => Kind::Y4m,
         [0x89, b'P', b'N', b'G', ..] | [0xff, 0xd8, 0xff, ..] => Kind::Image,
+        [b'R', b'I', b'F', b'F', _, _, _, _, b'W', b'E', b'B', b'P', ..] => Kind::Image,
         _ => Kind::Other,
     })
 }
@@ -141,7 +163,8 @@ fn kind(path: &Path) -> Result<Kind> {
 /// Opens a video (MP4, WebM and others through FFmpeg), a GIF, a y4m file, a directory of images or one image.
 ///
 /// Sizes and frame counts beyond `limits` are errors, before anything of that size is allocated. A video that asks to be
-/// shown rotated comes rotated. Frame times are not kept: a video with a varying rate gives its frames one after another.
+/// shown rotated or mirrored comes so. A video with a varying rate comes on an even grid of its most frequent interval.
+/// HDR is refused: as ordinary video it would be washed out.
 pub fn read(path: &Path, limits: &Limits) -> Result<Reader> {
     let source: Box<dyn Source> = match kind(path)? {
         Kind::Directory => Box::new(png::Images::directory(path, limits)?),
@@ -181,6 +204,20 @@ mod tests {
         fn next(&mut self) -> Result<Option<Frame>> {
             self.0 += 1;
             Ok(Some(Frame { width: 1, height: 1, data: vec![0; 3] }))
+        }
+    }
+
+    #[test]
+    fn paths_are_quoted_for_a_shell() {
+        for (path, shell) in [
+            ("a.mp4", "a.mp4"),
+            ("my clip.mp4", "'my clip.mp4'"),
+            ("it's.mp4", r"'it'\''s.mp4'"),
+            ("-x.mp4", "'./-x.mp4'"),
+            ("$HOME.mp4", "'$HOME.mp4'"),
+            ("d/é.mp4", "'d/é.mp4'"),
+        ] {
+            assert_eq!(quoted(Path::new(path)), shell);
         }
     }
 

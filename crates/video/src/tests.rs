@@ -286,7 +286,7 @@ fn y4m_has_the_header_readers_know() {
     let path = directory.path().join("a.y4m");
     write_all(&output(&path, 16, 8), &pictures(16, 8, 2)).unwrap();
     let bytes = fs::read(&path).unwrap();
-    let header = b"YUV4MPEG2 W16 H8 F8:1 Ip A1:1 C420mpeg2 XCOLORRANGE=LIMITED XMATRIX=BT709\n";
+    let header = b"YUV4MPEG2 W16 H8 F8:1 Ip A1:1 C420mpeg2 XCOLORRANGE=LIMITED XMATRIX=BT601\n";
     assert_eq!(&bytes[..header.len()], header);
     assert_eq!(bytes.len(), header.len() + 2 * (6 + 16 * 8 * 3 / 2));
 }
@@ -300,4 +300,40 @@ fn without_ffmpeg_its_formats_say_so() {
     fs::write(&path, b"\0\0\0\x20ftypisom").unwrap();
     assert!(metadata(&path).unwrap_err().to_string().contains("no FFmpeg"));
     assert!(read(&path, &Limits::default()).err().unwrap().to_string().contains("no FFmpeg"));
+}
+
+/// The values of red in 8 bits, by BT.601 and BT.709: readers go by the size.
+#[test]
+fn y4m_has_the_matrix_that_its_readers_take() {
+    let directory = tempdir().unwrap();
+    for (width, height, red) in [(144, 96, [81, 90, 240]), (720, 480, [81, 90, 240]), (1360, 768, [63, 102, 240])] {
+        let path = directory.path().join(format!("{width}.y4m"));
+        let frame = Frame { width, height, data: [255, 0, 0].repeat(width * height) };
+        write_all(&output(&path, width, height), std::slice::from_ref(&frame)).unwrap();
+        let bytes = fs::read(&path).unwrap();
+        let start = bytes.windows(6).position(|six| six == b"FRAME\n").unwrap() + 6;
+        let (luma, chroma) = (width * height, width / 2 * (height / 2));
+        let found = [bytes[start], bytes[start + luma], bytes[start + luma + chroma]];
+        let near = found.iter().zip(red).all(|(a, b): (&u8, u8)| a.abs_diff(b) <= 1);
+        assert!(near, "{width}x{height}: {found:?}");
+        let back = &read_all(&path).0[0].data[..3];
+        assert!(back[0] >= 253 && back[1] <= 2 && back[2] <= 2, "{back:?}");
+    }
+}
+
+#[test]
+fn y4m_of_other_pixels_says_so() {
+    let directory = tempdir().unwrap();
+    let path = directory.path().join("a.y4m");
+    let lost = |fields: &str| {
+        fs::write(&path, format!("YUV4MPEG2 W4 H4 F8:1 {fields} Cmono\nFRAME\n0123456789abcdef")).unwrap();
+        read(&path, &Limits::default()).map(|reader| reader.lost().to_vec())
+    };
+    assert_eq!(lost("Ip A0:0").unwrap(), [""; 0]);
+    assert_eq!(lost("A1:1").unwrap(), [""; 0]);
+    assert!(lost("A16:15").unwrap()[0].contains("16:15"));
+    for order in ["It", "Ib", "Im"] {
+        let error = lost(order).unwrap_err().to_string();
+        assert!(error.contains("interlaced") && error.contains("ffmpeg -i") && error.contains("bwdif"), "{error}");
+    }
 }

@@ -1,15 +1,15 @@
 //! y4m: uncompressed Y'CbCr with a text header, the format programs pipe video in.
 //!
-//! Written as `C420mpeg2` (or `C422`, `C444` by `--pix-fmt`), BT.709, limited range. The format has no field for the
-//! matrix and readers guess by size, which for small videos gives BT.601; the header therefore carries
-//! `XCOLORRANGE=LIMITED` (FFmpeg's extension) and `XMATRIX=BT709` (ours: unknown `X` fields are comments to everyone
-//! else). There is no place for a manifest. To have FFmpeg treat it right: `vidgen ... -o - | ffmpeg -i - -colorspace
-//! bt709 -color_primaries bt709 -color_trc bt709 out.mkv`.
+//! Written as `C420mpeg2` (or `C422`, `C444` by `--pix-fmt`), limited range. The format has no field for the matrix: it is
+//! the one that readers guess by the size, BT.601 for small videos and BT.709 for large ones ([`Matrix::by_size`], which
+//! is mpv's rule). FFmpeg takes every y4m for BT.601 when it converts it to RGB, and passes the samples on untouched when it
+//! encodes a video. The header says `XCOLORRANGE=LIMITED` (FFmpeg's extension) and `XMATRIX=` (ours: unknown `X` fields are
+//! comments to everyone else). There is no place for a manifest.
 
 use super::fault::{failed, input, write_failed};
 use super::format::{PixelFormat, Rate};
 use super::partial::{PartialFile, shown};
-use super::read::{Limits, Source};
+use super::read::{Limits, Source, quoted};
 use super::yuv::{Layout, Matrix, Plane, from_rgb, to_rgb};
 use super::{Format, Frame, FrameSink, Output, Written};
 use anyhow::Result;
@@ -41,6 +41,7 @@ pub(super) struct Y4mSink {
     name: String,
     path: PathBuf,
     format: PixelFormat,
+    matrix: Matrix,
     frames: u64,
     bytes: u64,
 }
@@ -64,12 +65,14 @@ impl Y4mSink {
             (2, 1) => "422",
             _ => "444",
         };
+        let matrix = Matrix::by_size(output.width, output.height);
+        let named = if matrix == Matrix::BT709 { "BT709" } else { "BT601" };
         let header = format!(
-            "{MAGIC} W{} H{} F{}:{} Ip A1:1 C{space} XCOLORRANGE=LIMITED XMATRIX=BT709\n",
+            "{MAGIC} W{} H{} F{}:{} Ip A1:1 C{space} XCOLORRANGE=LIMITED XMATRIX={named}\n",
             output.width, output.height, output.fps.num, output.fps.den
         );
         let (name, path) = (shown(output), output.path.clone());
-        let mut sink = Self { stream, partial, name, path, format, frames: 0, bytes: 0 };
+        let mut sink = Self { stream, partial, name, path, format, matrix, frames: 0, bytes: 0 };
         sink.send(header.as_bytes())?;
         Ok(sink)
     }
@@ -85,7 +88,7 @@ impl Y4mSink {
 
 impl FrameSink for Y4mSink {
     fn write(&mut self, frame: Frame) -> Result<()> {
-        let planes = from_rgb(&frame, self.format, Matrix::BT709);
+        let planes = from_rgb(&frame, self.format, self.matrix);
         let mut data = b"FRAME\n".to_vec();
         planes.iter().for_each(|plane| data.extend_from_slice(plane));
         self.send(&data)?;
@@ -133,6 +136,7 @@ pub(super) struct Y4mSource {
     height: usize,
     fps: Option<Rate>,
     frames: u64,
+    lost: Vec<String>,
 }
 
 impl Y4mSource {
@@ -146,6 +150,7 @@ impl Y4mSource {
             return Err(input(format!("{name} is no y4m file")));
         }
         let (mut width, mut height, mut fps, mut space, mut full, mut matrix) = (0, 0, None, "420jpeg", false, None);
+        let mut lost = Vec::new();
         for field in fields.filter(|field| !field.is_empty()) {
             let bad = || input(format!("{name}: a y4m header with a wrong field {field}"));
             let mut letters = field.chars();
@@ -159,13 +164,27 @@ impl Y4mSource {
                     let (num, den) = (num.parse().map_err(|_| bad())?, den.parse().map_err(|_| bad())?);
                     fps = Rate::new(num, den).ok(); // 0:0 stands for unknown
                 }
+                Some('A') => {
+                    let (across, down) = value.split_once(':').ok_or_else(bad)?;
+                    if across != down && across != "0" && down != "0" {
+                        lost.push(format!(
+                            "{name} has pixels of {value}, which are taken for square: things get another shape; to keep it: \
+                             ffmpeg -i {} -vf scale=iw*sar:ih,setsar=1 square.y4m",
+                            quoted(path)
+                        ));
+                    }
+                }
                 Some('C') => space = value,
                 Some('I') if !matches!(value, "p" | "?") => {
-                    return Err(input(format!("{name} is interlaced: deinterlace it first")));
+                    return Err(input(format!(
+                        "{name} is interlaced: separate its fields first: ffmpeg -i {} -vf bwdif=send_frame progressive.y4m",
+                        quoted(path)
+                    )));
                 }
                 Some('X') => match value {
                     "COLORRANGE=FULL" => full = true,
                     "MATRIX=BT709" => matrix = Some(Matrix::BT709),
+                    "MATRIX=BT601" => matrix = Some(Matrix::BT601),
                     _ => {}
                 },
                 _ => {}
@@ -186,7 +205,7 @@ impl Y4mSource {
         };
         let matrix = matrix.unwrap_or_else(|| Matrix::by_size(width, height));
         let layout = Layout { subsampling, depth: 8, full_range: full, matrix, on_column, on_row };
-        Ok(Self { stream, name, layout, grey: space == "mono", width, height, fps, frames: 0 })
+        Ok(Self { stream, name, layout, grey: space == "mono", width, height, fps, frames: 0, lost })
     }
 
     fn frame(&mut self) -> Result<Option<Frame>> {
@@ -218,6 +237,10 @@ impl Source for Y4mSource {
 
     fn fps(&self) -> Option<Rate> {
         self.fps
+    }
+
+    fn lost(&self) -> &[String] {
+        &self.lost
     }
 
     fn next(&mut self) -> Result<Option<Frame>> {

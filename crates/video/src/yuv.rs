@@ -22,9 +22,9 @@ impl Matrix {
     #[cfg(feature = "video")]
     pub const BT2020: Self = Self { kr: 0.2627, kb: 0.0593 };
 
-    /// The convention for videos that do not say: BT.601 for standard definition, BT.709 above.
+    /// The convention for videos that do not say, as mpv has it: BT.601 for standard definition, BT.709 above.
     pub fn by_size(width: usize, height: usize) -> Self {
-        if width > 1024 || height > 576 { Self::BT709 } else { Self::BT601 }
+        if width >= 1280 || height > 576 { Self::BT709 } else { Self::BT601 }
     }
 }
 

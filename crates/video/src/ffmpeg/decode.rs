@@ -3,26 +3,28 @@
 //! FFmpeg gets an opened file and no names, only containers that hold their pictures themselves, and no protocols, so a
 //! file cannot make it open another. Sizes are bounded before the first picture is decoded.
 
-use super::{explain, forget_line, init, line_kept};
+use super::orientation::Orientation;
+use super::{explain, forget_line, init, line_kept, properties};
 use crate::Frame;
 use crate::fault::input;
 use crate::format::Rate;
-use crate::read::{Limits, MAX_METADATA, Source};
+use crate::grid::{self, Grid};
+use crate::read::{Limits, MAX_METADATA, Source, quoted};
 use crate::yuv::{self, Layout, Matrix, Plane};
 use anyhow::Result;
-use ffmpeg_next::codec::packet::side_data;
 use ffmpeg_next::format::context::{Input, StreamIo};
 use ffmpeg_next::format::{Pixel, stream::Stream};
 use ffmpeg_next::software::scaling;
 use ffmpeg_next::util::frame;
-use ffmpeg_next::{Error, Packet, Rational, codec, decoder, ffi, media};
+use ffmpeg_next::{Error, Packet, Rational, codec, decoder, ffi, media, packet};
 use std::ffi::{CStr, CString, c_int};
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::ptr;
 
-/// Containers that are read, by FFmpeg's names: MP4/MOV, Matroska/WebM, AVI, IVF, Ogg, ASF, and bare H.264 and HEVC.
-const CONTAINERS: &CStr = c"mov,matroska,webm,avi,ivf,ogg,asf,h264,hevc";
+/// Containers that are read, by FFmpeg's names: MP4/MOV, Matroska/WebM, AVI, IVF, Ogg, ASF, MPEG-TS and -PS, FLV, and bare
+/// H.264 and HEVC.
+const CONTAINERS: &CStr = c"mov,matroska,webm,avi,ivf,ogg,asf,mpegts,mpeg,flv,live_flv,h264,hevc";
 /// Decoder threads.
 const THREADS: i32 = 4;
 
@@ -116,9 +118,15 @@ pub(crate) struct FfmpegSource {
     stream: usize,
     name: String,
     limits: Limits,
-    /// Quarter turns to the right that the file asks for.
-    turns: u32,
-    first: Option<Frame>,
+    orientation: Orientation,
+    /// Seconds of a unit of the stream's times.
+    unit: f64,
+    /// For pictures at uneven times.
+    grid: Option<Grid>,
+    /// What is lost or changed in reading.
+    lost: Vec<String>,
+    path: PathBuf,
+    first: Option<(Frame, f64)>,
     size: (usize, usize),
     fps: Option<Rate>,
     frames: Option<u64>,
@@ -147,7 +155,8 @@ pub(crate) fn read(path: &Path, limits: &Limits) -> Result<Box<dyn Source>> {
     limits.check_frames(&name, frames.unwrap_or(0))?;
     check_whole(path, &stream)?;
     let fps = rate(stream.avg_frame_rate()).or_else(|| rate(stream.rate()));
-    let turns = turns(&stream);
+    let (orientation, angle) = Orientation::of(&stream);
+    let unit = f64::from(stream.time_base());
     let mut context = codec::Context::from_parameters(stream.parameters()).map_err(|error| cannot(path, error))?;
     // SAFETY: the context is alive and not yet open.
     unsafe {
@@ -163,7 +172,11 @@ pub(crate) fn read(path: &Path, limits: &Limits) -> Result<Box<dyn Source>> {
         stream: index,
         name,
         limits: *limits,
-        turns,
+        orientation,
+        unit,
+        grid: None,
+        lost: Vec::new(),
+        path: path.to_owned(),
         first: None,
         size: (0, 0),
         fps,
@@ -174,10 +187,36 @@ pub(crate) fn read(path: &Path, limits: &Limits) -> Result<Box<dyn Source>> {
     // Only a decoded picture has a size that can be relied on.
     source.first = source.decode()?;
     match &source.first {
-        Some(frame) => source.size = (frame.width, frame.height),
+        Some((frame, _)) => source.size = (frame.width, frame.height),
         None => return Err(input(format!("{} holds no pictures", source.name))),
     }
+    if let Some(angle) = angle {
+        source.lost.push(format!(
+            "{} is to be shown turned by {angle:.0} degrees: the nearest quarter is taken; to keep it: ffmpeg -i {} -crf 12 \
+             upright.mp4",
+            source.name,
+            quoted(path)
+        ));
+    }
+    source.settle_rate()?;
     Ok(Box::new(source))
+}
+
+/// Times of the pictures of a stream in seconds, from their packets; none where the container has none. What cannot be read is
+/// for the decoder to find.
+fn times(path: &Path, index: usize, unit: f64, limits: &Limits) -> Result<Vec<f64>> {
+    let mut input = container(path)?;
+    let mut times = Vec::new();
+    let mut packet = Packet::empty();
+    while times.len() as u64 <= limits.max_frames && packet.read(&mut input).is_ok() {
+        // SAFETY: the packet has just been read.
+        let hidden = unsafe { (*packet::Ref::as_ptr(&packet)).flags & ffi::AV_PKT_FLAG_DISCARD as c_int != 0 };
+        if packet.stream() == index && !hidden {
+            let Some(time) = packet.pts().or(packet.dts()) else { return Ok(Vec::new()) };
+            times.push(time as f64 * unit);
+        }
+    }
+    Ok(times)
 }
 
 /// Refuses a file whose index names pictures behind its end: FFmpeg would give those before and call it the end.
@@ -207,32 +246,47 @@ fn rate(rational: Rational) -> Option<Rate> {
     Rate::new(u32::try_from(num).ok()?, u32::try_from(den).ok()?).ok()
 }
 
-/// Quarter turns to the right of a stream's display matrix (ISO/IEC 14496-12, 6.2.2), 0 if it has none.
-fn turns(stream: &Stream) -> u32 {
-    let matrix = stream.side_data().find(|data| data.kind() == side_data::Type::DisplayMatrix);
-    let Some(matrix) = matrix else { return 0 };
-    let entry = |index: usize| {
-        let bytes = matrix.data().get(4 * index..4 * index + 4).and_then(|bytes| bytes.try_into().ok());
-        f64::from(bytes.map_or(0, i32::from_ne_bytes))
-    };
-    let angle = entry(1).atan2(entry(0)).to_degrees();
-    (angle / 90.0).round().rem_euclid(4.0) as u32
-}
-
 impl FfmpegSource {
     fn damaged(&self, error: Error) -> anyhow::Error {
         input(format!("{}: damaged or cut off after frame {}: {}", self.name, self.given, explain(error)))
     }
 
-    /// The next picture of the stream.
-    fn decode(&mut self) -> Result<Option<Frame>> {
+    /// Lays pictures at uneven times on a grid.
+    fn settle_rate(&mut self) -> Result<()> {
+        let times = times(&self.path, self.stream, self.unit, &self.limits)?;
+        let Some(rate) = grid::uneven(&times) else { return Ok(()) };
+        let file = quoted(&self.path);
+        self.lost.push(format!(
+            "{} has a varying rate: its {} pictures are laid on an even grid of {rate} a second; for another: ffmpeg -i \
+             {file} -vf fps={rate} -crf 12 even.mp4",
+            self.name,
+            times.len()
+        ));
+        (self.fps, self.frames, self.grid) = (Some(rate), None, Some(Grid::new(rate)));
+        Ok(())
+    }
+
+    fn pull(&mut self) -> Result<Option<(Frame, f64)>> {
+        match self.first.take() {
+            Some(first) => Ok(Some(first)),
+            None => self.decode(),
+        }
+    }
+
+    /// The next picture of the stream and its time in seconds.
+    fn decode(&mut self) -> Result<Option<(Frame, f64)>> {
         let mut picture = frame::Video::empty();
         forget_line();
         loop {
             match self.decoder.receive_frame(&mut picture) {
                 Ok(()) => {
                     self.given += 1;
-                    return self.convert(&picture).map(Some);
+                    if self.given == 1 {
+                        properties::check(&self.path, &picture)?;
+                        self.lost = properties::lost(&self.path, &self.input, self.stream, &picture);
+                    }
+                    let time = picture.timestamp().map_or(0.0, |time| time as f64 * self.unit);
+                    return self.convert(&picture).map(|frame| Some((frame, time)));
                 }
                 Err(Error::Eof) => return Ok(None),
                 Err(Error::Other { errno: ffmpeg_next::error::EAGAIN }) if !self.draining => self.feed()?,
@@ -274,7 +328,7 @@ impl FfmpegSource {
             }
             None => self.scale(picture)?,
         };
-        let frame = turn(frame, self.turns);
+        let frame = self.orientation.apply(frame);
         if self.given > 1 && (frame.width, frame.height) != self.size {
             return Err(input(format!("{} changes its size at frame {}", self.name, self.given)));
         }
@@ -408,27 +462,6 @@ fn layout(picture: &frame::Video) -> Option<(Layout, bool)> {
     Some((Layout { subsampling, depth, full_range, matrix, on_column, on_row }, grey))
 }
 
-/// Turns a frame to the right by quarters.
-fn turn(frame: Frame, quarters: u32) -> Frame {
-    let Frame { width, height, data } = frame;
-    let pixel = |x: usize, y: usize| &data[(y * width + x) * 3..][..3];
-    let (to_width, to_height) = if quarters % 2 == 1 { (height, width) } else { (width, height) };
-    if quarters.is_multiple_of(4) {
-        return Frame { width, height, data };
-    }
-    let mut turned = Vec::with_capacity(data.len());
-    for y in 0..to_height {
-        for x in 0..to_width {
-            turned.extend_from_slice(match quarters % 4 {
-                1 => pixel(y, height - 1 - x),
-                2 => pixel(width - 1 - x, height - 1 - y),
-                _ => pixel(width - 1 - y, x),
-            });
-        }
-    }
-    Frame { width: to_width, height: to_height, data: turned }
-}
-
 impl Source for FfmpegSource {
     fn size(&self) -> (usize, usize) {
         self.size
@@ -442,28 +475,18 @@ impl Source for FfmpegSource {
         self.frames
     }
 
-    fn next(&mut self) -> Result<Option<Frame>> {
-        match self.first.take() {
-            Some(frame) => Ok(Some(frame)),
-            None => self.decode(),
-        }
+    fn lost(&self) -> &[String] {
+        &self.lost
     }
-}
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn frames_turn_to_the_right() {
-        let frame = Frame { width: 3, height: 2, data: (0..6).flat_map(|pixel| [pixel; 3]).collect() };
-        let pixels = |quarters: u32| {
-            let turned = turn(frame.clone(), quarters);
-            (turned.width, turned.data.chunks(3).map(|pixel| pixel[0]).collect::<Vec<_>>())
-        };
-        assert_eq!(pixels(0), (3, vec![0, 1, 2, 3, 4, 5]));
-        assert_eq!(pixels(1), (2, vec![3, 0, 4, 1, 5, 2]));
-        assert_eq!(pixels(2), (3, vec![5, 4, 3, 2, 1, 0]));
-        assert_eq!(pixels(3), (2, vec![2, 5, 1, 4, 0, 3]));
+    fn next(&mut self) -> Result<Option<Frame>> {
+        match self.grid.take() {
+            Some(mut grid) => {
+                let next = grid.next(|| self.pull());
+                self.grid = Some(grid);
+                next
+            }
+            None => Ok(self.pull()?.map(|(frame, _)| frame)),
+        }
     }
 }

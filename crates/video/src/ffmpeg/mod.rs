@@ -5,6 +5,8 @@
 
 mod decode;
 mod encode;
+mod orientation;
+mod properties;
 #[cfg(test)]
 mod tests;
 
