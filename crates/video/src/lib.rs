@@ -17,7 +17,7 @@
 //!
 //! ```no_run
 //! use std::path::Path;
-//! use vidgen_video::{self, Frame, Output, Rate};
+//! use vidgen_video::{self as video, Frame, Output, Rate};
 //!
 //! # fn main() -> anyhow::Result<()> {
 //! let output = Output::new(Path::new("red.mp4"), 64, 48, Rate { num: 8, den: 1 })?;
