@@ -5,9 +5,11 @@ use crate::job::batch::{self, Around, Asked, Fault, Item, Root, Shard, Todo};
 use crate::job::{Settings, values::ManifestMode};
 use crate::pipelines::{self, Loaded};
 use crate::run::time::human_seconds;
-use crate::run::{Code, Event, Failure, Observer, WithCode, print};
+use crate::run::{Code, Event, Failure, Observer, WithCode, human_bytes, print};
 use crate::storyboard::read_text;
+use crate::weights::{self, ToDownload};
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -59,6 +61,9 @@ struct Done<'a> {
 
 /// Checks the whole file, then makes the videos of this part of it, whatever becomes of single ones.
 pub fn run(args: Args, report: &Report) -> Result<(), Failure> {
+    if args.dry_run {
+        weights::only_look();
+    }
     render::prepare(&args.settings, report)?;
     let shard = Shard::settle(args.shard, |name| std::env::var(name).ok()).code(Code::Usage)?;
     let (name, text) = read_text(&args.file, MOST_BYTES)?;
@@ -96,7 +101,8 @@ pub fn run(args: Args, report: &Report) -> Result<(), Failure> {
             Done { item, state, seconds: 0.0, failure: None }
         };
         let done: Vec<Done> = items.iter().zip(&todo).map(planned).collect();
-        return tell(&done, shard, total, 0.0, report.json);
+        tell(&done, shard, total, 0.0, report.json)?;
+        return if report.json { Ok(()) } else { print(&downloads(&done)) };
     }
 
     let began = Instant::now();
@@ -161,15 +167,36 @@ fn mistakes(name: &str, mut faults: Vec<Fault>, observer: &mut dyn Observer) -> 
     Ok(Failure::message(code, format!("{name}: {} mistakes, nothing was rendered", faults.len())))
 }
 
+/// What the models of the jobs would have to fetch, by their names.
+fn to_download(done: &[Done]) -> BTreeMap<String, ToDownload> {
+    let wanted = done.iter().filter_map(|done| Some((&done.item.job.model, done.item.job.model.to_download()?)));
+    wanted.map(|(model, wanted)| (model.name().to_owned(), wanted)).collect()
+}
+
+fn downloads(done: &[Done]) -> String {
+    let line = |(model, ToDownload { files, bytes })| {
+        format!(
+            "to download first for {model}: {} in {files} file{}\n",
+            human_bytes(bytes),
+            if files == 1 { "" } else { "s" }
+        )
+    };
+    to_download(done).into_iter().map(line).collect()
+}
+
 /// The summary: a table, or one object.
 fn tell(done: &[Done], shard: Shard, total: usize, seconds: f64, json: bool) -> Result<(), Failure> {
     let count = |state| done.iter().filter(|done| done.state == state).count();
     if json {
         let jobs: Vec<Value> = done.iter().map(object).collect();
-        let object = json!({
+        let mut object = json!({
             "jobs": jobs, "total": total, "shard": { "part": shard.index + 1, "of": shard.of },
             "done": count("done"), "skipped": count("skipped"), "failed": count("failed"), "seconds": seconds,
         });
+        let downloads = to_download(done);
+        if !downloads.is_empty() {
+            object["download"] = json!(downloads);
+        }
         return print(&format!("{object}\n"));
     }
     let head = ["job", "state", "seed", "took", "output"].map(str::to_owned);

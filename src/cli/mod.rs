@@ -5,6 +5,7 @@ mod batch;
 mod chosen;
 mod decode;
 mod doctor;
+mod downloads;
 mod edit;
 mod eval;
 mod extend;
@@ -118,6 +119,7 @@ pub fn main() -> ExitCode {
         Ok(report) => report,
         Err(failure) => return fail(&failure, &Report::default()),
     };
+    downloads::tell(&report);
     let done = match cli.command {
         Command::Generate(args) => args.run(&report),
         Command::MultiPrompt(args) => args.run(&report),

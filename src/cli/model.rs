@@ -2,7 +2,7 @@
 
 use super::table::aligned;
 use crate::run::{Code, Failure, WithCode, human_bytes, print};
-use crate::weights::{self, Listed, ModelFolder, ModelInfo, PartInfo, PartState};
+use crate::weights::{self, Listed, ModelFolder, ModelInfo, PartInfo, PartState, ToDownload};
 use clap::Subcommand;
 use clap::builder::FalseyValueParser;
 
@@ -52,6 +52,7 @@ enum Action {
 pub fn run(args: Args, json: bool) -> Result<(), Failure> {
     match args.action {
         Action::Info { model, offline } => {
+            weights::only_look();
             let model = ModelFolder::open(&model, offline).code(Code::Model)?;
             let info = weights::info(&model);
             print(&if json { to_json(&info)? } else { describe(&info) })?;
@@ -96,6 +97,11 @@ fn describe(info: &ModelInfo) -> String {
         "weights".to_owned(),
         format!("{} parameters, {}", parameters(info.parameters), human_bytes(info.bytes)),
     ]);
+
+    facts.extend(info.download.iter().map(|ToDownload { files, bytes }| {
+        let files = format!("{files} file{}", if *files == 1 { "" } else { "s" });
+        ["to download".to_owned(), format!("{}, {files}: the first run fetches them", human_bytes(*bytes))]
+    }));
 
     let head = ["part", "state", "class", "parameters", "stored as", "size"].map(str::to_owned);
     let rows: Vec<[String; 6]> = std::iter::once(head).chain(info.parts.iter().map(row)).collect();

@@ -7,6 +7,7 @@ use crate::pipelines::calibrate;
 use crate::run::time::human_seconds;
 use crate::run::{Code, Failure, Outline, Speed, human_bytes, print, speed};
 use crate::storyboard::{Form, Storyboard};
+use crate::weights::{self, ToDownload};
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
@@ -55,6 +56,7 @@ pub fn run(args: Args, report: &Report) -> Result<(), Failure> {
     if command == Command::Generate {
         check_single(&storyboard.scenes, &args.settings)?;
     }
+    weights::only_look();
     render::prepare(&args.settings, report)?;
     let (settings, storyboard) = render::settled(args.settings, storyboard)?;
     // what is there already stands in nobody's way
@@ -118,6 +120,9 @@ fn describe(plan: &Forecast) -> String {
     let attention = plan.attention;
     row("model", format!("{model} on {device} in {dtype}, attention by {attention}, {threads} threads"));
     row("video", format!("{width}x{height}, {frames} frames at {fps} per second ({duration:.1} s), seed {seed}"));
+    if let Some(ToDownload { files, bytes }) = plan.download {
+        row("to download", format!("{} in {files} file{}", human_bytes(bytes), if files == 1 { "" } else { "s" }));
+    }
     row("output", format!("{}{}", plan.output.display(), if plan.exists { " (exists)" } else { "" }));
     row(
         "latent frames",

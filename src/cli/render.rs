@@ -11,6 +11,7 @@ use crate::pipelines::{self, Loaded, Outcome};
 use crate::run::{Code, Event, Failure, WithCode, interrupt, print, progress};
 use crate::storyboard::{Form, Storyboard};
 use crate::video::{Fault, Format, VideoError};
+use crate::weights;
 use anyhow::Context;
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
@@ -98,7 +99,10 @@ impl Dry {
     /// How the machine's speed is known, for a plan, if that is what was asked for.
     pub(super) fn asked(&self) -> Result<Option<&Measure>, Failure> {
         match (self.dry_run, self.measure.recalibrate) {
-            (true, _) => Ok(Some(&self.measure)),
+            (true, _) => {
+                weights::only_look();
+                Ok(Some(&self.measure))
+            }
             (false, false) => Ok(None),
             (false, true) => {
                 let message = "--recalibrate has no effect without --dry-run: add it, or use plan";

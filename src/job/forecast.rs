@@ -4,6 +4,7 @@ use super::{Job, Need, UncondText, memory, work};
 use crate::run::{Outline, Speed};
 use crate::timeline::TextMix;
 use crate::video::{Format, PixelFormat};
+use crate::weights::ToDownload;
 use anyhow::Result;
 use candle_core::DType;
 use serde::Serialize;
@@ -29,6 +30,9 @@ pub struct Forecast {
     pub memory: Memory,
     /// Where the weights are that are not at work, as `--offload` has it.
     pub offload: String,
+    /// What has to be fetched from the hub first.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub download: Option<ToDownload>,
     pub disk: Disk,
     /// None on devices and in numbers that the measurement does not cover.
     pub seconds: Option<Seconds>,
@@ -115,6 +119,7 @@ impl Forecast {
             flops: Flops { denoise: 2.0 * denoising.total(), decode: 2.0 * work::decoding(job).total() },
             memory: Memory { text, denoise, decode, peak: job.need.peak(), available: memory::free(&job.device), host },
             offload: job.offload.to_string(),
+            download: job.model.to_download(),
             disk: Disk { latents: (kept * channels * height * width * 4) as u64, output: written(job) },
             seconds: speed.filter(|_| measured).map(|speed| seconds(job, speed)).transpose()?,
             output: job.output.path.clone(),

@@ -1,7 +1,7 @@
 //! What a run tells about itself while it goes on. Pipelines emit events; who listens decides what becomes of them.
 //!
 //! As JSON an event is one object on one line, with `v` (1) and `event`; the vocabulary is `plan`, `phase`, `step`,
-//! `checkpoint`, `job`, `preview`, `warning`, `saved`, `error`. Fields may be added within a version, never renamed.
+//! `checkpoint`, `job`, `download`, `preview`, `warning`, `saved`, `error`. Fields may be added within a version, never renamed.
 
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -107,6 +107,8 @@ pub enum Event {
         index: usize,
         of: usize,
     },
+    /// Files of a model come in from the hub: at the beginning, at most some times a second, and at the end.
+    Download(Fetched),
     /// A picture of the run at step `index` (from 0) of `of` is in a file.
     Preview {
         path: PathBuf,
@@ -143,6 +145,7 @@ impl Event {
             Self::Preview { path, index, of } => {
                 ("preview", json!({ "path": path.to_string_lossy(), "index": index, "of": of }))
             }
+            Self::Download(fetched) => ("download", json!(fetched)),
             Self::Warning(message) => ("warning", json!({ "message": message })),
             Self::Saved { kind, path } => ("saved", json!({ "kind": kind, "path": path.to_string_lossy() })),
             Self::Error { code, message } => ("error", json!({ "code": code, "message": message })),
@@ -153,6 +156,26 @@ impl Event {
         }
         object
     }
+}
+
+/// How far a download is.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Fetched {
+    pub model: String,
+    /// The cache it goes to.
+    pub to: PathBuf,
+    pub files: usize,
+    /// The file that comes in; none at the beginning and the end.
+    pub file: Option<String>,
+    /// Of all files together, those that had arrived earlier included.
+    pub bytes: u64,
+    /// 0 when the hub does not say.
+    pub of: u64,
+    /// Bytes a second, and seconds left; none while they are not known.
+    pub rate: Option<f64>,
+    pub eta: Option<f64>,
+    /// Everything is there.
+    pub done: bool,
 }
 
 /// Someone who listens to a run.

@@ -1,4 +1,4 @@
-//! Ctrl-C (and SIGTERM). While a run attends, the first one only asks: the run finishes its step, keeps what there is and
+//! Ctrl-C, SIGTERM, and the signals by which schedulers announce the end of a job. While a run attends, the first one only asks: the run finishes its step, keeps what there is and
 //! ends by itself. The second one, and any other time the first, removes unfinished files and ends the process at once.
 
 use super::event::Event;
@@ -12,6 +12,7 @@ use std::sync::{Mutex, PoisonError};
 
 static ATTENDED: AtomicBool = AtomicBool::new(false);
 static ASKED: AtomicBool = AtomicBool::new(false);
+static INSTALLED: AtomicBool = AtomicBool::new(false);
 static HINT: Mutex<Option<String>> = Mutex::new(None);
 static DISCARD: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
 
@@ -50,9 +51,12 @@ pub fn discard(path: Option<PathBuf>) {
     }
 }
 
-/// From now on interruptions are heard, and an end at once runs `cleanup` and has [`Code::Interrupted`]. To be called once.
-/// With `json` the lines on standard error are events.
+/// From now on interruptions are heard, and an end at once runs `cleanup` and has [`Code::Interrupted`]. Only the first call
+/// counts. With `json` the lines on standard error are events.
 pub fn install(json: bool, cleanup: impl Fn() + Send + 'static) -> Result<()> {
+    if INSTALLED.swap(true, Ordering::SeqCst) {
+        return Ok(());
+    }
     let say = move |event: Event, text: &str| {
         let line = if json { event.json().to_string() } else { format!("\n{text}") }; // below the bar, or the terminal's ^C
         // a closed standard error is no reason to go on
@@ -74,8 +78,27 @@ pub fn install(json: bool, cleanup: impl Fn() + Send + 'static) -> Result<()> {
         std::process::exit(code);
     };
     long_files_are_errors();
-    ctrlc::set_handler(handler).context("cannot listen for Ctrl-C")
+    ctrlc::set_handler(handler).context("cannot listen for Ctrl-C")?;
+    announcements_are_ends();
+    Ok(())
 }
+
+/// Slurm, LSF and Grid Engine say that a job is about to end by SIGUSR1, SIGUSR2 or SIGXCPU, as they are told to; by itself
+/// each would end the process at once.
+#[cfg(unix)]
+fn announcements_are_ends() {
+    extern "C" fn pass_on(_: libc::c_int) {
+        // SAFETY: both calls may be made in a signal handler.
+        unsafe { libc::kill(libc::getpid(), libc::SIGTERM) };
+    }
+    for signal in [libc::SIGUSR1, libc::SIGUSR2, libc::SIGXCPU] {
+        // SAFETY: the handler is a function that lives as long as the program and only sends a signal.
+        unsafe { libc::signal(signal, pass_on as *const () as libc::sighandler_t) };
+    }
+}
+
+#[cfg(not(unix))]
+fn announcements_are_ends() {}
 
 /// Removes a directory in which other threads may still be writing: what they add on the way out keeps it from going.
 fn remove(path: &Path) {

@@ -91,6 +91,8 @@ fn words(event: &Event) -> (Level, String) {
             (Level::Debug, format!("step {}/{of} took {seconds}, {eta} left", index + 1))
         }
         Event::Chunk { phase, index, of } => (Level::Debug, format!("{} {}/{of}", phase.name(), index + 1)),
+        Event::Download(fetched) if fetched.file.is_none() => (Level::Info, fetched.to_string()),
+        Event::Download(fetched) => (Level::Debug, fetched.to_string()),
         Event::Preview { path, .. } => (Level::Debug, format!("preview {}", path.display())),
         Event::Checkpoint { phase, index, of, .. } => {
             (Level::Debug, format!("checkpoint: {} {index}/{of} is safe", phase.name()))

@@ -22,7 +22,7 @@ mod text;
 pub mod time;
 
 pub use clock::Clock;
-pub use event::{Event, Observer, Outline, Phase, Plan};
+pub use event::{Event, Fetched, Observer, Outline, Phase, Plan};
 pub use exit::{Code, Failure, WithCode};
 pub use folders::{Folders, free_disk, writable};
 pub use manifest::Manifest;

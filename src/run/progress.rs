@@ -1,9 +1,10 @@
 //! Progress on standard error: bars on a terminal, lines elsewhere, JSON lines for programs.
 
-use super::event::{Event, Observer, Outline, Phase, Plan};
+use super::event::{Event, Fetched, Observer, Outline, Phase, Plan};
 use super::human_bytes;
 use super::time::human_seconds;
 use anyhow::{Error, Result, bail};
+use console::Term;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::fmt;
 use std::io::{IsTerminal, Write, stderr};
@@ -234,10 +235,38 @@ impl<W: Write + Send> Observer for Lines<W> {
             Event::Chunk { phase, index, of } if self.due(*index, *of) => {
                 self.say(&format!("{} {}/{of}", phase.name(), index + 1));
             }
+            Event::Download(fetched) => {
+                let ends = fetched.file.is_none();
+                if ends || self.told.is_none_or(|told| told.elapsed() >= PAUSE) {
+                    self.told = Some(Instant::now());
+                    self.say(&fetched.to_string());
+                }
+            }
             Event::Saved { .. } | Event::Error { .. } => self.end_stage(),
             _ => {}
         }
         Ok(())
+    }
+}
+
+impl fmt::Display for Fetched {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let Self { model, to, files, file, bytes, of, .. } = self;
+        let files = format!("{files} file{}", if *files == 1 { "" } else { "s" });
+        match file {
+            None if self.done => write!(f, "downloaded {model}: {files}, {}", human_bytes(*bytes)),
+            None => write!(f, "download {model}: {files}, {}, to {}", human_bytes(*of), to.display()),
+            Some(_) => write!(f, "download {} of {}{}", human_bytes(*bytes), human_bytes(*of), self.pace()),
+        }
+    }
+}
+
+impl Fetched {
+    /// `, 1.2 MB/s, 4 s left` as far as it is known.
+    fn pace(&self) -> String {
+        let rate = self.rate.map(|rate| format!(", {}/s", human_bytes(rate as u64)));
+        let eta = self.eta.map(|eta| format!(", {} left", human_seconds(eta)));
+        [rate, eta].into_iter().flatten().collect()
     }
 }
 
@@ -268,18 +297,19 @@ impl Bars {
     }
 
     fn begin(&mut self, phase: Phase, of: usize, what: &str) {
+        self.bar(phase.name(), of as u64, "{pos}/{len}", what);
+    }
+
+    fn bar(&mut self, name: &'static str, of: u64, position: &str, what: &str) {
         self.finish();
-        // the templates are constants; a bar without its style is still a bar
-        let template = match (of, self.words.color) {
-            (0, _) => "{prefix:>8}  {spinner} {msg}",
-            (_, true) => "{prefix:>8}  {bar:32.cyan/dim} {pos}/{len} {msg}",
-            (_, false) => "{prefix:>8}  {bar:32} {pos}/{len} {msg}",
-        };
+        let columns = Term::stderr().size_checked().map_or(80, |(_, columns)| usize::from(columns));
+        let template = template(of, position, columns, self.words.color);
         let style =
-            ProgressStyle::with_template(template).map(|style| style.progress_chars("##-").tick_chars("-\\|/ "));
-        let bar = ProgressBar::with_draw_target((of > 0).then_some(of as u64), ProgressDrawTarget::stderr());
+            ProgressStyle::with_template(&template).map(|style| style.progress_chars("##-").tick_chars("-\\|/ "));
+        let bar = ProgressBar::with_draw_target((of > 0).then_some(of), ProgressDrawTarget::stderr());
+        // a bar without its style is still a bar
         bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-        bar.set_prefix(phase.name());
+        bar.set_prefix(name);
         bar.set_message(what.to_owned());
         bar.enable_steady_tick(Duration::from_millis(200));
         self.bar = Some(bar);
@@ -298,12 +328,45 @@ impl Bars {
         bar.abandon_with_message(format!("{what} {took}").trim().to_owned());
     }
 
+    /// A bar of bytes.
+    fn download(&mut self, fetched: &Fetched) {
+        match (&fetched.file, fetched.done) {
+            (None, false) => {
+                line(&fetched.to_string());
+                self.bar("download", fetched.of, "{bytes}/{total_bytes}", "");
+            }
+            (None, true) => self.finish(),
+            (Some(_), _) => {
+                let Some(bar) = &self.bar else { return };
+                bar.set_position(fetched.bytes);
+                bar.set_message(fetched.pace().trim_start_matches(", ").to_owned());
+            }
+        }
+    }
+
     fn advance(&self, index: usize, message: Option<String>) {
         let Some(bar) = &self.bar else { return };
         bar.set_position(index as u64 + 1);
         if let Some(message) = message {
             bar.set_message(message);
         }
+    }
+}
+
+/// The look of a bar of `of` parts (0: how many is not known) in so many columns: what tells the time has its place, the bar
+/// takes what is left, up to 32 columns.
+fn template(of: u64, position: &str, columns: usize, color: bool) -> String {
+    /// For the name, the position and the time.
+    const WORDS: usize = 46;
+    let width = columns.saturating_sub(WORDS).min(32);
+    let bar = match (width, color) {
+        (0..4, _) => String::new(),
+        (_, true) => format!("{{bar:{width}.cyan/dim}} "),
+        (_, false) => format!("{{bar:{width}}} "),
+    };
+    match of {
+        0 => "{prefix:>8}  {spinner} {wide_msg}".to_owned(),
+        _ => format!("{{prefix:>8}}  {bar}{position} {{wide_msg}}"),
     }
 }
 
@@ -330,6 +393,7 @@ impl Observer for Bars {
                 self.advance(*index, Some(format!("{seconds:.2} s/step, {left} left")));
             }
             Event::Chunk { index, .. } => self.advance(*index, None),
+            Event::Download(fetched) => self.download(fetched),
             Event::Saved { .. } => self.finish(),
             _ => {}
         }
@@ -443,6 +507,43 @@ mod tests {
         let red = said(Words { color: true, ..PLAIN }, true, &[Event::Error { code: 1, message: "x".into() }]);
         assert_eq!(red, ["\u{1b}[1;31merror:\u{1b}[0m x"]);
         assert!(Color::Always.on(false) && !Color::Never.on(true) && !Color::Auto.on(false));
+    }
+
+    #[test]
+    fn downloads_are_told_in_lines() {
+        let begin = Fetched {
+            model: "org/m".into(),
+            to: "/cache".into(),
+            files: 3,
+            file: None,
+            bytes: 0,
+            of: 15_000_000,
+            rate: None,
+            eta: None,
+            done: false,
+        };
+        let on =
+            |bytes| Fetched { file: Some("vae/x".into()), bytes, rate: Some(2e6), eta: Some(5.0), ..begin.clone() };
+        let end = Fetched { bytes: 15_000_000, done: true, ..begin.clone() };
+        let events = [begin.clone(), on(5_000_000), on(6_000_000), end].map(Event::Download);
+        assert_eq!(
+            said(PLAIN, true, &events),
+            ["download org/m: 3 files, 15 MB, to /cache", "downloaded org/m: 3 files, 15 MB",]
+        );
+        assert_eq!(on(5_000_000).to_string(), "download 5.0 MB of 15 MB, 2.0 MB/s, 5.00 s left");
+    }
+
+    /// A bar of a narrow terminal gives way to the words beside it.
+    #[test]
+    fn bars_fit_the_terminal() {
+        for columns in [20, 40, 60, 80, 200] {
+            let drawn = template(5, "{pos}/{len}", columns, false);
+            let width =
+                drawn.split_once("{bar:").map_or(0, |(_, rest)| rest.split_once('}').unwrap().0.parse().unwrap());
+            assert!(width <= 32 && (width == 0 || width + 46 <= columns), "{columns}: {drawn}");
+            assert_eq!(width == 32, columns >= 78, "{columns}: {drawn}");
+            assert!(drawn.ends_with("{wide_msg}"), "{drawn}");
+        }
     }
 
     #[test]

@@ -1,10 +1,11 @@
 //! Hub names, and the cache that every program of Hugging Face shares: looked into here without any network code.
 //!
 //! Layout of the cache: `models--ORG--NAME/refs/REVISION` holds a commit, `snapshots/COMMIT/` the files as links into `blobs/`.
-//! The environment is read as huggingface_hub reads it (HF_HOME, HF_HUB_CACHE, HF_TOKEN, HF_ENDPOINT, HF_HUB_OFFLINE).
+//! The environment is read as huggingface_hub reads it (HF_HOME, HF_HUB_CACHE, HF_TOKEN, HF_ENDPOINT, HF_HUB_OFFLINE), with
+//! `~` and `$NAME` in its paths.
 
 use super::source::is_inside;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Names for the models this program knows, with their places on the hub; the older name of the same model may be in a cache.
 const SHORT_NAMES: [(&str, [&str; 2]); 3] = [
@@ -66,22 +67,26 @@ pub(super) struct Hub {
     pub endpoint: String,
     pub token: Option<String>,
     pub offline: bool,
+    /// Weights are not fetched, their headers are looked at.
+    pub look: bool,
 }
 
 impl Hub {
     pub fn from_env(offline: bool) -> Self {
-        Self::from_lookup(offline, |key| std::env::var(key).ok(), dirs::home_dir())
+        let hub = Self::from_lookup(offline, |key| std::env::var(key).ok(), dirs::home_dir());
+        Self { look: super::looking(), ..hub }
     }
 
     /// The same from any environment.
     pub fn from_lookup(offline: bool, variable: impl Fn(&str) -> Option<String>, home: Option<PathBuf>) -> Self {
         let variable = |key: &str| variable(key).filter(|value| !value.is_empty());
-        let cache_home = variable("XDG_CACHE_HOME").map(PathBuf::from);
-        let cache_home = cache_home.unwrap_or_else(|| home.unwrap_or_default().join(".cache"));
-        let hf_home = variable("HF_HOME").map_or_else(|| cache_home.join("huggingface"), PathBuf::from);
-        let cache = variable("HF_HUB_CACHE").or_else(|| variable("HUGGINGFACE_HUB_CACHE"));
-        let cache = cache.map_or_else(|| hf_home.join("hub"), PathBuf::from);
-        let token_file = variable("HF_TOKEN_PATH").map_or_else(|| hf_home.join("token"), PathBuf::from);
+        let home = home.unwrap_or_default();
+        let path = |key: &str| variable(key).map(|text| expanded(&text, &variable, &home));
+        let cache_home = path("XDG_CACHE_HOME").unwrap_or_else(|| home.join(".cache"));
+        let hf_home = path("HF_HOME").unwrap_or_else(|| cache_home.join("huggingface"));
+        let cache = path("HF_HUB_CACHE").or_else(|| path("HUGGINGFACE_HUB_CACHE"));
+        let cache = cache.unwrap_or_else(|| hf_home.join("hub"));
+        let token_file = path("HF_TOKEN_PATH").unwrap_or_else(|| hf_home.join("token"));
         let token = variable("HF_TOKEN")
             .or_else(|| variable("HUGGING_FACE_HUB_TOKEN"))
             .or_else(|| std::fs::read_to_string(token_file).ok());
@@ -93,6 +98,7 @@ impl Hub {
             token: token.map(|token| token.trim().to_owned()).filter(|token| !token.is_empty()),
             offline: offline
                 || ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"].iter().any(|key| variable(key).is_some_and(yes)),
+            look: false,
         }
     }
 
@@ -111,6 +117,44 @@ impl Hub {
         // a revision that is a commit has no file among the refs
         at(&id.revision).or_else(|| at(std::fs::read_to_string(folder.join("refs").join(&id.revision)).ok()?.trim()))
     }
+}
+
+/// A path of the environment as Python's `expandvars(expanduser(..))` reads it: `~` or `~NAME` at its beginning, `$NAME` and
+/// `${NAME}` anywhere; names without a value stay as they are.
+fn expanded(text: &str, variable: &impl Fn(&str) -> Option<String>, home: &Path) -> PathBuf {
+    let (user, rest) = text.split_at(text.find('/').unwrap_or(text.len()));
+    let home = match user.strip_prefix('~') {
+        Some("") => Some(variable("HOME").map_or_else(|| home.to_owned(), PathBuf::from)),
+        Some(name) => home_of(name),
+        None => None,
+    };
+    let text = home.map_or_else(|| text.to_owned(), |home| format!("{}{rest}", home.display()));
+    let mut out = String::with_capacity(text.len());
+    let mut left = text.as_str();
+    while let Some(at) = left.find('$') {
+        out.push_str(&left[..at]);
+        let after = &left[at + 1..];
+        let word = |c: char| c == '_' || c.is_ascii_alphanumeric();
+        let (name, next) = match after.strip_prefix('{').and_then(|inner| inner.split_once('}')) {
+            Some(found) => found,
+            None => after.split_at(after.find(|c| !word(c)).unwrap_or(after.len())),
+        };
+        match variable(name).filter(|_| !name.is_empty()) {
+            Some(value) => out.push_str(&value),
+            None => out.push_str(&left[at..left.len() - next.len()]),
+        }
+        left = next;
+    }
+    out.push_str(left);
+    PathBuf::from(out)
+}
+
+/// The home directory of a user of this machine.
+fn home_of(name: &str) -> Option<PathBuf> {
+    let users = std::fs::read_to_string("/etc/passwd").ok()?;
+    let mut lines = users.lines().map(|line| line.split(':'));
+    let mut user = lines.find(|fields| fields.clone().next() == Some(name))?;
+    user.nth(5).filter(|home| !home.is_empty()).map(PathBuf::from)
 }
 
 /// Whether a text is the hash of a commit, and so a safe name of a directory.
@@ -172,6 +216,26 @@ mod tests {
         assert_eq!(hub(false, &[("HF_HOME", "/h"), ("HUGGINGFACE_HUB_CACHE", "/o")]).cache, PathBuf::from("/o"));
         assert_eq!(hub(false, &[("HF_HUB_CACHE", "/c"), ("HUGGINGFACE_HUB_CACHE", "/o")]).cache, PathBuf::from("/c"));
         assert_eq!(hub(false, &[("HF_ENDPOINT", "http://m:1/")]).endpoint, "http://m:1");
+        for (value, cache) in [
+            ("~/hf", home.path().join("hf/hub")),
+            ("~", home.path().join("hub")),
+            ("$D/x", PathBuf::from("/data/x/hub")),
+            ("${D}y", PathBuf::from("/datay/hub")),
+            ("/a/$NONE/$", PathBuf::from("/a/$NONE/$/hub")),
+            ("/a~/${", PathBuf::from("/a~/${/hub")),
+            ("~nobody-of-this-name/x", PathBuf::from("~nobody-of-this-name/x/hub")),
+        ] {
+            assert_eq!(hub(false, &[("HF_HOME", value), ("D", "/data")]).cache, cache, "{value}");
+        }
+        #[cfg(target_os = "linux")]
+        assert_eq!(hub(false, &[("HF_HOME", "~root/x")]).cache, PathBuf::from("/root/x/hub"));
+        let cache = home.path().join("c");
+        for key in ["HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"] {
+            assert_eq!(hub(false, &[(key, "~/c")]).cache, cache, "{key}");
+        }
+        assert_eq!(hub(false, &[("XDG_CACHE_HOME", "~/x")]).cache, home.path().join("x/huggingface/hub"));
+        // the home of the variable outweighs that of the user, as in Python
+        assert_eq!(hub(false, &[("HF_HUB_CACHE", "~/c"), ("HOME", "/h")]).cache, PathBuf::from("/h/c"));
         for (value, offline) in [("1", true), ("True", true), ("yes", true), ("0", false), ("", false)] {
             assert_eq!(hub(false, &[("HF_HUB_OFFLINE", value)]).offline, offline, "{value}");
             assert!(hub(true, &[("HF_HUB_OFFLINE", value)]).offline);
@@ -182,5 +246,6 @@ mod tests {
         assert_eq!(hub(false, &[("HF_HOME", path), ("HF_TOKEN", " t ")]).token.as_deref(), Some("t"));
         let file = home.path().join("token");
         assert_eq!(hub(false, &[("HF_TOKEN_PATH", file.to_str().unwrap())]).token.as_deref(), Some("from-file"));
+        assert_eq!(hub(false, &[("HF_TOKEN_PATH", "~/token")]).token.as_deref(), Some("from-file"));
     }
 }

@@ -59,11 +59,34 @@ impl Header {
         }
         // the comparison above holds it below the length of a slice
         let (header, data) = rest.split_at(length as usize);
+        Self::read(header, data.len())
+    }
+
+    /// The same of the beginning of a file of `size` bytes, as far as [`Header::end`] says.
+    #[cfg(feature = "hub")]
+    pub fn parse_head(head: &[u8], size: u64) -> Result<Self> {
+        match Self::end(head) {
+            Some(end) if end <= head.len() as u64 && end <= size => {
+                let data = usize::try_from(size - end).unwrap_or(usize::MAX);
+                Self::read(&head[LENGTH_BYTES..end as usize], data)
+            }
+            _ => Self::parse(head), // says what is wrong
+        }
+    }
+
+    /// Where the header of a file ends that begins so; none of what is no safetensors file.
+    #[cfg(feature = "hub")]
+    pub fn end(head: &[u8]) -> Option<u64> {
+        let length = u64::from_le_bytes(*head.first_chunk::<LENGTH_BYTES>()?);
+        (length <= HEADER_LIMIT).then_some(LENGTH_BYTES as u64 + length)
+    }
+
+    fn read(header: &[u8], data_len: usize) -> Result<Self> {
         let raw: RawHeader = match serde_json::from_slice(header) {
             Ok(raw) => raw,
             Err(error) => refuse!("the safetensors header is malformed ({error}); download the file again"),
         };
-        Self::check(raw, LENGTH_BYTES + header.len(), data.len())
+        Self::check(raw, LENGTH_BYTES + header.len(), data_len)
     }
 
     /// Offsets must tile the data: no hole, no overlap, nothing left over.

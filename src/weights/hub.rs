@@ -8,13 +8,17 @@
 use super::cache::{Hub, HubId, is_commit};
 use super::error::{ModelError, Result, refuse};
 use super::files::{self, Index, Layout, SCHEDULER, WEIGHTED};
-use super::source::{Source, is_inside};
-use super::{Download, Form, ModelFolder, network};
+use super::header::Header;
+use super::source::{Head, Remote, Source, is_inside};
+use super::{Download, Form, ModelFolder, Wanted, network};
 use hf_hub::api::Progress;
 use hf_hub::api::sync::{Api, ApiBuilder, ApiError, ApiRepo};
 use hf_hub::{Cache, Repo, RepoType};
+use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
+use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Times a file is asked for before giving up; what has arrived is kept between them.
@@ -58,8 +62,8 @@ struct Session<'a> {
     files: BTreeMap<String, Option<u64>>,
 }
 
-/// Fetches a model. Returns the commit and the directory of its files.
-pub(super) fn download(hub: &Hub, id: &HubId, form: Form, progress: &mut dyn Download) -> Result<(String, PathBuf)> {
+/// Fetches a model, or of its weights the headers alone when it is only looked at. Returns the commit and the files.
+pub(super) fn download(hub: &Hub, id: &HubId, form: Form, progress: &mut dyn Download) -> Result<(String, Source)> {
     let session = Session::open(hub, id)?;
     // nothing large is fetched for a model that this program cannot run
     session.fetch(&[form.index().to_owned()], &mut ())?;
@@ -78,8 +82,16 @@ pub(super) fn download(hub: &Hub, id: &HubId, form: Form, progress: &mut dyn Dow
     if let Some(path) = wanted.iter().find(|path| !session.files.contains_key(*path)) {
         refuse!("{}: {path} is missing on {}; the model there is incomplete", id.name(), hub.endpoint);
     }
+    if hub.look {
+        let (weights, small): (Vec<_>, Vec<_>) = wanted.into_iter().partition(|path| path.ends_with(".safetensors"));
+        session.fetch(&small, &mut ())?;
+        let absent = weights.into_iter().filter(|path| !session.snapshot.join(path).is_file());
+        let heads = absent.map(|path| Ok((path.clone(), session.head(&path)?))).collect::<Result<_>>()?;
+        let remote = Remote { folder: session.snapshot, heads };
+        return Ok((session.commit, Source::Remote(Arc::new(remote))));
+    }
     session.fetch(&wanted, progress)?;
-    Ok((session.commit, session.snapshot))
+    Ok((session.commit, source))
 }
 
 impl<'a> Session<'a> {
@@ -163,7 +175,8 @@ impl<'a> Session<'a> {
             return Ok(());
         }
         let bytes = absent.iter().filter_map(|path| self.files.get(*path).copied().flatten()).sum();
-        progress.begin(&self.id.name(), absent.len(), bytes);
+        let (model, cache) = (self.id.name(), self.hub.cache.clone());
+        progress.begin(&Wanted { model, files: absent.len(), bytes, cache });
         for path in absent {
             self.fetch_one(path, progress)?;
         }
@@ -203,19 +216,62 @@ impl<'a> Session<'a> {
         };
         self.check(path, remote.etag(), remote.commit_hash())?;
         let part = self.hub.folder(self.id).join("blobs").join(remote.etag()).with_extension("part");
-        if size_of(&part).is_some_and(|size| size > remote.size() as u64) {
+        let size = remote.size() as u64;
+        let resumed = size_of(&part).is_some_and(|found| found > 0);
+        if size_of(&part).is_some_and(|found| found >= size) && !reopen(&part, remote.etag(), size) {
             discard(&part);
         }
-        if let Err(error) = self.repo.download_with_progress(path, Reporter { progress }) {
+        if let Err(error) = self.repo.download_with_progress(path, Reporter::new(progress)) {
             return self.judge(path, error);
         }
         let found = size_of(target).unwrap_or(0);
-        if found == remote.size() as u64 {
-            return Ok(None);
+        if found != size {
+            // a server that does not know how to go on sends everything again
+            discard(target);
+            return Ok(Some(format!("{found} bytes arrived of {size}")));
         }
-        // a server that does not know how to go on sends everything again
-        discard(target);
-        Ok(Some(format!("{found} bytes arrived of {}", remote.size())))
+        // what lay there for a while may have been damaged
+        if resumed && is_sha256(remote.etag()) && sha256(target).is_none_or(|hash| hash != remote.etag()) {
+            discard(target);
+            return Ok(Some("what had arrived earlier was damaged".to_owned()));
+        }
+        Ok(None)
+    }
+
+    /// The header of a weight file: its beginning is asked for, and no more is read.
+    fn head(&self, path: &str) -> Result<Head> {
+        /// Enough for the header of most files.
+        const FIRST: u64 = 64 << 10;
+        let Some(Some(size)) = self.files.get(path).copied() else {
+            refuse!("{}: {} does not say how large {path} is", self.id.name(), self.hub.endpoint);
+        };
+        let mut bytes = self.range(path, 0, FIRST.min(size))?;
+        if let Some(end) = Header::end(&bytes)
+            && bytes.len() as u64 == FIRST.min(size)
+            && end > FIRST
+            && end <= size
+        {
+            bytes.extend(self.range(path, FIRST, end)?);
+        }
+        Ok(Head { bytes, size })
+    }
+
+    /// Bytes `from..to` of a file.
+    fn range(&self, path: &str, from: u64, to: u64) -> Result<Vec<u8>> {
+        let failed = |text: &str| failed(self.hub, self.id, path, text);
+        let agent = ureq::Agent::new_with_defaults();
+        let mut request =
+            agent.get(self.repo.url(path)).header("Range", format!("bytes={from}-{}", to.saturating_sub(1)));
+        if let Some(token) = &self.hub.token {
+            request = request.header("Authorization", format!("Bearer {token}"));
+        }
+        let response = request.call().map_err(|error| failed(&error.to_string()))?;
+        // a server that knows no ranges sends everything from the start
+        let skip = if response.status() == 206 { 0 } else { from };
+        let mut reader = response.into_body().into_reader().take(skip + to - from);
+        let mut bytes = Vec::new();
+        reader.read_to_end(&mut bytes).map_err(|error| failed(&error.to_string()))?;
+        Ok(bytes.split_off((skip as usize).min(bytes.len())))
     }
 
     /// hf-hub makes file names of these.
@@ -256,21 +312,53 @@ impl<'a> Session<'a> {
     }
 }
 
-/// Hands hf-hub's reports on.
+/// Hands hf-hub's reports on. The first number after the name of a file is what had arrived earlier.
 struct Reporter<'a> {
     progress: &'a mut dyn Download,
+    begun: Option<(String, u64)>,
+}
+
+impl<'a> Reporter<'a> {
+    fn new(progress: &'a mut dyn Download) -> Self {
+        Self { progress, begun: None }
+    }
 }
 
 impl Progress for Reporter<'_> {
     fn init(&mut self, size: usize, filename: &str) {
-        self.progress.file(filename, size as u64);
+        self.begun = Some((filename.to_owned(), size as u64));
     }
 
     fn update(&mut self, size: usize) {
-        self.progress.advance(size as u64);
+        match self.begun.take() {
+            Some((path, bytes)) => self.progress.file(&path, bytes, size as u64),
+            None => self.progress.advance(size as u64),
+        }
     }
 
     fn finish(&mut self) {}
+}
+
+/// Makes a part file that is as long as its file one that a download goes on from: hf-hub asks behind its end and is refused
+/// for ever. A right one gives back its last byte. False for one that is wrong, or cannot be checked.
+fn reopen(part: &Path, etag: &str, size: u64) -> bool {
+    let whole =
+        size > 0 && size_of(part) == Some(size) && is_sha256(etag) && sha256(part).is_some_and(|hash| hash == etag);
+    let cut = || std::fs::File::options().write(true).open(part)?.set_len(size - 1);
+    whole && cut().is_ok()
+}
+
+/// Whether a tag is a hash of the content: the hub's is for files of Git LFS, which all large ones are.
+fn is_sha256(etag: &str) -> bool {
+    etag.len() == 64 && etag.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
+/// SHA-256 of a file in hexadecimal; none of one that cannot be read.
+fn sha256(path: &Path) -> Option<String> {
+    let mut hasher = Sha256::new();
+    let mut file = std::io::BufReader::with_capacity(1 << 20, std::fs::File::open(path).ok()?);
+    std::io::copy(&mut file, &mut hasher).ok()?;
+    Some(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 /// The size of a file, through links.

@@ -4,7 +4,7 @@
 use super::error::{ModelError, Result};
 use super::files::{SCHEDULER, TOKENIZERS, WEIGHTED};
 use super::part::Part;
-use super::{ModelFolder, json};
+use super::{ModelFolder, ToDownload, json};
 use serde::Serialize;
 use serde::de::IgnoredAny;
 use serde_json::Value;
@@ -30,6 +30,9 @@ pub struct ModelInfo {
     pub bytes: u64,
     /// No part is missing or damaged.
     pub complete: bool,
+    /// What a run would have to fetch first; none where everything is there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub download: Option<ToDownload>,
 }
 
 /// The video a model was made for.
@@ -93,6 +96,7 @@ pub fn info(model: &ModelFolder) -> ModelInfo {
         parameters: parts.iter().map(|part| part.parameters).sum(),
         bytes: parts.iter().map(|part| part.bytes).sum(),
         complete: parts.iter().all(|part| part.state == PartState::Present),
+        download: model.to_download(),
         parts,
     }
 }

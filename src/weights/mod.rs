@@ -51,8 +51,9 @@ use error::{Result, refuse};
 use serde::de::DeserializeOwned;
 use source::Source;
 use std::collections::HashMap;
-use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 /// Pipeline classes (`_class_name` of `model_index.json`) that this program runs.
 pub const PIPELINES: [&str; 1] = ["CogVideoXPipeline"];
@@ -71,11 +72,11 @@ pub fn check_index(text: &[u8]) -> anyhow::Result<usize> {
 
 /// Told of downloads. All methods do nothing by default.
 pub trait Download {
-    /// Before the first of `files` files of a model, `bytes` together (0 when the hub does not say).
-    fn begin(&mut self, _model: &str, _files: usize, _bytes: u64) {}
+    /// Before the first of the files of a model.
+    fn begin(&mut self, _wanted: &Wanted) {}
 
-    /// A file begins, at its first byte; again when a broken download goes on, then followed by what had arrived.
-    fn file(&mut self, _path: &str, _bytes: u64) {}
+    /// A file of so many bytes begins, of which some have arrived earlier; again when a broken download goes on.
+    fn file(&mut self, _path: &str, _bytes: u64, _arrived: u64) {}
 
     /// So many bytes of the file have arrived since the last call.
     fn advance(&mut self, _bytes: u64) {}
@@ -85,6 +86,48 @@ pub trait Download {
 }
 
 impl Download for () {}
+
+/// What is about to be fetched.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wanted {
+    pub model: String,
+    pub files: usize,
+    /// Of all of them together; 0 when the hub does not say.
+    pub bytes: u64,
+    /// The cache they go to.
+    pub cache: PathBuf,
+}
+
+/// What a run would have to fetch first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+pub struct ToDownload {
+    pub files: usize,
+    pub bytes: u64,
+}
+
+type Teller = Box<dyn Fn() -> Box<dyn Download> + Send + Sync>;
+static TELLER: OnceLock<Teller> = OnceLock::new();
+static LOOKING: AtomicBool = AtomicBool::new(false);
+
+/// Who is told of the downloads of this process that have no listener of their own. The first one stays.
+pub fn tell_downloads(teller: impl Fn() -> Box<dyn Download> + Send + Sync + 'static) {
+    // a second one would have nobody to tell
+    let _ = TELLER.set(Box::new(teller));
+}
+
+/// From now on models of the hub are only looked at: small files are fetched, of weights the headers are read.
+pub fn only_look() {
+    LOOKING.store(true, Ordering::Relaxed);
+}
+
+fn looking() -> bool {
+    LOOKING.load(Ordering::Relaxed)
+}
+
+/// The listener of this process.
+fn listener() -> Box<dyn Download> {
+    TELLER.get().map_or_else(|| Box::new(()) as Box<dyn Download>, |teller| teller())
+}
 
 /// A model in the diffusers folder layout, wherever it lives. Cheap to clone. Opening reads no weights.
 #[derive(Clone)]
@@ -126,7 +169,7 @@ impl ModelFolder {
     /// `org/name[@revision]`. What is not in a folder is looked for in the hub's cache, then fetched into it (feature `hub`),
     /// unless `offline` or HF_HUB_OFFLINE forbid that.
     pub fn open(spec: &str, offline: bool) -> anyhow::Result<Self> {
-        Self::open_with(spec, offline, &mut ())
+        Self::open_with(spec, offline, &mut *listener())
     }
 
     /// [`ModelFolder::open`] that reports downloads.
@@ -184,6 +227,12 @@ impl ModelFolder {
     /// The commit of a model from the hub.
     pub fn revision(&self) -> Option<&str> {
         self.0.revision.as_deref()
+    }
+
+    /// What a run would have to fetch; none where everything is there.
+    pub fn to_download(&self) -> Option<ToDownload> {
+        let (files, bytes) = self.0.source.absent().fold((0, 0), |(files, bytes), (_, size)| (files + 1, bytes + size));
+        (files > 0).then_some(ToDownload { files, bytes })
     }
 
     /// The pipeline class, one of [`PIPELINES`].
@@ -308,8 +357,8 @@ fn find(spec: &str, form: Form, hub: impl FnOnce() -> Hub, progress: &mut dyn Do
     {
         // what an older name has begun is finished under that name
         let id = incomplete.map_or(first, |(id, _)| id);
-        let (commit, folder) = hub::download(&hub, id, form, progress)?;
-        Ok(Found { name: id.name(), source: Source::Folder(folder), revision: Some(commit) })
+        let (commit, source) = hub::download(&hub, id, form, progress)?;
+        Ok(Found { name: id.name(), source, revision: Some(commit) })
     }
     #[cfg(not(feature = "hub"))]
     {

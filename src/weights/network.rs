@@ -30,8 +30,8 @@ impl std::fmt::Debug for NetworkFolder {
 impl NetworkFolder {
     /// Opens a network of a kind (`model_type` of its configuration: `clip`) by folder or hub id `org/name[@revision]`, as
     /// [`ModelFolder::open`](super::ModelFolder::open) opens a model.
-    pub fn open(spec: &str, kind: &'static str, offline: bool, progress: &mut dyn Download) -> anyhow::Result<Self> {
-        Ok(Self::resolve(spec, kind, || Hub::from_env(offline), progress)?)
+    pub fn open(spec: &str, kind: &'static str, offline: bool) -> anyhow::Result<Self> {
+        Ok(Self::resolve(spec, kind, || Hub::from_env(offline), &mut *super::listener())?)
     }
 
     pub(super) fn resolve(

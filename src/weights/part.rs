@@ -240,9 +240,8 @@ impl Part {
 
 impl Shard {
     fn open(source: &Source, path: &str) -> Result<Self> {
-        let file = source.map(path)?;
-        let header = Header::parse(&file).map_err(|error| error.within(&source.show(path)))?;
-        Ok(Self { path: path.to_owned(), bytes: file.len() as u64, header })
+        let (header, bytes) = source.header(path)?;
+        Ok(Self { path: path.to_owned(), bytes, header })
     }
 
     /// Maps the file for reading its tensors. It may be another file than the one whose header was read.

@@ -4,19 +4,49 @@
 //! hub snapshot is a folder of links into the cache's blobs.
 
 use super::error::{ModelError, Result, refuse};
-use memmap2::Mmap;
+use super::header::Header;
+use memmap2::{Mmap, MmapOptions};
+#[cfg(feature = "hub")]
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
 use std::ops::{Deref, Range};
 use std::path::{Component, Path, PathBuf};
+#[cfg(feature = "hub")]
+use std::sync::Arc;
 
 /// The files of a model in the binary: path inside the model, content.
 pub(super) type Embedded = &'static [(&'static str, &'static [u8])];
 
 #[derive(Debug, Clone)]
 pub(super) enum Source {
-    Embedded { name: &'static str, files: Embedded },
+    Embedded {
+        name: &'static str,
+        files: Embedded,
+    },
     Folder(PathBuf),
+    /// A model on the hub that is only looked at: its small files are in a folder of the cache.
+    #[cfg(feature = "hub")]
+    Remote(Arc<Remote>),
+}
+
+/// What is known of a model that is not downloaded.
+#[cfg(feature = "hub")]
+#[derive(Debug)]
+pub(super) struct Remote {
+    /// What has been fetched of it.
+    pub folder: PathBuf,
+    /// Weight files that have not.
+    pub heads: BTreeMap<String, Head>,
+}
+
+/// The beginning of a weight file: its header.
+#[cfg(feature = "hub")]
+#[derive(Debug)]
+pub(super) struct Head {
+    pub bytes: Vec<u8>,
+    /// Of the whole file.
+    pub size: u64,
 }
 
 impl Source {
@@ -24,7 +54,7 @@ impl Source {
     pub fn show(&self, path: &str) -> String {
         match self {
             Self::Embedded { name, .. } => format!("{name} (embedded)/{path}"),
-            Self::Folder(folder) => folder.join(path).display().to_string(),
+            _ => self.folder().join(path).display().to_string(),
         }
     }
 
@@ -32,23 +62,61 @@ impl Source {
     pub fn place(&self) -> String {
         match self {
             Self::Embedded { name, .. } => format!("{name} (embedded)"),
-            Self::Folder(folder) => folder.display().to_string(),
+            _ => self.folder().display().to_string(),
         }
+    }
+
+    /// The directory of the files; none of an embedded model.
+    fn folder(&self) -> &Path {
+        match self {
+            Self::Embedded { .. } => Path::new(""),
+            Self::Folder(folder) => folder,
+            #[cfg(feature = "hub")]
+            Self::Remote(remote) => &remote.folder,
+        }
+    }
+
+    /// Names and sizes of weight files that a run would have to fetch.
+    pub fn absent(&self) -> impl Iterator<Item = (&str, u64)> {
+        #[cfg(feature = "hub")]
+        let heads = if let Self::Remote(remote) = self { Some(&remote.heads) } else { None };
+        #[cfg(feature = "hub")]
+        return heads.into_iter().flatten().map(|(path, head)| (path.as_str(), head.size));
+        #[cfg(not(feature = "hub"))]
+        std::iter::empty()
+    }
+
+    /// The header of a weight file and the size of the file.
+    pub fn header(&self, path: &str) -> Result<(Header, u64)> {
+        let named = |error: ModelError| error.within(&self.show(path));
+        #[cfg(feature = "hub")]
+        if let Self::Remote(remote) = self
+            && let Some(head) = remote.heads.get(path)
+        {
+            return Ok((Header::parse_head(&head.bytes, head.size).map_err(named)?, head.size));
+        }
+        let file = self.map(path)?;
+        Ok((Header::parse(&file).map_err(named)?, file.len() as u64))
     }
 
     /// Whether the model has this file (a broken link is none).
     pub fn has(&self, path: &str) -> bool {
         match self {
             Self::Embedded { files, .. } => files.iter().any(|(name, _)| *name == path),
-            Self::Folder(folder) => is_inside(path) && folder.join(path).is_file(),
+            _ => self.has_here(path) || self.absent().any(|(name, _)| name == path),
         }
+    }
+
+    fn has_here(&self, path: &str) -> bool {
+        is_inside(path) && self.folder().join(path).is_file()
     }
 
     /// Size of a file; none when there is no such file.
     pub fn size(&self, path: &str) -> Option<u64> {
         match self {
             Self::Embedded { files, .. } => self.embedded(files, path).ok().map(|bytes| bytes.len() as u64),
-            Self::Folder(folder) => self.has(path).then(|| folder.join(path).metadata().ok())?.map(|data| data.len()),
+            _ if self.has_here(path) => self.folder().join(path).metadata().ok().map(|data| data.len()),
+            _ => self.absent().find(|(name, _)| *name == path).map(|(_, size)| size),
         }
     }
 
@@ -61,14 +129,12 @@ impl Source {
                 .filter(|name| !name.contains('/'))
                 .map(str::to_owned)
                 .collect(),
-            Self::Folder(folder) if directory.is_empty() || is_inside(directory) => {
-                std::fs::read_dir(folder.join(directory))
-                    .into_iter()
-                    .flatten()
-                    .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
-                    .collect()
-            }
-            Self::Folder(_) => Vec::new(),
+            _ if directory.is_empty() || is_inside(directory) => std::fs::read_dir(self.folder().join(directory))
+                .into_iter()
+                .flatten()
+                .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+                .collect(),
+            _ => Vec::new(),
         };
         names.sort();
         names
@@ -78,10 +144,10 @@ impl Source {
     pub fn read(&self, path: &str, limit: u64) -> Result<Vec<u8>> {
         match self {
             Self::Embedded { files, .. } => Ok(self.embedded(files, path)?.to_vec()),
-            Self::Folder(folder) => {
-                let file = self.open(folder, path)?;
+            _ => {
+                let file = self.open(path)?;
                 let mut bytes = Vec::new();
-                let failed = |error| self.failed(&folder.join(path), path, &error);
+                let failed = |error| self.failed(&self.folder().join(path), path, &error);
                 file.take(limit + 1).read_to_end(&mut bytes).map_err(failed)?;
                 if bytes.len() as u64 > limit {
                     refuse!("{}: larger than {} MiB, which no file of its kind is", self.show(path), limit >> 20);
@@ -95,16 +161,25 @@ impl Source {
     pub fn map(&self, path: &str) -> Result<Bytes> {
         match self {
             Self::Embedded { files, .. } => Ok(Bytes::Static(self.embedded(files, path)?)),
-            Self::Folder(folder) => {
-                let file = self.open(folder, path)?;
-                let failed = |error| self.failed(&folder.join(path), path, &error);
+            _ => {
+                let file = self.open(path)?;
+                let failed = |error| self.failed(&self.folder().join(path), path, &error);
                 // SAFETY: a mapping is a plain slice only as long as nobody changes the file. It is opened for reading, this
                 // program never writes to a weight file in place, and neither do the tools that put files there (the hub's
                 // cache and git write a new file and rename it). Another process that overwrites the file while it is
                 // loaded can make wrong values or end this process; reading into memory instead would need the size
                 // of the weights twice. No offset is trusted without a check against the length of this mapping.
-                let map = unsafe { Mmap::map(&file) }.map_err(failed)?;
-                Ok(Bytes::Mapped(map))
+                // The mapping is private: what is mapped is never written, and many network file systems and FUSE have no other.
+                match unsafe { MmapOptions::new().map_copy_read_only(&file) } {
+                    Ok(map) => Ok(Bytes::Mapped(map)),
+                    // a file system without mappings: the weights come into memory as a whole
+                    Err(error) if unmappable(&error) => {
+                        let mut bytes = Vec::new();
+                        (&file).read_to_end(&mut bytes).map_err(failed)?;
+                        Ok(Bytes::Read(bytes))
+                    }
+                    Err(error) => Err(failed(error)),
+                }
             }
         }
     }
@@ -116,11 +191,14 @@ impl Source {
         }
     }
 
-    fn open(&self, folder: &Path, path: &str) -> Result<File> {
+    fn open(&self, path: &str) -> Result<File> {
         if !is_inside(path) {
             refuse!("{path:?} is not a path inside the model {}", self.place());
         }
-        let full = folder.join(path);
+        if !self.has_here(path) && self.absent().any(|(name, _)| name == path) {
+            refuse!("{}: not downloaded yet, and this was only a look", self.show(path));
+        }
+        let full = self.folder().join(path);
         let failed = |error| self.failed(&full, path, &error);
         // opening a pipe or a device would wait for its other end
         if !full.metadata().map_err(failed)?.is_file() {
@@ -141,6 +219,17 @@ impl Source {
     }
 }
 
+/// Whether a file cannot be mapped and may still be read.
+fn unmappable(error: &std::io::Error) -> bool {
+    #[cfg(unix)]
+    return matches!(
+        error.raw_os_error(),
+        Some(libc::ENODEV | libc::EINVAL | libc::EOPNOTSUPP | libc::ENOSYS | libc::EACCES)
+    );
+    #[cfg(not(unix))]
+    return matches!(error.kind(), std::io::ErrorKind::Unsupported | std::io::ErrorKind::InvalidInput);
+}
+
 /// Whether a path names something inside a folder: relative, no `..`, no drive, written with `/`.
 pub(super) fn is_inside(path: &str) -> bool {
     !path.is_empty()
@@ -153,6 +242,8 @@ pub(super) fn is_inside(path: &str) -> bool {
 pub(super) enum Bytes {
     Static(&'static [u8]),
     Mapped(Mmap),
+    /// Of a file system that cannot map.
+    Read(Vec<u8>),
 }
 
 impl Deref for Bytes {
@@ -161,6 +252,7 @@ impl Deref for Bytes {
         match self {
             Self::Static(bytes) => bytes,
             Self::Mapped(map) => map,
+            Self::Read(bytes) => bytes,
         }
     }
 }
@@ -189,8 +281,8 @@ impl Bytes {
         if let Self::Mapped(map) = self
             && range.len() >= ADVISED
         {
-            // SAFETY: the mapping is shared and read-only, of a file: dropped pages come back from the file with the same
-            // content, also those at the ends that hold bytes of neighbouring tensors.
+            // SAFETY: the mapping is read-only, so no page of it is a changed copy, and of a file: dropped pages come back from
+            // the file with the same content, also those at the ends that hold bytes of neighbouring tensors.
             let _ = unsafe { map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, range.start, range.len()) };
         }
     }

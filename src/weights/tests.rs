@@ -68,6 +68,20 @@ fn values(tensor: &Tensor) -> Vec<f32> {
     tensor.to_dtype(DType::F32).unwrap().flatten_all().unwrap().to_vec1().unwrap()
 }
 
+/// Shared mappings do not exist on many network file systems and under FUSE; private ones do.
+#[test]
+#[cfg(target_os = "linux")]
+fn weights_are_mapped_privately() {
+    let folder = folder(&[("vae/diffusion_pytorch_model.safetensors", &small())]);
+    let place = folder.path().canonicalize().unwrap().join("vae/diffusion_pytorch_model.safetensors");
+    let source = Source::Folder(folder.path().to_owned());
+    let mapped = source.map("vae/diffusion_pytorch_model.safetensors").unwrap();
+    assert_eq!(&mapped[..], small());
+    let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+    let line = maps.lines().find(|line| line.ends_with(place.to_str().unwrap())).unwrap();
+    assert!(line.contains(" r--p "), "{line}");
+}
+
 #[test]
 fn a_folder_and_the_embedded_model_are_the_same() {
     let embedded = ModelFolder::open(EMBEDDED, true).unwrap();

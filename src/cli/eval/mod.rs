@@ -141,7 +141,7 @@ pub fn run(args: Args, report: &Report) -> Result<(), Failure> {
     let mut evaluator = Evaluator::default();
     let mut clip = None;
     if let Some(spec) = &args.clip {
-        let folder = NetworkFolder::open(spec, "clip", args.offline, &mut ()).code(Code::Model)?;
+        let folder = NetworkFolder::open(spec, "clip", args.offline).code(Code::Model)?;
         evaluator.clip = Some(ClipEmbedder::open(&folder, &device).code(Code::Model)?);
         clip = Some((folder.name().to_owned(), folder.revision().map(str::to_owned)));
     }

@@ -6,6 +6,7 @@ mod conventions;
 mod ditctrl;
 mod doctor;
 mod documents;
+mod download;
 mod edit;
 mod eval;
 mod extend;

@@ -29,7 +29,7 @@ fn images_and_texts() {
     let golden = golden("clip");
     let folder = tempfile::tempdir().unwrap();
     clip::write_folder(folder.path());
-    let opened = NetworkFolder::open(folder.path().to_str().unwrap(), "clip", true, &mut ()).unwrap();
+    let opened = NetworkFolder::open(folder.path().to_str().unwrap(), "clip", true).unwrap();
     let embedder = ClipEmbedder::open(&opened, &Device::Cpu).unwrap();
     let square = |(index, &size): (usize, &(usize, usize))| embedder.square(&frame(index, size)).unwrap();
     let looks = embedder.look(&SIZES.iter().enumerate().map(square).collect::<Vec<_>>()).unwrap();
