@@ -10,11 +10,14 @@ if [ ! -x "$ptxas" ]; then
   echo "cuda-check: SKIPPED: no ptxas; install the CUDA toolkit, or run scripts/cuda-toolkit.sh" >&2
   exit 0
 fi
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+tar -xzf crates/nn/src/cuda/kernels/ptx.tar.gz -C "$work"
 count=0
-for file in crates/nn/src/cuda/kernels/*.ptx; do
+for file in "$work"/*.ptx; do
   arch=${file%.ptx}
   if ! said=$("$ptxas" -v -arch="${arch##*.}" "$file" -o /dev/null 2>&1); then
-    printf 'cuda-check: %s\n%s\n' "$file" "$said" >&2
+    printf 'cuda-check: %s\n%s\n' "${file##*/}" "$said" >&2
     exit 1
   fi
   # registers that do not fit go to memory: right, but slow

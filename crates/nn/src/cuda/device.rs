@@ -134,7 +134,7 @@ fn run(launch: &Launch) -> Result<Vec<Tensor>> {
     };
     let facts = launch.ptx.facts()?;
     let stream = device.cuda_stream();
-    let function = device.get_or_load_custom_func(facts.entry, &launch.ptx.module(), launch.ptx.text)?;
+    let function = device.get_or_load_custom_func(facts.entry, &launch.ptx.module(), &launch.ptx.text)?;
     if facts.shared > 48 << 10 {
         let most = sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
         function.set_attribute(most, facts.shared as i32).w()?;

@@ -53,7 +53,7 @@ impl Groups<'_> {
     /// `[groups, 2]`, mean and inverse deviation, from the moments of `x`.
     pub fn totals(&self, capability: Capability, x: &Tensor, moments: Tensor) -> Result<Option<Launch>> {
         let (t, c, h, w) = x.dims4()?;
-        let Some(ptx) = pick("group_totals", capability) else { return Ok(None) };
+        let Some(ptx) = pick("group_totals", capability)? else { return Ok(None) };
         let sizes = i32s([c / self.groups * h * w, moments.dim(1)? / t, t]);
         let (Some(grid), Some(sizes)) = (grid(self.groups, 1, 1), sizes) else { return Ok(None) };
         let mut args = vec![Arg::Input(0), Arg::Output(0)];

@@ -37,10 +37,11 @@ const BLOCKS: usize = 65_535;
 
 /// The kernel `stem_DTYPE` and its facts.
 pub fn kernel(stem: &str, dtype: DType, capability: Capability) -> Result<Option<(&'static Ptx, Facts<'static>)>> {
-    let Some(ptx) = suffix(dtype).and_then(|suffix| pick(&format!("{stem}_{suffix}"), capability)) else {
-        return Ok(None);
-    };
-    Ok(Some((ptx, ptx.facts()?)))
+    let Some(suffix) = suffix(dtype) else { return Ok(None) };
+    match pick(&format!("{stem}_{suffix}"), capability)? {
+        Some(ptx) => Ok(Some((ptx, ptx.facts()?))),
+        None => Ok(None),
+    }
 }
 
 /// The grid, if the driver takes it.

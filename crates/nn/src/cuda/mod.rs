@@ -1,7 +1,7 @@
 //! The fast operations on NVIDIA GPUs (compute capability 8.0 and newer), in f16, bf16 and, but for attention, f32. Each has
 //! its plain version in the file of the same name one level up, which decides when it is used and is its specification.
 //!
-//! The kernels are Triton's language, compiled ahead of time (`kernels/generate.py`); the PTX beside them is what the
+//! The kernels are Triton's language, compiled ahead of time (`kernels/generate.py`); the PTX beside them, packed, is what the
 //! driver compiles for the GPU at hand. What a launch consists of (grid, arguments and their order) is worked out in [`launch`],
 //! [`rows`] and [`groups`] without a GPU, and `device` alone touches one. The tests let a twin of each kernel run such launches
 //! on the processor's memory; `tests/reference/cuda_kernels.py` does the same with the kernels' own source.
@@ -26,5 +26,5 @@ pub(super) use device::*;
 /// The newest kernels that a GPU of this compute capability takes.
 #[cfg(feature = "cuda")]
 pub(super) fn arch(capability: launch::Capability) -> Option<&'static str> {
-    ptx::pick("attention_64_bf16", capability).map(|ptx| ptx.arch)
+    ptx::pick("attention_64_bf16", capability).ok().flatten().map(|ptx| ptx.arch.as_str())
 }

@@ -1,14 +1,21 @@
 //! The compiled kernels and what their first lines say.
 
 use candle_core::{DType, Result, bail};
+use flate2::read::GzDecoder;
+use std::io::Read;
+use std::sync::OnceLock;
+use tar::Archive;
 
-/// One file of `kernels/`: a kernel for a number type, and for attention a size of head.
+/// `NAME.ARCH.ptx` for each kernel and number type, and for attention each size of head; `kernels/generate.py` writes it.
+static ARCHIVE: &[u8] = include_bytes!("kernels/ptx.tar.gz");
+
+/// One file of the archive.
 #[derive(Debug)]
 pub struct Ptx {
-    pub name: &'static str,
+    pub name: String,
     /// `sm_80` runs on everything from Ampere on, `sm_90a` on Hopper alone.
-    pub arch: &'static str,
-    pub text: &'static str,
+    pub arch: String,
+    pub text: String,
 }
 
 /// What a launch needs to know of a kernel.
@@ -21,36 +28,35 @@ pub struct Facts<'a> {
     blocks: Vec<(&'a str, usize)>,
 }
 
-macro_rules! table {
-    ($($name:literal $arch:literal)*) => {
-        &[$(Ptx { name: $name, arch: $arch, text: include_str!(concat!("kernels/", $name, ".", $arch, ".ptx")) }),*]
-    };
+/// All kernels, unpacked when the first of them is asked for.
+pub fn table() -> Result<&'static [Ptx]> {
+    static TABLE: OnceLock<Vec<Ptx>> = OnceLock::new();
+    if let Some(table) = TABLE.get() {
+        return Ok(table);
+    }
+    let mut table = Vec::new();
+    for file in Archive::new(GzDecoder::new(ARCHIVE)).entries()? {
+        let mut file = file?;
+        let path = file.path()?.to_string_lossy().into_owned();
+        let Some((name, arch)) = path.strip_suffix(".ptx").and_then(|stem| stem.split_once('.')) else {
+            bail!("{path} is not NAME.ARCH.ptx")
+        };
+        let mut text = String::new();
+        file.read_to_string(&mut text)?;
+        table.push(Ptx { name: name.to_owned(), arch: arch.to_owned(), text });
+    }
+    Ok(TABLE.get_or_init(|| table))
 }
 
-pub const TABLE: &[Ptx] = table! {
-    "attention_64_f16" "sm_80" "attention_64_f16" "sm_90a" "attention_80_f16" "sm_80" "attention_96_f16" "sm_80"
-    "attention_128_f16" "sm_80" "attention_128_f16" "sm_90a" "attention_160_f16" "sm_80"
-    "attention_64_bf16" "sm_80" "attention_64_bf16" "sm_90a" "attention_80_bf16" "sm_80" "attention_96_bf16" "sm_80"
-    "attention_128_bf16" "sm_80" "attention_128_bf16" "sm_90a" "attention_160_bf16" "sm_80"
-    "probe_f16" "sm_80" "probe_bf16" "sm_80"
-    "layer_norm_modulate_f16" "sm_80" "layer_norm_modulate_bf16" "sm_80" "layer_norm_modulate_f32" "sm_80"
-    "gate_residual_f16" "sm_80" "gate_residual_bf16" "sm_80" "gate_residual_f32" "sm_80"
-    "bias_gelu_f16" "sm_80" "bias_gelu_bf16" "sm_80" "bias_gelu_f32" "sm_80"
-    "qk_norm_rope_64_f16" "sm_80" "qk_norm_rope_64_bf16" "sm_80" "qk_norm_rope_64_f32" "sm_80"
-    "qk_norm_rope_128_f16" "sm_80" "qk_norm_rope_128_bf16" "sm_80" "qk_norm_rope_128_f32" "sm_80"
-    "group_moments_f16" "sm_80" "group_moments_bf16" "sm_80" "group_moments_f32" "sm_80" "group_totals" "sm_80"
-    "group_apply_f16" "sm_80" "group_apply_bf16" "sm_80" "group_apply_f32" "sm_80"
-    "group_apply_odd_f16" "sm_80" "group_apply_odd_bf16" "sm_80" "group_apply_odd_f32" "sm_80"
-};
-
 /// The kernel `name` for a GPU of this compute capability.
-pub fn pick(name: &str, capability: (i32, i32)) -> Option<&'static Ptx> {
-    let of = |arch: &str| TABLE.iter().find(|ptx| ptx.name == name && ptx.arch == arch);
-    match capability {
+pub fn pick(name: &str, capability: (i32, i32)) -> Result<Option<&'static Ptx>> {
+    let table = table()?;
+    let of = |arch: &str| table.iter().find(|ptx| ptx.name == name && ptx.arch == arch);
+    Ok(match capability {
         (9, 0) => of("sm_90a").or_else(|| of("sm_80")),
         (8.., _) => of("sm_80"),
         _ => None,
-    }
+    })
 }
 
 /// As the names of kernels have it.
@@ -70,7 +76,7 @@ impl Ptx {
     }
 
     /// From the first line, which `generate.py` writes.
-    pub fn facts(&self) -> Result<Facts<'static>> {
+    pub fn facts(&self) -> Result<Facts<'_>> {
         let mut facts = Facts { entry: "", warps: 0, shared: 0, blocks: Vec::new() };
         let line = self.text.lines().next().unwrap_or_default();
         for (key, value) in line.split_whitespace().filter_map(|word| word.split_once('=')) {

@@ -3,16 +3,20 @@
 
     pip install triton==3.9.0 numpy && python3 crates/nn/src/cuda/kernels/generate.py [--check] [PART OF A NAME]
 
-With --check nothing is written: the files must be what their source compiles to.
+They go into `ptx.tar.gz`; those that are not compiled stay as they are in it. With --check nothing is written: the files must be
+what their source compiles to.
 
-A file is `KERNEL[_HEAD]_DTYPE.sm_80.ptx` or `.sm_90a.ptx`. Its first line says what a launch needs to know and the text does not:
+A file is `KERNEL[_HEAD]_DTYPE.sm_80.ptx` or `.sm_90a.ptx`, in the order of the names and without a date. Its first line says what a launch needs to know and the text does not:
 its name, the number of warps, the dynamic shared memory in bytes, and the block sizes. PTX 8.0 is what drivers from 525 (CUDA 12.0) on
 read; sm_80 text runs on every GPU from Ampere on, sm_90a text on Hopper alone.
 """
 
+import gzip
+import io
 import pathlib
 import re
 import sys
+import tarfile
 
 import triton
 from triton.backends.compiler import GPUTarget
@@ -24,6 +28,7 @@ import attention  # noqa: E402
 import group_norm  # noqa: E402
 import rows  # noqa: E402
 
+ARCHIVE = HERE / "ptx.tar.gz"
 PTX_VERSION = 80
 SHORT = {"fp16": "f16", "bf16": "bf16", "fp32": "f32"}
 
@@ -58,7 +63,7 @@ def compile_one(name, kernel, types, constants, divisible, capability, warps, st
     arch = "sm_90a" if capability == 90 else f"sm_{capability}"
     head = f"// vidgen: entry={kernel.__name__} warps={warps} shared={compiled.metadata.shared}"
     head += "".join(f" {key}={value}" for key, value in constants.items())
-    return HERE / f"{name}.{arch}.ptx", head + "\n" + stripped(compiled.asm["ptx"]), compiled.metadata.shared
+    return f"{name}.{arch}.ptx", head + "\n" + stripped(compiled.asm["ptx"]), compiled.metadata.shared
 
 
 def stripped(ptx: str) -> str:
@@ -124,19 +129,40 @@ def jobs():
     yield "group_totals", group_norm.group_totals, types, {"PIECE": 16384, "BLOCK": 1024}, {}, 80, 4, 1
 
 
+def kept() -> dict[str, str]:
+    if not ARCHIVE.exists():
+        return {}
+    with tarfile.open(ARCHIVE) as archive:
+        return {file.name: archive.extractfile(file).read().decode() for file in archive}
+
+
+def keep(files: dict[str, str]) -> None:
+    raw = io.BytesIO()
+    with tarfile.open(fileobj=raw, mode="w", format=tarfile.USTAR_FORMAT) as archive:
+        for name in sorted(files):
+            entry, text = tarfile.TarInfo(name), files[name].encode()  # no date, no owner
+            entry.size = len(text)
+            archive.addfile(entry, io.BytesIO(text))
+    ARCHIVE.write_bytes(gzip.compress(raw.getvalue(), 9, mtime=0))
+
+
 def main() -> None:
     if triton.__version__ != "3.9.0":
         print(f"generate: the files in the repository are of triton 3.9.0, this is {triton.__version__}", file=sys.stderr)
     words = [word for word in sys.argv[1:] if word != "--check"]
-    other = []
+    files, found = kept(), {}
     for job in jobs():
         if not words or words[0] in job[0]:
-            path, text, shared = compile_one(*job)
-            if "--check" not in sys.argv:
-                path.write_text(text)
-            elif path.read_text() != text:
-                other.append(path.name)
-            print(f"{path.name}: {len(text)} bytes, {shared} bytes of shared memory", flush=True)
+            name, text, shared = compile_one(*job)
+            found[name] = text
+            print(f"{name}: {len(text)} bytes, {shared} bytes of shared memory", flush=True)
+    if "--check" not in sys.argv:
+        # a whole run also drops what no job makes any more
+        keep(files | found if words else found)
+        return
+    other = [name for name in found if files.get(name) != found[name]]
+    if not words:
+        other += [name for name in files if name not in found]
     if other:
         sys.exit(f"generate: not what the source compiles to: {' '.join(other)}")
 
