@@ -1,5 +1,14 @@
 //! Loading speed: stored half-precision weights to f32 on the CPU, this program's reader beside candle's own.
 
+#![allow(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    clippy::panic,
+    clippy::print_stderr,
+    clippy::print_stdout,
+    clippy::unwrap_used
+)]
+
 use candle_core::{DType, Device};
 use candle_nn::VarBuilder;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};

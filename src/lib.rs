@@ -57,6 +57,8 @@
 //! | C | channels |
 //! | H, W | height, width |
 
+#![cfg_attr(test, allow(clippy::disallowed_methods, clippy::disallowed_types))]
+
 pub mod attention;
 pub mod cli;
 pub mod eval;

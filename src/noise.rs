@@ -12,6 +12,8 @@
 //!    `r cos(2 pi v)`, then `r sin(2 pi v)`. Logarithm, sine and cosine are those of `libm` (musl's), not the platform's.
 //! 4. Rounded to f32. They fill a frame in channel, row, column order; of an odd count the last sine is left out.
 
+#![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "draws the random numbers")]
+
 use candle_core::{Device, Result, Tensor};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};

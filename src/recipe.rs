@@ -1,5 +1,7 @@
 //! The defaults of a method on a model, as `configs/` has them. The files say where their numbers come from.
 
+#![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "opens files")]
+
 use crate::guidance::GuidanceSchedule;
 use crate::models::cogvideox::config::TransformerConfig;
 use crate::processors::Spec;

@@ -1,5 +1,7 @@
 //! The command line: what was typed. One file per command; what it means is `job`'s.
 
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "speaks to the user")]
+
 mod attn_map;
 mod batch;
 mod chosen;

@@ -1,6 +1,9 @@
 //! Telling the user: events while a run goes on, the record of it afterwards, and how it ends. Keeping a run, so that it
 //! can go on when it did not end well.
 
+#![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "opens files")]
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "speaks to the user")]
+
 mod clock;
 pub mod config;
 pub mod directory;

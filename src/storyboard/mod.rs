@@ -1,5 +1,7 @@
 //! What is to be seen, in order: scenes with their prompts, and the readers that make them.
 
+#![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "opens files")]
+
 mod by_frame;
 mod ditctrl;
 #[cfg(test)]

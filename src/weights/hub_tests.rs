@@ -1,5 +1,7 @@
 //! Downloads from a hub that runs in this test: what is fetched, what is not, and what each failure says.
 
+#![allow(clippy::unwrap_used)]
+
 use super::tests::{message, safetensors, small};
 use super::*;
 use std::collections::BTreeMap;

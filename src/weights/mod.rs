@@ -9,6 +9,8 @@
 //! Everything here comes from outside: sizes are checked before memory is taken, names of files stay inside the model,
 //! and what is wrong is said in one line that names the file and what to do ([`ModelError`]).
 
+#![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "opens files")]
+
 mod backend;
 mod cache;
 mod convert;

@@ -4,6 +4,8 @@
 //! Nothing here knows a model. Feature maps of the autoencoder are `[T, C, H, W]` (frames are the batch of the
 //! two-dimensional part), token sequences `[B, L, D]`, heads `[B, N, L, D]`.
 
+#![cfg_attr(test, allow(clippy::disallowed_methods, clippy::disallowed_types))]
+
 pub mod act;
 pub mod check;
 pub mod conv;

@@ -8,7 +8,7 @@ use super::fault::{failed, input, usage};
 use super::format::Rate;
 use super::grid::{self, Grid};
 use super::partial::{PartialFile, Tracked, shown};
-use super::read::{Limits, MAX_METADATA, Source, quoted};
+use super::source::{Limits, MAX_METADATA, Source, quoted};
 use super::{Frame, FrameSink, Output, Written};
 use anyhow::Result;
 use image::codecs::gif::{GifDecoder, GifEncoder, Repeat};

@@ -31,6 +31,8 @@
 //! # }
 //! ```
 
+#![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "opens files")]
+
 mod fault;
 #[cfg_attr(not(feature = "video"), path = "no_ffmpeg.rs")]
 mod ffmpeg;
@@ -40,10 +42,12 @@ mod gif;
 mod grid;
 mod partial;
 mod partial_dir;
+mod place;
 mod png;
 mod read;
 mod resize;
 mod results;
+mod source;
 mod spool;
 mod still;
 #[cfg(test)]
@@ -58,8 +62,9 @@ pub use fault::{Fault, VideoError, fault};
 pub use folder::videos;
 pub use format::{Codec, Format, KNOWN_FORMS, PixelFormat, Rate};
 pub use partial_dir::sweep_output;
-pub use read::{Limits, Reader, metadata, read};
+pub use read::{Reader, metadata, read};
 pub use results::Folder;
+pub use source::Limits;
 pub use spool::{Frames, Spool};
 pub use still::{side_by_side, write_png};
 pub use writer::Writer;
@@ -210,7 +215,7 @@ pub fn check(output: &Output) -> Result<Checked> {
             Checked { codec: "y4m".into(), warnings: Vec::new() }
         }
     };
-    partial::check_place(output)?;
+    place::check_place(output)?;
     Ok(checked)
 }
 

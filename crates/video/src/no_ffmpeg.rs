@@ -2,7 +2,7 @@
 
 use super::fault::{input, usage};
 use super::partial::shown;
-use super::read::{Limits, Source};
+use super::source::{Limits, Source};
 use super::{Checked, FrameSink, Output};
 use anyhow::Result;
 use std::path::Path;

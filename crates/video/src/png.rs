@@ -6,7 +6,7 @@
 use super::fault::{failed, input};
 use super::format::Rate;
 use super::partial_dir::{MANIFEST, PartialDir, frame_name};
-use super::read::{Limits, MAX_METADATA, Source};
+use super::source::{Limits, MAX_METADATA, Source};
 use super::{Frame, FrameSink, Output, Written};
 use anyhow::Result;
 use image::{DynamicImage, ExtendedColorType, ImageDecoder, ImageEncoder, ImageReader};

@@ -9,7 +9,7 @@
 use super::fault::{failed, input, write_failed};
 use super::format::{PixelFormat, Rate};
 use super::partial::{PartialFile, shown};
-use super::read::{Limits, Source, quoted};
+use super::source::{Limits, Source, quoted};
 use super::yuv::{Layout, Matrix, Plane, from_rgb, to_rgb};
 use super::{Format, Frame, FrameSink, Output, Written};
 use anyhow::Result;

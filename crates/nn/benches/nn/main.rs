@@ -2,6 +2,15 @@
 //! the program runs single cases as told on its standard input, which `tests/reference/bench_ops.py` uses to take turns with
 //! PyTorch.
 
+#![allow(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    clippy::panic,
+    clippy::print_stderr,
+    clippy::print_stdout,
+    clippy::unwrap_used
+)]
+
 mod act;
 mod conv;
 mod linear;

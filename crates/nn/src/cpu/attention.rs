@@ -4,7 +4,8 @@
 //! read where they lie.
 
 use super::simd::{Kernel, Simd, dispatch};
-use super::tile::{self, Every};
+use super::steps::Every;
+use super::tile;
 use super::{Target, View, filled, with_scratch};
 use rayon::prelude::*;
 

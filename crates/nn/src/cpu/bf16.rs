@@ -1,5 +1,5 @@
 //! Products of bf16 numbers, sums in f32, for networks that are wanted in bf16: linear layers here, with the tiles of AMX ([`amx`]) or
-//! the instructions of AVX512_BF16 ([`dot`]), [`attention`] with the latter, and what `cpu::conv` needs for pairs of channels.
+//! the instructions of AVX512_BF16 ([`dot`]), and [`attention`] with the latter.
 //!
 //! Of a linear layer, a block is 32 rows and 32 columns, a step of it 32 inputs. The numbers of a row are rounded to bf16 when a task
 //! begins. What the instructions do to a block is also written in plain code, `plain`, which is their specification and with which
@@ -10,10 +10,12 @@ mod amx;
 #[cfg(target_arch = "x86_64")]
 mod attention;
 #[cfg(target_arch = "x86_64")]
-pub(super) mod dot;
+mod dot;
 
 use super::act::Act;
 use super::linear::tasks;
+#[cfg(target_arch = "x86_64")]
+use super::pairs;
 use super::simd::{Kernel, Simd, dispatch};
 use super::{Target, filled, with_scratch};
 use half::bf16;
@@ -63,12 +65,12 @@ const PLAIN: Instructions = Instructions {
 fn available() -> impl Iterator<Item = Instructions> {
     let mut all = Vec::new();
     #[cfg(target_arch = "x86_64")]
-    if dot::is_here() {
+    if pairs::dot::is_here() {
         #[cfg(target_os = "linux")]
         if amx::is_here() {
-            all.push(Instructions { name: "amx", block: amx::block, round: dot::round });
+            all.push(Instructions { name: "amx", block: amx::block, round: pairs::dot::round });
         }
-        all.push(Instructions { name: "avx512_bf16", block: dot::block, round: dot::round });
+        all.push(Instructions { name: "avx512_bf16", block: dot::block, round: pairs::dot::round });
     }
     all.into_iter()
 }
@@ -76,34 +78,6 @@ fn available() -> impl Iterator<Item = Instructions> {
 /// What multiplies bf16 here.
 pub fn name() -> Option<&'static str> {
     available().next().map(|instructions| instructions.name)
-}
-
-/// Numbers of both rows, rounded, in pairs; zeros take the place of what the second one lacks.
-pub fn pair(even: &[f32], odd: &[f32], to: &mut [f32]) {
-    assert!(even.len() == to.len() && odd.len() <= to.len());
-    #[cfg(target_arch = "x86_64")]
-    if dot::is_here() {
-        // SAFETY: `is_here`.
-        return unsafe { dot::pair(even, odd, to) };
-    }
-    for (i, (to, &even)) in to.iter_mut().zip(even).enumerate() {
-        let halves = [even, odd.get(i).copied().unwrap_or_default()].map(|x| u32::from(bf16::from_f32(x).to_bits()));
-        *to = f32::from_bits(halves[0] | halves[1] << 16);
-    }
-}
-
-/// Both numbers of a [`pair`].
-#[inline(always)]
-pub fn halves(pair: f32) -> [f32; 2] {
-    [pair.to_bits() << 16, pair.to_bits() & 0xffff_0000].map(f32::from_bits)
-}
-
-/// Sums of the halves of two pairs, rounded.
-pub fn add_pairs(a: f32, b: f32) -> f32 {
-    let (a, b) = (halves(a), halves(b));
-    let mut sum = [0.0];
-    pair(&[a[0] + b[0]], &[a[1] + b[1]], &mut sum);
-    sum[0]
 }
 
 /// Attention with products in bf16, where there is a kernel for it and the shapes fit.

@@ -13,8 +13,9 @@
 
 mod sums;
 
+use super::pairs;
 use super::simd::{self, MAX_LANES, Simd, dispatch};
-use super::{Lines, Target, View, bf16, filled, with_scratch};
+use super::{Lines, Target, View, filled, with_scratch};
 use rayon::prelude::*;
 use std::ops::Range;
 use sums::{Slice, Sums};
@@ -106,7 +107,7 @@ impl Packed {
                 let depth = (at / (k * k) * planes + plane) * k * k + at % (k * k);
                 let place = ((o / block) * shape.depth() + depth) * block + o % block;
                 let pair = &mut packed.numbers_mut()[place..=place];
-                bf16::pair(&[of(o, 2 * plane, at)], &[of(o, 2 * plane + 1, at)], pair);
+                pairs::pair(&[of(o, 2 * plane, at)], &[of(o, 2 * plane + 1, at)], pair);
             }
             return Self { weight: packed, bias: padded(bias, shape), channels: input, shape };
         }
@@ -142,7 +143,7 @@ impl Packed {
                     let sum = ((py * 2 + px) * shape.blocks() + index) * to + (channel * 4 + ty * 2 + tx) * block;
                     let taps = &self.weight.numbers()[tap..tap + block];
                     for (sum, &tap) in weight.numbers_mut()[sum..].iter_mut().zip(taps) {
-                        *sum = if shape.paired { bf16::add_pairs(*sum, tap) } else { *sum + tap };
+                        *sum = if shape.paired { pairs::add_pairs(*sum, tap) } else { *sum + tap };
                     }
                 }
             }
@@ -426,7 +427,7 @@ impl Tile<'_> {
             to[range.end..].fill(0.0);
             let of = |row: usize| &frame.data[row + start..][..range.len()];
             let odd = if alone { &[] } else { of(row + frame.strides[0]) };
-            return bf16::pair(of(row), odd, &mut to[range.clone()]);
+            return pairs::pair(of(row), odd, &mut to[range.clone()]);
         }
         let (even, odd) = rows.split_at_mut(to.len());
         let odd = &mut odd[..if alone { 0 } else { to.len() }];
@@ -434,7 +435,7 @@ impl Tile<'_> {
         if !alone {
             self.copy_row(frame, channel + 1, (y, columns), odd);
         }
-        bf16::pair(even, odd, to);
+        pairs::pair(even, odd, to);
     }
 
     /// Writes the results of positions `at..end` of a phase `py` of a channel. `of(px)` are those of `(py, px)`, from `at` on;

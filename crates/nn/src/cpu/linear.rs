@@ -7,7 +7,8 @@
 
 use super::act::Act;
 use super::simd::{self, Kernel, Simd, dispatch};
-use super::tile::{self, Every};
+use super::steps::Every;
+use super::tile;
 use super::{Lines, Target, filled, with_scratch};
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};

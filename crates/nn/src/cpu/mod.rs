@@ -10,8 +10,10 @@ pub(super) mod bf16;
 pub(super) mod conv;
 pub(super) mod linear;
 pub(super) mod norm;
+mod pairs;
 pub(super) mod rows;
 pub(crate) mod simd;
+mod steps;
 mod tile;
 
 use candle_core::{DType, Result, Storage, Tensor, bail};

@@ -4,9 +4,7 @@
 //! the widest one the processor has. A value of a [`Simd`] type exists only inside `dispatch`, so it proves that its
 //! instructions may be executed; that makes all arithmetic safe, and only raw loads and stores are not.
 
-#[cfg(doc)]
-use super::tile;
-use super::tile::Steps;
+use super::steps::Steps;
 use std::mem::MaybeUninit;
 
 /// The instruction sets that kernels are compiled for.
@@ -90,7 +88,7 @@ pub(crate) trait Simd: Copy {
     /// `a * b - c` in even lanes, `a * b + c` in odd ones.
     fn fma_alternating(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
 
-    /// [`tile::multiply`] into `sum` by hand, for a shape of tile that the compiler does badly; false where there is none.
+    /// `tile::multiply` into `sum` by hand, for a shape of tile that the compiler does badly; false where there is none.
     ///
     /// # Safety
     /// As there.
@@ -105,7 +103,7 @@ pub(crate) trait Simd: Copy {
         false
     }
 
-    /// The same for [`tile::multiply_places`].
+    /// The same for `tile::multiply_places`.
     ///
     /// # Safety
     /// As there.
@@ -119,7 +117,7 @@ pub(crate) trait Simd: Copy {
         false
     }
 
-    /// The same for [`tile::multiply_pairs`].
+    /// The same for `tile::multiply_pairs`.
     ///
     /// # Safety
     /// As there.

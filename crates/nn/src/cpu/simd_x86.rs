@@ -1,7 +1,7 @@
 //! The vectors of x86-64.
 
-use super::super::bf16::dot;
-use super::super::tile::{Places, Steps};
+use super::super::pairs::dot;
+use super::super::steps::{Places, Steps};
 use super::{Kernel, Simd};
 use std::arch::x86_64::*;
 use std::mem::MaybeUninit;

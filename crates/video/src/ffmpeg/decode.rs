@@ -9,7 +9,7 @@ use crate::Frame;
 use crate::fault::input;
 use crate::format::Rate;
 use crate::grid::{self, Grid};
-use crate::read::{Limits, MAX_METADATA, Source, quoted};
+use crate::source::{Limits, MAX_METADATA, Source, quoted};
 use crate::yuv::{self, Layout, Matrix, Plane};
 use anyhow::Result;
 use ffmpeg_next::format::context::{Input, StreamIo};

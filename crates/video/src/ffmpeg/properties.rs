@@ -2,7 +2,7 @@
 //! line that keeps it; what would give wrong pictures (HDR taken for ordinary video) is refused, with the line that converts it.
 
 use crate::fault::input;
-use crate::read::quoted;
+use crate::source::quoted;
 use ffmpeg_next::format::context::Input;
 use ffmpeg_next::util::frame;
 use ffmpeg_next::{ffi, media};

@@ -4,8 +4,8 @@
 //! PyTorch's attention in bf16: q, k, v, and the exponentials, relative to the largest so far.
 
 use super::super::attention::{Attention, Found};
+use super::super::pairs::dot::{bits, interleaved, is_here, pair, round};
 use super::super::{Target, View, filled, with_scratch};
-use super::dot::{bits, interleaved, is_here, pair, round};
 use half::bf16;
 use rayon::prelude::*;
 use std::arch::x86_64::*;
