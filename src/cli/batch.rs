@@ -1,7 +1,7 @@
 //! `batch`: many jobs from one file, each network loaded once.
 
-use super::{Report, render, table::aligned};
-use crate::job::batch::{self, Around, Asked, Fault, Item, Root, Shard, Todo};
+use super::{Report, render, table::aligned_rows};
+use crate::job::batch::{self, Around, Asked, Checked, Fault, File, Item, Root, Shard, Todo};
 use crate::job::{Settings, values::ManifestMode};
 use crate::pipelines::{self, Loaded};
 use crate::run::time::human_seconds;
@@ -73,18 +73,9 @@ pub fn run(args: Args, report: &Report) -> Result<(), Failure> {
     let around = Around { above, below: render::files()? };
     let mut root = Root::new(args.output_root).code(Code::Usage)?;
 
-    let (entries, mut faults) = batch::read(&text, toml, &batch::folder(&args.file));
-    let items = batch::items(entries, &around, &mut root, &mut faults);
-    let total = items.len();
-    let mut items: Vec<Item> = items.into_iter().filter(|item| shard.has(item.index)).collect();
-    let mut todo = Vec::with_capacity(items.len());
-    batch::order(&mut items);
-    for item in &items {
-        match item.todo() {
-            Ok(what) => todo.push(what),
-            Err(error) => faults.push(Fault::at(item.line, error)),
-        }
-    }
+    let _kept = weights::keep_open();
+    let file = File { text: &text, toml, folder: &batch::folder(&args.file) };
+    let Checked { items, total, faults } = batch::check(file, &around, &mut root, shard);
     let mut observer = report.observer()?;
     if !faults.is_empty() {
         root.leave();
@@ -96,36 +87,38 @@ pub fn run(args: Args, report: &Report) -> Result<(), Failure> {
     }
     if args.dry_run {
         root.leave();
-        let planned = |(item, todo): (_, &Todo)| {
+        let mut done = Vec::with_capacity(items.len());
+        for (item, todo) in &items {
             let state = if *todo == Todo::Skip { "skip" } else { "render" };
-            Done { item, state, seconds: 0.0, failure: None }
-        };
-        let done: Vec<Done> = items.iter().zip(&todo).map(planned).collect();
+            done.push(Done { item, state, seconds: 0.0, failure: None });
+        }
         tell(&done, shard, total, 0.0, report.json)?;
         return if report.json { Ok(()) } else { print(&downloads(&done)) };
     }
 
     let began = Instant::now();
-    let renders = todo.iter().filter(|todo| **todo == Todo::Render).count();
+    let renders = items.iter().filter(|(_, todo)| *todo == Todo::Render).count();
     let mut loaded = Loaded::for_jobs(renders > 1);
     let mut done: Vec<Done> = Vec::with_capacity(items.len());
-    for (index, (item, todo)) in items.iter().zip(todo).enumerate() {
-        observer.event(&Event::Job { id: item.id.clone(), index, of: items.len() })?;
+    for (index, (item, todo)) in items.iter().enumerate() {
+        observer.event(&Event::Job { id: item.id.to_string(), index, of: items.len() })?;
         let since = Instant::now();
         let (state, failure) = match todo {
             Todo::Skip => {
-                let message = format!("{} is there already: skipped", item.job.output.path.display());
+                let message = format!("{} is there already: skipped", item.output.display());
                 observer.event(&Event::Warning(message))?;
                 ("skipped", None)
             }
-            Todo::Render => match pipelines::run(&item.job, &mut loaded, &mut *observer) {
-                Ok(_) => ("done", None),
-                Err(failure) if failure.code == Code::Interrupted => ("interrupted", Some(failure)),
-                Err(failure) => {
-                    observer.event(&Event::Error { code: failure.code as i32, message: failure.line() })?;
-                    ("failed", Some(failure))
+            Todo::Render => {
+                match item.job(&around, &mut root).and_then(|job| pipelines::run(&job, &mut loaded, &mut *observer)) {
+                    Ok(_) => ("done", None),
+                    Err(failure) if failure.code == Code::Interrupted => ("interrupted", Some(failure)),
+                    Err(failure) => {
+                        observer.event(&Event::Error { code: failure.code as i32, message: failure.line() })?;
+                        ("failed", Some(failure))
+                    }
                 }
-            },
+            }
         };
         done.push(Done { item, state, seconds: since.elapsed().as_secs_f64(), failure });
         if state == "interrupted" {
@@ -169,8 +162,7 @@ fn mistakes(name: &str, mut faults: Vec<Fault>, observer: &mut dyn Observer) -> 
 
 /// What the models of the jobs would have to fetch, by their names.
 fn to_download(done: &[Done]) -> BTreeMap<String, ToDownload> {
-    let wanted = done.iter().filter_map(|done| Some((&done.item.job.model, done.item.job.model.to_download()?)));
-    wanted.map(|(model, wanted)| (model.name().to_owned(), wanted)).collect()
+    done.iter().filter_map(|done| Some((done.item.loads.model.clone(), done.item.loads.download?))).collect()
 }
 
 fn downloads(done: &[Done]) -> String {
@@ -200,23 +192,26 @@ fn tell(done: &[Done], shard: Shard, total: usize, seconds: f64, json: bool) -> 
         return print(&format!("{object}\n"));
     }
     let head = ["job", "state", "seed", "took", "output"].map(str::to_owned);
-    let row = |done: &Done| {
+    let row = |at: usize| {
+        let Some(at) = at.checked_sub(1) else { return head.clone() };
+        let done = &done[at];
         let Done { item, state, seconds, failure } = done;
         let took = if *state == "done" { human_seconds(*seconds) } else { "-".to_owned() };
         let output = match failure {
             Some(failure) => failure.line(),
-            None => item.job.output.path.display().to_string(),
+            None => item.output.display().to_string(),
         };
-        [item.id.clone(), (*state).to_owned(), item.job.seed.to_string(), took, output]
+        [item.id.to_string(), (*state).to_owned(), item.seed.to_string(), took, output]
     };
-    print(&aligned(&std::iter::once(head).chain(done.iter().map(row)).collect::<Vec<_>>()))
+    // there may be very many rows, of which none is kept
+    print(&aligned_rows(done.len() + 1, row))
 }
 
 fn object(done: &Done) -> Value {
     let Done { item, state, seconds, failure } = done;
     let mut object = json!({
-        "id": item.id, "index": item.index, "line": item.line, "state": state, "seed": item.job.seed,
-        "frames": item.job.frames, "output": item.job.output.path.to_string_lossy(), "seconds": seconds,
+        "id": item.id, "index": item.index, "line": item.line, "state": state, "seed": item.seed,
+        "frames": item.frames, "output": item.output.to_string_lossy(), "seconds": seconds,
     });
     if let Some(failure) = failure {
         object["code"] = json!(failure.code as i32);

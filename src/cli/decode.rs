@@ -14,6 +14,7 @@ const EXAMPLES: &str = "\
 Examples:
   vidgen decode last -o small.webm
   vidgen decode 3fb2c9d0 --crf 10 --fps 16 -o fine.mp4
+  vidgen decode last --model /data/CogVideoX-2b -o moved.mp4
   vidgen decode latents.safetensors --model cogvideox-2b -o clip.mp4
 
 A run keeps its latents until its video is whole, and with --keep afterwards as well; --save-latents writes them to a file. \
@@ -55,7 +56,7 @@ impl Args {
         let given = self.settings.0;
         render::set_threads(given.threads);
         render::start(report)?;
-        let given = Settings { output: given.output.map(resume::absolute).transpose()?, ..given };
+        let given = resume::typed(given)?;
         let (job, latents) = match self.source.ends_with(".safetensors") {
             true => file(Path::new(&self.source), given, Decoded::pick(render::files()?))?,
             false => run(&self.source, given)?,
@@ -69,19 +70,17 @@ impl Args {
 type Work = (job::Job, Vec<candle_core::Tensor>);
 
 fn run(source: &str, given: Settings) -> Result<Work, Failure> {
-    if given.model.is_some() {
-        return Err(Failure::message(Code::Usage, "--model has no effect on a run, which has its own: leave it out"));
-    }
     let (path, _, request) = resume::enter(source, resume::work_dir(given.work_dir.clone())?.as_deref())?;
     let settings = resume::settings(given.clone(), request.settings.clone(), &path);
     let mut settings = Settings { resume: None, save_latents: None, ..settings };
     if given.fps.is_some() && settings.duration.is_some() {
         // the frames are there already: another rate makes another duration
-        let before = Settings { overwrite: Some(true), ..request.settings.clone() };
+        let model = given.model.clone().or(request.settings.model.clone());
+        let before = Settings { overwrite: Some(true), model, ..request.settings.clone() };
         let before = resume::one(Request { settings: before, ..request.clone() })?;
         (settings.frames, settings.duration) = (Some(before.frames), None);
     }
-    let job = resume::one(Request { settings, ..request })?;
+    let job = resume::found(Request { settings, ..request }, given.model.as_deref())?;
     let latents = pipelines::kept_latents(&path, &job)?;
     Ok((job, latents))
 }

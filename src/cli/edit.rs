@@ -5,8 +5,9 @@ use super::source::Source;
 use super::usage::hidden;
 use super::{Report, plan};
 use crate::job::{Changes, Request, Settings, Swap};
+use crate::pipelines;
 use crate::processors::WordFactor;
-use crate::run::{Code, Event, Failure};
+use crate::run::{Code, Event, Failure, WithCode};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -73,14 +74,16 @@ impl Edit {
         if let Some(measure) = self.dry.asked()? {
             return plan::show(&resolve(Some(true))?, measure, report);
         }
-        let made = make(&resolve, report)?;
-        let (Some(record), Some(outcome)) = (record, made.first()) else { return Ok(()) };
-        let manifest = &outcome.manifest;
-        if (&record.model.hashes, &record.version) != (&manifest.model.hashes, &manifest.version) {
-            let message = "the original was made with other weights or another version of vidgen: what was edited may differ \
-                           from it";
-            report.observer()?.event(&Event::Warning(message.to_owned()))?;
+        if let Some(record) = record
+            && let Some(job) = resolve(Some(true))?.first()
+        {
+            let hashes = pipelines::hashes(job).code(Code::Model)?;
+            if (&record.model.hashes, record.version.as_str()) != (&hashes, env!("CARGO_PKG_VERSION")) {
+                let message = "the original was made with other weights or another version of vidgen: what is edited may \
+                               differ from it";
+                report.observer()?.event(&Event::Warning(message.to_owned()))?;
+            }
         }
-        Ok(())
+        make(&resolve, report).map(|_| ())
     }
 }

@@ -17,6 +17,7 @@ Examples:
   vidgen resume last
   vidgen resume 3fb2c9d0
   vidgen resume last -y -o again.mp4
+  vidgen resume last --model /data/CogVideoX-2b
 
 The video is the one that the run would have made without the interruption, byte for byte. `vidgen runs` lists what can be \
 resumed; --resume on the command that began a run finds it as well.";
@@ -31,6 +32,7 @@ Examples:
 choice!(
     Resumed,
     "the run",
+    model,
     output,
     overwrite,
     text_cache,
@@ -77,10 +79,37 @@ pub fn enter(word: &str, work_dir: Option<&Path>) -> Result<(PathBuf, Plan, Requ
         return Err(Failure::message(Code::Usage, message));
     }
     let request = Request::from_json(&plan.request).with_context(|| shown.to_string())?;
-    // relative paths are meant from there
-    let moved = std::env::set_current_dir(&plan.folder);
-    moved.with_context(|| format!("{shown}: the directory {} in which it was begun", plan.folder.display()))?;
+    // relative paths are meant from there; where it is gone, from here
+    let _ = std::env::set_current_dir(&plan.folder);
     Ok((path, plan, request))
+}
+
+/// Paths that were typed are meant from here, whatever the working directory of the run was.
+pub fn typed(given: Settings) -> Result<Settings, Failure> {
+    let output = given.output.map(absolute).transpose()?;
+    // a folder of that name, or a name of the hub
+    let here = given.model.as_deref().map(std::path::Path::new).filter(|path| path.exists());
+    let model = match here.map(std::path::absolute).transpose()? {
+        Some(path) => Some(path.to_string_lossy().into_owned()),
+        None => given.model,
+    };
+    Ok(Settings { output, model, ..given })
+}
+
+/// The one job of a request that was begun, with the remedy for a model that is not where it was.
+pub fn found(request: Request, asked: Option<&str>) -> Result<Job, Failure> {
+    let model = request.settings.model.clone();
+    one(request).map_err(|failure| {
+        let away = failure.code == Code::Model
+            && asked.is_none()
+            && model.is_some()
+            && failure.line().contains("no such folder");
+        if away {
+            Failure::message(Code::Model, format!("{}; if it was moved, give its place by --model", failure.line()))
+        } else {
+            failure
+        }
+    })
 }
 
 /// Where runs are looked for: where it was said now, or where the project's or the user's file says.
@@ -107,12 +136,12 @@ pub fn one(request: Request) -> Result<Job, Failure> {
 impl Resume {
     pub fn run(self, report: &Report) -> Result<(), Failure> {
         render::start(report)?;
-        let given = self.settings.0;
-        let given = Settings { output: given.output.map(absolute).transpose()?, ..given };
+        let given = typed(self.settings.0)?;
+        let asked = given.model.clone();
         let (path, plan, request) = enter(&self.run, work_dir(given.work_dir.clone())?.as_deref())?;
         render::set_threads(Some(plan.threads));
         let settings = Settings { resume: Some(true), ..settings(given, request.settings.clone(), &path) };
-        let mut job = one(Request { settings, ..request })?;
+        let mut job = found(Request { settings, ..request }, asked.as_deref())?;
         job.threads = plan.threads;
         if let Some((code, what)) = pipelines::differs(&job, &plan)? {
             let message = format!("{}: cannot be continued: {what}", path.display());

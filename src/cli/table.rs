@@ -4,12 +4,21 @@ use std::fmt::Write;
 
 /// Rows with columns of their widest cell, two spaces apart.
 pub fn aligned<R: AsRef<[String]>>(rows: &[R]) -> String {
-    let columns = rows.iter().map(|row| row.as_ref().len()).max().unwrap_or(0);
-    let cell = |row: &R, column: usize| row.as_ref().get(column).map_or(0, |cell| cell.chars().count());
-    let widths: Vec<usize> =
-        (0..columns).map(|column| rows.iter().map(|row| cell(row, column)).max().unwrap_or(0)).collect();
+    aligned_rows(rows.len(), |at| rows[at].as_ref().to_vec())
+}
+
+/// The same of `count` rows that are made when they are asked for, twice.
+pub fn aligned_rows<R: AsRef<[String]>>(count: usize, row: impl Fn(usize) -> R) -> String {
+    let mut widths: Vec<usize> = Vec::new();
+    for at in 0..count {
+        for (column, cell) in row(at).as_ref().iter().enumerate() {
+            widths.resize(widths.len().max(column + 1), 0);
+            widths[column] = widths[column].max(cell.chars().count());
+        }
+    }
     let mut text = String::new();
-    for row in rows {
+    for at in 0..count {
+        let row = row(at);
         let cells = row.as_ref().iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}"));
         let _ = writeln!(text, "{}", cells.collect::<Vec<_>>().join("  ").trim_end()); // writing to a String cannot fail
     }

@@ -30,6 +30,7 @@ pub use preview::Preview;
 pub use request::Request;
 pub use settings::Settings;
 
+use crate::disk;
 use crate::guidance::GuidanceSchedule;
 use crate::models::cogvideox::config::TransformerConfig;
 use crate::models::cogvideox::vae::{DecodeOptions, VaeConfig};
@@ -38,7 +39,7 @@ use crate::nn::kernel::{self, Kernel};
 use crate::recipe::Recipe;
 use crate::run::{Code, Failure, WithCode};
 use crate::schedulers::{ScheduleConfig, SchedulerKind, Table};
-use crate::storyboard::{Scene, Storyboard};
+use crate::storyboard::{self, Scene, Storyboard};
 use crate::timeline::BlendMode;
 use crate::video::{self, Output};
 use crate::weights::{self, ModelError, ModelFolder};
@@ -51,6 +52,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::hash::{BuildHasher, RandomState};
 use std::path::PathBuf;
+use std::sync::OnceLock;
 use values::{Attention, DeviceSpec, ManifestMode, Offload, Parity, Precision, Seed, TextCacheAt, Uncond};
 
 /// The commands that make videos.
@@ -217,6 +219,22 @@ fn jobs(request: &Request) -> Result<Vec<Job>, Failure> {
         .collect()
 }
 
+/// What is said of prompts with another program's marks.
+fn marks_told(scenes: &[Scene]) -> Vec<String> {
+    let told = |(index, scene): (usize, &Scene)| {
+        let marks = storyboard::marks(&scene.prompt);
+        let which = if scenes.len() == 1 { "the prompt".to_owned() } else { format!("prompt {}", index + 1) };
+        (!marks.is_empty()).then(|| {
+            format!(
+                "{which} has marks of another program, which are read as letters: {}; write the words alone \
+                 (--attn-proc reweight:words=red:1.3 weighs them)",
+                marks.join(", ")
+            )
+        })
+    };
+    scenes.iter().enumerate().filter_map(told).collect()
+}
+
 /// Refuses what a single window of one prompt has no use for.
 pub fn check_single(scenes: &[Scene], settings: &Settings) -> Result<(), Failure> {
     if scenes.len() > 1 {
@@ -376,7 +394,7 @@ fn one(
 ) -> Result<Job> {
     let Request { command, settings, scenes, edit } = request;
     let Configs { transformer, vae, schedule } = configs.clone();
-    let mut warnings = Vec::new();
+    let mut warnings = marks_told(scenes);
     let settled = source.map(|source| source.settled(settings, &transformer, &vae, &mut warnings)).transpose()?;
     let settings = settled.as_ref().unwrap_or(settings);
     let recipe = Recipe::for_model(model.name(), &transformer)?;
@@ -615,7 +633,11 @@ fn attention(asked: Attention, place: kernel::Place) -> Result<Kernel> {
 
 fn threads(asked: Option<usize>) -> Result<usize> {
     match asked {
-        None => Ok(std::thread::available_parallelism().map_or(1, usize::from)),
+        None => {
+            // the system reads files to say so, and the jobs of a batch ask one after the other
+            static ALL: OnceLock<usize> = OnceLock::new();
+            Ok(*ALL.get_or_init(|| std::thread::available_parallelism().map_or(1, usize::from)))
+        }
         Some(threads @ 1..=1024) => Ok(threads),
         Some(threads) => bail!("--threads {threads}: give 1 to 1024"),
     }
@@ -628,6 +650,7 @@ fn check_latents_place(settings: &Settings) -> Result<()> {
         ensure!(folder.is_dir(), "--save-latents {}: no such directory: {}", path.display(), folder.display());
     }
     ensure!(!path.is_dir(), "--save-latents {}: is a directory", path.display());
+    disk::check_name(path).with_context(|| format!("--save-latents {}", path.display()))?;
     if path.exists() && !settings.overwrite.unwrap_or(false) {
         bail!("--save-latents {}: exists; use -y to replace it", path.display());
     }

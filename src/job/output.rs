@@ -101,11 +101,18 @@ fn expand(template: &str, model: &ModelFolder, prompts: &[String], place: &Place
     Ok(path)
 }
 
-/// Words as part of a file name: letters, digits and dashes, at most 48 characters.
+/// Words as part of a file name: letters, digits and dashes, at most 48 characters, and no half word at the end.
 fn slug(text: &str) -> String {
+    const MOST: usize = 48;
     let mut slug = String::new();
     for c in text.chars() {
-        if slug.chars().count() >= 48 {
+        if slug.chars().count() >= MOST {
+            // scripts without gaps have no other place to end
+            if c.is_alphanumeric()
+                && let Some(at) = slug.rfind('-')
+            {
+                slug.truncate(at);
+            }
             break;
         }
         match c.is_alphanumeric() {
@@ -134,5 +141,10 @@ mod tests {
         assert_eq!(slug("A red ball, rolling!  "), "a-red-ball-rolling");
         assert_eq!(slug("../../etc"), "etc");
         assert_eq!(slug("  "), "video");
+        let long = "a red ball rolls to the right in a green meadow on a sunny day";
+        assert_eq!(slug(long), "a-red-ball-rolls-to-the-right-in-a-green-meadow");
+        assert_eq!(slug(&long.replace("meadow", "mead")), "a-red-ball-rolls-to-the-right-in-a-green-mead-on");
+        assert_eq!(slug(&long.replace("meadow", "meado")), "a-red-ball-rolls-to-the-right-in-a-green-meado");
+        assert_eq!(slug(&"x".repeat(60)), "x".repeat(48));
     }
 }

@@ -57,6 +57,14 @@ impl Request {
         Self { settings, ..self.clone() }
     }
 
+    /// [`Request::of_frames`] without how the files that it names are called and where they stand: their contents say what
+    /// they are (hashes of weights, of noise, of the video that it goes on from).
+    pub fn of_content(&self) -> Self {
+        let request = self.of_frames();
+        let settings = Settings { model: None, init_noise: None, video: None, ..request.settings };
+        Self { settings, ..request }
+    }
+
     /// As it stands in records: settings that nobody made are left out.
     pub fn json(&self) -> Result<Value> {
         let mut value = serde_json::to_value(self)?;
@@ -159,6 +167,14 @@ mod tests {
         let elsewhere = request("a ball", "output = \"b/\"\nseed = 7");
         assert_eq!(there.of_frames(), elsewhere.of_frames());
         assert_ne!(there.of_frames(), request("a ball", "seed = 8").of_frames());
+    }
+
+    #[test]
+    fn what_a_file_is_called_decides_nothing_either() {
+        let here = request("a ball", "seed = 7\nmodel = \"./m\"\ninit_noise = \"n.safetensors\"");
+        let there = request("a ball", "seed = 7\nmodel = \"/data/m\"\ninit_noise = \"/n.safetensors\"");
+        assert_eq!(here.of_content(), there.of_content());
+        assert_ne!(here.of_content(), request("a ball", "seed = 8").of_content());
     }
 
     #[test]

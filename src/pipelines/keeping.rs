@@ -431,8 +431,9 @@ fn identity(job: &Job) -> Result<Value> {
     Ok(json!({
         "schema": SCHEMA,
         "version": env!("CARGO_PKG_VERSION"),
-        "request": job.request.of_frames().json()?,
+        "request": job.request.of_content().json()?,
         "weights": hashes(job)?,
+        "configurations": job.model.configurations_hash()?,
         "noise": job.init_noise.as_deref().map(directory::file_hash).transpose()?,
         "given": job.given.as_ref().map(|given| directory::file_hash(&given.path)).transpose()?,
         "device": job.device_name(),
@@ -472,8 +473,14 @@ pub fn differs(job: &Job, plan: &Plan) -> Result<Option<(Code, String)>> {
             let place = job.model.place();
             return Ok(Some((
                 Code::Model,
-                format!("{place}: the weights of part {part:?} are not those it was begun with"),
+                format!(
+                    "{place}: the weights of part {part:?} are not those it was begun with: give the place of those by --model"
+                ),
             )));
+        }
+        "configurations" => {
+            let place = job.model.place();
+            return Ok(Some((Code::Model, format!("{place}: its configurations are not those it was begun with"))));
         }
         "noise" => "the file of --init-noise is another".to_owned(),
         "given" => "the video that it goes on from is another".to_owned(),

@@ -15,6 +15,22 @@ pub struct Texts {
     pub uncond: Tensor,
 }
 
+/// What is said of words that the vocabulary does not have.
+fn not_understood(text: &str, unknown: &[String]) -> Option<String> {
+    const SHOWN: usize = 8;
+    let words = text.split_whitespace().count();
+    let more = unknown.len().saturating_sub(SHOWN);
+    let shown = unknown.iter().take(SHOWN).cloned().collect::<Vec<_>>().join(", ");
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    match unknown.len() {
+        0 => None,
+        count if count == words => Some(format!(
+            "the model knows no word of the prompt {text:?}: the video is of anything; write it in English"
+        )),
+        _ => Some(format!("the model does not know these words of {text:?}: {shown}{more}; say it with others")),
+    }
+}
+
 /// Encodes the texts of a job; the encoder is gone afterwards.
 pub fn encode(job: &Job, observer: &mut dyn Observer) -> Result<Texts, Failure> {
     observer.event(&Event::Phase { phase: Phase::Encode, of: 0, what: "prompts".into() })?;
@@ -38,6 +54,9 @@ pub fn encode(job: &Job, observer: &mut dyn Observer) -> Result<Texts, Failure> 
                 format!("the prompt is longer than {length} tokens; this part is not read: {cut:?} (of {text:?})");
             observer.event(&Event::Warning(message))?;
         }
+        if let Some(message) = not_understood(text, &tokens.unknown) {
+            observer.event(&Event::Warning(message))?;
+        }
     }
     if let Some(warning) = cache.take_warning() {
         observer.event(&Event::Warning(warning))?;
@@ -58,4 +77,22 @@ pub fn encode(job: &Job, observer: &mut dyn Observer) -> Result<Texts, Failure> 
         UncondText::Zeros => prompts[0].zeros_like()?,
     };
     Ok(Texts { prompts, uncond })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_that_are_not_known_are_told() {
+        let said = |text: &str, unknown: &[&str]| {
+            not_understood(text, &unknown.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>())
+        };
+        assert_eq!(said("a ball", &[]), None);
+        assert!(said("a zyx ball", &["zyx"]).unwrap().contains("these words of \"a zyx ball\": zyx;"));
+        assert!(said("红色的球", &["红色的球"]).unwrap().contains("no word"));
+        let many: Vec<String> = (0..12).map(|number| format!("w{number}")).collect();
+        let many: Vec<&str> = many.iter().map(String::as_str).collect();
+        assert!(said(&format!("a {}", many.join(" ")), &many).unwrap().contains("w7 and 4 more"));
+    }
 }

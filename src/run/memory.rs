@@ -1,5 +1,7 @@
 //! Memory of this process and of the machine.
 
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 use sysinfo::System;
 
 /// The process's peak resident memory so far, in bytes; none where the system does not tell.
@@ -13,6 +15,21 @@ pub fn peak_memory() -> Option<u64> {
 /// Memory that this process could still take without swapping, in bytes: the machine's, or what the limit of a container
 /// leaves, whichever is less. None where the system does not tell.
 pub fn available_memory() -> Option<u64> {
+    /// For how long an answer holds: the jobs of a batch ask one after the other.
+    const HOLDS: Duration = Duration::from_millis(200);
+    static LAST: Mutex<Option<(Instant, Option<u64>)>> = Mutex::new(None);
+    let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
+    match *last {
+        Some((at, found)) if at.elapsed() < HOLDS => found,
+        _ => {
+            let found = measured();
+            *last = Some((Instant::now(), found));
+            found
+        }
+    }
+}
+
+fn measured() -> Option<u64> {
     let mut system = System::new();
     system.refresh_memory();
     let machine = Some(system.available_memory()).filter(|&bytes| bytes > 0)?;

@@ -4,6 +4,7 @@
 
 mod by_frame;
 mod ditctrl;
+mod foreign;
 #[cfg(test)]
 mod form_tests;
 mod from_json;
@@ -17,6 +18,7 @@ mod script;
 #[cfg(test)]
 mod tests;
 
+pub use foreign::marks;
 pub use read::{Form, read_text};
 
 use crate::words::{text, unknown, word};

@@ -1,7 +1,7 @@
 //! Where scenes come from: arguments, a file, standard input. Files are of unknown origin, so they are read within bounds.
 
 use super::node::{Source, Value};
-use super::{Scene, Storyboard, by_frame, ditctrl, from_json, from_toml, from_yaml, lines, mold, script};
+use super::{Scene, Storyboard, by_frame, ditctrl, foreign, from_json, from_toml, from_yaml, lines, mold, script};
 use crate::run::{Code, WithCode};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use std::fs::File;
@@ -141,7 +141,7 @@ fn beginning(text: &str) -> Option<Syntax> {
         (!key.is_empty() && key.chars().all(bare)).then_some(key)
     };
     match line {
-        _ if line.starts_with('{') => Some(Syntax::Json),
+        _ if line.starts_with('{') || line.starts_with("[\"") => Some(Syntax::Json),
         "[defaults]" | "[chain]" => Some(Syntax::Toml),
         _ if line.starts_with("[[") || key('=').is_some() => Some(Syntax::Toml),
         _ if line.starts_with("---") || line.starts_with("%YAML") => Some(Syntax::Yaml),
@@ -167,16 +167,26 @@ pub fn read_text(path: &Path, most: usize) -> Result<(String, String)> {
 
 /// The scenes of a file's contents; `name` is the file's, for messages.
 pub(super) fn parse(name: &str, text: &str, syntax: Syntax) -> Result<Storyboard> {
+    let keyed = if matches!(syntax, Syntax::Lines | Syntax::Json) { foreign::by_frame_text(text) } else { None };
+    let syntax = if keyed.is_some() { Syntax::Json } else { syntax };
     let source = Source { name, syntax };
     let root = match syntax {
-        Syntax::Lines => return lines::parse(name, text),
+        Syntax::Lines => {
+            foreign::refuse(name, text)?;
+            return lines::parse(name, text);
+        }
         Syntax::Toml => from_toml::parse(source, text)?,
-        Syntax::Json => from_json::parse(source, text)?,
+        Syntax::Json => from_json::parse(source, &foreign::without_trailing_commas(keyed.as_deref().unwrap_or(text)))?,
         Syntax::Yaml => from_yaml::parse(source, text)?,
     };
-    let Value::Table(table) = &root.value else {
-        bail!("{name}: not a table of keys: see docs/scripts.md for what a script holds")
+    let table = match &root.value {
+        Value::Table(table) => table,
+        Value::List(list) if syntax == Syntax::Json && !list.is_empty() => return foreign::list(source, list),
+        _ => bail!("{name}: not a table of keys: see docs/scripts.md for what a script holds"),
     };
+    if let Some(storyboard) = foreign::read(source, table)? {
+        return Ok(storyboard);
+    }
     if table.get("args").is_some() {
         ditctrl::read(source, table)
     } else if table.get("stage").is_some() || table.get("chain").is_some() {

@@ -101,6 +101,10 @@ impl Named {
         self.eos_token.as_ref().map_or("</s>", Token::content)
     }
 
+    pub fn unk(&self) -> &str {
+        self.unk_token.as_ref().map_or("<unk>", Token::content)
+    }
+
     fn or(self, other: Self) -> Self {
         Self {
             bos_token: self.bos_token.or(other.bos_token),

@@ -38,6 +38,8 @@ pub struct Tokens {
     pub spans: Vec<(usize, usize)>,
     /// The words of the prompt that did not fit, if any.
     pub cut: Option<String>,
+    /// Words, in their order, of which a piece is the vocabulary's unknown one: the encoder cannot tell them apart.
+    pub unknown: Vec<String>,
 }
 
 impl Tokens {
@@ -61,6 +63,8 @@ impl Tokens {
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     pad: u32,
+    /// The piece of what the vocabulary does not have.
+    unknown: Option<u32>,
 }
 
 impl Tokenizer {
@@ -102,7 +106,8 @@ impl Tokenizer {
             inner.with_post_processor(Some(end_of_text(config.named.eos(), eos)?));
         }
         inner.set_encode_special_tokens(config.split_special_tokens.unwrap_or(false));
-        Ok(Self { inner, pad })
+        let unknown = inner.token_to_id(config.named.unk());
+        Ok(Self { inner, pad, unknown })
     }
 
     /// The tokens of `text`, exactly `length` ids: filled up with the pad id, or cut so that the final `</s>` stays.
@@ -131,7 +136,18 @@ impl Tokenizer {
             let start = words::trimmed(text, encoding.get_offsets()[kept].0..text.len()).0;
             text[words::start(text, start)..].trim().to_string()
         });
-        Ok(Tokens { ids, pieces, spans, cut })
+        let mut unknown: Vec<String> = Vec::new();
+        let not_known = |(id, span): &(&u32, &(usize, usize))| Some(**id) == self.unknown && span.0 < span.1;
+        for (_, span) in ids.iter().zip(&spans).filter(not_known) {
+            let start = text[..span.0].char_indices().rfind(|(_, c)| c.is_whitespace());
+            let start = start.map_or(0, |(at, c)| at + c.len_utf8());
+            let end = text[span.1..].find(char::is_whitespace).map_or(text.len(), |at| span.1 + at);
+            let word = text[start..end].trim().to_owned();
+            if !word.is_empty() && !unknown.contains(&word) {
+                unknown.push(word);
+            }
+        }
+        Ok(Tokens { ids, pieces, spans, cut, unknown })
     }
 
     /// One more than the largest id.
@@ -263,6 +279,16 @@ mod tests {
 
     fn error(file: &Value, config: Value) -> String {
         format!("{:#}", open(file, config).err().unwrap())
+    }
+
+    #[test]
+    fn words_that_the_vocabulary_does_not_have_are_named() {
+        let tokenizer = open(&word_pieces(), json!({})).unwrap();
+        let unknown = |text: &str| tokenizer.encode(text, 32).unwrap().unknown;
+        assert_eq!(unknown("a red ball"), [""; 0]);
+        assert_eq!(unknown("a zyx ball, zyx 红色"), ["zyx", "红色"]);
+        assert_eq!(unknown("红色的球"), ["红色的球"]);
+        assert_eq!(unknown(""), [""; 0]);
     }
 
     #[test]

@@ -39,8 +39,13 @@ impl Backend {
 
     fn find(&self, name: &str) -> Result<(usize, &Entry)> {
         self.part.find(name).ok_or_else(|| {
-            let near =
-                self.nearest(name).map(|near| format!("; the nearest name there is {near:?}")).unwrap_or_default();
+            let near = match (self.prefix(name), self.nearest(name)) {
+                (Some(prefix), _) => {
+                    format!("; its tensors have the prefix {prefix:?}: save them without it, as diffusers names them")
+                }
+                (None, Some(near)) => format!("; the nearest name there is {near:?}"),
+                (None, None) => String::new(),
+            };
             refused(format!("{}: no tensor {name:?}{near}", self.part.place()))
         })
     }
@@ -72,6 +77,11 @@ impl Backend {
             }
         };
         tensor.map_err(|error| refused(format!("{}: tensor {:?}: {error}", self.part.show(shard), entry.name)))
+    }
+
+    /// What stands before the name where training programs and user interfaces put the network into another.
+    fn prefix(&self, name: &str) -> Option<&str> {
+        self.part.names().find_map(|other| other.strip_suffix(name).filter(|prefix| prefix.ends_with('.')))
     }
 
     fn nearest(&self, name: &str) -> Option<&str> {

@@ -19,7 +19,9 @@ const PARALLEL: usize = 1 << 16;
 /// holds `shape` of `stored`.
 pub(super) fn tensor(bytes: &[u8], stored: Dtype, shape: &[usize], dtype: DType, device: &Device) -> Result<Tensor> {
     let Ok(native) = DType::try_from(stored) else {
-        return Err(Error::Msg(format!("{stored} values cannot be loaded")));
+        let quantized = [Dtype::I8, Dtype::U8, Dtype::F8_E8M0].contains(&stored);
+        let remedy = if quantized { " (quantized weights): use the model's f16, bf16 or f32 files" } else { "" };
+        return Err(Error::Msg(format!("{stored} values cannot be loaded{remedy}")));
     };
     // a device copies from the mapped file without a stop
     if native == dtype && !device.is_cpu() {

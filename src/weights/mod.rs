@@ -52,6 +52,7 @@ use cache::{Hub, HubId};
 use error::{Result, refuse};
 use serde::de::DeserializeOwned;
 use source::Source;
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -117,6 +118,24 @@ pub fn tell_downloads(teller: impl Fn() -> Box<dyn Download> + Send + Sync + 'st
     let _ = TELLER.set(Box::new(teller));
 }
 
+static KEPT: Mutex<Option<HashMap<(String, bool), ModelFolder>>> = Mutex::new(None);
+
+/// As long as it lives, a model that is opened again by the same name is the one that was opened before.
+#[derive(Debug)]
+pub struct KeptOpen(());
+
+/// For many jobs of few models: their configurations and headers are read once.
+pub fn keep_open() -> KeptOpen {
+    KEPT.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_default();
+    KeptOpen(())
+}
+
+impl Drop for KeptOpen {
+    fn drop(&mut self) {
+        *KEPT.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+}
+
 /// From now on models of the hub are only looked at: small files are fetched, of weights the headers are read.
 pub fn only_look() {
     LOOKING.store(true, Ordering::Relaxed);
@@ -171,7 +190,16 @@ impl ModelFolder {
     /// `org/name[@revision]`. What is not in a folder is looked for in the hub's cache, then fetched into it (feature `hub`),
     /// unless `offline` or HF_HUB_OFFLINE forbid that.
     pub fn open(spec: &str, offline: bool) -> anyhow::Result<Self> {
-        Self::open_with(spec, offline, &mut *listener())
+        let key = (spec.to_owned(), offline);
+        let kept = || KEPT.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(model) = kept().as_ref().and_then(|kept| kept.get(&key)) {
+            return Ok(model.clone());
+        }
+        let model = Self::open_with(spec, offline, &mut *listener())?;
+        if let Some(kept) = kept().as_mut() {
+            kept.insert(key, model.clone());
+        }
+        Ok(model)
     }
 
     /// [`ModelFolder::open`] that reports downloads.
@@ -211,7 +239,18 @@ impl ModelFolder {
         let index: ModelIndex = json(&source, MODEL_INDEX)?;
         if !PIPELINES.contains(&index.class.as_str()) {
             let (place, class) = (source.show(MODEL_INDEX), &index.class);
-            refuse!("{place}: pipeline class {class:?} is not supported; supported: {}", PIPELINES.join(", "));
+            let remedy = match class.as_str() {
+                // its networks are those of the text-to-video pipeline
+                "CogVideoXVideoToVideoPipeline" => {
+                    "; it has the networks of CogVideoXPipeline: write that for _class_name in a copy of the file, and give \
+                     videos to vidgen extend"
+                }
+                class if class.contains("ImageToVideo") || class.contains("FunControl") => {
+                    "; its transformer takes more than noise and text: use the text-to-video model of the same family"
+                }
+                _ => "",
+            };
+            refuse!("{place}: pipeline class {class:?} is not supported; supported: {}{remedy}", PIPELINES.join(", "));
         }
         Ok(Self(Arc::new(Inner { name, source, revision, index, parts: Mutex::default() })))
     }
@@ -257,6 +296,25 @@ impl ModelFolder {
         Ok(json(&self.0.source, path)?)
     }
 
+    /// blake3 in hexadecimal of what decides the frames beside the weights: the configurations of the parts and of the
+    /// scheduler, and the files of the tokenizer. The same for copies of a model.
+    pub fn configurations_hash(&self) -> anyhow::Result<String> {
+        let source = &self.0.source;
+        let mut paths: Vec<String> =
+            files::WEIGHTED.iter().map(|(part, _)| files::inside(part, "config.json")).collect();
+        paths.push(files::SCHEDULER.to_owned());
+        let tokenizer = source.list("tokenizer").into_iter().map(|name| files::inside("tokenizer", &name));
+        paths.extend(
+            tokenizer.filter(|path| path.ends_with(".json") || path.ends_with(".model") || path.ends_with(".txt")),
+        );
+        let mut hasher = blake3::Hasher::new();
+        for path in paths.iter().filter(|path| source.has(path)) {
+            let content = source.read(path, files::SMALL_FILE)?;
+            hasher.update(format!("{path} {}\n", content.len()).as_bytes()).update(&content);
+        }
+        Ok(hasher.finalize().to_hex().to_string())
+    }
+
     /// A part with weights: `transformer`, `vae`, `text_encoder`. Reads the headers of its weight files; errors when the part
     /// is missing, damaged or pickled.
     pub fn part(&self, name: &str) -> anyhow::Result<Part> {
@@ -277,8 +335,22 @@ impl ModelFolder {
             return ModelError::new(format!("{name:?} is not the name of a part of {}", source.place()));
         }
         let looked = ["diffusion_pytorch_model.safetensors", "model.safetensors"].join(", ");
+        let there: Vec<String> = source.list(name).into_iter().filter(|file| file.ends_with(".safetensors")).collect();
+        let there: Vec<&str> = there.iter().map(String::as_str).collect();
+        let what = match there.first() {
+            None => String::new(),
+            Some(shard) if shard.contains("-of-") => {
+                let base = shard.split("-0").next().unwrap_or(shard);
+                format!(
+                    "; there are shards ({}) without the index that says what is in them: download {base}.safetensors.index.json \
+                     as well, or save the model again",
+                    part::list(&there)
+                )
+            }
+            Some(_) => format!("; there is {}: give it one of these names", part::list(&there)),
+        };
         ModelError::new(format!(
-            "{}: part {name:?} is missing: looked for {looked}, their .fp16 and .bf16 forms and their index files",
+            "{}: part {name:?} is missing: looked for {looked}, their .fp16 and .bf16 forms and their index files{what}",
             source.show(name)
         ))
     }
@@ -422,9 +494,42 @@ fn check_class(source: &Source, name: &str) -> Result<()> {
     }
 }
 
+/// JSON as editors and Python write it: without the byte order mark of the one and the NaN and Infinity of the other, which
+/// become null.
+fn plain_json(text: &[u8]) -> Cow<'_, [u8]> {
+    let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
+    const NO_NUMBERS: [&[u8]; 3] = [b"-Infinity", b"Infinity", b"NaN"];
+    if !NO_NUMBERS.iter().any(|word| text.windows(word.len()).any(|found| found == *word)) {
+        return Cow::Borrowed(text);
+    }
+    let mut out = Vec::with_capacity(text.len());
+    let (mut at, mut quoted) = (0, false);
+    while let Some(&byte) = text.get(at) {
+        let word = NO_NUMBERS.iter().find(|word| !quoted && text[at..].starts_with(word));
+        match (byte, word) {
+            (_, Some(word)) => {
+                out.extend_from_slice(b"null");
+                at += word.len();
+                continue;
+            }
+            (b'\\', _) if quoted => {
+                out.extend_from_slice(&text[at..(at + 2).min(text.len())]);
+                at += 2;
+                continue;
+            }
+            (b'"', _) => quoted = !quoted,
+            _ => {}
+        }
+        out.push(byte);
+        at += 1;
+    }
+    Cow::Owned(out)
+}
+
 /// Reads a JSON file; errors name the file and the key.
 fn json<T: DeserializeOwned>(source: &Source, path: &str) -> Result<T> {
     let text = source.read(path, files::SMALL_FILE)?;
+    let text = plain_json(&text);
     let mut reader = serde_json::Deserializer::from_slice(&text);
     let value = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
         let key = error.path().to_string();

@@ -383,3 +383,52 @@ fn a_hub_snapshot_of_links_loads_and_a_pipe_is_not_waited_for() {
     assert_says(&message(model.read(WEIGHTS)), &[WEIGHTS, "not a file"]);
     assert_says(&message(model.part("transformer").map(drop)), &["is missing"]);
 }
+
+#[test]
+fn refusals_name_what_is_there_and_what_to_do() {
+    let shard = small();
+    let two: [(&str, &[u8]); 2] = [
+        ("transformer/diffusion_pytorch_model-00001-of-00002.safetensors", &shard),
+        ("transformer/diffusion_pytorch_model-00002-of-00002.safetensors", &shard),
+    ];
+    let kept = folder(&two);
+    let model = open(&kept).unwrap();
+    assert_says(
+        &message(model.part("transformer").map(drop)),
+        &["00001-of-00002", "without the index", "diffusion_pytorch_model.safetensors.index.json"],
+    );
+    let kept = folder(&[("vae/vae-ft.safetensors", &shard)]);
+    let other = open(&kept).unwrap();
+    assert_says(&message(other.part("vae").map(drop)), &["there is vae-ft.safetensors", "one of these names"]);
+
+    let class = |class: &str| {
+        let text = format!("{{\"_class_name\": {class:?}}}");
+        message(open(&folder(&[("model_index.json", text.as_bytes())])).map(drop))
+    };
+    assert_says(&class("CogVideoXVideoToVideoPipeline"), &["_class_name", "CogVideoXPipeline", "extend"]);
+    assert_says(&class("CogVideoXImageToVideoPipeline"), &["text-to-video model"]);
+
+    // names within another network's
+    let header = r#"{"module.a":{"dtype":"F16","shape":[2],"data_offsets":[0,4]}}"#;
+    let prefixed = safetensors(header, &[0; 4]);
+    let kept = folder(&[("vae/diffusion_pytorch_model.safetensors", &prefixed)]);
+    let weights = open(&kept).unwrap().part("vae").unwrap().var_builder(DType::F32, &Device::Cpu).unwrap();
+    let error = weights.get(2, "a").unwrap_err().to_string();
+    assert_says(&error, &["prefix \"module.\"", "save them without it"]);
+
+    let header = r#"{"a":{"dtype":"I8","shape":[2],"data_offsets":[0,2]}}"#;
+    let quantized = safetensors(header, &[0; 2]);
+    let kept = folder(&[("vae/diffusion_pytorch_model.safetensors", &quantized)]);
+    let weights = open(&kept).unwrap().part("vae").unwrap().var_builder(DType::F32, &Device::Cpu).unwrap();
+    assert_says(&weights.get(2, "a").unwrap_err().to_string(), &["I8", "quantized", "f16"]);
+}
+
+#[test]
+fn json_of_editors_and_of_python_is_read() {
+    let text = b"\xef\xbb\xbf{\r\n \"_class_name\": \"CogVideoXPipeline\",\r\n \"a\": NaN, \"b\": [-Infinity, 1], \"c\": \"NaN \\\" Infinity\"}";
+    let kept = folder(&[("model_index.json", text)]);
+    let model = open(&kept).unwrap();
+    let value: serde_json::Value = model.json("model_index.json").unwrap();
+    assert!(value["a"].is_null() && value["b"][0].is_null() && value["b"][1] == 1);
+    assert_eq!(value["c"], "NaN \" Infinity");
+}

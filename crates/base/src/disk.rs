@@ -21,6 +21,22 @@ fn live() -> MutexGuard<'static, Vec<PathBuf>> {
 
 /// Words of unfinished files in their names.
 const PARTIAL: &str = "partial";
+/// Bytes of a file's name on nearly all systems, and of them those kept for the `.json` of what is written beside it.
+const MOST_NAME: usize = 255;
+const NAME_ROOM: usize = 5;
+
+/// Refuses a name that could not be written in the end.
+///
+/// # Errors
+/// With the length that a name may have.
+pub fn check_name(path: &Path) -> io::Result<()> {
+    let length = path.file_name().map_or(0, |name| name.as_encoded_bytes().len());
+    if length <= MOST_NAME - NAME_ROOM {
+        return Ok(());
+    }
+    let message = format!("{length} bytes are too long for the name of a file: give at most {}", MOST_NAME - NAME_ROOM);
+    Err(io::Error::new(io::ErrorKind::InvalidFilename, message))
+}
 /// File systems allow 255 bytes for a name; what is added to a stem needs its share.
 const LONGEST_STEM: usize = 180;
 
@@ -178,6 +194,27 @@ pub fn remove_partials() {
 /// Whether [`remove_partials`] would remove this.
 pub fn is_registered(path: &Path) -> bool {
     live().iter().any(|live| live == path)
+}
+
+#[cfg(test)]
+mod name_tests {
+    use super::*;
+
+    /// What passes can be written with everything that goes beside it.
+    #[test]
+    fn names_that_pass_can_be_written() {
+        let temp = tempfile::tempdir().unwrap();
+        let longest = "z".repeat(MOST_NAME - NAME_ROOM);
+        let path = temp.path().join(&longest);
+        check_name(&path).unwrap();
+        write_whole(&path, b"x", false).unwrap();
+        write_whole(&temp.path().join(format!("{longest}.json")), b"x", false).unwrap();
+        let longer = temp.path().join(format!("{longest}z"));
+        assert!(check_name(&longer).unwrap_err().to_string().contains("at most 250"));
+        // bytes count, not letters
+        assert!(check_name(&temp.path().join("é".repeat(126))).is_err());
+        assert!(check_name(Path::new("frames/")).is_ok());
+    }
 }
 
 #[cfg(test)]

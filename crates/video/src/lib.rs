@@ -92,7 +92,7 @@ impl fmt::Debug for Frame {
 }
 
 /// What is to be written.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Output {
     pub path: PathBuf,
     pub format: Format,

@@ -8,7 +8,7 @@ use anyhow::Result;
 use std::fs;
 use std::io;
 use std::path::Path;
-use vidgen_base::disk::{Partial, parent};
+use vidgen_base::disk::{Partial, check_name, parent};
 
 /// Everything about the place of an output that can be known before the run: that it can be created, and that nothing
 /// is there which must stay.
@@ -21,6 +21,7 @@ pub(super) fn check_place(output: &Output) -> Result<()> {
             false => Ok(()),
         };
     }
+    check_name(&output.path).map_err(|cause| usage(format!("{shown}: {cause}")))?;
     let target = destination(&output.path);
     match fs::metadata(&target) {
         Ok(found) if output.format == Format::PngDir => {

@@ -15,9 +15,11 @@ use super::values::Seed;
 use super::{Command, Job, Request, Settings, resolve};
 use crate::run::{Code, Failure, Manifest, WithCode};
 use crate::storyboard::{Form, Storyboard};
+use crate::weights::ToDownload;
 use anyhow::{Result, anyhow};
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 /// One job of the file.
 #[derive(Debug, Clone, PartialEq)]
@@ -28,6 +30,8 @@ pub struct Entry {
     pub command: Command,
     pub scenes: Scenes,
     pub settings: Settings,
+    /// What [`read::again`] reads it from.
+    pub text: Box<str>,
 }
 
 /// What a job shows.
@@ -71,18 +75,35 @@ impl PartialEq for Fault {
     }
 }
 
-/// One video of the batch.
+/// One video of the batch: what has to be known of it before its turn, in some hundred bytes. Its [`Item::job`] takes a
+/// thousand times as much.
 #[derive(Debug, Clone)]
 pub struct Item {
     /// Among all of the batch, from 0.
     pub index: usize,
     pub line: usize,
-    pub id: String,
-    pub job: Job,
-    /// The seed is another one in every run.
-    random: bool,
-    overwrite: bool,
-    skip: bool,
+    pub id: Box<str>,
+    pub seed: u64,
+    pub frames: usize,
+    pub output: PathBuf,
+    /// Other files that it writes.
+    beside: Box<[PathBuf]>,
+    pub loads: Rc<Loads>,
+    /// How its entry is written, the length of its entry's id, and its number among the videos of the entry.
+    text: Rc<str>,
+    own: usize,
+    number: usize,
+}
+
+/// What is loaded for a job: jobs of the same are run together.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Loads {
+    pub model: String,
+    place: String,
+    dtype: &'static str,
+    device: String,
+    /// What has to be fetched first.
+    pub download: Option<ToDownload>,
 }
 
 /// What is to be done about an item.
@@ -102,41 +123,107 @@ pub struct Around {
     pub below: Settings,
 }
 
-/// Resolves every job of a batch; what is wrong with any of them is added to `faults`.
-pub fn items(entries: Vec<Entry>, around: &Around, root: &mut Root, faults: &mut Vec<Fault>) -> Vec<Item> {
-    let mut items: Vec<Item> = Vec::new();
-    let mut told: HashMap<usize, Vec<String>> = HashMap::new();
-    let mut fault = |faults: &mut Vec<Fault>, line: usize, error: anyhow::Error| {
-        let fault = Fault::at(line, error);
-        let told = told.entry(line).or_default();
-        // all jobs of a sweep often have one mistake
-        if !told.contains(&fault.failure.line()) {
-            told.push(fault.failure.line());
-            faults.push(fault);
+/// The jobs of a file, checked.
+#[derive(Debug, Default)]
+pub struct Checked {
+    /// Those of the part, and what is to be done about each, in the order in which they are run.
+    pub items: Vec<(Item, Todo)>,
+    /// Of all parts.
+    pub total: usize,
+    pub faults: Vec<Fault>,
+}
+
+/// Resolves every job of a file, one after the other; what is wrong with any of them is among the faults.
+pub fn check(file: File, around: &Around, root: &mut Root, shard: Shard) -> Checked {
+    let mut checking = Checking { around, root, shard, items: Vec::new(), faults: Vec::new(), full: false };
+    let mut faults = read::read(file.text, file.toml, file.folder, |entry| checking.take(entry));
+    faults.append(&mut checking.faults);
+    let items = checking.items;
+    let total = items.len();
+    clashes(&items, &mut faults);
+    let mut items: Vec<(Item, Todo)> = items.into_iter().filter_map(|(item, todo)| Some((item, todo?))).collect();
+    let mut keys: Vec<Rc<Loads>> = Vec::new();
+    for (item, _) in &items {
+        if !keys.contains(&item.loads) {
+            keys.push(item.loads.clone());
         }
-    };
-    for entry in entries {
+    }
+    // those of one model together, so that it loads once; stable
+    items.sort_by_key(|(item, _)| keys.iter().position(|key| *key == item.loads));
+    Checked { items, total, faults }
+}
+
+/// What a jobs file holds.
+#[derive(Debug, Clone, Copy)]
+pub struct File<'a> {
+    pub text: &'a str,
+    pub toml: bool,
+    /// What its paths are relative to.
+    pub folder: &'a Path,
+}
+
+struct Checking<'a> {
+    around: &'a Around,
+    root: &'a mut Root,
+    shard: Shard,
+    /// Without what is to be done where another part does it.
+    items: Vec<(Item, Option<Todo>)>,
+    faults: Vec<Fault>,
+    /// There are more than may be.
+    full: bool,
+}
+
+impl Checking<'_> {
+    fn take(&mut self, entry: Entry) {
+        if self.full {
+            return;
+        }
         let line = entry.line;
-        let videos = match videos(&entry, around) {
+        let videos = match videos(&entry, self.around) {
             Ok(videos) => videos,
-            Err(error) => {
-                fault(faults, line, error);
-                continue;
-            }
+            Err(error) => return self.fault(line, error),
         };
-        if items.len() + videos.len() > MOST_JOBS {
-            fault(faults, line, anyhow!("with this the batch has more than {MOST_JOBS} videos: split the file"));
-            break;
+        if self.items.len() + videos.len() > MOST_JOBS {
+            self.full = true;
+            return self.fault(line, anyhow!("with this the batch has more than {MOST_JOBS} videos: split the file"));
         }
-        for video in videos {
-            match item(items.len(), &entry, video, root) {
-                Ok(item) => items.push(item),
-                Err(error) => fault(faults, line, error),
+        let text: Rc<str> = entry.text.clone().into();
+        for (number, video) in videos.into_iter().enumerate() {
+            let index = self.items.len();
+            let last = self.items.last().map(|(item, _)| item.loads.clone());
+            match resolved(index, &entry, video, self.root) {
+                Err(error) => self.fault(line, error),
+                Ok(resolved) => {
+                    let todo = match self.shard.has(index).then(|| resolved.todo()).transpose() {
+                        Ok(todo) => todo,
+                        Err(error) => {
+                            self.fault(line, error);
+                            None
+                        }
+                    };
+                    let own = entry.id.len();
+                    self.items
+                        .push((resolved.item(index, line, Source { text: text.clone(), own, number }, last), todo));
+                }
             }
         }
     }
-    clashes(&items, faults);
-    items
+
+    fn fault(&mut self, line: usize, error: anyhow::Error) {
+        let fault = Fault::at(line, error);
+        // all jobs of a sweep often have one mistake
+        let told = self.faults.iter().rev().take_while(|other| other.line == line).any(|other| *other == fault);
+        if !told {
+            self.faults.push(fault);
+        }
+    }
+}
+
+/// How an item is found in the file again.
+struct Source {
+    text: Rc<str>,
+    own: usize,
+    number: usize,
 }
 
 /// A video that an entry asks for: its id, settings and scenes.
@@ -188,7 +275,17 @@ fn seed_of(id: &str) -> Seed {
     Seed::Given(u64::from(u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])))
 }
 
-fn item(index: usize, entry: &Entry, video: Video, root: &mut Root) -> Result<Item> {
+/// A video of the batch with its job.
+struct Resolved {
+    id: String,
+    job: Job,
+    /// The seed is another one in every run.
+    random: bool,
+    overwrite: bool,
+    skip: bool,
+}
+
+fn resolved(index: usize, entry: &Entry, video: Video, root: &mut Root) -> Result<Resolved> {
     let Video { id, mut settings, storyboard } = video;
     let filled = |template: &str| {
         let seed = match settings.seed {
@@ -212,24 +309,23 @@ fn item(index: usize, entry: &Entry, video: Video, root: &mut Root) -> Result<It
     let jobs = resolve(entry.command, settings, storyboard)?;
     let job = jobs.into_iter().next().ok_or_else(|| anyhow!("no video"))?;
     root.check(&job.output.path)?;
-    Ok(Item { index, line: entry.line, id, job, random, overwrite, skip })
+    Ok(Resolved { id, job, random, overwrite, skip })
 }
 
 /// Two jobs of one id, or one place for two files.
-fn clashes(items: &[Item], faults: &mut Vec<Fault>) {
+fn clashes(items: &[(Item, Option<Todo>)], faults: &mut Vec<Fault>) {
     let mut ids: HashMap<&str, usize> = HashMap::new();
-    let mut places: HashMap<PathBuf, usize> = HashMap::new();
-    for item in items {
-        let line = item.line;
-        if let Some(other) = ids.insert(&item.id, line) {
+    for (item, _) in items {
+        if let Some(other) = ids.insert(&item.id, item.line) {
             let message = format!("id {:?} is that of line {other} as well: ids tell jobs apart", item.id);
-            faults.push(Fault::at(line, anyhow!(message)));
+            faults.push(Fault::at(item.line, anyhow!(message)));
         }
-        let job = &item.job;
-        for path in std::iter::once(&job.output.path)
-            .chain(&job.save_latents)
-            .chain(job.preview.iter().map(|preview| &preview.path))
-        {
+    }
+    drop(ids);
+    let mut places: HashMap<PathBuf, usize> = HashMap::new();
+    for (item, _) in items {
+        let line = item.line;
+        for path in std::iter::once(&item.output).chain(&item.beside) {
             let path = place::one_name(path);
             if let Some(other) = places.insert(path.clone(), line) {
                 let shown = path.display();
@@ -254,11 +350,46 @@ fn clashes(items: &[Item], faults: &mut Vec<Fault>) {
 }
 
 impl Item {
+    /// The job, resolved again.
+    ///
+    /// # Errors
+    /// What has changed since it was checked and does not work any more.
+    pub fn job(&self, around: &Around, root: &mut Root) -> Result<Job, Failure> {
+        let mut job = || {
+            let entry = read::again(self.line, &self.id[..self.own], &self.text)?;
+            let mut video = videos(&entry, around)?.into_iter().nth(self.number).ok_or_else(|| anyhow!("no video"))?;
+            // one that was drawn has been told
+            video.settings.seed = Some(Seed::Given(self.seed));
+            Ok::<_, anyhow::Error>(resolved(self.index, &entry, video, root)?.job)
+        };
+        job().code(Code::Usage)
+    }
+}
+
+impl Resolved {
+    /// What is kept of it. `last`: what the job before it loads, which is often the same.
+    fn item(self, index: usize, line: usize, source: Source, last: Option<Rc<Loads>>) -> Item {
+        let job = self.job;
+        let loads = Loads {
+            model: job.model.name().to_owned(),
+            place: job.model.place(),
+            dtype: job.dtype.as_str(),
+            device: job.device_name(),
+            download: job.model.to_download(),
+        };
+        let loads = last.filter(|last| **last == loads).unwrap_or_else(|| Rc::new(loads));
+        let beside = job.save_latents.into_iter().chain(job.preview.map(|preview| preview.path)).collect();
+        let (id, mut output) = (self.id.into_boxed_str(), job.output.path);
+        output.shrink_to_fit();
+        let Source { text, own, number } = source;
+        Item { index, line, id, seed: job.seed, frames: job.frames, output, beside, loads, text, own, number }
+    }
+
     /// Looks whether the video is there already.
     ///
     /// # Errors
     /// Another video is: `-y` replaces it.
-    pub fn todo(&self) -> Result<Todo> {
+    fn todo(&self) -> Result<Todo> {
         let path = &self.job.output.path;
         if !path.exists() {
             return Ok(Todo::Render);
@@ -284,20 +415,18 @@ impl Item {
             there.settings.seed = None;
             here.settings.seed = None;
         }
-        Ok(there == here)
+        // a model is what its weights are, whatever it is called and wherever it stands
+        let same_weights = manifest.model.hashes.iter().all(|(part, hash)| {
+            self.job.model.part(part).and_then(|part| part.hash()).is_ok_and(|found| found == *hash)
+        });
+        let called = there.settings.model.take() == here.settings.model.take();
+        let weights = if manifest.model.hashes.is_empty() || self.job.model.to_download().is_some() {
+            called
+        } else {
+            same_weights
+        };
+        Ok(there == here && weights)
     }
-}
-
-/// The order in which items are run: as they stand, but those of one model together, so that it loads once.
-pub fn order(items: &mut [Item]) {
-    let key = |item: &Item| (item.job.model.place(), item.job.dtype.as_str(), item.job.device_name());
-    let mut keys = Vec::new();
-    for item in items.iter() {
-        if !keys.contains(&key(item)) {
-            keys.push(key(item));
-        }
-    }
-    items.sort_by_key(|item| keys.iter().position(|other| *other == key(item))); // stable
 }
 
 #[cfg(test)]

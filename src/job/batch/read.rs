@@ -6,6 +6,7 @@ use crate::words::unknown;
 use anyhow::{Result, anyhow, bail, ensure};
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 use toml::{Spanned, Table, Value};
 
 /// Jobs of one file, sweeps multiplied out.
@@ -43,27 +44,40 @@ struct Row {
     table: Table,
 }
 
-/// Reads the jobs of a file. `folder` is what `script` and `prompt_file` are relative to.
-pub fn read(text: &str, toml: bool, folder: &Path) -> (Vec<Entry>, Vec<Fault>) {
+/// Reads the jobs of a file, each of which is handed to `take` and not kept here: settings are large, and there may be very
+/// many. `folder` is what `script` and `prompt_file` are relative to.
+pub fn read(text: &str, toml: bool, folder: &Path, mut take: impl FnMut(Entry)) -> Vec<Fault> {
     let mut faults = Vec::new();
-    let rows = if toml { tables(text) } else { lines(text, &mut faults) };
-    let rows = rows.unwrap_or_else(|fault| {
-        faults.push(fault);
-        Vec::new()
-    });
-    let mut entries = Vec::new();
+    let rows: Box<dyn Iterator<Item = Result<Row, Fault>>> = match toml.then(|| tables(text)) {
+        None => Box::new(lines(text)),
+        Some(Ok(rows)) => Box::new(rows.into_iter().map(Ok)),
+        Some(Err(fault)) => Box::new(std::iter::once(Err(fault))),
+    };
+    let mut entries = 0;
+    let mut position = 0;
     let mut room = MOST_BYTES;
-    for (position, row) in rows.into_iter().enumerate() {
+    for row in rows {
+        let row = match row {
+            Ok(row) => row,
+            Err(fault) => {
+                faults.push(fault);
+                continue;
+            }
+        };
         let line = row.line;
-        match swept(row, position, &mut room) {
-            Ok(jobs) if entries.len() + jobs.len() > MOST_JOBS => {
+        position += 1;
+        match swept(row, position - 1, &mut room) {
+            Ok(jobs) if entries + jobs.len() > MOST_JOBS => {
                 faults.push(Fault::at(line, too_much()));
                 break;
             }
             Ok(jobs) => {
                 for (id, table) in jobs {
                     match entry(line, id, table, folder) {
-                        Ok(entry) => entries.push(entry),
+                        Ok(entry) => {
+                            entries += 1;
+                            take(entry);
+                        }
                         // what is wrong with one value of a sweep is often wrong with all
                         Err(error) => {
                             let fault = Fault::at(line, error);
@@ -77,32 +91,36 @@ pub fn read(text: &str, toml: bool, folder: &Path) -> (Vec<Entry>, Vec<Fault>) {
             Err(error) => faults.push(Fault::at(line, error)),
         }
     }
-    (entries, faults)
+    faults
+}
+
+/// An entry again, from its [`Entry::text`].
+pub fn again(line: usize, id: &str, text: &str) -> Result<Entry> {
+    // paths have their folder in front already
+    entry(line, id.to_owned(), object(serde_json::from_str(text)?)?, Path::new(""))
 }
 
 /// JSON lines; blank lines and lines that begin with `#` are left out.
-fn lines(text: &str, faults: &mut Vec<Fault>) -> Result<Vec<Row>, Fault> {
-    let mut rows = Vec::new();
-    for (index, line) in text.lines().enumerate() {
-        let trimmed = line.trim();
-        if trimmed.is_empty() || trimmed.starts_with('#') {
-            continue;
+fn lines(text: &str) -> impl Iterator<Item = Result<Row, Fault>> {
+    let wanted = text.lines().enumerate().filter(|(_, line)| {
+        let line = line.trim();
+        !line.is_empty() && !line.starts_with('#')
+    });
+    wanted.take(MOST_JOBS + 1).enumerate().map(|(count, (index, line))| {
+        let line_number = index + 1;
+        if count == MOST_JOBS {
+            return Err(Fault::at(line_number, too_much()));
         }
-        if rows.len() + faults.len() == MOST_JOBS {
-            faults.push(Fault::at(index + 1, too_much()));
-            break;
-        }
-        let table = serde_json::from_str(trimmed).map_err(|error| {
+        let table = serde_json::from_str(line.trim()).map_err(|error| {
             let column = error.column();
             let message = error.to_string();
             anyhow!("not JSON: {} (column {column})", message.split(" at line ").next().unwrap_or_default())
         });
         match table.and_then(|value: serde_json::Value| object(value)) {
-            Ok(table) => rows.push(Row { line: index + 1, table }),
-            Err(error) => faults.push(Fault::at(index + 1, error)),
+            Ok(table) => Ok(Row { line: line_number, table }),
+            Err(error) => Err(Fault::at(line_number, error)),
         }
-    }
-    Ok(rows)
+    })
 }
 
 fn object(value: serde_json::Value) -> Result<Table> {
@@ -254,7 +272,16 @@ fn entry(line: usize, id: String, mut table: Table, folder: &Path) -> Result<Ent
         !id.is_empty() && id.len() <= MOST_ID && id.chars().all(plain) && !id.starts_with('.'),
         "id {id:?}: an id is letters, digits, - _ and . (not first), up to {MOST_ID}"
     );
-    let known = known();
+    let known = &*KNOWN;
+    for key in ["script", "prompt_file", "init_noise"] {
+        if let Some(Value::String(path)) = table.get_mut(key)
+            && !path.is_empty()
+            && path != "-"
+        {
+            *path = folder.join(&*path).to_string_lossy().into_owned();
+        }
+    }
+    let text = serde_json::to_string(&table)?.into_boxed_str();
     for key in table.keys() {
         if let Some((_, flag)) = WHOLE.iter().find(|(name, _)| name == key) {
             bail!("{key} holds for the whole batch: use {flag} on the command line");
@@ -271,7 +298,7 @@ fn entry(line: usize, id: String, mut table: Table, folder: &Path) -> Result<Ent
         Some(other) => bail!("command: {other} (known: generate, multi-prompt)"),
     };
     let path = |key: &str, value: Value| match value {
-        Value::String(path) if !path.is_empty() && path != "-" => Ok(folder.join(path)),
+        Value::String(path) if !path.is_empty() && path != "-" => Ok(PathBuf::from(path)),
         other => Err(anyhow!("{key}: {other} is not a file")),
     };
     let given = [table.remove("prompt"), table.remove("script"), table.remove("prompt_file")];
@@ -282,9 +309,8 @@ fn entry(line: usize, id: String, mut table: Table, folder: &Path) -> Result<Ent
         [None, None, None] => bail!("no prompt: say prompt, script or prompt_file"),
         _ => bail!("prompt, script and prompt_file all say what is to be seen: leave all out but one"),
     };
-    let mut settings: Settings = read_settings(table)?;
-    settings.init_noise = settings.init_noise.map(|noise| folder.join(noise));
-    Ok(Entry { line, id, command, scenes, settings })
+    let settings: Settings = read_settings(table)?;
+    Ok(Entry { line, id, command, scenes, settings, text })
 }
 
 fn prompts(value: Value) -> Result<Vec<String>> {
@@ -302,11 +328,11 @@ fn prompts(value: Value) -> Result<Vec<String>> {
 }
 
 /// Every key that a job may have.
-fn known() -> Vec<String> {
+static KNOWN: LazyLock<Vec<String>> = LazyLock::new(|| {
     let settings = serde_json::to_value(Settings::default()).unwrap_or_default();
     let settings = settings.as_object().into_iter().flat_map(|fields| fields.keys().cloned());
     OWN.map(str::to_owned).into_iter().chain(settings).collect()
-}
+});
 
 /// Where the paths in a jobs file begin.
 pub fn folder(file: &Path) -> PathBuf {
@@ -321,13 +347,17 @@ mod tests {
     use super::*;
 
     fn jobs(text: &str, toml: bool) -> Vec<Entry> {
-        let (entries, faults) = read(text, toml, Path::new("there"));
+        let mut entries = Vec::new();
+        let faults = read(text, toml, Path::new("there"), |entry| entries.push(entry));
         assert!(faults.is_empty(), "{faults:?}");
+        for entry in &entries {
+            assert_eq!(again(entry.line, &entry.id, &entry.text).unwrap(), *entry);
+        }
         entries
     }
 
     fn faults(text: &str, toml: bool) -> Vec<String> {
-        read(text, toml, Path::new("")).1.iter().map(|fault| fault.line("f")).collect()
+        read(text, toml, Path::new(""), drop).iter().map(|fault| fault.line("f")).collect()
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Many jobs from one file.
 
 use crate::cli::program::{Done, Program};
+use crate::common::tiny;
 use serde_json::Value;
 use std::fs;
 
@@ -181,4 +182,49 @@ fn outputs_do_not_leave_the_root() {
     }
     let program = program(&line("\"prompt\": \"a red ball\", \"output\": \"up/a.gif\", \"save_latents\": \"../l\""));
     program.run(&["batch", "jobs.jsonl"]).error(2, &["save_latents ../l"]);
+}
+
+/// Peak memory in bytes of a batch of so many jobs that is only looked at.
+#[cfg(target_os = "linux")]
+fn peak(program: &Program, jobs: usize) -> i64 {
+    let lines = (0..jobs).map(|number| format!("{{\"prompt\": \"a red ball {number}\", \"seed\": {number}}}\n"));
+    fs::write(program.path("many.jsonl"), lines.collect::<String>()).unwrap();
+    let mut command = program.command(&["batch", "many.jsonl", "--dry-run"]);
+    let child = command.stdout(std::process::Stdio::null()).spawn().unwrap();
+    let mut status = 0;
+    // SAFETY: the child was just started and nobody else waits for it; all bytes zero are a valid `rusage`.
+    let used = unsafe {
+        let mut used: libc::rusage = std::mem::zeroed();
+        assert!(libc::wait4(child.id() as i32, &mut status, 0, &mut used) > 0);
+        used
+    };
+    assert_eq!(status, 0);
+    used.ru_maxrss * 1024
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_waiting_job_takes_some_hundred_bytes() {
+    let program = Program::new();
+    let (few, many) = (peak(&program, 20), peak(&program, 1520));
+    let each = (many - few) / 1500;
+    println!("{few} bytes with 20 jobs, {each} for each more");
+    assert!(each < 2000, "{each} bytes a job");
+}
+
+/// A batch knows its videos by what they were made with, whatever the folder of the model is called.
+#[test]
+fn a_model_under_another_name_makes_the_same_videos() {
+    let program = Program::new();
+    tiny::write_folder("tiny-2b", "tiny-2b", &program.path("model"));
+    let job = "{\"id\": \"b\", \"prompt\": \"a ball\", \"frames\": 1, \"steps\": 1, \"size\": \"32x32\", \"output\": \"b.gif\"}\n";
+    fs::write(program.path("jobs.jsonl"), job).unwrap();
+    program.run(&["batch", "jobs.jsonl", "-m", "model"]).success();
+    let absolute = program.path("model");
+    for name in ["./model", "model/", absolute.to_str().unwrap()] {
+        let done = program.run(&["batch", "jobs.jsonl", "-m", name]).success();
+        assert!(done.stdout().contains("skipped"), "{name}: {}", done.stdout());
+    }
+    tiny::write_folder("tiny-2b", "another", &program.path("other"));
+    program.run(&["batch", "jobs.jsonl", "-m", "other"]).error(2, &["made from other settings"]);
 }

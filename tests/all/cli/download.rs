@@ -195,7 +195,7 @@ fn a_look_costs_no_weights() {
         let download = if words[0] == "batch" { &object["download"]["org/model"] } else { &object["download"] };
         assert_eq!(
             (download["files"].as_u64(), download["bytes"].as_u64().map(|bytes| bytes / 1_000_000)),
-            (Some(3), Some(15))
+            (Some(3), Some(16))
         );
     }
 }

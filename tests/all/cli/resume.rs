@@ -573,3 +573,52 @@ fn a_run_that_is_killed_at_any_moment_goes_on_to_the_same_bytes() {
     }
     println!("{done} kills, {videos} videos, all the same; a whole run takes {longest:?}");
 }
+
+/// The pictures of a directory of frames.
+fn pictures(folder: &Path) -> Vec<Vec<u8>> {
+    let mut paths: Vec<PathBuf> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    paths.retain(|path| path.extension().is_some_and(|suffix| suffix == "png"));
+    paths.sort();
+    paths.iter().map(|path| fs::read(path).unwrap()).collect()
+}
+
+/// What a model is follows from its weights and configurations, not from how its folder is called or where it stands.
+#[test]
+fn a_run_goes_on_with_its_model_wherever_that_is_now() {
+    let program = program();
+    program.run(&words(LONG, "whole/")).success();
+    let (_, code) = disturbed(&program, &words(LONG, "a/"), "step", 3, libc::SIGINT);
+    assert_eq!(code, Some(130));
+    // another spelling is the same run
+    let spelt: Vec<&str> =
+        words(LONG, "b/").into_iter().map(|word| if word == "model" { "./model/" } else { word }).collect();
+    let again = program.run(&[&spelt[..], &["--resume"]].concat()).success();
+    assert!(again.stderr().contains("from step "), "{}", again.stderr());
+    assert_eq!(pictures(&program.path("b")), pictures(&program.path("whole")));
+
+    let (_, code) = disturbed(&program, &words(LONG, "a/"), "step", 3, libc::SIGINT);
+    assert_eq!(code, Some(130));
+    fs::rename(program.path("model"), program.path("moved")).unwrap();
+    program.run(&["resume", "last"]).error(3, &["no such folder", "--model"]);
+    program.run(&["decode", "last", "-o", "d/"]).error(3, &["no such folder", "--model"]);
+    tiny::write_folder("tiny-2b", "another", &program.path("model"));
+    program.run(&["resume", "last"]).error(3, &["weights of part", "not those it was begun with", "--model"]);
+    program.run(&["resume", "last", "--model", "model"]).error(3, &["not those it was begun with"]);
+    // from anywhere, relative to there
+    let mut command = program.command(&["resume", "last", "--model", "../moved"]);
+    fs::create_dir(program.path("elsewhere")).unwrap();
+    Done(command.current_dir(program.path("elsewhere")).output().unwrap()).success();
+    assert_eq!(pictures(&program.path("a")), pictures(&program.path("whole")));
+}
+
+/// Kept latents become a video with the model wherever it is, and with no other.
+#[test]
+fn kept_latents_are_decoded_with_their_model_wherever_it_is() {
+    let program = program();
+    program.run(&[&words("1", "whole/")[..], &["--keep"]].concat()).success();
+    fs::rename(program.path("model"), program.path("moved")).unwrap();
+    tiny::write_folder("tiny-2b", "another", &program.path("model"));
+    program.run(&["decode", "last", "-o", "d/"]).error(3, &["vae", "not those of the run"]);
+    program.run(&["decode", "last", "-o", "d/", "--model", "moved"]).success();
+    assert_eq!(pictures(&program.path("d")), pictures(&program.path("whole")));
+}

@@ -15,7 +15,8 @@ use ffmpeg_next::format::{self, Pixel, context::StreamIo};
 use ffmpeg_next::util::{color, frame};
 use ffmpeg_next::{Dictionary, Error, Packet, Rational, encoder, ffi};
 use std::ffi::CString;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 /// Encoder threads unless the output says otherwise.
 const THREADS: usize = 4;
@@ -240,8 +241,17 @@ fn open_encoder(output: &Output) -> Result<Opened> {
 
 /// Opens the encoder for this output and closes it again.
 pub(crate) fn check(output: &Output) -> Result<Checked> {
+    // an encoder takes threads and memory to open, and the jobs of a batch often ask for the same one
+    static LAST: Mutex<Option<(Output, Checked)>> = Mutex::new(None);
+    let asked = Output { path: PathBuf::new(), metadata: None, overwrite: false, ..output.clone() };
+    let last = || LAST.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some((_, checked)) = last().as_ref().filter(|(other, _)| *other == asked) {
+        return Ok(checked.clone());
+    }
     let Opened { choice, .. } = open_encoder(output)?;
-    Ok(Checked { codec: choice.encoder.into(), warnings: choice.warning.into_iter().collect() })
+    let checked = Checked { codec: choice.encoder.into(), warnings: choice.warning.into_iter().collect() };
+    *last() = Some((asked, checked.clone()));
+    Ok(checked)
 }
 
 /// Writes MP4 or WebM. The muxer comes before the file, so that it is closed before the file is removed.
