@@ -50,24 +50,23 @@ const LITTLE_DISK: u64 = 1_000_000_000;
 
 /// Looks at everything a run relies on.
 pub fn doctor(json: bool) -> Result<(), Failure> {
-    let checks: Vec<Check> = [build(), processor(), memory(), disk(), encoders(), model(), settings(), gpus()]
+    let checks: Vec<Check> = [build(), cpu(), memory(), disk(), encoders(), model(), settings(), gpus()]
         .into_iter()
         .chain(caches())
         .collect();
     let failed = checks.iter().filter(|check| check.state == State::Failed).count();
-    match json {
-        true => print(&format!("{}\n", json!({ "ok": failed == 0, "checks": checks })))?,
-        false => {
-            let row = |check: &Check| {
-                let state = match check.state {
-                    State::Ok => "ok",
-                    State::Warning => "warning",
-                    State::Failed => "FAILED",
-                };
-                [check.name.to_owned(), state.to_owned(), check.detail.clone()]
+    if json {
+        print(&format!("{}\n", json!({ "ok": failed == 0, "checks": checks })))?
+    } else {
+        let row = |check: &Check| {
+            let state = match check.state {
+                State::Ok => "ok",
+                State::Warning => "warning",
+                State::Failed => "FAILED",
             };
-            print(&aligned(&checks.iter().map(row).collect::<Vec<_>>()))?;
-        }
+            [check.name.to_owned(), state.to_owned(), check.detail.clone()]
+        };
+        print(&aligned(&checks.iter().map(row).collect::<Vec<_>>()))?;
     }
     match failed {
         0 => Ok(()),
@@ -88,7 +87,7 @@ fn build() -> Check {
     check("build", state, format!("vidgen {}, {kind}, features: {}", env!("CARGO_PKG_VERSION"), on.join(" ")))
 }
 
-fn processor() -> Check {
+fn cpu() -> Check {
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let kernels = devices().into_iter().next().map(|cpu| cpu.detail).unwrap_or_default();
     let speed = match speed::kept(threads) {
@@ -176,11 +175,11 @@ fn gpus() -> Check {
         let verdict = match checked {
             None => String::new(),
             Some(Ok(worst)) => {
-                format!(", computes what the processor does (at most {:.0} % of the margin)", 100.0 * worst)
+                format!(", computes what the CPU does (at most {:.0} % of the margin)", 100.0 * worst)
             }
             Some(Err(wrong)) => {
                 state = State::Failed;
-                format!(", DOES NOT COMPUTE WHAT THE PROCESSOR DOES: {wrong}")
+                format!(", DOES NOT COMPUTE WHAT THE CPU DOES: {wrong}")
             }
         };
         shown.push(format!("{}: {}{verdict}", device.name, device.detail));
@@ -200,9 +199,10 @@ fn caches() -> Vec<Check> {
     let broken: Vec<&str> =
         models.iter().filter(|model| model.problem.is_some()).map(|model| model.name.as_str()).collect();
     let state = if broken.is_empty() { State::Ok } else { State::Warning };
-    let detail = match broken.is_empty() {
-        true => format!("{} ready", models.len()),
-        false => format!("{} at hand; not whole: {}", models.len(), broken.join(", ")),
+    let detail = if broken.is_empty() {
+        format!("{} ready", models.len())
+    } else {
+        format!("{} at hand; not whole: {}", models.len(), broken.join(", "))
     };
     vec![one("text cache", dirs::cache_dir().map(|folder| folder.join("vidgen"))), check("models", state, detail)]
 }

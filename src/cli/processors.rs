@@ -14,10 +14,7 @@ Examples:
 
 /// Lists them, or with `json` prints them as one object.
 pub fn run(json: bool) -> Result<(), Failure> {
-    match json {
-        true => print(&format!("{}\n", object())),
-        false => print(&table()),
-    }
+    if json { print(&format!("{}\n", object())) } else { print(&table()) }
 }
 
 /// The architectures of this program, and the kinds of attention that their networks have.

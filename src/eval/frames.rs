@@ -16,10 +16,7 @@ pub fn difference(a: &Frame, b: &Frame) -> f64 {
 pub fn cosine(a: &[f32], b: &[f32]) -> f64 {
     let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum::<f64>();
     let norm = (dot(a, a) * dot(b, b)).sqrt();
-    match norm > 0.0 {
-        true => dot(a, b) / norm,
-        false => f64::from(u8::from(dot(a, a) == dot(b, b))),
-    }
+    if norm > 0.0 { dot(a, b) / norm } else { f64::from(u8::from(dot(a, a) == dot(b, b))) }
 }
 
 /// The mean; none of nothing.

@@ -200,10 +200,7 @@ struct Timeline {
 impl Timeline {
     /// Latent frames of which something is seen.
     fn latents(&self) -> usize {
-        match self.goes_on {
-            true => self.frames.div_ceil(self.ratio),
-            false => (self.frames - 1).div_ceil(self.ratio) + 1,
-        }
+        if self.goes_on { self.frames.div_ceil(self.ratio) } else { (self.frames - 1).div_ceil(self.ratio) + 1 }
     }
 
     fn frames_of(&self, latent: usize) -> Range<usize> {

@@ -222,9 +222,10 @@ impl WindowRules {
     /// For each scene: how its windows follow each other, and, for its boundary to the next, the same and the transition
     /// windows.
     fn strides(&self, scenes: &[Scene], n: usize) -> Result<Vec<Stride>> {
-        let stride = |overlap: usize| match overlap < self.window {
-            true => Ok(n - overlap),
-            false => {
+        let stride = |overlap: usize| {
+            if overlap < self.window {
+                Ok(n - overlap)
+            } else {
                 bail!("an overlap of {overlap} latent frames does not leave a window of {} room to move", self.window)
             }
         };

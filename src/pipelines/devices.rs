@@ -62,7 +62,7 @@ fn reason(error: &candle_core::Error) -> String {
     }
 }
 
-/// Compares what a device of [`devices`] computes with the processor; none for one that is not there. The worst of what is
+/// Compares what a device of [`devices`] computes with the CPU; none for one that is not there. The worst of what is
 /// close, or what is not.
 pub fn check(name: &str) -> Option<std::result::Result<f64, String>> {
     let (kind, ordinal) = name.split_once(':')?;
@@ -79,7 +79,7 @@ pub fn check(name: &str) -> Option<std::result::Result<f64, String>> {
     let wrong: Vec<String> = checked
         .iter()
         .filter(|one| !one.is_close())
-        .map(|one| format!("{} is {:.1e} from the processor's", one.what, one.distance))
+        .map(|one| format!("{} is {:.1e} from the CPU's", one.what, one.distance))
         .collect();
     if !wrong.is_empty() {
         return Some(Err(wrong.join("; ")));

@@ -1,7 +1,7 @@
 //! Attention maps of a run, as tensors, pictures and overlays (DiTCtrl, arXiv 2412.18597, figures 2 and 3;
 //! spec/ditctrl.md 9).
 //!
-//! A map is a part of the attention probabilities, normalised over all keys, of the conditional half, meant over heads and
+//! A map is a part of the attention probabilities, normalised over all keys, of the conditional half, averaged over heads and
 //! over the layers from 0 to the one named (as the reference's), or of that layer alone. Unlike the reference only the rows
 //! and columns asked for are computed, at the steps and layers asked for, and spatial and temporal maps are of the
 //! conditional half as well. The run stops after the last step that is looked at, unless its frames are wanted.
@@ -51,11 +51,10 @@ pub fn attention_maps(
         observer.event(&Event::Warning(warning.clone()))?;
     }
     let raw = folder.place(RAW).code(Code::Usage)?;
-    let overlays: Vec<PathBuf> = match overlay {
-        true => {
-            maps.words.iter().map(|word| folder.place(&format!("overlay-{}.mp4", slug(word)))).collect::<Result<_>>()
-        }
-        false => Ok(Vec::new()),
+    let overlays: Vec<PathBuf> = if overlay {
+        maps.words.iter().map(|word| folder.place(&format!("overlay-{}.mp4", slug(word)))).collect::<Result<_>>()
+    } else {
+        Ok(Vec::new())
     }
     .code(Code::Usage)?;
     observer.event(&Event::Plan(Box::new(plan(job))))?;

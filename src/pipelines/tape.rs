@@ -199,9 +199,10 @@ fn save(
 ) -> Result<std::path::PathBuf> {
     let (bytes, blake3) = out.mark()?;
     let dir = keeping.directory()?;
-    let caches = match more {
-        true => Some(dir.put(&format!("caches-{part}-{chunks}.safetensors"), &pack(session.state())?, true)?),
-        false => None,
+    let caches = if more {
+        Some(dir.put(&format!("caches-{part}-{chunks}.safetensors"), &pack(session.state())?, true)?)
+    } else {
+        None
     };
     let record = Record::Frames { part, chunks, bytes, blake3: blake3.clone(), caches: caches.clone() };
     dir.note(&record, true)?;

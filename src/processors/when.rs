@@ -196,17 +196,15 @@ impl AttentionProcessor for When {
 
     fn attend(&mut self, qkv: Qkv, site: &AttentionSite, next: &mut Next) -> Result<Tensor> {
         let kind = self.kinds.is_empty() || self.kinds.contains(&site.kind);
-        match kind && self.holds(site.pass, site.layer) {
-            true => self.inner.attend(qkv, site, next),
-            false => next.attend(qkv, site),
+        if kind && self.holds(site.pass, site.layer) {
+            self.inner.attend(qkv, site, next)
+        } else {
+            next.attend(qkv, site)
         }
     }
 
     fn inject(&mut self, hidden: Tensor, site: &FeatureSite) -> Result<Tensor> {
-        match self.holds(site.pass, site.site.layer) {
-            true => self.inner.inject(hidden, site),
-            false => Ok(hidden),
-        }
+        if self.holds(site.pass, site.site.layer) { self.inner.inject(hidden, site) } else { Ok(hidden) }
     }
 
     fn fork(&mut self, sources: &[usize], branches: &[Branch]) -> Result<()> {

@@ -211,9 +211,10 @@ impl RunDir {
     pub fn put(&mut self, name: &str, bytes: &[u8], durable: bool) -> Result<Piece> {
         let path = self.path.join(name);
         disk::write_whole(&path, bytes, durable).with_context(|| path.display().to_string())?;
-        match durable {
-            true => self.sync()?,
-            false => self.unsynced.push(path),
+        if durable {
+            self.sync()?
+        } else {
+            self.unsynced.push(path)
         }
         Ok(Piece { name: name.to_owned(), bytes: bytes.len() as u64, blake3: blake3::hash(bytes).to_hex().to_string() })
     }

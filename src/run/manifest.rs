@@ -253,7 +253,7 @@ impl Observer for Stopwatch<'_> {
     }
 }
 
-/// The processor's name.
+/// The CPU's name.
 pub fn cpu() -> String {
     let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let name = info.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':'));

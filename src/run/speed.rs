@@ -1,6 +1,6 @@
 //! How fast this machine is, measured once and kept in the user's cache directory.
 //!
-//! A file holds for a processor, a number of threads and a build of the program; another of any of these has its own.
+//! A file is valid for a CPU, a number of threads and a build of the program; another of any of these has its own.
 
 use super::manifest::cpu;
 use crate::disk;
@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use std::fs;
 use std::path::PathBuf;
 
-/// Speeds of the networks in f32 on this processor, in multiply-adds per second where nothing else is said.
+/// Speeds of the networks in f32 on this CPU, in multiply-adds per second where nothing else is said.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Speed {
@@ -41,7 +41,7 @@ struct Kept {
 }
 
 impl Speed {
-    /// One core's worth of a recent server processor: for proportions where nothing was measured.
+    /// One core's worth of a recent server CPU: for proportions where nothing was measured.
     pub const TYPICAL: Self = Self {
         linear: 30e9,
         linear_wide: 45e9,

@@ -31,9 +31,10 @@ impl Ddim {
                 let share = round(round(1.0 - next) / round(1.0 - now));
                 // sigma = eta * sqrt((1 - next) / (1 - now)) * sqrt(1 - now / next)
                 let sigma = round(eta * round(round(share * round(1.0 - round(now / next))).max(0.0).sqrt()));
-                let sample = match sigma > 0.0 {
-                    true => round(round(round(1.0 - next) - sigma * sigma).max(0.0).sqrt() / round(1.0 - now).sqrt()),
-                    false => round(share.sqrt()),
+                let sample = if sigma > 0.0 {
+                    round(round(round(1.0 - next) - sigma * sigma).max(0.0).sqrt() / round(1.0 - now).sqrt())
+                } else {
+                    round(share.sqrt())
                 };
                 Step { sample, x0: round(round(next.sqrt()) - round(round(now.sqrt()) * sample)), noise: sigma }
             })

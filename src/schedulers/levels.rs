@@ -265,9 +265,12 @@ fn linspace(start: f64, end: f64, count: usize, precision: Precision) -> Vec<f64
     let (start, end) = (round(start), round(end));
     let step = round(round(end - start) / (count.max(2) - 1) as f64);
     (0..count)
-        .map(|i| match i < count / 2 {
-            true => round(step.mul_add(i as f64, start)),
-            false => round(step.mul_add(-((count - 1 - i) as f64), end)),
+        .map(|i| {
+            if i < count / 2 {
+                round(step.mul_add(i as f64, start))
+            } else {
+                round(step.mul_add(-((count - 1 - i) as f64), end))
+            }
         })
         .collect()
 }

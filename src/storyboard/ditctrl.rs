@@ -255,9 +255,10 @@ impl Case<'_> {
         let indices = |list: &str, (first, start): (&str, usize), end: usize| match self.get(list) {
             Some(node) => {
                 let indices = self.source.counts(list, node)?;
-                match indices.is_empty() {
-                    true => Ok("none".to_owned()),
-                    false => Ok(indices.iter().map(usize::to_string).collect::<Vec<_>>().join(",")),
+                if indices.is_empty() {
+                    Ok("none".to_owned())
+                } else {
+                    Ok(indices.iter().map(usize::to_string).collect::<Vec<_>>().join(","))
                 }
             }
             None if start < end => Ok(format!("{start}-{}", end - 1)),

@@ -323,10 +323,7 @@ mod tests {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             let mut bytes = GOLDEN.to_vec();
             bytes[map + (state >> 33) as usize % 3100] ^= (state >> 20) as u8;
-            match harmless(&bytes) {
-                true => kept += 1,
-                false => refused += 1,
-            }
+            if harmless(&bytes) { kept += 1 } else { refused += 1 }
         }
         assert!(refused > 50 && kept > 50, "{refused} refused, {kept} kept");
     }

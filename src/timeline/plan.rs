@@ -175,9 +175,10 @@ impl ChunkPlan {
             counts[next] += 1;
         }
         let plan = Self::layout(&counts, strides, window).map_err(Short::Other)?;
-        match keep <= plan.frames {
-            true => Ok(Self { keep, ..plan }),
-            false => Err(Short::Other(anyhow!("{keep} latent frames are more than {MOST_WINDOWS} windows hold"))),
+        if keep <= plan.frames {
+            Ok(Self { keep, ..plan })
+        } else {
+            Err(Short::Other(anyhow!("{keep} latent frames are more than {MOST_WINDOWS} windows hold")))
         }
     }
 

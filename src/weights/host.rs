@@ -55,11 +55,12 @@ impl Held {
 impl Kept {
     fn new(stored: Vec<u8>, from: Dtype, shape: &[usize], dtype: DType, device: &Device) -> Result<Self> {
         let kept = held_dtype(from, dtype);
-        let bytes = match kept == from {
-            true => stored,
-            false => convert::tensor(&stored, from, shape, dtype, &Device::Cpu)?.data().into_owned(),
+        let bytes = if kept == from {
+            stored
+        } else {
+            convert::tensor(&stored, from, shape, dtype, &Device::Cpu)?.data().into_owned()
         };
-        // what is still to be converted is read by the processor, from which pinned memory is not cached
+        // what is still to be converted is read by the CPU, from which pinned memory is not cached
         let bytes = if DType::try_from(kept).is_ok_and(|kept| kept == dtype) {
             Bytes::for_device(bytes, device)
         } else {

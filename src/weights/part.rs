@@ -102,7 +102,7 @@ impl Part {
     }
 
     /// [`Part::var_builder`] for a network of linear layers, which compute with f32 what they hold in half the memory: on the
-    /// processor a tensor of two or more dimensions that is stored in f16 or bf16 comes so even if f32 is wanted.
+    /// CPU a tensor of two or more dimensions that is stored in f16 or bf16 comes so even if f32 is wanted.
     pub fn var_builder_compact(&self, dtype: DType, device: &Device) -> anyhow::Result<VarBuilder<'static>> {
         let backend = Backend::new(self.clone(), self.map()?).compact();
         Ok(VarBuilder::from_backend(Box::new(backend), dtype, device.clone()))
@@ -184,7 +184,7 @@ impl Part {
         self.elements() * dtype.size_in_bytes() as u64
     }
 
-    /// Memory that all tensors take while they wait in the host's memory to be loaded as `dtype`, and on the processor those of
+    /// Memory that all tensors take while they wait in the host's memory to be loaded as `dtype`, and on the CPU those of
     /// [`Part::var_builder_compact`].
     pub fn bytes_held(&self, dtype: DType) -> u64 {
         self.entries().map(|entry| entry.elements() * held_dtype(entry.dtype, dtype).bitsize() as u64 / 8).sum()

@@ -3,7 +3,7 @@
     python tests/reference/maps.py
 
 One run of diffusers' modules on a tiny model, four steps of DDIM with given noise, in which the whole softmax of the
-conditional half is kept for every step and layer, meant over heads; the goldens are parts of it (DiTCtrl, arXiv 2412.18597;
+conditional half is kept for every step and layer, averaged over heads; the goldens are parts of it (DiTCtrl, arXiv 2412.18597;
 spec/ditctrl.md 9): `words` the columns of a word's tokens, summed, for video queries; `text`, `spatial`, `temporal` blocks.
 Each for the layer alone (`layer/..`) and for the mean of the layers up to it (`mean/..`).
 """

@@ -1,4 +1,4 @@
-//! The operations of a device against those of the processor in f32: what `doctor` runs on a GPU.
+//! The operations of a device against those of the CPU in f32: what `doctor` runs on a GPU.
 
 use super::conv::{self, Conv3d};
 use super::linear::Linear;
@@ -9,7 +9,7 @@ use candle_core::{DType, Device, Result, Tensor};
 use candle_nn::VarBuilder;
 use std::collections::HashMap;
 
-/// One operation and how far it is from the processor's, as relative L2.
+/// One operation and how far it is from the CPU's, as relative L2.
 #[derive(Debug, Clone)]
 pub struct Checked {
     pub what: String,
@@ -167,7 +167,7 @@ mod tests {
 
     #[test]
     fn a_wrong_kernel_would_be_seen() {
-        // the plain attention in half precision is another program than the processor's kernel
+        // the plain attention in half precision is another program than the CPU's kernel
         let make = |dtype| Maker { device: Device::Cpu, dtype, rounded: DType::F16 };
         let (half, whole) = (attention(&make(DType::F16), 64).unwrap(), attention(&make(DType::F32), 64).unwrap());
         let difference = (half.to_dtype(DType::F32).unwrap() - &whole).unwrap();

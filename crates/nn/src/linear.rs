@@ -1,5 +1,5 @@
-//! Linear layers. The plain version is candle's; on the processor the weights are packed when the layer is made, in the numbers
-//! that they come in, and `cpu::linear` computes, in f32; a network in bf16 multiplies in bf16 where the processor can
+//! Linear layers. The plain version is candle's; on the CPU the weights are packed when the layer is made, in the numbers
+//! that they come in, and `cpu::linear` computes, in f32; a network in bf16 multiplies in bf16 where the CPU can
 //! (`cpu::bf16`).
 
 use super::act::gelu_tanh;
@@ -37,15 +37,13 @@ pub fn linear_joined(in_dim: usize, out_dim: usize, bias: bool, parts: &[VarBuil
     let biases = parts.iter().filter(|_| bias).map(|vb| vb.get(out_dim, "bias")).collect::<Result<Vec<_>>>()?;
     let bias = bias.then(|| Tensor::cat(&biases, 0)).transpose()?;
     let one = weights.iter().all(|weight| weight.dtype() == weights[0].dtype());
-    let weights = match one {
-        true => weights,
-        false => weights.iter().map(|weight| weight.to_dtype(DType::F32)).collect::<Result<_>>()?,
-    };
+    let weights =
+        if one { weights } else { weights.iter().map(|weight| weight.to_dtype(DType::F32)).collect::<Result<_>>()? };
     Linear::new(Tensor::cat(&weights, 0)?, bias, parts[0].dtype())
 }
 
 impl Linear {
-    /// From `weight` `[out, in]` and `bias` `[out]`. On the processor the input is f32 even if the weight is f16 or bf16; if
+    /// From `weight` `[out, in]` and `bias` `[out]`. On the CPU the input is f32 even if the weight is f16 or bf16; if
     /// `dtype`, in which the network wants to compute, is bf16 too, it is rounded where that is faster.
     pub fn new(weight: Tensor, bias: Option<Tensor>, dtype: DType) -> Result<Self> {
         let packs = matches!(weight.dtype(), DType::F32 | DType::F16 | DType::BF16);

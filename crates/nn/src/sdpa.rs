@@ -1,7 +1,7 @@
 //! Scaled dot-product attention without a full score tensor.
 //!
 //! Queries are taken in chunks so that no score tensor exceeds a byte budget (nor 2^31 elements, where candle's CUDA
-//! kernels wrap around); the softmax runs in f32. On the processor f32 takes `cpu::attention`, which needs no budget, and so
+//! kernels wrap around); the softmax runs in f32. On the CPU f32 takes `cpu::attention`, which needs no budget, and so
 //! do f16 and bf16 on a GPU with the kernel of `cuda::attention`, or with FlashAttention where it is compiled in.
 
 use super::cpu::{
@@ -19,7 +19,7 @@ pub struct Sdpa {
     pub budget: usize,
     /// What computes, where it can take the tensors; the plain version takes the others.
     pub kernel: Kernel,
-    /// Whether a processor that multiplies bf16 rounds f32 tensors to it. Probed columns are computed in f32 all the same.
+    /// Whether a CPU that multiplies bf16 rounds f32 tensors to it. Probed columns are computed in f32 all the same.
     pub bf16: bool,
 }
 
@@ -30,7 +30,7 @@ impl Default for Sdpa {
 }
 
 impl Sdpa {
-    /// `softmax(q k^T scale) v`: `[B, N, L, D]` with the L of `q`. On the processor its storage is that of `[B, L, N, D]`, so
+    /// `softmax(q k^T scale) v`: `[B, N, L, D]` with the L of `q`. On the CPU its storage is that of `[B, L, N, D]`, so
     /// joining the heads afterwards costs nothing.
     pub fn attend(&self, q: &Tensor, k: &Tensor, v: &Tensor, scale: f64) -> Result<Tensor> {
         #[cfg(feature = "cuda")]
@@ -131,7 +131,7 @@ impl Sdpa {
         self.chunked(q, k, scale, |scores| scores.to_dtype(DType::F32)?.log_sum_exp(D::Minus1))
     }
 
-    /// The fast version of the processor, where the tensors allow it; shapes that do not fit are left to the plain one's message.
+    /// The CPU's fast version, where the tensors allow it; shapes that do not fit are left to the plain one's message.
     fn fast(
         &self,
         q: &Tensor,
@@ -235,7 +235,7 @@ mod tests {
     #[test]
     fn attention_in_bf16_is_that_of_the_rounded_tensors() {
         if cpu::bf16::name().is_none() {
-            return eprintln!("not run: this processor multiplies no bf16");
+            return eprintln!("not run: this CPU multiplies no bf16");
         }
         let (bf16, f32) = (Sdpa { bf16: true, ..Sdpa::default() }, Sdpa::default());
         for (b, n, l, keys, d, dv) in [

@@ -188,9 +188,10 @@ fn scan(path: &Path, limits: &Limits) -> Result<Scan> {
                     let name = blocks.name.clone();
                     blocks.sub_blocks(|block| {
                         text.extend_from_slice(block);
-                        match text.len() as u64 > MAX_METADATA {
-                            true => Err(input(format!("{name}: a comment larger than {MAX_METADATA} bytes"))),
-                            false => Ok(()),
+                        if text.len() as u64 > MAX_METADATA {
+                            Err(input(format!("{name}: a comment larger than {MAX_METADATA} bytes")))
+                        } else {
+                            Ok(())
                         }
                     })?;
                     scan.comment = Some(String::from_utf8_lossy(&text).into_owned());

@@ -128,10 +128,7 @@ impl PartialFile {
         let temp = self.partial.path();
         let bytes = self.file.metadata().map_err(|cause| self.explain(&cause))?.len();
         let (mut path, mut warning) = (self.wanted.clone(), None);
-        let renamed = match self.overwrite {
-            true => fs::rename(temp, &self.target),
-            false => rename_new(temp, &self.target),
-        };
+        let renamed = if self.overwrite { fs::rename(temp, &self.target) } else { rename_new(temp, &self.target) };
         match renamed {
             Err(cause) if cause.kind() == io::ErrorKind::AlreadyExists && !self.overwrite => {
                 path = free_name(&self.target, |name| rename_new(temp, name)).map_err(|cause| self.explain(&cause))?;

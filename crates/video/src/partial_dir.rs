@@ -50,10 +50,7 @@ pub(super) fn check_content(output: &Output, directory: &Path) -> Result<()> {
     }
     // what a run that was killed has left is swept when the next one begins
     let empty = names.iter().all(|name| name.starts_with(".frames.partial-"));
-    match empty || output.overwrite {
-        true => Ok(()),
-        false => Err(exists(output)),
-    }
+    if empty || output.overwrite { Ok(()) } else { Err(exists(output)) }
 }
 
 /// What unfinished frames of a directory stand beside.
@@ -158,13 +155,14 @@ impl PartialDir {
             for name in &old {
                 let _ = fs::rename(aside.join(name), self.target.join(name));
             }
-            return Err(match old.is_empty() || fs::remove_dir(&aside).is_ok() {
-                true => self.explain(&cause),
-                false => failed(format!(
+            return Err(if old.is_empty() || fs::remove_dir(&aside).is_ok() {
+                self.explain(&cause)
+            } else {
+                failed(format!(
                     "cannot write {}: {cause}; the frames that were there are in {}",
                     self.wanted.display(),
                     aside.display()
-                )),
+                ))
             });
         }
         sync_directory(&self.target);

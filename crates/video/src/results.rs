@@ -27,9 +27,10 @@ impl Folder {
     /// The path of a file in it. One that is there already is an error, unless it may be replaced.
     pub fn place(&self, name: &str) -> Result<PathBuf> {
         let path = self.path.join(name);
-        match path.symlink_metadata().is_ok() && !self.overwrite {
-            true => Err(usage(format!("{} exists: use --overwrite (-y), or another directory", path.display()))),
-            false => Ok(path),
+        if path.symlink_metadata().is_ok() && !self.overwrite {
+            Err(usage(format!("{} exists: use --overwrite (-y), or another directory", path.display())))
+        } else {
+            Ok(path)
         }
     }
 

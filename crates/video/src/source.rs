@@ -36,9 +36,10 @@ impl Limits {
     }
 
     pub(super) fn check_frames(&self, name: &str, frames: u64) -> Result<()> {
-        match frames <= self.max_frames {
-            true => Ok(()),
-            false => Err(input(format!("{name} has more than {} frames", self.max_frames))),
+        if frames <= self.max_frames {
+            Ok(())
+        } else {
+            Err(input(format!("{name} has more than {} frames", self.max_frames)))
         }
     }
 }

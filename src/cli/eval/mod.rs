@@ -241,12 +241,11 @@ impl Args {
                 Some(mean) => breaks(mean, value).then(|| format!("{metric} is {mean:.4}, {side} {value}")),
             })
             .collect();
-        match broken.is_empty() {
-            true => Ok(()),
-            false => {
-                let over = if videos == 1 { String::new() } else { format!(" (means of {videos} videos)") };
-                Err(Failure::message(Code::Check, broken.join("; ") + &over))
-            }
+        if broken.is_empty() {
+            Ok(())
+        } else {
+            let over = if videos == 1 { String::new() } else { format!(" (means of {videos} videos)") };
+            Err(Failure::message(Code::Check, broken.join("; ") + &over))
         }
     }
 }
@@ -291,13 +290,11 @@ fn results(path: &Path) -> Result<Vec<Evaluation>, Failure> {
     let results: Results = serde_json::from_str(&text)
         .map_err(|error| anyhow!("{shown}: no results of eval --json: {error}"))
         .code(Code::Usage)?;
-    match results.schema == SCHEMA {
-        true => Ok(results.videos),
-        false => {
-            let message =
-                format!("{shown}: schema {:?} is not that of results of eval ({SCHEMA:?} is)", results.schema);
-            Err(Failure::message(Code::Usage, message))
-        }
+    if results.schema == SCHEMA {
+        Ok(results.videos)
+    } else {
+        let message = format!("{shown}: schema {:?} is not that of results of eval ({SCHEMA:?} is)", results.schema);
+        Err(Failure::message(Code::Usage, message))
     }
 }
 
@@ -316,10 +313,8 @@ impl Work<'_> {
         let file = path.display().to_string();
         let line = failure.line();
         // every file's trouble names the file
-        let failure = match line.contains(&file) {
-            true => failure,
-            false => Failure::message(failure.code, format!("{file}: {line}")),
-        };
+        let failure =
+            if line.contains(&file) { failure } else { Failure::message(failure.code, format!("{file}: {line}")) };
         if count > 1 {
             self.observer.event(&Event::Warning(failure.line()))?;
         }

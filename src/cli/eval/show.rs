@@ -91,9 +91,10 @@ pub(super) fn table(sets: &[Set], only_means: bool) -> String {
     for set in sets.iter().filter(|_| several || only_means) {
         let (mean, _) = means(set.videos.iter().map(|evaluation| &evaluation.metrics));
         let name = set.name.as_deref().unwrap_or("files");
-        let (name, count) = match only_means {
-            true => (name.to_owned(), set.videos.len().to_string()),
-            false => (format!("mean {name}"), String::new()),
+        let (name, count) = if only_means {
+            (name.to_owned(), set.videos.len().to_string())
+        } else {
+            (format!("mean {name}"), String::new())
         };
         rows.push(row(&name, count, &mean, false));
     }

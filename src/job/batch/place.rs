@@ -32,12 +32,11 @@ impl Root {
     pub fn new(given: Option<PathBuf>) -> Result<Self> {
         let mut folders = Folders::default();
         let shown = given.unwrap_or_default();
-        let real = match shown.as_os_str().is_empty() {
-            true => PathBuf::from(".").canonicalize().context("the working directory")?,
-            false => {
-                folders.make(&shown).with_context(|| format!("--output-root {}", shown.display()))?;
-                shown.canonicalize().with_context(|| format!("--output-root {}", shown.display()))?
-            }
+        let real = if shown.as_os_str().is_empty() {
+            PathBuf::from(".").canonicalize().context("the working directory")?
+        } else {
+            folders.make(&shown).with_context(|| format!("--output-root {}", shown.display()))?;
+            shown.canonicalize().with_context(|| format!("--output-root {}", shown.display()))?
         };
         Ok(Self { shown, real, folders })
     }

@@ -78,7 +78,7 @@ fn a_budget_chooses_what_fits() {
     let table = program.run(&[&["plan", "a ball", "--max-vram", &some], &QUICK[..]].concat()).success().stdout();
     assert!(table.contains("offload        disk"), "{table}");
 
-    // f32 takes twice as much, and half numbers can be asked for
+    // f32 takes twice as much, and half precision can be asked for
     let program = deep(DType::F32);
     let (wide, half) = (peak(&plan(&program, &["--offload", "none"])), &["--offload", "none", "--dtype", "bf16"]);
     assert!((stored * 3 / 4..stored * 5 / 4).contains(&(wide - none)), "{wide} {none}");

@@ -1,4 +1,4 @@
-//! Convolutions at the sizes of the Toyland autoencoder. `.._bf16`: with products in bf16 where the processor has them.
+//! Convolutions at the sizes of the Toyland autoencoder. `.._bf16`: with products in bf16 where the CPU has them.
 
 use crate::{Case, Run, Sizes, random};
 use candle_core::{DType, Device};

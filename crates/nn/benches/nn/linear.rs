@@ -1,4 +1,4 @@
-//! Linear layers at Toyland's sizes. `linear_bf16`: weights in bf16, and products where the processor has tiles for them.
+//! Linear layers at Toyland's sizes. `linear_bf16`: weights in bf16, and products where the CPU has tiles for them.
 
 use crate::{Case, Run, Sizes, random};
 use candle_core::DType;

@@ -68,7 +68,7 @@ fn processor_time() -> f64 {
     time.tv_sec as f64 + time.tv_nsec as f64 * 1e-9
 }
 
-/// Keeps all threads busy until the system has given each a processor of its own, as they have in a run. A thread that is woken for
+/// Keeps all threads busy until the system has given each a CPU of its own, as they have in a run. A thread that is woken for
 /// less than a millisecond may stay on its waker's for long.
 fn awake() {
     let start = Instant::now();
@@ -79,7 +79,7 @@ fn awake() {
     });
 }
 
-/// Lines `{"op": .., size: ..}` prepare a case; `run` runs it once and prints the seconds by the clock and of the processor.
+/// Lines `{"op": .., size: ..}` prepare a case; `run` runs it once and prints the seconds by the clock and of the CPU.
 fn serve() {
     let mut current: Option<Run> = None;
     for line in std::io::stdin().lock().lines() {

@@ -1,5 +1,5 @@
 //! Attention at the size of Toyland's layers; the operands lie as a joined projection leaves them. `sdpa_bf16`: with products in bf16
-//! where the processor has them.
+//! where the CPU has them.
 
 use crate::{Case, Run, Sizes, random};
 use std::hint::black_box;

@@ -3,7 +3,7 @@
 //!
 //! Of a linear layer, a block is 32 rows and 32 columns, a step of it 32 inputs. The numbers of a row are rounded to bf16 when a task
 //! begins. What the instructions do to a block is also written in plain code, `plain`, which is their specification and with which
-//! everything around them is tested on processors that lack them.
+//! everything around them is tested on CPUs that lack them.
 
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 mod amx;
@@ -44,7 +44,7 @@ struct Sums([[f32; SIDE]; SIDE]);
 /// `rows` must be readable for `SIDE` rows of `steps.len() * DEPTH` numbers, `pitch` numbers apart.
 type Block = unsafe fn(rows: *const bf16, pitch: usize, live: usize, steps: &[Step], sums: &mut Sums);
 
-/// What a processor has for bf16.
+/// What a CPU has for bf16.
 #[derive(Debug, Clone, Copy)]
 struct Instructions {
     name: &'static str,
@@ -61,7 +61,7 @@ const PLAIN: Instructions = Instructions {
     round: |from, to| half::slice::HalfFloatSliceExt::convert_from_f32_slice(to, from),
 };
 
-/// All that this processor has, the best first.
+/// All that this CPU has, the best first.
 fn available() -> impl Iterator<Item = Instructions> {
     let mut all = Vec::new();
     #[cfg(target_arch = "x86_64")]
@@ -100,7 +100,7 @@ pub struct Tiled {
 }
 
 impl Tiled {
-    /// `weight` is `[output, input]`; `bias` has `output` numbers or none. None where the processor has nothing for bf16, or the
+    /// `weight` is `[output, input]`; `bias` has `output` numbers or none. None where the CPU has nothing for bf16, or the
     /// system keeps it to itself.
     pub fn new(weight: &[bf16], bias: &[f32], output: usize, input: usize) -> Option<Self> {
         Some(Self::with(available().next()?, weight, bias, output, input))
@@ -163,7 +163,7 @@ impl Tiled {
         for (row, to) in halves.chunks_exact_mut(pitch.max(1)).enumerate() {
             let from = x.get(row * self.input..(row + 1) * self.input).unwrap_or_default();
             let (numbers, rest) = to.split_at_mut(from.len());
-            // SAFETY: `available` gives what the processor has.
+            // SAFETY: `available` gives what the CPU has.
             unsafe { (self.instructions.round)(from, numbers) };
             rest.fill(bf16::ZERO);
         }
@@ -177,7 +177,7 @@ impl Tiled {
             for row in rows.clone().step_by(SIDE) {
                 let halves = &halves[(row - rows.start) * pitch..];
                 let live = SIDE.min(rows.end - row);
-                // SAFETY: `halves` has SIDE rows, padded to whole steps; `available` gives what the processor has.
+                // SAFETY: `halves` has SIDE rows, padded to whole steps; `available` gives what the CPU has.
                 unsafe { (self.instructions.block)(halves.as_ptr(), pitch, live, steps, &mut sums) };
                 dispatch(Finish { tiled: self, sums: &sums.0[..live], row, panel, act, target });
             }
@@ -244,7 +244,7 @@ mod tests {
     #[test]
     fn blocks_make_a_product_whatever_its_sides() {
         let missing = ["amx", "avx512_bf16"].into_iter().filter(|name| available().all(|here| here.name != *name));
-        missing.for_each(|name| eprintln!("not run: this processor has no {name}"));
+        missing.for_each(|name| eprintln!("not run: this CPU has no {name}"));
         for instructions in available().chain([PLAIN]) {
             for (rows, input, output) in [
                 (1, 1, 1),
@@ -284,7 +284,7 @@ mod tests {
             assert_eq!(layer.run(&[below, above], 2, None), [1.0, 1.0 + 4.0 / 256.0]);
             let mut halves = [bf16::ZERO; 20];
             let numbers: Vec<f32> = (0..20).map(|i| [f32::NAN, 1e38, -3.3, 1.0 / 3.0][i % 4]).collect();
-            // SAFETY: these are instructions of this processor.
+            // SAFETY: these are instructions of this CPU.
             unsafe { (instructions.round)(&numbers, &mut halves) };
             for (half, &number) in halves.iter().zip(&numbers) {
                 assert!(half.is_nan() == number.is_nan() && (number.is_nan() || *half == bf16::from_f32(number)));

@@ -2,7 +2,7 @@
 //! tile broadcasts rows of `x` as they lie. A task takes a block of rows through its panels, a slice of the inputs at a time:
 //! the slice of `x` stays in the second-level cache, that of a panel in the first.
 //!
-//! Weights in half numbers stay in them: a task widens a slice of a panel when its rows come to it. The arithmetic is that of
+//! Weights in half precision stay in them: a task widens a slice of a panel when its rows come to it. The arithmetic is that of
 //! f32 weights with the same values, to the last bit.
 
 use super::act::Act;

@@ -1,7 +1,7 @@
 //! Vectors of f32 whose width is chosen at run time: AVX-512, AVX2 with FMA, or what the compiler makes of plain code.
 //!
 //! A kernel is a type with one generic method, [`Kernel::run`]; [`dispatch`] compiles it once per instruction set and picks
-//! the widest one the processor has. A value of a [`Simd`] type exists only inside `dispatch`, so it proves that its
+//! the widest one the CPU has. A value of a [`Simd`] type exists only inside `dispatch`, so it proves that its
 //! instructions may be executed; that makes all arithmetic safe, and only raw loads and stores are not.
 
 use super::steps::Steps;
@@ -18,7 +18,7 @@ pub(crate) enum Isa {
 }
 
 impl Isa {
-    /// The sets that this processor has, the best one last.
+    /// The sets that this CPU has, the best one last.
     pub(crate) fn available() -> &'static [Isa] {
         #[cfg(target_arch = "x86_64")]
         {
@@ -272,7 +272,7 @@ pub(crate) fn lanes() -> usize {
     dispatch(Lanes)
 }
 
-/// Runs the kernel with the best instructions of this processor.
+/// Runs the kernel with the best instructions of this CPU.
 #[inline]
 pub(crate) fn dispatch<K: Kernel>(kernel: K) -> K::Out {
     dispatch_on(chosen(), kernel)
@@ -291,7 +291,7 @@ thread_local! {
     static FORCED: std::cell::Cell<Option<Isa>> = const { std::cell::Cell::new(None) };
 }
 
-/// Runs `f` once on every instruction set of this processor, in a pool of one thread.
+/// Runs `f` once on every instruction set of this CPU, in a pool of one thread.
 #[cfg(test)]
 pub(crate) fn on_each_isa(f: impl Fn(Isa) + Sync) {
     let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
@@ -308,7 +308,7 @@ pub(crate) fn on_each_isa(f: impl Fn(Isa) + Sync) {
 fn dispatch_on<K: Kernel>(isa: Isa, kernel: K) -> K::Out {
     match isa {
         Isa::Plain => kernel.run(plain::Plain(())),
-        // SAFETY: `Isa::available` lists a set only after the processor has confirmed it.
+        // SAFETY: `Isa::available` lists a set only after the CPU has confirmed it.
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2 => unsafe { x86::run_avx2(kernel) },
         // SAFETY: as above.
@@ -320,7 +320,7 @@ fn dispatch_on<K: Kernel>(isa: Isa, kernel: K) -> K::Out {
 mod plain {
     use super::Simd;
 
-    /// Four numbers, which every 64-bit processor has registers for.
+    /// Four numbers, which every 64-bit CPU has registers for.
     #[derive(Clone, Copy)]
     pub struct Plain(pub(super) ());
 
@@ -366,7 +366,7 @@ mod plain {
         }
         #[inline(always)]
         fn fma(self, a: [f32; 4], b: [f32; 4], c: [f32; 4]) -> [f32; 4] {
-            // A fused multiply-add would be a library call where the processor lacks the instruction.
+            // A fused multiply-add would be a library call where the CPU lacks the instruction.
             #[cfg(target_arch = "aarch64")]
             return std::array::from_fn(|i| a[i].mul_add(b[i], c[i]));
             #[cfg(not(target_arch = "aarch64"))]

@@ -13,21 +13,21 @@ pub struct Avx512(());
 pub struct Avx2(());
 
 /// # Safety
-/// The processor must have AVX-512 F and DQ.
+/// The CPU must have AVX-512 F and DQ.
 #[target_feature(enable = "avx512f,avx512dq,avx2,fma")]
 pub unsafe fn run_avx512<K: Kernel>(kernel: K) -> K::Out {
     kernel.run(Avx512(()))
 }
 
 /// # Safety
-/// The processor must have AVX2 and FMA.
+/// The CPU must have AVX2 and FMA.
 #[target_feature(enable = "avx2,fma")]
 pub unsafe fn run_avx2<K: Kernel>(kernel: K) -> K::Out {
     kernel.run(Avx2(()))
 }
 
 // SAFETY of every block below: a token of the type exists only in `run_avx512` or `run_avx2`, whose callers have checked that
-// the processor has the instructions; loads and stores pass their own condition on to the caller.
+// the CPU has the instructions; loads and stores pass their own condition on to the caller.
 
 impl Simd for Avx512 {
     const LANES: usize = 16;

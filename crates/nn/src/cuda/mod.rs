@@ -4,7 +4,7 @@
 //! The kernels are Triton's language, compiled ahead of time (`kernels/generate.py`); the PTX beside them, packed, is what the
 //! driver compiles for the GPU at hand. What a launch consists of (grid, arguments and their order) is worked out in [`launch`],
 //! [`rows`] and [`groups`] without a GPU, and `device` alone touches one. The tests let a twin of each kernel run such launches
-//! on the processor's memory; `tests/reference/cuda_kernels.py` does the same with the kernels' own source.
+//! in host memory; `tests/reference/cuda_kernels.py` does the same with the kernels' own source.
 //!
 //! An operation that cannot take its tensors answers `None`, and the plain version takes them.
 

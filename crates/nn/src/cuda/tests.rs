@@ -1,4 +1,4 @@
-//! The kernels' arguments and their twins, without a GPU: what is launched, and what the same blocks compute on the processor.
+//! The kernels' arguments and their twins, without a GPU: what is launched, and what the same blocks compute on the CPU.
 
 use super::attention::{attention, probe};
 use super::groups::Groups;

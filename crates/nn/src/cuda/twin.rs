@@ -1,4 +1,4 @@
-//! A twin of each kernel, in plain Rust on the processor's memory: the same arguments, blocks, masks and order of additions.
+//! A twin of each kernel, in plain Rust in host memory: the same arguments, blocks, masks and order of additions.
 //!
 //! It takes a [`Launch`] as the driver does: arguments by position, matched with the names in the kernel's source. Every access
 //! is checked, so that a wrong stride, order or grid is a failed test and not somebody's memory.
@@ -68,7 +68,7 @@ pub fn run(launch: &Launch) -> Vec<Tensor> {
 
 fn numbers(x: &Tensor) -> (Vec<f32>, usize) {
     let (storage, layout) = x.storage_and_layout();
-    let Storage::Cpu(storage) = &*storage else { panic!("not in the processor's memory") };
+    let Storage::Cpu(storage) = &*storage else { panic!("not in host memory") };
     let values = match storage {
         CpuStorage::F32(values) => values.clone(),
         CpuStorage::F16(values) => values.iter().map(|x| x.to_f32()).collect(),
@@ -217,9 +217,10 @@ fn gate_residual(call: &mut Call, [row, y, _]: [usize; 3], _: [usize; 3]) {
     let [length, dim, first] = ["length", "dim", "first"].map(|name| call.size(name));
     let (batch, early) = (row / length, row % length < first);
     for i in (y * block..(y + 1) * block).filter(|i| *i < dim) {
-        let gate = match early {
-            true => call.load("gate0", batch * call.size("gate0_b") + i),
-            false => call.load("gate1", batch * call.size("gate1_b") + i),
+        let gate = if early {
+            call.load("gate0", batch * call.size("gate0_b") + i)
+        } else {
+            call.load("gate1", batch * call.size("gate1_b") + i)
         };
         let value = call.load("residual", row * dim + i) + gate * call.load("x", row * dim + i);
         call.store("out", row * dim + i, value);

@@ -84,9 +84,10 @@ pub(crate) fn metadata(path: &Path) -> Result<Option<String>> {
             return Ok(None);
         }
         let text = CStr::from_ptr((*entry).value);
-        match text.to_bytes().len() as u64 <= MAX_METADATA {
-            true => Ok(Some(text.to_string_lossy().into_owned())),
-            false => Ok(None),
+        if text.to_bytes().len() as u64 <= MAX_METADATA {
+            Ok(Some(text.to_string_lossy().into_owned()))
+        } else {
+            Ok(None)
         }
     }
 }
@@ -320,9 +321,12 @@ impl FfmpegSource {
         self.limits.check_size(&self.name, width, height)?;
         let frame = match layout(picture) {
             Some((layout, grey)) => {
-                let plane = |index: usize| match grey && index > 0 {
-                    true => Plane { data: &[], stride: 0 },
-                    false => Plane { data: picture.data(index), stride: picture.stride(index) },
+                let plane = |index: usize| {
+                    if grey && index > 0 {
+                        Plane { data: &[], stride: 0 }
+                    } else {
+                        Plane { data: picture.data(index), stride: picture.stride(index) }
+                    }
                 };
                 yuv::to_rgb([plane(0), plane(1), plane(2)], width, height, &layout)?
             }

@@ -141,7 +141,7 @@ pub struct Autoencoder {
 }
 
 impl Autoencoder {
-    /// Loads both halves; they compute in the dtype of `vb`, on the processor in f32 but for products
+    /// Loads both halves; they compute in the dtype of `vb`, on the CPU in f32 but for products
     /// in bf16. Errors name the configuration key or the tensor.
     pub fn load(config: &VaeConfig, vb: VarBuilder) -> Result<Self> {
         let mut autoencoder = Self::load_decoder(config, vb.clone())?;

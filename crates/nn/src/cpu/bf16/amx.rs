@@ -27,7 +27,7 @@ static SHAPES: Shapes = {
     Shapes { palette: 1, start_row: 0, reserved: [0; 14], row_bytes, rows }
 };
 
-/// Whether the processor has them and the system lends them.
+/// Whether the CPU has them and the operating system enables them.
 pub(super) fn is_here() -> bool {
     static HERE: OnceLock<bool> = OnceLock::new();
     *HERE.get_or_init(|| has_tiles() && allowed())

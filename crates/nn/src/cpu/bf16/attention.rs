@@ -62,7 +62,7 @@ impl Shape {
     }
 }
 
-/// None where the processor cannot, or the shapes do not fit each other.
+/// None where the CPU cannot, or the shapes do not fit each other.
 pub fn attend(call: &Attention, log_sums: bool) -> Option<Found> {
     let (&[b, n, l, d], &[kb, kn, keys, kd]) = (call.q.dims, call.k.dims) else { return None };
     let v = call.v?;

@@ -102,7 +102,7 @@ impl Kernel for Sums<'_> {
         let vectors = (self.tile.rows * self.tile.cut.pitch() - self.tile.cut.reach).div_ceil(S::LANES);
         let mut done = 0;
         // All channels of a few positions before the next: what these see stays in the first-level cache, and the weights come
-        // in their order, which the processor foresees.
+        // in their order, which the CPU predicts.
         while done < vectors {
             let at = done * S::LANES;
             done += match vectors - done {

@@ -4,7 +4,7 @@
 use half::bf16;
 use std::arch::x86_64::*;
 
-/// Whether the processor has the instructions.
+/// Whether the CPU has the instructions.
 pub fn is_here() -> bool {
     is_x86_feature_detected!("avx512f")
         && is_x86_feature_detected!("avx512bw")
