@@ -9,6 +9,7 @@ use std::path::Path;
 use vidgen::job::{self, Request, batch as jobs};
 use vidgen::models::cogvideox::config::TransformerConfig;
 use vidgen::models::cogvideox::vae::VaeConfig;
+use vidgen::recipe::{self, Choice, RecipeKey};
 use vidgen::run::Manifest;
 use vidgen::run::journal::{self, Journal};
 use vidgen::schedulers::{self, ScheduleConfig, SchedulerKind, Table};
@@ -66,11 +67,13 @@ pub fn storyboard(data: &[u8]) {
     }
 }
 
-/// Project files and the settings of scripts.
+/// Project files, the settings of scripts, and recipes.
 pub fn settings(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     if let Ok(table) = toml::from_str(text) {
         let _ = black_box(job::read_settings(table));
+        let own = Choice::Text(text.to_owned());
+        let _ = black_box(recipe::find(Some(&own), &RecipeKey::of(&TransformerConfig::default())));
     }
 }
 

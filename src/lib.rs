@@ -21,7 +21,7 @@
 //! |---|---|
 //! | [`cli`] | clap types, one file per command: what was typed |
 //! | [`job`] | what it means; bad input dies here, before any weight is loaded |
-//! | [`recipe`] | serde types of `configs/`: the defaults of a method on a model |
+//! | [`recipe`] | the files of `configs/`: defaults of a method on an architecture, and which one a model has |
 //! | [`storyboard`] | scenes in order, and the readers that make them |
 //! | [`weights`] | where weights come from, their names, their dtype; the only room that opens weight files |
 //! | [`noise`] | seeded noise by (seed, stream, absolute latent frame, step); nothing else draws random numbers |

@@ -15,6 +15,7 @@ mod inspect;
 mod model;
 mod plan;
 mod processors;
+mod recipes;
 mod render;
 mod report;
 mod rerun;
@@ -86,6 +87,9 @@ enum Command {
     /// List the controls of attention and their parameters
     #[command(after_help = processors::EXAMPLES)]
     Processors,
+    /// List the recipes: what a run does where nobody says otherwise
+    #[command(after_help = recipes::EXAMPLES)]
+    Recipes,
     /// List what there is to compute with
     Devices(doctor::Devices),
     /// Look for what is wrong with this installation
@@ -138,6 +142,7 @@ pub fn main() -> ExitCode {
         Command::Eval(args) => eval::run(args, &report),
         Command::Model(args) => model::run(args, report.json),
         Command::Processors => processors::run(report.json),
+        Command::Recipes => recipes::run(report.json),
         Command::Devices(_) => doctor::list(report.json),
         Command::Doctor(_) => doctor::doctor(report.json),
         Command::Completions(args) => shell::completions(args, command()),

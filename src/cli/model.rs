@@ -1,6 +1,7 @@
 //! `model info`, `model list`: what models are, and which are at hand.
 
 use super::table::aligned;
+use crate::job;
 use crate::run::{Code, Failure, WithCode, human_bytes, print};
 use crate::weights::{self, Listed, ModelFolder, ModelInfo, PartInfo, PartState, ToDownload};
 use clap::Subcommand;
@@ -55,7 +56,9 @@ pub fn run(args: Args, json: bool) -> Result<(), Failure> {
             weights::only_look();
             let model = ModelFolder::open(&model, offline).code(Code::Model)?;
             let info = weights::info(&model);
-            print(&if json { to_json(&info)? } else { describe(&info) })?;
+            // what keeps it from being read is among the problems of the parts
+            let recipe = job::recipe_of(&model).ok();
+            print(&if json { to_json(&Described { info: &info, recipe })? } else { describe(&info, recipe) })?;
             match info.parts.iter().find_map(|part| part.problem.as_deref()) {
                 None => Ok(()),
                 Some(problem) => Err(Failure::message(Code::Model, problem)),
@@ -82,7 +85,16 @@ fn parameters(count: u64) -> String {
     }
 }
 
-fn describe(info: &ModelInfo) -> String {
+/// What `--json` prints.
+#[derive(serde::Serialize)]
+struct Described<'a> {
+    #[serde(flatten)]
+    info: &'a ModelInfo,
+    /// The one that its runs follow where none is chosen.
+    recipe: Option<String>,
+}
+
+fn describe(info: &ModelInfo, recipe: Option<String>) -> String {
     let mut facts = vec![["model".to_owned(), info.name.clone()]];
     if info.place != info.name {
         facts.push(["place".to_owned(), info.place.clone()]);
@@ -93,6 +105,7 @@ fn describe(info: &ModelInfo) -> String {
         let weights::Native { width, height, frames, fps } = native;
         ["made for".to_owned(), format!("{width}x{height}, {frames} frames at {fps} per second")]
     }));
+    facts.extend(recipe.map(|recipe| ["recipe".to_owned(), recipe]));
     facts.push([
         "weights".to_owned(),
         format!("{} parameters, {}", parameters(info.parameters), human_bytes(info.bytes)),
@@ -149,8 +162,8 @@ mod tests {
     #[test]
     fn the_embedded_model_is_described() {
         let info = weights::info(&ModelFolder::embedded());
-        let text = describe(&info);
-        assert!(text.contains("\nmade for  144x96, 49 frames at 8 per second\n"), "{text}");
+        let text = describe(&info, job::recipe_of(&ModelFolder::embedded()).ok());
+        assert!(text.contains("\nmade for  144x96, 49 frames at 8 per second\nrecipe    toyland\n"), "{text}");
         for part in ["tokenizer", "text_encoder", "transformer", "scheduler", "vae"] {
             let line = text.lines().find(|line| line.starts_with(part)).unwrap();
             assert!(line.contains("present"), "{line}");
@@ -163,7 +176,7 @@ mod tests {
         let mut info = weights::info(&ModelFolder::embedded());
         info.parts[4].state = PartState::Damaged;
         info.parts[4].problem = Some("vae/x: truncated".to_owned());
-        let text = describe(&info);
+        let text = describe(&info, None);
         assert!(text.contains("DAMAGED") && text.ends_with("\n! vae/x: truncated\n"), "{text}");
     }
 

@@ -119,6 +119,7 @@ fn describe(plan: &Forecast) -> String {
     let duration = *frames as f64 / fps;
     let attention = plan.attention;
     row("model", format!("{model} on {device} in {dtype}, attention by {attention}, {threads} threads"));
+    row("recipe", plan.recipe.clone());
     row("video", format!("{width}x{height}, {frames} frames at {fps} per second ({duration:.1} s), seed {seed}"));
     if let Some(ToDownload { files, bytes }) = plan.download {
         row("to download", format!("{} in {files} file{}", human_bytes(bytes), if files == 1 { "" } else { "s" }));

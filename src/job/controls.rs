@@ -6,6 +6,7 @@
 use super::edit::{self, Changes, Edit};
 use super::plan::Segment;
 use super::settings::Settings;
+use super::sharing::Sharing;
 use crate::attention::SiteKind;
 use crate::models::cogvideox::config::TransformerConfig;
 use crate::processors::kv_share::{self, THRESHOLD};
@@ -19,24 +20,7 @@ use crate::weights::ModelFolder;
 use anyhow::{Result, bail, ensure};
 use candle_core::{DType, Device};
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::{Range, RangeInclusive};
-
-/// Where and when joined windows share keys and values.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Sharing {
-    pub steps: Ranges,
-    pub layers: Ranges,
-    /// Layers of the network.
-    pub depth: usize,
-}
-
-impl Sharing {
-    /// The first and the last layer that share at a step; none at steps without sharing.
-    pub fn at(&self, step: usize) -> Option<RangeInclusive<usize>> {
-        let first = self.layers.first().filter(|_| self.steps.contains(step))?;
-        Some(first..=self.layers.last()?.min(self.depth - 1))
-    }
-}
+use std::ops::Range;
 
 /// What is to stay itself from window to window.
 #[derive(Debug, Clone, PartialEq)]
@@ -96,7 +80,11 @@ impl Wanted {
         }
         let explicit = given.iter().any(is_sharing);
         let own = recipe.controls(steps).into_iter().filter(|spec| !(explicit && is_sharing(spec)));
-        let specs: Vec<Spec> = own.chain(given.iter().cloned()).collect();
+        let own: Vec<Spec> = own.collect();
+        for spec in &own {
+            spec.check(steps, &sites).map_err(|error| anyhow::anyhow!("the recipe's {spec}: {error:#}"))?;
+        }
+        let specs: Vec<Spec> = own.into_iter().chain(given.iter().cloned()).collect();
         if let Some(twice) = specs.iter().filter(|spec| is_sharing(spec)).nth(1) {
             bail!("--attn-proc: {} is given twice: give all its steps and layers in one", twice.control.name)
         }

@@ -13,7 +13,7 @@
 //! of the source's plain one, its shared estimate those that the source's shared one reads. So an edit that changes nothing
 //! gives the source, bit for bit. The reference has no such edits; the rest is as in its code.
 
-use super::Sharing;
+use super::sharing::Sharing;
 use crate::processors::WordFactor;
 use crate::text::swapped;
 use crate::words::list;

@@ -17,6 +17,8 @@ pub struct Forecast {
     pub command: &'static str,
     #[serde(flatten)]
     pub outline: Outline,
+    /// The name of the recipe.
+    pub recipe: String,
     /// What computes attention.
     pub attention: &'static str,
     pub windows: Vec<WindowRow>,
@@ -111,6 +113,7 @@ impl Forecast {
         Ok(Self {
             command: job.command.name(),
             outline: outline(job),
+            recipe: job.recipe.clone(),
             attention: job.attention.name(),
             windows: windows(job),
             tokens: work::tokens(job, longest),

@@ -204,6 +204,7 @@ pub fn taken_over(request: Request, seed: u64, new_prompt: bool) -> (Settings, O
     let settings = Settings {
         model: Some(old.model.unwrap_or_else(|| EMBEDDED.to_owned())),
         seed: Some(Seed::Given(seed.wrapping_add(1))),
+        recipe: old.recipe,
         negative_prompt: old.negative_prompt,
         style: old.style,
         steps: old.steps,

@@ -15,10 +15,11 @@ mod plan;
 mod preview;
 mod request;
 pub mod settings;
+mod sharing;
 pub mod values;
 pub mod work;
 
-pub use controls::{Controls, Sharing, Subject, bank_size};
+pub use controls::{Controls, Subject, bank_size};
 pub use edit::{Changes, Edit, Swap};
 pub use forecast::{Forecast, outline};
 pub use given::{Given, Kind as GivenKind, is_latents, taken_over};
@@ -29,6 +30,7 @@ pub use plan::{Segment, WindowRules};
 pub use preview::Preview;
 pub use request::Request;
 pub use settings::Settings;
+pub use sharing::Sharing;
 
 use crate::disk;
 use crate::guidance::GuidanceSchedule;
@@ -36,7 +38,7 @@ use crate::models::cogvideox::config::TransformerConfig;
 use crate::models::cogvideox::vae::{DecodeOptions, VaeConfig};
 use crate::nn::compute_dtype;
 use crate::nn::kernel::{self, Kernel};
-use crate::recipe::Recipe;
+use crate::recipe::{self, Chosen, RecipeKey};
 use crate::run::{Code, Failure, WithCode};
 use crate::schedulers::{ScheduleConfig, SchedulerKind, Table};
 use crate::storyboard::{self, Scene, Storyboard};
@@ -102,6 +104,8 @@ pub struct Job {
     pub segments: Vec<Segment>,
     /// The video that this one continues.
     pub given: Option<Given>,
+    /// The name of its recipe.
+    pub recipe: String,
     pub controls: Controls,
     pub rules: WindowRules,
     /// Channels, height and width of the latents.
@@ -186,6 +190,7 @@ pub fn resolve(command: Command, settings: Settings, mut storyboard: Storyboard)
 
 /// One job for each video of a request.
 fn jobs(request: &Request) -> Result<Vec<Job>, Failure> {
+    let request = &request.clone().settled().code(Code::Usage)?;
     let Request { command, settings, edit, .. } = request;
     let name = settings.model.clone().unwrap_or_else(|| weights::EMBEDDED.to_owned());
     let model = ModelFolder::open(&name, settings.offline.unwrap_or(false)).code(Code::Model)?;
@@ -397,7 +402,9 @@ fn one(
     let mut warnings = marks_told(scenes);
     let settled = source.map(|source| source.settled(settings, &transformer, &vae, &mut warnings)).transpose()?;
     let settings = settled.as_ref().unwrap_or(settings);
-    let recipe = Recipe::for_model(model.name(), &transformer)?;
+    let chosen = recipe::find(settings.recipe.as_ref(), &RecipeKey::of(&transformer))?;
+    warnings.extend(chosen.warning);
+    let Chosen { name: recipe_name, recipe, .. } = chosen;
     let geometry = Geometry::new(settings, &transformer, &vae, &recipe)?;
 
     let steps = settings.steps.unwrap_or(recipe.steps);
@@ -408,13 +415,14 @@ fn one(
     );
     let wanted = Wanted::new(settings, &recipe, &transformer, steps)?;
     let (transition, joined) = wanted.transition(settings, scenes)?;
+    let windows = &recipe.method.ditctrl;
     let rules = WindowRules {
         window: transformer.window(),
         patch_t: transformer.patch_size_t.unwrap_or(1),
         ratio: vae.temporal_ratio(),
         overlap: settings.overlap.unwrap_or_else(|| recipe.overlap(transformer.window())),
-        transition_windows: settings.transition_windows.unwrap_or(recipe.transition_windows),
-        hold: settings.hold.unwrap_or(recipe.hold),
+        transition_windows: settings.transition_windows.unwrap_or(windows.transition_windows),
+        hold: settings.hold.unwrap_or(windows.hold),
         transition,
         joined,
         fps: geometry.fps.as_f64(),
@@ -527,6 +535,7 @@ fn one(
         prompts,
         segments,
         given,
+        recipe: recipe_name,
         controls,
         rules,
         frames,
@@ -535,7 +544,7 @@ fn one(
         scheduler,
         table,
         eta,
-        blend: settings.blend.or(preset.map(|preset| preset.blend)).unwrap_or(recipe.blend),
+        blend: settings.blend.or(preset.map(|preset| preset.blend)).unwrap_or(windows.blend),
         seed: place.seed,
         init_noise: settings.init_noise.clone(),
         save_latents: settings.save_latents.clone(),
@@ -596,6 +605,13 @@ impl Preset {
             Parity::Paper => Self { blend: BlendMode::Paper, ..sat },
         }
     }
+}
+
+/// The name of the recipe that a model has by itself.
+pub fn recipe_of(model: &ModelFolder) -> Result<String> {
+    let transformer: TransformerConfig = model.json("transformer/config.json")?;
+    transformer.check().with_context(|| model.place())?;
+    Ok(recipe::find(None, &RecipeKey::of(&transformer))?.name)
 }
 
 /// The device of a name, if it is there.

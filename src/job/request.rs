@@ -65,6 +65,12 @@ impl Request {
         Self { settings, ..request }
     }
 
+    /// Without what stands in files that may change: with their text.
+    pub(super) fn settled(mut self) -> Result<Self> {
+        self.settings.recipe = self.settings.recipe.map(|recipe| recipe.settled()).transpose()?;
+        Ok(self)
+    }
+
     /// As it stands in records: settings that nobody made are left out.
     pub fn json(&self) -> Result<Value> {
         let mut value = serde_json::to_value(self)?;

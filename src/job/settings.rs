@@ -12,6 +12,7 @@ use super::values::{
 };
 use crate::guidance::GuidanceSchedule;
 use crate::processors::Spec;
+use crate::recipe::Choice;
 use crate::schedulers::{SchedulerKind, Table};
 use crate::storyboard::Transition;
 use crate::timeline::BlendMode;
@@ -29,6 +30,12 @@ pub struct Settings {
     #[arg(short, long, value_name = "NAME|DIR", help_heading = "Model and machine")]
     #[arg(aliases = ["model-path", "ckpt-dir", "checkpoint-path"])]
     pub model: Option<String>,
+
+    /// Recipe, the defaults of everything below: one of `vidgen recipes`, or a TOML file that says what is different
+    /// [default: the model's]
+    #[arg(long, value_name = "NAME|FILE", help_heading = "Model and machine")]
+    #[serde(with = "text")]
+    pub recipe: Option<Choice>,
 
     /// What not to show; replaces the unconditional text
     #[arg(short, long, value_name = "TEXT")]
@@ -346,6 +353,7 @@ impl Settings {
         }
         first!(
             model,
+            recipe,
             negative_prompt,
             style,
             steps,

@@ -69,6 +69,7 @@ fn settings(job: &Job) -> Map<String, Value> {
         "height": job.height,
         "frames": job.frames,
         "fps": job.output.fps.to_string(),
+        "recipe": job.recipe,
         "steps": job.steps,
         "guidance_scale": job.guidance.to_string(),
         "negative_prompt": negative_prompt,

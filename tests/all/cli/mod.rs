@@ -17,6 +17,7 @@ mod parity;
 mod plan;
 mod program;
 mod reading;
+mod recipes;
 mod rerun;
 mod resume;
 mod storyboards;

@@ -1,0 +1,131 @@
+//! What a recipe says.
+
+use super::key::For;
+use crate::guidance::GuidanceSchedule;
+use crate::processors::Spec;
+use crate::schedulers::{SchedulerKind, Table};
+use crate::timeline::BlendMode;
+use crate::video::Rate;
+use crate::words::{text, word, words};
+use anyhow::{Result, ensure};
+use serde::Deserialize;
+
+words!(
+    /// The text of the unconditional half.
+    Uncond, "unconditional text", {
+        /// An all-zero embedding: what CogVideoX's training dropped to.
+        Zeros = "zeros",
+        /// The encoding of "": what diffusers uses.
+        Empty = "empty",
+    }
+);
+
+/// What a run does where nobody says otherwise.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Recipe {
+    /// What it is for, in words.
+    #[serde(default)]
+    pub about: String,
+    /// The networks it is for; any where a user's own file does not say.
+    #[serde(default, rename = "for")]
+    pub fits: For,
+    /// Denoising steps.
+    pub steps: usize,
+    #[serde(deserialize_with = "word")]
+    pub guidance_scale: GuidanceSchedule,
+    #[serde(deserialize_with = "word")]
+    pub uncond: Uncond,
+    /// Another sampler than the model folder's.
+    #[serde(default, deserialize_with = "text::deserialize")]
+    pub scheduler: Option<SchedulerKind>,
+    #[serde(deserialize_with = "word")]
+    pub schedule: Table,
+    /// Fresh noise per DDIM step, 0 to 1.
+    pub eta: f64,
+    /// Frames per second that the model was trained on.
+    #[serde(deserialize_with = "word")]
+    pub fps: Rate,
+    /// What is different from method to method.
+    #[serde(default)]
+    pub method: Methods,
+    /// How latents are shown before they are decoded.
+    #[serde(default)]
+    pub preview: Option<LatentRgb>,
+}
+
+/// A section for each method, `[method.NAME]`.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Methods {
+    pub ditctrl: DitCtrl,
+}
+
+/// Overlapping windows over a long timeline, and the controls between them (DiTCtrl, arXiv 2412.18597).
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DitCtrl {
+    /// Latent frames that neighbouring windows share; absent for [`Recipe::overlap`]'s share of the window.
+    pub overlap: Option<usize>,
+    /// Windows with interpolated text between two prompts.
+    pub transition_windows: usize,
+    /// Windows added to each prompt that is neither first nor last.
+    pub hold: usize,
+    #[serde(deserialize_with = "word")]
+    pub blend: BlendMode,
+    /// Controls of attention between windows; their steps count in a run of [`Recipe::steps`] steps.
+    pub attn_proc: Vec<Spec>,
+    /// Layers of the network that `attn_proc` was chosen for; one of other depth has no controls of its own.
+    pub layers: Option<usize>,
+}
+
+/// The method's own settings, without a control.
+impl Default for DitCtrl {
+    fn default() -> Self {
+        let blend = BlendMode::Repo;
+        Self { overlap: None, transition_windows: 2, hold: 0, blend, attn_proc: Vec::new(), layers: None }
+    }
+}
+
+/// A linear map from the channels of a latent cell to a colour in -1 to 1.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LatentRgb {
+    /// Red, green and blue of each channel.
+    pub factors: Vec<[f32; 3]>,
+    #[serde(default)]
+    pub bias: [f32; 3],
+}
+
+impl Recipe {
+    /// Reads and checks a recipe.
+    ///
+    /// # Errors
+    /// One line with the entry that is wrong.
+    pub(super) fn of_table(table: toml::Table) -> Result<Self> {
+        let recipe: Self = serde_path_to_error::deserialize(toml::Value::Table(table)).map_err(|error| {
+            let (path, message) = (error.path().to_string(), error.inner().message().replace('\n', " "));
+            if path == "." { anyhow::anyhow!("{message}") } else { anyhow::anyhow!("{path}: {message}") }
+        })?;
+        let DitCtrl { transition_windows, hold, .. } = recipe.method.ditctrl;
+        ensure!((1..=MOST).contains(&recipe.steps), "steps = {}: give 1 to {MOST}", recipe.steps);
+        ensure!((0.0..=1.0).contains(&recipe.eta), "eta = {}: give 0 to 1", recipe.eta);
+        ensure!(transition_windows <= MOST && hold <= MOST, "method.ditctrl: more than {MOST} windows for one prompt");
+        Ok(recipe)
+    }
+
+    /// The controls of a run of `steps` steps: acting in the same part of it ([`Ranges::scaled`](crate::processors::Ranges)).
+    pub fn controls(&self, steps: usize) -> Vec<Spec> {
+        let scaled = |spec: &Spec| Spec { steps: spec.steps.scaled(self.steps, steps), ..spec.clone() };
+        self.method.ditctrl.attn_proc.iter().map(scaled).collect()
+    }
+
+    /// Latent frames that neighbouring windows share, for a window of `window`: 9 of 13, DiTCtrl's share, where the recipe
+    /// does not say.
+    pub fn overlap(&self, window: usize) -> usize {
+        self.method.ditctrl.overlap.unwrap_or(9 * window / 13)
+    }
+}
+
+/// The most steps of a run, and windows for one prompt.
+const MOST: usize = 1000;
