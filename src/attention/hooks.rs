@@ -1,6 +1,6 @@
 //! What a network is handed for one forward pass: the rows and their forks, the stack of processors, the kernel.
 
-use super::{AttentionProcessor, AttentionSite, Branch, Feature, FeatureSite, Guidance, Pass, Qkv, Queries, Site};
+use super::{AttentionProcessor, AttentionSite, Branch, Feature, FeatureSite, Pass, Qkv, Queries, Site};
 use crate::nn::sdpa::Sdpa;
 use candle_core::{Result, Tensor, bail};
 
@@ -72,8 +72,8 @@ impl<'a> Hooks<'a> {
     /// Rows that go through a layer in one batch: rows that refer to each other always together, others as far as the
     /// micro-batch allows. Each row is in exactly one group; rows of a group rise.
     ///
-    /// Groups are to be run in the order given, all of them before the next layer. Those that hold rows of the conditional
-    /// half come first, so that what a control learns there at a layer is known when the other half passes the same layer.
+    /// Groups are to be run in the order given, all of them before the next layer. Those that hold rows which see their
+    /// text come first, so that what a control learns there at a layer is known when the others pass the same layer.
     pub fn groups(&self) -> Vec<Vec<usize>> {
         let count = self.branches.len();
         let mut leader: Vec<usize> = (0..count).collect();
@@ -95,7 +95,7 @@ impl<'a> Hooks<'a> {
         }
         let mut groups: Vec<Vec<usize>> = Vec::new();
         meeting.retain(|rows| !rows.is_empty());
-        meeting.sort_by_key(|rows| !rows.iter().any(|&row| self.branches[row].guidance == Guidance::Cond)); // stable
+        meeting.sort_by_key(|rows| !rows.iter().any(|&row| self.branches[row].half.text)); // stable
         for rows in meeting {
             match groups.last_mut() {
                 Some(last) if last.len() + rows.len() <= self.micro_batch => last.extend(rows),

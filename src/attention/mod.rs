@@ -13,35 +13,31 @@
 //! are a few probed columns.
 
 mod hooks;
+mod row;
 
 pub use hooks::{Fork, Hooks, Next};
+pub use row::{Added, Half, Row, Time};
 
 use candle_core::{Result, Tensor, bail};
 use std::ops::Range;
-
-/// Which half of classifier-free guidance a row computes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Guidance {
-    Uncond,
-    Cond,
-}
 
 /// Whose keys and values a sharing control reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Reference {
     /// Those of a row of this pass, which is then always in the same micro-batch.
     Row(usize),
-    /// Those that an earlier pass of this step put into a bank for a window; of the same half of the guidance.
+    /// Those that an earlier pass of this step put into a bank for a window; of the same half.
     Banked { window: usize },
 }
 
 /// What one row of a pass is.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Branch {
-    pub guidance: Guidance,
+    /// Which conditions it sees.
+    pub half: Half,
     /// Index of the window in the plan.
     pub window: usize,
-    /// Index of the conditioning in the plan; rows of the unconditional half keep the prompt of their window.
+    /// Index of the conditioning in the plan; rows that do not see it keep the prompt of their window.
     pub prompt: usize,
     /// Whose keys and values a sharing control reads, if any.
     pub reference: Option<Reference>,
@@ -58,13 +54,11 @@ impl Branch {
 }
 
 /// Where in the run a forward pass stands.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Pass {
     /// Denoising step, from 0.
     pub step: usize,
     pub steps: usize,
-    /// The timestep the network gets.
-    pub timestep: f64,
 }
 
 /// The kinds of attention a network can have.

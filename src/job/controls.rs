@@ -406,13 +406,18 @@ pub(super) fn by_text(positions: &[Vec<u32>], plan: &ChunkPlan) -> Vec<Vec<u32>>
     plan.texts.iter().map(text).collect()
 }
 
-/// What a bank for a plan is made for.
-pub fn bank_size(plan: &ChunkPlan, transformer: &TransformerConfig, (height, width): (usize, usize)) -> BankSize {
+/// What a bank for a plan is made for. `halves`: most that a step of the guidance has.
+pub fn bank_size(
+    plan: &ChunkPlan,
+    transformer: &TransformerConfig,
+    (height, width): (usize, usize),
+    halves: usize,
+) -> BankSize {
     let frames = plan.windows.iter().map(|window| window.len).max().unwrap_or(0);
     BankSize {
         windows: plan.windows.len(),
         layers: transformer.num_layers,
-        halves: 2,
+        halves,
         heads: transformer.num_attention_heads,
         head_dim: transformer.attention_head_dim,
         text: transformer.max_text_seq_length,

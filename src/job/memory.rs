@@ -213,9 +213,10 @@ fn activations(job: &Job) -> u64 {
     let tokens = (config.max_text_seq_length + window * height * width / patch) as u64;
     let dim = config.inner_dim() as u64;
     let element = compute_dtype(job.dtype, &job.device).size_in_bytes() as u64;
-    // two rows' states; of the row at work: its norm, queries, keys, values, their rotated copies, or four times the width
+    let halves = job.rule().most_halves(job.steps) as u64;
+    // the states of the rows of a window; of the row at work: its norm, queries, keys, values, their rotated copies, or four times the width
     // in the feed-forward layer, before and after the activation
-    let activations = tokens * dim * element * (2 * 2 + 12);
+    let activations = tokens * dim * element * (2 * halves + 12);
     let scores = (config.num_attention_heads as u64 * tokens * tokens * 4).min(3 * Sdpa::default().budget as u64);
     let frames: usize = job.segments.iter().map(|segment| segment.plan.frames).sum();
     // the timeline, its estimate, the last estimate, the blend's sum and the noise, in f32
@@ -232,7 +233,11 @@ fn shared(job: &Job, state: u64) -> u64 {
     let plans = job.segments.iter().map(|segment| &segment.plan);
     let bank = |plan| {
         let bank = job.controls.bank(plan, job.dtype, &job.device)?;
-        Some(bank.peak(&super::bank_size(plan, &job.transformer, (height, width))) as u64 + 2 * state)
+        Some(
+            bank.peak(&super::bank_size(plan, &job.transformer, (height, width), job.rule().most_halves(job.steps)))
+                as u64
+                + 2 * state,
+        )
     };
     plans.filter_map(bank).max().unwrap_or(0)
 }

@@ -33,7 +33,7 @@ pub use settings::Settings;
 pub use sharing::Sharing;
 
 use crate::disk;
-use crate::guidance::GuidanceSchedule;
+use crate::guidance::{GuidanceSchedule, Rule};
 use crate::models::cogvideox::config::TransformerConfig;
 use crate::models::cogvideox::vae::{DecodeOptions, VaeConfig};
 use crate::nn::compute_dtype;
@@ -163,6 +163,11 @@ impl Job {
     /// Those that are seen, the edited version last.
     pub fn pictures(&self) -> usize {
         if self.controls.edit.as_ref().is_some_and(|edit| edit.changes.side_by_side) { 2 } else { 1 }
+    }
+
+    /// How the halves of guidance become one prediction.
+    pub fn rule(&self) -> Rule {
+        Rule::classifier_free(self.guidance)
     }
 
     /// `cpu`, `cuda:0`.

@@ -2,6 +2,7 @@
 //! how long that takes at the speed of a machine.
 
 use super::{Job, Segment};
+use crate::guidance;
 use crate::models::cogvideox::vae::VaeConfig;
 use crate::run::Speed;
 
@@ -20,7 +21,7 @@ pub struct Kinds {
 pub struct Denoising {
     pub linear: Kinds,
     pub attention: f64,
-    /// Passes of the rows of a window through a layer, both halves of guidance as one.
+    /// Passes of the rows of a window through a layer, all halves of guidance as one.
     pub layer_windows: f64,
 }
 
@@ -41,9 +42,10 @@ impl Denoising {
 pub fn denoising(job: &Job) -> Denoising {
     let config = &job.transformer;
     let (depth, dim) = (config.num_layers as f64, config.inner_dim() as f64);
-    // the timestep matters to no schedule's question whether there is guidance
-    let halves = |step| if job.guidance.needs_uncond(step, job.steps, 0.0) { 2.0 } else { 1.0 };
-    let rows: f64 = (0..job.steps).map(halves).sum();
+    let rule = job.rule();
+    // no rule's halves depend on the timestep
+    let step = |index| guidance::Step { index, count: job.steps, timestep: 0.0, table: job.table };
+    let rows: f64 = (0..job.steps).map(|index| rule.halves(&step(index)).len() as f64).sum();
     // an edit's source is denoised beside it while it is needed
     let source = job.controls.edit.as_ref().map_or(0, |edit| edit.source_steps(job.steps));
     let again = (1.0 + twice(job)) * (1.0 + source as f64 / job.steps as f64);

@@ -4,12 +4,12 @@
 //! Each figure is the best of several: what a machine can do, without what others make it wait. On a machine that is busy a
 //! run takes longer than its estimate.
 
-use crate::attention::{Branch, Guidance, Hooks, Pass};
+use crate::attention::{Branch, Half, Hooks, Pass};
 use crate::job::work;
 use crate::models::cogvideox::config::TransformerConfig;
 use crate::models::cogvideox::transformer::Transformer;
 use crate::models::cogvideox::vae::{Autoencoder, DecodeOptions, VaeConfig};
-use crate::models::{Denoiser, DenoiserRow};
+use crate::models::{Denoiser, Row};
 use crate::nn::conv::conv3d;
 use crate::nn::linear;
 use crate::nn::sdpa::Sdpa;
@@ -42,11 +42,11 @@ pub fn calibrate() -> Result<Speed> {
     let denoise = |frames: usize, height: usize, width: usize| -> Result<Passed> {
         let latents = Tensor::zeros((frames, config.in_channels, height, width), DType::F32, &device)?;
         let text = Tensor::zeros((config.max_text_seq_length, config.text_embed_dim), DType::F32, &device)?;
-        let row = DenoiserRow { latents, text };
+        let row = Row::new(latents, text, 500.0);
         let seconds = best(|| {
-            let branch = |guidance| Branch { guidance, window: 0, prompt: 0, reference: None };
-            let rows = vec![branch(Guidance::Uncond), branch(Guidance::Cond)];
-            let pass = Pass { step: 0, steps: 1, timestep: 500.0 };
+            let branch = |half| Branch { half, window: 0, prompt: 0, reference: None };
+            let rows = vec![branch(Half::UNCOND), branch(Half::COND)];
+            let pass = Pass { step: 0, steps: 1 };
             let mut hooks = Hooks::new(pass, rows, Vec::new(), &mut [], Sdpa::default(), 2)?;
             transformer.forward(&[row.clone(), row.clone()], &mut hooks)?;
             hooks.finish()?;

@@ -84,6 +84,9 @@ impl Setting for Timeline<'_> {
         let Self { job, plan } = *self;
         let Some(bank) = job.controls.bank(plan, job.dtype, &job.device) else { return Ok(None) };
         let (_, height, width) = job.latents;
-        Ok(Some(KvBank::new(bank, &bank_size(plan, &job.transformer, (height, width)))?))
+        Ok(Some(KvBank::new(
+            bank,
+            &bank_size(plan, &job.transformer, (height, width), job.rule().most_halves(job.steps)),
+        )?))
     }
 }

@@ -7,10 +7,10 @@
 //! other is the same for all windows.
 
 use super::rows::{self, Lines, RowPlan};
-use crate::attention::{AttentionProcessor, Guidance, Hooks, Pass};
-use crate::guidance::{self, GuidanceSchedule};
+use crate::attention::{AttentionProcessor, Hooks, Pass};
+use crate::guidance::{self, Rule};
 use crate::job::Sharing;
-use crate::models::{Denoiser, DenoiserRow};
+use crate::models::{Denoiser, Row};
 use crate::nn::sdpa::Sdpa;
 use crate::noise::{Noise, Stream};
 use crate::run::{Clock, Code, Event, Failure, Observer, Phase};
@@ -72,6 +72,12 @@ impl Fixed {
     /// The known frames of a tensor over the timeline.
     pub fn of(&self, timeline: &Tensor) -> Result<Tensor> {
         Ok(timeline.narrow(0, self.start, self.latents.dim(0)?)?)
+    }
+
+    /// Which frames of a stretch of the timeline are known, counted from its start.
+    fn within(&self, stretch: Range<usize>) -> Vec<usize> {
+        let known = self.start..self.start + self.latents.dims().first().copied().unwrap_or(0);
+        stretch.clone().filter(|frame| known.contains(frame)).map(|frame| frame - stretch.start).collect()
     }
 
     /// Puts values in the place of the known frames, in `timeline` itself, which nobody else may hold.
@@ -139,9 +145,9 @@ pub struct Denoising<'a> {
     pub plan: &'a ChunkPlan,
     /// One embedding `[L, D]` for each of the plan's texts.
     pub texts: &'a [Tensor],
-    /// The embedding `[L, D]` of the unconditional half.
+    /// The embedding `[L, D]` of the halves that see no text.
     pub uncond: &'a Tensor,
-    pub guidance: GuidanceSchedule,
+    pub rule: &'a Rule,
     /// The program whose schedule is followed; dynamic guidance depends on it.
     pub table: Table,
     pub blend: BlendMode,
@@ -205,32 +211,31 @@ pub fn denoise(run: Denoising, observer: &mut dyn Observer) -> Result<Tensor> {
         observer.event(&Event::Phase { phase: Phase::Denoise, of, what })?;
     }
     for (step, &timestep) in timesteps.iter().enumerate().take(steps).skip(first) {
-        let pass = Pass { step, steps: timesteps.len(), timestep };
-        let scale = run.guidance.scale_in(run.table, step, timesteps.len(), timestep);
-        let guided = run.guidance.needs_uncond(step, timesteps.len(), timestep);
+        let pass = Pass { step, steps: timesteps.len() };
+        let at = guidance::Step { index: step, count: timesteps.len(), timestep, table: run.table };
+        let halves = run.rule.halves(&at);
         let layers = run.sharing.and_then(|sharing| sharing.at(step));
         let lines = run.pair.as_ref().map_or(Lines::One, |pair| pair.at(step));
-        let passes = rows::passes(plan, lines, guided, layers, |window| blend.estimates(window));
+        let passes = rows::passes(plan, lines, halves, layers, |window| blend.estimates(window));
         for RowPlan { rows, forks, estimates } in passes {
             let inputs = rows
                 .iter()
                 .map(|row| {
                     let window = &plan.windows[row.window];
-                    let text = match row.guidance {
-                        Guidance::Uncond => uncond,
-                        Guidance::Cond => &texts[row.prompt],
-                    };
-                    Ok(DenoiserRow { latents: timeline.narrow(0, window.start, window.len)?, text: text.clone() })
+                    let text = if row.half.text { &texts[row.prompt] } else { uncond };
+                    Ok(Row::new(timeline.narrow(0, window.start, window.len)?, text.clone(), timestep))
                 })
                 .collect::<Result<Vec<_>>>()?;
-            let mut hooks = Hooks::new(pass.clone(), rows, forks, stack, run.kernel.clone(), run.micro_batch)?;
+            let mut hooks = Hooks::new(pass, rows, forks, stack, run.kernel.clone(), run.micro_batch)?;
             let outputs = denoiser.forward(&inputs, &mut hooks).with_context(|| format!("step {}", step + 1))?;
             hooks.finish()?;
             for estimate in estimates {
-                let prediction = match estimate.uncond {
-                    Some(uncond) => guidance::guide(&outputs[uncond], &outputs[estimate.cond], scale)?,
-                    None => outputs[estimate.cond].clone(),
-                };
+                let parts = halves.iter().zip(&estimate.rows);
+                let parts: Vec<_> =
+                    parts.map(|(&half, &row)| guidance::Output { half, prediction: &outputs[row] }).collect();
+                let window = &plan.windows[estimate.window];
+                let known = run.fixed.map_or_else(Vec::new, |fixed| fixed.within(window.start..window.end()));
+                let prediction = run.rule.combine(&at, &parts, &known)?;
                 match estimate.kind {
                     Some(kind) => blend.accumulate_estimate(estimate.window, kind, &prediction)?,
                     None => blend.accumulate(estimate.window, &prediction)?,

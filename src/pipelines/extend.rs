@@ -151,8 +151,8 @@ mod tests {
     use super::super::denoise::{Denoising, NoiseSource, denoise};
     use super::*;
     use crate::attention::Hooks;
-    use crate::guidance::GuidanceSchedule;
-    use crate::models::{Denoiser, DenoiserRow};
+    use crate::guidance::{GuidanceSchedule, Rule};
+    use crate::models::{Denoiser, Row};
     use crate::nn::sdpa::Sdpa;
     use crate::noise::{Noise, Stream};
     use crate::schedulers::{self, ScheduleConfig, SchedulerKind, Table};
@@ -168,7 +168,7 @@ mod tests {
     struct Witness(RefCell<Vec<Tensor>>);
 
     impl Denoiser for Witness {
-        fn forward(&self, rows: &[DenoiserRow], _: &mut Hooks) -> candle_core::Result<Vec<Tensor>> {
+        fn forward(&self, rows: &[Row], _: &mut Hooks) -> candle_core::Result<Vec<Tensor>> {
             self.0.borrow_mut().push(rows[0].latents.copy()?);
             rows.iter().map(|row| row.latents.sin()? + 0.3).collect()
         }
@@ -185,7 +185,7 @@ mod tests {
             plan: &plan,
             texts: std::slice::from_ref(&text),
             uncond: &text,
-            guidance: GuidanceSchedule::Constant(3.0),
+            rule: &Rule::classifier_free(GuidanceSchedule::Constant(3.0)),
             table: Table::Diffusers,
             blend,
             noise: &noise,

@@ -140,7 +140,7 @@ pub fn latents(
             plan,
             texts: &texts_of_plan,
             uncond: &texts.uncond,
-            guidance: job.guidance,
+            rule: &job.rule(),
             table: job.table,
             blend: job.blend,
             noise,

@@ -1,6 +1,6 @@
 //! Which rows go through the network together, and which of its outputs are estimates of which window.
 //!
-//! A pass is one window: its unconditional and its conditional row. Windows go one after the other, so memory does not grow
+//! A pass is one window: a row for each half of the guidance. Windows go one after the other, so memory does not grow
 //! with the video.
 //!
 //! Where keys and values are shared (DiTCtrl, arXiv 2412.18597; spec/ditctrl.md 3 and 4) the windows are walked in the same
@@ -14,7 +14,7 @@
 //! edited one reads keys and values of the other, a window and its edited twin go through the network together, every row of
 //! the twin beside the row it stands for.
 
-use crate::attention::{Branch, Fork, Guidance, Reference};
+use crate::attention::{Branch, Fork, Half, Reference};
 use crate::timeline::{self, ChunkPlan};
 use std::ops::RangeInclusive;
 
@@ -32,18 +32,18 @@ pub enum Lines {
     },
 }
 
-/// The passes of a step, in order. `layers`: the first and the last of those in which joined windows share at this step.
+/// The passes of a step, in order. `halves`: those that the guidance needs. `layers`: the first and the last of those in which joined windows share at this step.
 /// `entering`: by window, the estimates that enter the blend.
 pub fn passes<'a>(
     plan: &ChunkPlan,
     lines: Lines,
-    guided: bool,
+    halves: &[Half],
     layers: Option<RangeInclusive<usize>>,
     entering: impl Fn(usize) -> &'a [timeline::Estimate],
 ) -> Vec<RowPlan> {
     let one = |window: usize| match &layers {
-        Some(layers) => shared(plan, window, guided, layers.clone(), entering(window)),
-        None => plain(plan, window, guided),
+        Some(layers) => shared(plan, window, halves, layers.clone(), entering(window)),
+        None => plain(plan, window, halves),
     };
     let count = plan.windows.len();
     match lines {
@@ -53,7 +53,7 @@ pub fn passes<'a>(
             .map(|window| {
                 let mut pass = one(window);
                 let source = window - count / 2;
-                pass.estimates.extend(pass.estimates.clone().iter().map(|e| Estimate { window: source, ..*e }));
+                pass.estimates.extend(pass.estimates.clone().into_iter().map(|e| Estimate { window: source, ..e }));
                 pass
             })
             .collect(),
@@ -77,11 +77,10 @@ fn paired(plan: &ChunkPlan, pass: RowPlan) -> RowPlan {
         fork.rows.extend(own.iter().enumerate().map(|(row, (from, branch))| (from + before, twin(row, branch))));
         before = own.len();
     }
-    estimates.extend(estimates.clone().iter().map(|e| Estimate {
+    estimates.extend(estimates.clone().into_iter().map(|e| Estimate {
         window: e.window + windows,
-        uncond: e.uncond.map(|row| row + before),
-        cond: e.cond + before,
-        ..*e
+        rows: e.rows.iter().map(|row| row + before).collect(),
+        ..e
     }));
     RowPlan { rows, forks, estimates }
 }
@@ -97,23 +96,20 @@ pub struct RowPlan {
 }
 
 /// An estimate of one window, from rows of the network's output.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Estimate {
     pub window: usize,
     /// How it was made; none where it stands for all estimates of its window, because nothing is shared.
     pub kind: Option<timeline::Estimate>,
-    /// Row of the unconditional half, where guidance needs it.
-    pub uncond: Option<usize>,
-    pub cond: usize,
+    /// One for each half of the step.
+    pub rows: Vec<usize>,
 }
 
-/// A pass over one window that shares nothing. `guided`: with the unconditional half.
-fn plain(plan: &ChunkPlan, window: usize, guided: bool) -> RowPlan {
-    let halves = if guided { &[Guidance::Uncond, Guidance::Cond][..] } else { &[Guidance::Cond] };
+/// A pass over one window that shares nothing.
+fn plain(plan: &ChunkPlan, window: usize, halves: &[Half]) -> RowPlan {
     let prompt = plan.windows[window].text;
-    let rows: Vec<Branch> =
-        halves.iter().map(|&guidance| Branch { guidance, window, prompt, reference: None }).collect();
-    let estimate = Estimate { window, kind: None, uncond: guided.then_some(0), cond: rows.len() - 1 };
+    let rows: Vec<Branch> = halves.iter().map(|&half| Branch { half, window, prompt, reference: None }).collect();
+    let estimate = Estimate { window, kind: None, rows: (0..rows.len()).collect() };
     RowPlan { rows, forks: Vec::new(), estimates: vec![estimate] }
 }
 
@@ -122,11 +118,11 @@ fn plain(plan: &ChunkPlan, window: usize, guided: bool) -> RowPlan {
 fn shared(
     plan: &ChunkPlan,
     window: usize,
-    guided: bool,
+    halves: &[Half],
     layers: RangeInclusive<usize>,
     entering: &[timeline::Estimate],
 ) -> RowPlan {
-    let alone = plain(plan, window, guided);
+    let alone = plain(plan, window, halves);
     if !plan.windows[window].joined {
         return alone; // at most it is read
     }
@@ -145,16 +141,15 @@ fn shared(
         parted = rest.clone();
         forks.push(Fork { layer: layers.end() + 1, rows: rest });
     }
-    let row = |guidance, shared| {
-        let mut rows = parted.iter().map(|(_, branch)| (branch.guidance, branch.reference.is_some()));
-        rows.position(|row| row == (guidance, shared))
-    };
-    let estimate = |kind| {
+    let estimate = |&kind: &timeline::Estimate| {
         let shared = kind == timeline::Estimate::Shared;
-        let cond = row(Guidance::Cond, shared)?;
-        Some(Estimate { window, kind: Some(kind), uncond: row(Guidance::Uncond, shared), cond })
+        let row = |half: &Half| {
+            parted.iter().position(|(_, branch)| (branch.half, branch.reference.is_some()) == (*half, shared))
+        };
+        let rows = halves.iter().map(row).collect::<Option<Vec<usize>>>()?;
+        Some(Estimate { window, kind: Some(kind), rows })
     };
-    let estimates = entering.iter().filter_map(|&kind| estimate(kind)).collect();
+    let estimates = entering.iter().filter_map(estimate).collect();
     RowPlan { rows: alone.rows, forks, estimates }
 }
 
@@ -163,19 +158,21 @@ mod tests {
     use super::*;
     use crate::timeline::{Blend, BlendMode};
 
+    const HALVES: &[Half] = &[Half::UNCOND, Half::COND];
+
     fn plan(windows: usize) -> ChunkPlan {
         ChunkPlan::even(&[windows], 5, 2, 0)
     }
 
-    /// Rows after the fork before layer 3, rows at the end, and estimates as (shared, uncond, cond).
-    fn parts(plan: &ChunkPlan, window: usize, mode: BlendMode) -> (usize, usize, Vec<(bool, usize, usize)>) {
+    /// Rows after the fork before layer 3, rows at the end, and estimates as whether they are shared, and their rows.
+    fn parts(plan: &ChunkPlan, window: usize, mode: BlendMode) -> (usize, usize, Vec<(bool, Vec<usize>)>) {
         let blend = Blend::new(plan, mode);
-        let rows = shared(plan, window, true, 3..=4, blend.estimates(window));
+        let rows = shared(plan, window, HALVES, 3..=4, blend.estimates(window));
         let after = rows.forks.first().map_or(rows.rows.len(), |fork| fork.rows.len());
         let end = rows.forks.last().map_or(rows.rows.len(), |fork| fork.rows.len());
         assert!(rows.forks.iter().zip([3, 5]).all(|(fork, layer)| fork.layer == layer));
         let kind = |estimate: &Estimate| estimate.kind == Some(timeline::Estimate::Shared);
-        (after, end, rows.estimates.iter().map(|e| (kind(e), e.uncond.unwrap(), e.cond)).collect())
+        (after, end, rows.estimates.iter().map(|e| (kind(e), e.rows.clone())).collect())
     }
 
     #[test]
@@ -183,21 +180,29 @@ mod tests {
         let (repo, paper) = (BlendMode::Repo, BlendMode::Paper);
         let plan = plan(3);
         for mode in [repo, paper] {
-            assert_eq!(parts(&plan, 0, mode), (2, 2, vec![(false, 0, 1)]));
-            assert_eq!(parts(&plan, 2, mode), (2, 2, vec![(true, 0, 1)]));
+            assert_eq!(parts(&plan, 0, mode), (2, 2, vec![(false, vec![0, 1])]));
+            assert_eq!(parts(&plan, 2, mode), (2, 2, vec![(true, vec![0, 1])]));
         }
-        assert_eq!(parts(&plan, 1, repo), (4, 4, vec![(false, 0, 2), (true, 1, 3)]));
-        assert_eq!(parts(&plan, 1, paper), (4, 2, vec![(true, 0, 1)]), "the source ends with the last sharing layer");
+        assert_eq!(parts(&plan, 1, repo), (4, 4, vec![(false, vec![0, 2]), (true, vec![1, 3])]));
+        assert_eq!(
+            parts(&plan, 1, paper),
+            (4, 2, vec![(true, vec![0, 1])]),
+            "the source ends with the last sharing layer"
+        );
     }
 
     #[test]
-    fn the_unconditional_half_may_be_missing() {
+    fn there_are_as_many_rows_as_halves() {
         let plan = plan(3);
         let blend = Blend::new(&plan, BlendMode::Repo);
-        let rows = shared(&plan, 1, false, 3..=4, blend.estimates(1));
-        assert_eq!((rows.rows.len(), rows.forks[0].rows.len()), (1, 2));
-        assert!(rows.estimates.iter().all(|estimate| estimate.uncond.is_none()));
-        assert_eq!(rows.estimates.iter().map(|estimate| estimate.cond).collect::<Vec<_>>(), [0, 1]);
+        let rows = |halves: &[Half]| {
+            let rows = shared(&plan, 1, halves, 3..=4, blend.estimates(1));
+            let estimates = rows.estimates.iter().map(|estimate| estimate.rows.clone()).collect::<Vec<_>>();
+            (rows.rows.len(), rows.forks[0].rows.len(), estimates)
+        };
+        assert_eq!(rows(&[Half::COND]), (1, 2, vec![vec![0], vec![1]]));
+        let three = [Half::NONE, Half::UNCOND, Half::COND];
+        assert_eq!(rows(&three), (3, 6, vec![vec![0, 2, 4], vec![1, 3, 5]]));
     }
 
     #[test]
@@ -207,7 +212,7 @@ mod tests {
         for (mode, forked) in [(BlendMode::Repo, vec![4]), (BlendMode::Paper, vec![4, 2])] {
             let blend = Blend::lines(&plan, mode, 2);
             let reading = Lines::Two { reading: true, source: true };
-            let passes = passes(&plan, reading, true, Some(3..=4), |window| blend.estimates(window));
+            let passes = passes(&plan, reading, HALVES, Some(3..=4), |window| blend.estimates(window));
             assert_eq!(passes.len(), 3, "a pass has both versions of a window");
             let pass = &passes[1];
             assert_eq!(pass.rows.len(), 4);
@@ -217,7 +222,7 @@ mod tests {
                 let (sources, twins) = rows.split_at(rows.len() / 2);
                 for (row, (source, twin)) in sources.iter().zip(twins).enumerate() {
                     assert_eq!((twin.window, twin.prompt), (source.window + 3, source.prompt + once.texts.len()));
-                    assert_eq!((twin.guidance, twin.reference), (source.guidance, Some(Reference::Row(row))));
+                    assert_eq!((twin.half, twin.reference), (source.half, Some(Reference::Row(row))));
                     assert!(source.reference_row().is_none());
                 }
             }
@@ -229,9 +234,8 @@ mod tests {
             }
             let (sources, twins) = pass.estimates.split_at(pass.estimates.len() / 2);
             for (source, twin) in sources.iter().zip(twins) {
-                let at = |estimate: &Estimate| (estimate.window, estimate.cond, estimate.uncond.unwrap());
-                let (window, cond, uncond) = at(source);
-                assert_eq!(at(twin), (window + 3, cond + before, uncond + before));
+                let rows: Vec<usize> = source.rows.iter().map(|row| row + before).collect();
+                assert_eq!((twin.window, &twin.rows), (source.window + 3, &rows));
             }
         }
     }
@@ -240,8 +244,9 @@ mod tests {
     fn a_source_that_is_not_wanted_any_more_costs_nothing() {
         let plan = plan(3).twice(1);
         let blend = Blend::lines(&plan, BlendMode::Repo, 2);
-        let of =
-            |source| passes(&plan, Lines::Two { reading: false, source }, true, None, |window| blend.estimates(window));
+        let of = |source| {
+            passes(&plan, Lines::Two { reading: false, source }, HALVES, None, |window| blend.estimates(window))
+        };
         assert_eq!(of(true).len(), 6);
         let alone = of(false);
         assert_eq!(alone.len(), 3);
@@ -257,13 +262,13 @@ mod tests {
         plan.windows[2].joined = false;
         for mode in [BlendMode::Repo, BlendMode::Paper] {
             let blend = Blend::new(&plan, mode);
-            let rows = shared(&plan, 2, true, 3..=4, blend.estimates(2));
-            assert_eq!(rows, super::plain(&plan, 2, true));
+            let rows = shared(&plan, 2, HALVES, 3..=4, blend.estimates(2));
+            assert_eq!(rows, super::plain(&plan, 2, HALVES));
             // nobody reads window 1
-            let rows = shared(&plan, 1, true, 3..=4, blend.estimates(1));
+            let rows = shared(&plan, 1, HALVES, 3..=4, blend.estimates(1));
             assert_eq!(rows.forks.len(), 1);
             assert_eq!(rows.forks[0].rows.len(), if mode == BlendMode::Repo { 4 } else { 2 });
         }
-        assert_eq!(shared(&ChunkPlan::single(5), 0, true, 3..=4, &[timeline::Estimate::Plain]).forks, []);
+        assert_eq!(shared(&ChunkPlan::single(5), 0, HALVES, 3..=4, &[timeline::Estimate::Plain]).forks, []);
     }
 }

@@ -2,8 +2,8 @@
 //! network itself, against the closed formula.
 
 use super::denoise::{Denoising, NoiseSource, denoise};
-use crate::attention::{AttentionProcessor, Feature, FeatureSite, Guidance};
-use crate::guidance::GuidanceSchedule;
+use crate::attention::{AttentionProcessor, Feature, FeatureSite};
+use crate::guidance::{GuidanceSchedule, Rule};
 use crate::job::{Controls, Sharing, bank_size};
 use crate::models::cogvideox::config::TransformerConfig;
 use crate::models::cogvideox::transformer::Transformer;
@@ -33,10 +33,7 @@ impl AttentionProcessor for Counter {
         assert!(matches!(site.feature, Feature::Block(_)));
         assert_eq!(hidden.dim(0)?, site.site.rows.len());
         for &row in site.site.rows {
-            let count = match site.branches[row].guidance {
-                Guidance::Cond => &self.cond,
-                Guidance::Uncond => &self.uncond,
-            };
+            let count = if site.branches[row].half.text { &self.cond } else { &self.uncond };
             count.set(count.get() + 1);
         }
         Ok(hidden)
@@ -56,7 +53,7 @@ impl Setting for Run<'_> {
 
     fn bank(&self, _layers: &Ranges) -> anyhow::Result<Option<KvBank>> {
         let Some(bank) = self.controls.bank(self.plan, DType::F32, &Device::Cpu) else { return Ok(None) };
-        Ok(Some(KvBank::new(bank, &bank_size(self.plan, self.config, (LATENTS.1, LATENTS.2)))?))
+        Ok(Some(KvBank::new(bank, &bank_size(self.plan, self.config, (LATENTS.1, LATENTS.2), 2))?))
     }
 }
 
@@ -94,7 +91,7 @@ fn counted(transformer: &Transformer, windows: usize, layers: &str, steps: &str,
         plan: &plan,
         texts: std::slice::from_ref(&embedding),
         uncond: &embedding,
-        guidance: GuidanceSchedule::Constant(6.0),
+        rule: &Rule::classifier_free(GuidanceSchedule::Constant(6.0)),
         table,
         blend,
         noise: &NoiseSource::Seeded(Noise::new(1)),

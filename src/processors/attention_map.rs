@@ -4,7 +4,7 @@
 //! The map of a word is the probability of the word's tokens as keys, for every video query, normalised over all keys,
 //! summed over the tokens, meant over heads, and meant over the layers recorded so far in this pass. So at layer `l` it
 //! covers layers up to `l` of the present step only: that is what the reference implementation's mask reads. (The paper
-//! also names the text queries' columns; the reference does not use them, nor do we.) Rows of the conditional half only.
+//! also names the text queries' columns; the reference does not use them, nor do we.) Rows that see their text only.
 //!
 //! Maps belong to rows: they follow the rows through forks, and are dropped at the end of the pass. A control after the
 //! recorder reads them through the shared handle [`AttentionMaps`]; what a user asked to see is copied out of the pass by
@@ -12,7 +12,7 @@
 
 use super::when::Ranges;
 use super::word::Word;
-use crate::attention::{AttentionProcessor, AttentionSite, Branch, Guidance, Next, Pass, Qkv, SiteKind};
+use crate::attention::{AttentionProcessor, AttentionSite, Branch, Next, Pass, Qkv, SiteKind};
 use candle_core::{D, Device, Result, Tensor, bail};
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -190,7 +190,7 @@ impl AttentionMap {
     fn record(&self, qkv: &Qkv, site: &AttentionSite, next: &Next) -> Result<()> {
         self.maps.0.borrow_mut().layer = Some(site.layer);
         let inner = site.rows_per_branch;
-        for (index, branch) in site.batch().enumerate().filter(|(_, branch)| branch.guidance == Guidance::Cond) {
+        for (index, branch) in site.batch().enumerate().filter(|(_, branch)| branch.half.text) {
             let narrow = |x: &Tensor| x.narrow(0, index * inner, inner);
             let own = Qkv { q: narrow(&qkv.q)?, k: narrow(&qkv.k)?, v: qkv.v.clone(), scale: qkv.scale };
             let maps = self.views.iter().map(|&view| self.view(view, &own, site, branch, next));
@@ -282,7 +282,6 @@ mod tests {
     use super::super::testing::*;
     use super::*;
     use crate::attention::Fork;
-    use crate::attention::Guidance::{Cond, Uncond};
 
     fn word(positions: &[&[u32]]) -> Word {
         Word { text: "knight".into(), positions: positions.iter().map(|list| list.to_vec()).collect() }
@@ -296,7 +295,7 @@ mod tests {
     fn words_are_columns_of_the_dense_softmax_of_conditional_rows() {
         for text_behind in [false, true] {
             let toy = Toy { text_behind, ..Toy::default() };
-            let branches = [branch(Uncond, 0, 0, None), branch(Cond, 0, 0, None), branch(Cond, 1, 1, Some(1))];
+            let branches = [branch(UNCOND, 0, 0, None), branch(COND, 0, 0, None), branch(COND, 1, 1, Some(1))];
             let maps = AttentionMaps::default();
             let words = vec![word(&[&[0, 3], &[1]]), word(&[&[2], &[4]])];
             let recorder = AttentionMap::new(&maps, words).keep(&[], Ranges::all(), Ranges::all(), 1 << 20);
@@ -323,7 +322,7 @@ mod tests {
         let views = [View::Text, View::Frame(2), View::Place { row: 1, column: 2 }];
         let recorder = AttentionMap::new(&maps, Vec::new()).keep(&views, Ranges::all(), Ranges::all(), 1 << 20);
         let qkv = toy.qkv(2, 1);
-        toy.attend(&qkv, &[branch(Cond, 0, 0, None)], &mut [boxed(recorder)]).unwrap();
+        toy.attend(&qkv, &[branch(COND, 0, 0, None)], &mut [boxed(recorder)]).unwrap();
         let p = dense_probabilities(&qkv).mean(1).unwrap().squeeze(0).unwrap();
         let block = |tokens: &[u32]| {
             let tokens = Tensor::new(tokens, &Device::Cpu).unwrap();
@@ -335,7 +334,7 @@ mod tests {
         assert_near(&kept[2].map, &block(&[10, 16, 22]), 1e-6);
 
         let recorder = AttentionMap::new(&maps, Vec::new()).keep(&[View::Frame(3)], Ranges::all(), Ranges::all(), 1);
-        let error = toy.attend(&qkv, &[branch(Cond, 0, 0, None)], &mut [boxed(recorder)]).unwrap_err().to_string();
+        let error = toy.attend(&qkv, &[branch(COND, 0, 0, None)], &mut [boxed(recorder)]).unwrap_err().to_string();
         assert!(error.contains("Frame(3) is not in the grid of 3 frames"), "{error}");
     }
 
@@ -343,7 +342,7 @@ mod tests {
     fn the_mean_covers_the_layers_so_far_and_follows_forks() {
         let toy = Toy::default();
         let rows = toy.rows(5, 2);
-        let branches = [branch(Cond, 0, 0, None), branch(Cond, 1, 0, None)];
+        let branches = [branch(COND, 0, 0, None), branch(COND, 1, 0, None)];
         let forked = [(1, branches[1].clone()), (0, branches[0].clone()), (1, branches[1].clone())];
         let maps = AttentionMaps::default();
         let seen = Rc::new(RefCell::new(Vec::new()));
@@ -375,7 +374,7 @@ mod tests {
         let toy = Toy::default();
         let maps = AttentionMaps::default();
         let mut stack = [boxed(AttentionMap::new(&maps, vec![word(&[&[1]])]))];
-        let branches = [branch(Cond, 0, 0, None), branch(Cond, 1, 0, None)];
+        let branches = [branch(COND, 0, 0, None), branch(COND, 1, 0, None)];
         let mut hooks = toy.hooks(&branches, &mut stack);
         hooks.attend(toy.qkv(3, 1), &toy.site(0, &[1])).unwrap();
         assert!(maps.foreground(0, 0).unwrap_err().to_string().contains("no attention map was recorded for row 0"));
@@ -389,7 +388,7 @@ mod tests {
     #[test]
     fn wrong_positions_and_too_many_maps_are_refused() {
         let toy = Toy::default();
-        let (maps, branches) = (AttentionMaps::default(), [branch(Cond, 0, 0, None)]);
+        let (maps, branches) = (AttentionMaps::default(), [branch(COND, 0, 0, None)]);
         let run = |recorder| toy.attend(&toy.qkv(1, 1), &branches, &mut [boxed(recorder)]).map_err(|e| e.to_string());
         let error = run(AttentionMap::new(&maps, vec![word(&[&[5]])])).unwrap_err();
         assert!(error.contains("'knight' is said to be token 5 of a text of 5"), "{error}");

@@ -8,9 +8,9 @@
 //! needs only one of the two, so here queries and keys are gathered: both calls together cost no more than one attention.
 //!
 //! This control comes after the one that puts the source's keys and values in the row's place
-//! ([`super::row_gather::RowGather::kv_sharing`], or [`super::kv_bank`]), and after the recorder. Both halves of the
-//! guidance use the masks of the conditional rows: an unconditional row asks for those of its twin, the conditional row of
-//! the same window, prompt and source. Within a layer the groups with conditional rows go first
+//! ([`super::row_gather::RowGather::kv_sharing`], or [`super::kv_bank`]), and after the recorder. All halves of the
+//! guidance use the masks of the rows that see their text: another row asks for those of its twin, the row with text of
+//! the same window, prompt and source. Within a layer the groups with such rows go first
 //! ([`crate::attention::Hooks::groups`]), so the twin's map holds the present layer; a wrong order is an error.
 //!
 //! Masks are kept, as bits, for the rest of the layer; those of rows whose keys go into a bank also until the end of the
@@ -18,7 +18,7 @@
 
 use super::attention_map::AttentionMaps;
 use crate::attention::{
-    AttentionProcessor, AttentionSite, Branch, Guidance, Next, Pass, Qkv, Queries, Reference, Site, SiteKind,
+    AttentionProcessor, AttentionSite, Branch, Next, Pass, Qkv, Queries, Reference, Site, SiteKind,
 };
 use candle_core::{Result, Tensor, bail};
 use std::collections::{BTreeMap, HashMap};
@@ -76,7 +76,7 @@ impl KeyMask {
     fn plan(&mut self, row: usize, branch: &Branch, site: &AttentionSite) -> Result<Plan> {
         let source = match branch.reference {
             None => {
-                if self.banked.is_some() && branch.guidance == Guidance::Cond {
+                if self.banked.is_some() && branch.half.text {
                     let bits = self.foreground(row, site)?;
                     self.banked.get_or_insert_default().insert((site.layer, branch.window), bits);
                 }
@@ -120,10 +120,10 @@ fn cond_twin(branches: &[Branch], row: usize) -> Option<usize> {
         (place(branch), source)
     };
     let branch = branches.get(row)?;
-    if branch.guidance == Guidance::Cond {
+    if branch.half.text {
         return Some(row);
     }
-    branches.iter().position(|other| other.guidance == Guidance::Cond && role(other) == role(branch))
+    branches.iter().position(|other| other.half.text && role(other) == role(branch))
 }
 
 /// What one row of the batch attends with.
@@ -224,15 +224,14 @@ mod tests {
     use super::super::testing::*;
     use super::super::word::Word;
     use super::*;
-    use crate::attention::Guidance::{Cond, Uncond};
     use candle_core::Device;
 
     fn pair() -> Vec<Branch> {
         vec![
-            branch(Uncond, 0, 0, None),
-            branch(Uncond, 1, 1, Some(0)),
-            branch(Cond, 0, 0, None),
-            branch(Cond, 1, 1, Some(2)),
+            branch(UNCOND, 0, 0, None),
+            branch(UNCOND, 1, 1, Some(0)),
+            branch(COND, 0, 0, None),
+            branch(COND, 1, 1, Some(2)),
         ]
     }
 
@@ -358,13 +357,13 @@ mod tests {
     #[test]
     fn twins_have_the_same_window_prompt_and_source() {
         let branches = [
-            branch(Cond, 0, 0, None),
-            branch(Cond, 1, 1, None),
-            branch(Cond, 1, 1, Some(0)),
-            branch(Uncond, 0, 0, None),
-            branch(Uncond, 1, 1, None),
-            branch(Uncond, 1, 1, Some(3)),
-            branch(Uncond, 1, 1, Some(4)),
+            branch(COND, 0, 0, None),
+            branch(COND, 1, 1, None),
+            branch(COND, 1, 1, Some(0)),
+            branch(UNCOND, 0, 0, None),
+            branch(UNCOND, 1, 1, None),
+            branch(UNCOND, 1, 1, Some(3)),
+            branch(UNCOND, 1, 1, Some(4)),
         ];
         let twins: Vec<_> = (0..7).map(|row| cond_twin(&branches, row)).collect();
         assert_eq!(twins, [Some(0), Some(1), Some(2), Some(0), Some(1), Some(2), None]);

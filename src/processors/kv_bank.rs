@@ -15,9 +15,7 @@
 //! positions, which is what DiTCtrl's sharing means. They are not rotated on by the distance between the windows.
 
 use super::when::Ranges;
-use crate::attention::{
-    AttentionProcessor, AttentionSite, Branch, Guidance, Next, Pass, Qkv, Reference, Site, SiteKind,
-};
+use crate::attention::{AttentionProcessor, AttentionSite, Branch, Half, Next, Pass, Qkv, Reference, Site, SiteKind};
 use candle_core::{DType, Device, Result, Tensor, bail};
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -52,7 +50,7 @@ pub struct BankPlan {
 pub struct BankSize {
     pub windows: usize,
     pub layers: usize,
-    /// Halves of the guidance that are computed: 1 or 2.
+    /// Halves of the guidance that are computed.
     pub halves: usize,
     pub heads: usize,
     pub head_dim: usize,
@@ -95,7 +93,7 @@ impl BankPlan {
 struct Key {
     kind: SiteKind,
     layer: usize,
-    guidance: Guidance,
+    half: Half,
     window: usize,
 }
 
@@ -135,8 +133,8 @@ impl KvBank {
 }
 
 impl State {
-    fn key(site: &AttentionSite, guidance: Guidance, window: usize) -> Key {
-        Key { kind: site.kind, layer: site.layer, guidance, window }
+    fn key(site: &AttentionSite, half: Half, window: usize) -> Key {
+        Key { kind: site.kind, layer: site.layer, half, window }
     }
 
     /// Puts in what a row attends with, if it is to be kept.
@@ -167,7 +165,7 @@ impl State {
         if self.held > self.peak {
             bail!("{}: the bank would hold {} bytes, {} were planned", site.path, self.held, self.peak)
         }
-        match self.entries.insert(Self::key(site, branch.guidance, branch.window), (k, v)) {
+        match self.entries.insert(Self::key(site, branch.half, branch.window), (k, v)) {
             Some(_) => bail!("{}: window {} has two rows for one place in the bank", site.path, branch.window),
             None => Ok(()),
         }
@@ -175,13 +173,13 @@ impl State {
 
     /// What a row that refers to `window` is to attend with, in place of or after its own `k` and `v`, each `[1, N, L, D]`.
     fn read(&mut self, own: Qkv, branch: &Branch, window: usize, site: &AttentionSite) -> Result<Qkv> {
-        let key = Self::key(site, branch.guidance, window);
+        let key = Self::key(site, branch.half, window);
         let entry = match self.plan.purpose {
             Purpose::HandOver { .. } => self.entries.remove(&key),
             Purpose::Anchor { .. } => self.entries.get(&key).cloned(),
         };
         let Some((k, v)) = entry else {
-            bail!("{}: the bank has nothing of window {window} for {:?}", site.path, branch.guidance)
+            bail!("{}: the bank has nothing of window {window} for the half {}", site.path, branch.half)
         };
         let back = |x: &Tensor, own: &Tensor| x.to_device(own.device())?.to_dtype(own.dtype());
         let (banked_k, banked_v) = (back(&k, &own.k)?, back(&v, &own.v)?);
@@ -254,7 +252,6 @@ impl AttentionProcessor for KvBank {
 mod tests {
     use super::super::testing::*;
     use super::*;
-    use crate::attention::Guidance::{Cond, Uncond};
 
     fn plan(purpose: Purpose, layers: &str, dtype: DType, budget: usize) -> BankPlan {
         BankPlan { purpose, layers: layers.parse().unwrap(), dtype, device: Device::Cpu, budget }
@@ -275,7 +272,7 @@ mod tests {
 
     fn halves(window: usize, source: Option<usize>) -> [Branch; 2] {
         let reference = source.map(|window| Reference::Banked { window });
-        [Uncond, Cond].map(|half| Branch { reference, ..branch(half, window, window, None) })
+        [UNCOND, COND].map(|half| Branch { reference, ..branch(half, window, window, None) })
     }
 
     #[test]
@@ -308,7 +305,7 @@ mod tests {
         assert_near(&got, &toy.plain(&Qkv { q: second.q.clone(), ..first }), 1e-6);
         assert_eq!(bank.held(), 0);
         let error = toy.attend(&second, &halves(1, Some(0)), &mut stack).unwrap_err().to_string();
-        assert!(error.contains("toy: the bank has nothing of window 0 for Uncond"), "{error}");
+        assert!(error.contains("toy: the bank has nothing of window 0 for the half without text"), "{error}");
     }
 
     #[test]
@@ -365,7 +362,7 @@ mod tests {
         run(4, &halves(1, None)).unwrap();
         let error = run(5, &halves(2, Some(1))).unwrap_err();
         assert!(error.contains("the bank has nothing of window 1"), "{error}");
-        let error = run(6, &[branch(Cond, 0, 0, None), branch(Cond, 0, 1, None)]).unwrap_err();
+        let error = run(6, &[branch(COND, 0, 0, None), branch(COND, 0, 1, None)]).unwrap_err();
         assert!(error.contains("window 0 has two rows for one place"), "{error}");
         run(7, &halves(0, None)).unwrap();
         let error = run(7, &halves(1, None)).unwrap_err(); // nobody took window 0 out

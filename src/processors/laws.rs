@@ -3,9 +3,8 @@
 use super::attention_map::{AttentionMap, AttentionMaps};
 use super::testing::*;
 use super::{BankPlan, BankSize, KeyMask, KvBank, Purpose, Ranges, Reweight, RowGather, When, Word};
-use crate::attention::Guidance::{Cond, Uncond};
 use crate::attention::{
-    AttentionProcessor, AttentionSite, Branch, Fork, Guidance, Hooks, Pass, Qkv, Queries, Reference, Site, SiteKind,
+    AttentionProcessor, AttentionSite, Branch, Fork, Half, Hooks, Pass, Qkv, Queries, Reference, Site, SiteKind,
 };
 use crate::nn::sdpa::Sdpa;
 use candle_core::{DType, Device, Tensor};
@@ -39,28 +38,28 @@ fn ditctrl_through(steps: &str, layers: &str, threshold: Option<f64>, bank: Opti
 }
 
 fn windows(count: usize) -> Vec<Branch> {
-    let half = |guidance| (0..count).map(move |window| branch(guidance, window, window, None));
-    half(Uncond).chain(half(Cond)).collect()
+    let of_half = |half| (0..count).map(move |window| branch(half, window, window, None));
+    of_half(UNCOND).chain(of_half(COND)).collect()
 }
 
 /// The rows of all windows, then a fork before the first sharing layer into plain rows (all windows but the last) and
 /// shared rows (all but the first).
 fn fork(count: usize, layer: usize) -> Fork {
     let mut rows: Vec<(usize, Branch)> = Vec::new();
-    for (guidance, start) in [(Uncond, 0), (Cond, count)] {
+    for (half, start) in [(UNCOND, 0), (COND, count)] {
         let plain = rows.len();
-        rows.extend((0..count - 1).map(|window| (start + window, branch(guidance, window, window, None))));
-        rows.extend((1..count).map(|k| (start + k, branch(guidance, k, k, Some(plain + k - 1)))));
+        rows.extend((0..count - 1).map(|window| (start + window, branch(half, window, window, None))));
+        rows.extend((1..count).map(|k| (start + k, branch(half, k, k, Some(plain + k - 1)))));
     }
     Fork { layer, rows }
 }
 
 /// The reference's loop: every adjacent pair of windows as one batch of four.
-fn pair_loop(toy: &Toy, at: &Pass, rows: &[Tensor], stack: &mut Stack) -> Vec<(Guidance, usize, bool, Tensor)> {
+fn pair_loop(toy: &Toy, at: &Pass, rows: &[Tensor], stack: &mut Stack) -> Vec<(Half, usize, bool, Tensor)> {
     let count = rows.len() / 2;
     let mut results = Vec::new();
     for k in 0..count - 1 {
-        let branches: Vec<Branch> = [(Uncond, 0), (Cond, 2)]
+        let branches: Vec<Branch> = [(UNCOND, 0), (COND, 2)]
             .into_iter()
             .flat_map(|(half, first)| [branch(half, k, k, None), branch(half, k + 1, k + 1, Some(first))])
             .collect();
@@ -68,7 +67,7 @@ fn pair_loop(toy: &Toy, at: &Pass, rows: &[Tensor], stack: &mut Stack) -> Vec<(G
         let batch = [of(k), of(k + 1), of(count + k), of(count + k + 1)];
         let together = Toy { micro_batch: 4, ..toy.clone() };
         let out = together.forward(at.clone(), &batch, &branches, Vec::new(), stack).unwrap();
-        results.extend(branches.iter().zip(out).map(|(b, x)| (b.guidance, b.window, b.reference.is_some(), x)));
+        results.extend(branches.iter().zip(out).map(|(b, x)| (b.half, b.window, b.reference.is_some(), x)));
     }
     results
 }
@@ -89,12 +88,12 @@ fn no_op_controls_equal_an_empty_stack() {
 fn sharing_without_references_is_plain_and_between_equals_makes_equals() {
     let toy = Toy::default();
     let rows = toy.rows(2, 2);
-    let apart = [branch(Cond, 0, 0, None), branch(Cond, 1, 0, None)];
+    let apart = [branch(COND, 0, 0, None), branch(COND, 1, 0, None)];
     let plain = toy.forward(pass(0), &rows, &apart, Vec::new(), &mut []).unwrap();
     let none = toy.forward(pass(0), &rows, &apart, Vec::new(), &mut ditctrl("all", "all", None)).unwrap();
     plain.iter().zip(&none).for_each(|(a, b)| assert_same(a, b));
 
-    let pair = [branch(Cond, 0, 0, None), branch(Cond, 1, 0, Some(0))];
+    let pair = [branch(COND, 0, 0, None), branch(COND, 1, 0, Some(0))];
     let equal = vec![rows[0].clone(), rows[0].clone()];
     for threshold in [None, Some(0.0)] {
         let shared = toy.forward(pass(0), &equal, &pair, Vec::new(), &mut ditctrl("all", "1-3", threshold)).unwrap();
@@ -124,17 +123,16 @@ fn the_de_duplicated_schedule_equals_the_pair_loop() {
             assert_eq!(got.len(), expected.len());
             for got in got {
                 let of = hooks_rows.next().unwrap();
-                let key = (of.guidance, of.window, of.reference.is_some());
+                let key = (of.half, of.window, of.reference.is_some());
                 let (.., expected) = expected.iter().find(|(g, w, s, _)| (*g, *w, *s) == key).unwrap();
                 assert_near(&got, expected, 1e-5);
             }
             // Outside its steps sharing does nothing, so windows once are enough.
             let outside =
                 toy.forward(pass(0), &rows, &windows(count), Vec::new(), &mut ditctrl("2-4", layers, threshold));
-            for (guidance, window, _, expected) in
-                pair_loop(&toy, &pass(0), &rows, &mut ditctrl("2-4", layers, threshold))
+            for (half, window, _, expected) in pair_loop(&toy, &pass(0), &rows, &mut ditctrl("2-4", layers, threshold))
             {
-                let row = window + if guidance == Cond { count } else { 0 };
+                let row = window + if half == COND { count } else { 0 };
                 assert_near(&outside.as_ref().unwrap()[row], &expected, 1e-5);
             }
         }
@@ -165,7 +163,7 @@ fn a_walk_over_the_windows_equals_the_pair_loop() {
             let mut stack = ditctrl_through(steps, layers, threshold, Some(&bank));
             let mut results = Vec::new();
             for window in 0..count {
-                let start = [Uncond, Cond].map(|half| branch(half, window, window, None));
+                let start = [UNCOND, COND].map(|half| branch(half, window, window, None));
                 let state = [rows[window].clone(), rows[count + window].clone()];
                 let mut forked: Vec<(usize, Branch)> = Vec::new();
                 for (row, plain) in start.iter().enumerate() {
@@ -175,13 +173,13 @@ fn a_walk_over_the_windows_equals_the_pair_loop() {
                 }
                 let forks = vec![Fork { layer, rows: forked.clone() }];
                 let out = toy.forward(pass(3), &state, &start, forks, &mut stack).unwrap();
-                let keys = forked.into_iter().map(|(_, b)| (b.guidance, b.window, b.reference.is_some()));
+                let keys = forked.into_iter().map(|(_, b)| (b.half, b.window, b.reference.is_some()));
                 results.extend(keys.zip(out));
                 assert_eq!(bank.held(), if window + 1 < count { plan.bytes(&size) } else { 0 });
             }
             assert_eq!(results.len(), expected.len());
-            for (guidance, window, shared, expected) in expected {
-                let (_, got) = results.iter().find(|(key, _)| *key == (guidance, window, shared)).unwrap();
+            for (half, window, shared, expected) in expected {
+                let (_, got) = results.iter().find(|(key, _)| *key == (half, window, shared)).unwrap();
                 assert_near(got, &expected, 1e-5);
             }
         }
@@ -246,10 +244,10 @@ fn the_halves_in_two_passes_equal_one_pass() {
     let toy = Toy::default();
     let rows = toy.rows(5, 4);
     let pair = |half| [branch(half, 0, 0, None), branch(half, 1, 1, Some(0))];
-    let mut both = [pair(Uncond), pair(Cond)].concat();
+    let mut both = [pair(UNCOND), pair(COND)].concat();
     both[3].reference = Some(Reference::Row(2));
     let together = toy.forward(pass(0), &rows, &both, Vec::new(), &mut ditctrl("all", "1-2", None)).unwrap();
-    for (half, start) in [(Uncond, 0), (Cond, 2)] {
+    for (half, start) in [(UNCOND, 0), (COND, 2)] {
         let mut stack = ditctrl("all", "1-2", None);
         let alone = toy.forward(pass(0), &rows[start..start + 2], &pair(half), Vec::new(), &mut stack).unwrap();
         alone.iter().zip(&together[start..]).for_each(|(a, b)| assert_near(a, b, 1e-6));
@@ -259,7 +257,7 @@ fn the_halves_in_two_passes_equal_one_pass() {
 #[test]
 fn outside_its_places_a_control_is_as_if_not_there() {
     let toy = Toy::default();
-    let (rows, branches) = (toy.rows(6, 1), [branch(Cond, 0, 0, None)]);
+    let (rows, branches) = (toy.rows(6, 1), [branch(COND, 0, 0, None)]);
     let run = |step, stack: &mut [Box<dyn AttentionProcessor>]| {
         toy.forward(pass(step), &rows, &branches, Vec::new(), stack).unwrap().remove(0)
     };
@@ -296,7 +294,7 @@ fn controls_after_the_key_mask_know_their_tokens() {
         });
         let mut stack = ditctrl("all", "all", Some(0.3));
         stack.push(boxed(spy));
-        toy.attend(&qkv, &[branch(Cond, 0, 0, None), branch(Cond, 1, 1, Some(0))], &mut stack).unwrap();
+        toy.attend(&qkv, &[branch(COND, 0, 0, None), branch(COND, 1, 1, Some(0))], &mut stack).unwrap();
         let expected = [
             (vec![0], Queries::All, 5),
             (vec![1], Queries::Text, 5),
@@ -318,7 +316,7 @@ fn reweighting_behind_the_key_mask_scales_the_kept_probabilities() {
         let word = Word { text: "moon".into(), positions: vec![vec![], vec![4]] };
         let mut stack = ditctrl("all", "all", Some(0.3));
         stack.push(boxed(Reweight::new(vec![(word, factor)])));
-        let pair = [branch(Cond, 0, 0, None), branch(Cond, 1, 1, Some(0))];
+        let pair = [branch(COND, 0, 0, None), branch(COND, 1, 1, Some(0))];
         let got = toy.attend(&qkv, &pair, &mut stack).unwrap().narrow(0, 1, 1).unwrap();
 
         let of = |x: &Tensor, row| x.narrow(0, row, 1).unwrap();
@@ -359,10 +357,10 @@ fn groups_keep_references_together_and_put_the_conditional_half_first() {
         assert_eq!(hooks.groups(), expected);
     }
     let chain = vec![
-        branch(Uncond, 0, 0, None),
-        branch(Cond, 0, 0, Some(2)),
-        branch(Cond, 1, 0, Some(3)),
-        branch(Cond, 2, 0, None),
+        branch(UNCOND, 0, 0, None),
+        branch(COND, 0, 0, Some(2)),
+        branch(COND, 1, 0, Some(3)),
+        branch(COND, 2, 0, None),
     ];
     let hooks = Hooks::new(pass(0), chain, Vec::new(), &mut stack, Sdpa::default(), 1).unwrap();
     assert_eq!(hooks.groups(), [vec![1, 2, 3], vec![0]]);
@@ -371,7 +369,7 @@ fn groups_keep_references_together_and_put_the_conditional_half_first() {
 #[test]
 fn tokens_of_a_call_are_told_apart() {
     let toy = Toy::default();
-    let (branches, at) = ([branch(Cond, 0, 0, None)], pass(0));
+    let (branches, at) = ([branch(COND, 0, 0, None)], pass(0));
     let check = |site: Site, queries, count, text: std::ops::Range<usize>, video: std::ops::Range<usize>| {
         let site = AttentionSite { site: &site, queries, branches: &branches, pass: &at };
         assert_eq!((site.text_queries(count), site.video_queries(count).unwrap()), (text, video));

@@ -176,8 +176,7 @@ mod tests {
     use super::super::testing::*;
     use super::super::when::Ranges;
     use super::*;
-    use crate::attention::Guidance::{Cond, Uncond};
-    use crate::attention::Site;
+    use crate::attention::{Site, SiteKind};
     use candle_core::Device;
 
     fn word(positions: &[&[u32]]) -> Word {
@@ -204,7 +203,7 @@ mod tests {
 
     #[test]
     fn the_cheap_form_equals_the_dense_form() {
-        let branches = [branch(Uncond, 0, 0, None), branch(Cond, 0, 0, None)];
+        let branches = [branch(UNCOND, 0, 0, None), branch(COND, 0, 0, None)];
         for text_behind in [false, true] {
             let toy = Toy { text_behind, ..Toy::default() };
             let qkv = toy.qkv(21, 2);
@@ -223,7 +222,7 @@ mod tests {
     fn a_factor_of_one_is_plain_and_other_prompts_stay_bit_for_bit() {
         let toy = Toy::default();
         let qkv = toy.qkv(22, 2);
-        let branches = [branch(Cond, 0, 0, None), branch(Cond, 0, 1, Some(0))];
+        let branches = [branch(COND, 0, 0, None), branch(COND, 0, 1, Some(0))];
         let got = toy.attend(&qkv, &branches, &mut [boxed(Reweight::new(vec![(word(&[&[1], &[2]]), 1.0)]))]).unwrap();
         assert_same(&got, &toy.plain(&qkv));
         let undone = vec![(word(&[&[1], &[2]]), 2.0), (word(&[&[1], &[2]]), 0.5)];
@@ -239,7 +238,7 @@ mod tests {
     fn the_keys_of_another_text_are_scaled_where_its_words_stand() {
         let toy = Toy::default();
         let qkv = toy.qkv(22, 2);
-        let branches = [branch(Cond, 0, 0, None), branch(Cond, 0, 1, Some(0))];
+        let branches = [branch(COND, 0, 0, None), branch(COND, 0, 1, Some(0))];
         let (one, both) = (word(&[&[], &[2]]), word(&[&[4], &[2]]));
         let run_on = |own: &Word, own_only: bool, keys: Option<(&str, &str, Word)>| {
             let mut reweight = Reweight::new(vec![(own.clone(), 0.25)]);
@@ -282,7 +281,7 @@ mod tests {
         let part = |x: &Tensor, from: usize, len: usize| x.narrow(2, from, len).unwrap();
         let qkv = Qkv { q: part(&all.q, 7, 6), k: part(&all.k, 0, 7), v: part(&all.v, 0, 7), scale: all.scale };
         let site = Site { kind: SiteKind::Cross, rows_per_branch: 2, text: 0..7, ..toy.site(0, &[0, 1]) };
-        let branches = [branch(Uncond, 0, 0, None), branch(Cond, 0, 0, None)];
+        let branches = [branch(UNCOND, 0, 0, None), branch(COND, 0, 0, None)];
         let mut stack = [boxed(Reweight::new(vec![(word(&[&[2, 6]]), 0.25)]))];
         let got = toy.hooks(&branches, &mut stack).attend(qkv.clone(), &site).unwrap();
         let factors = Tensor::new(&[1f32, 1.0, 0.25, 1.0, 1.0, 1.0, 0.25], &Device::Cpu).unwrap();
@@ -294,7 +293,7 @@ mod tests {
     fn a_position_beyond_the_text_is_an_error() {
         let toy = Toy::default();
         let mut stack = [boxed(Reweight::new(vec![(word(&[&[5]]), 0.5)]))];
-        let error = toy.attend(&toy.qkv(1, 1), &[branch(Cond, 0, 0, None)], &mut stack).unwrap_err().to_string();
+        let error = toy.attend(&toy.qkv(1, 1), &[branch(COND, 0, 0, None)], &mut stack).unwrap_err().to_string();
         assert!(error.contains("'night' is said to be token 5 of a text of 5"), "{error}");
     }
 }

@@ -13,7 +13,7 @@
 //! References to rows of other passes are the business of [`super::kv_bank`]. Which row refers to which is said by [`Branch::reference`](crate::attention::Branch::reference); which half of the
 //! guidance meets which is thereby the planner's choice. Nothing is kept between layers.
 
-use crate::attention::{AttentionProcessor, AttentionSite, Guidance, Next, Qkv, Reference, SiteKind};
+use crate::attention::{AttentionProcessor, AttentionSite, Next, Qkv, Reference, SiteKind};
 use candle_core::{Result, Tensor, bail};
 
 /// The frame whose keys and values every frame takes.
@@ -26,8 +26,10 @@ pub enum Frame {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Source {
-    /// The row referred to, for rows of one half of the guidance or of both.
-    Reference(Option<Guidance>),
+    /// The row referred to, for all rows or for those that see their text.
+    Reference {
+        text_only: bool,
+    },
     Frame(Frame),
 }
 
@@ -48,7 +50,7 @@ pub struct RowGather {
 impl RowGather {
     /// Rows with a reference attend to its keys and values instead of their own.
     pub fn kv_sharing() -> Self {
-        Self { part: Part::KeysValues, source: Source::Reference(None), banked: false }
+        Self { part: Part::KeysValues, source: Source::Reference { text_only: false }, banked: false }
     }
 
     /// Behind a bank: rows that refer to one have got their keys and values there, and rows that refer to them read those.
@@ -57,10 +59,10 @@ impl RowGather {
         self
     }
 
-    /// Conditional rows with a reference use its attention map (queries and keys) on their own values. The unconditional
-    /// half stays as it is, as in Prompt-to-Prompt.
+    /// Rows that see their text and have a reference use its attention map (queries and keys) on their own values. The
+    /// others stay as they are, as in Prompt-to-Prompt.
     pub fn word_swap() -> Self {
-        Self { part: Part::QueriesKeys, source: Source::Reference(Some(Guidance::Cond)), banked: false }
+        Self { part: Part::QueriesKeys, source: Source::Reference { text_only: true }, banked: false }
     }
 
     /// Frames attend to the keys and values of another frame of their branch. Acts where frames are rows of the batch, at
@@ -75,7 +77,7 @@ impl RowGather {
         let mut sources = Vec::with_capacity(site.rows.len() * inner);
         for (index, branch) in site.batch().enumerate() {
             let (from, frame) = match self.source {
-                Source::Reference(half) => match branch.reference {
+                Source::Reference { text_only } => match branch.reference {
                     Some(Reference::Banked { window }) if !self.banked => {
                         bail!(
                             "{}: row {} refers to a bank for window {window}, and there is none",
@@ -83,9 +85,7 @@ impl RowGather {
                             site.rows[index]
                         )
                     }
-                    Some(Reference::Row(row)) if half.is_none_or(|half| half == branch.guidance) => match site
-                        .reference_of(branch)
-                    {
+                    Some(Reference::Row(row)) if branch.half.text || !text_only => match site.reference_of(branch) {
                         Some(reference) => (reference, None),
                         None => bail!("{}: row {} refers to row {row}, not in its batch", site.path, site.rows[index]),
                     },
@@ -146,15 +146,14 @@ impl AttentionProcessor for RowGather {
 mod tests {
     use super::super::testing::*;
     use super::*;
-    use crate::attention::Guidance::{Cond, Uncond};
     use crate::attention::{Branch, Site};
 
     fn pair() -> Vec<Branch> {
         vec![
-            branch(Uncond, 0, 0, None),
-            branch(Uncond, 1, 1, Some(0)),
-            branch(Cond, 0, 0, None),
-            branch(Cond, 1, 1, Some(2)),
+            branch(UNCOND, 0, 0, None),
+            branch(UNCOND, 1, 1, Some(0)),
+            branch(COND, 0, 0, None),
+            branch(COND, 1, 1, Some(2)),
         ]
     }
 
@@ -186,7 +185,7 @@ mod tests {
     #[test]
     fn frames_read_the_first_or_the_previous_frame_of_their_branch() {
         let toy = Toy::default();
-        let (branches, frames) = ([branch(Uncond, 0, 0, None), branch(Cond, 0, 0, None)], 3);
+        let (branches, frames) = ([branch(UNCOND, 0, 0, None), branch(COND, 0, 0, None)], 3);
         let qkv = toy.qkv(3, 2 * frames);
         for (frame, sources) in [(Frame::First, [0, 0, 0, 3, 3, 3]), (Frame::Previous, [0, 0, 1, 3, 3, 4])] {
             let mut stack = [boxed(RowGather::cross_frame(frame))];
@@ -206,7 +205,7 @@ mod tests {
     #[test]
     fn inner_rows_of_a_reference_keep_their_order() {
         let toy = Toy::default();
-        let branches = [branch(Cond, 0, 0, None), branch(Cond, 1, 1, Some(0))];
+        let branches = [branch(COND, 0, 0, None), branch(COND, 1, 1, Some(0))];
         let site = Site { rows_per_branch: 2, kind: SiteKind::Cross, ..toy.site(0, &[0, 1]) };
         let qkv = toy.qkv(4, 4);
         let got = toy.hooks(&branches, &mut [boxed(RowGather::kv_sharing())]).attend(qkv.clone(), &site).unwrap();

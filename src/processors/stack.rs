@@ -42,7 +42,6 @@ mod tests {
     use super::super::when::{Ranges, When};
     use super::super::word::Word;
     use super::*;
-    use crate::attention::Guidance::{Cond, Uncond};
     use crate::attention::{Branch, SiteKind};
 
     fn specs(texts: &[&str]) -> Vec<Spec> {
@@ -64,10 +63,10 @@ mod tests {
 
     fn pair() -> Vec<Branch> {
         vec![
-            branch(Cond, 0, 0, None),
-            branch(Cond, 1, 1, Some(0)),
-            branch(Uncond, 0, 0, None),
-            branch(Uncond, 1, 1, Some(2)),
+            branch(COND, 0, 0, None),
+            branch(COND, 1, 1, Some(0)),
+            branch(UNCOND, 0, 0, None),
+            branch(UNCOND, 1, 1, Some(2)),
         ]
     }
 

@@ -3,8 +3,7 @@
 //! as the real networks do.
 
 use crate::attention::{
-    AttentionProcessor, AttentionSite, Branch, Fork, Guidance, Hooks, Next, Pass, Qkv, Queries, Reference, Site,
-    SiteKind,
+    AttentionProcessor, AttentionSite, Branch, Fork, Half, Hooks, Next, Pass, Qkv, Queries, Reference, Site, SiteKind,
 };
 use crate::nn::sdpa::Sdpa;
 use candle_core::{Device, Result, Tensor};
@@ -47,12 +46,15 @@ pub fn assert_same(a: &Tensor, b: &Tensor) {
     assert_eq!(differ, 0, "values that differ; largest difference {:e}", distance(a, b));
 }
 
-pub fn branch(guidance: Guidance, window: usize, prompt: usize, reference: Option<usize>) -> Branch {
-    Branch { guidance, window, prompt, reference: reference.map(Reference::Row) }
+pub const COND: Half = Half::COND;
+pub const UNCOND: Half = Half::UNCOND;
+
+pub fn branch(half: Half, window: usize, prompt: usize, reference: Option<usize>) -> Branch {
+    Branch { half, window, prompt, reference: reference.map(Reference::Row) }
 }
 
 pub fn pass(step: usize) -> Pass {
-    Pass { step, steps: 10, timestep: 900.0 }
+    Pass { step, steps: 10 }
 }
 
 pub fn boxed(processor: impl AttentionProcessor + 'static) -> Box<dyn AttentionProcessor> {

@@ -109,12 +109,12 @@ impl AttentionProcessor for Window {
 mod tests {
     use super::super::testing::*;
     use super::*;
-    use crate::attention::{Guidance, Site};
+    use crate::attention::Site;
 
     fn temporal(size: usize, stride: usize, frames: usize) -> (Tensor, Qkv, Toy) {
         let toy = Toy { text: 0, grid: (frames, 1, 1), ..Toy::default() };
         let qkv = toy.qkv(1, 2);
-        let branches = [branch(Guidance::Cond, 0, 0, None), branch(Guidance::Uncond, 0, 0, None)];
+        let branches = [branch(COND, 0, 0, None), branch(UNCOND, 0, 0, None)];
         let site = Site { kind: SiteKind::Temporal, ..toy.site(0, &[0, 1]) };
         let mut stack = [boxed(Window::new(size, stride).unwrap())];
         let got = toy.hooks(&branches, &mut stack).attend(qkv.clone(), &site).unwrap();
@@ -154,7 +154,7 @@ mod tests {
         let toy = Toy::default();
         let qkv = toy.qkv(2, 1);
         let mut stack = [boxed(Window::new(2, 1).unwrap())];
-        let got = toy.attend(&qkv, &[branch(Guidance::Cond, 0, 0, None)], &mut stack).unwrap();
+        let got = toy.attend(&qkv, &[branch(COND, 0, 0, None)], &mut stack).unwrap();
         assert_same(&got, &toy.plain(&qkv));
         assert!(Window::new(4, 5).unwrap_err().to_string().contains("leaves frames between"));
         assert!(Window::new(0, 1).is_err() && Window::new(1, 0).is_err());

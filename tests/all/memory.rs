@@ -7,10 +7,10 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
-use vidgen::attention::{Branch, Fork, Guidance, Hooks, Pass};
+use vidgen::attention::{Branch, Fork, Half, Hooks, Pass};
 use vidgen::models::cogvideox::config::TransformerConfig;
 use vidgen::models::cogvideox::transformer::Transformer;
-use vidgen::models::{Denoiser, DenoiserRow};
+use vidgen::models::{Denoiser, Row};
 use vidgen::nn::sdpa::Sdpa;
 use vidgen::weights::{ModelFolder, Part};
 
@@ -104,13 +104,14 @@ fn weights_go_to_their_numbers_one_tensor_at_a_time() {
 
 /// Two rows, of which the second is dropped and the first doubled on the way.
 fn forward(model: &Transformer, config: &TransformerConfig, step: usize) -> Vec<Vec<f32>> {
-    let row = |index: usize| DenoiserRow {
-        latents: tiny::unit(&format!("latents {index}"), &[1, config.in_channels, 4, 4]),
-        text: tiny::unit(&format!("text {index}"), &[config.max_text_seq_length, config.text_embed_dim]),
+    let row = |index: usize| {
+        let latents = tiny::unit(&format!("latents {index}"), &[1, config.in_channels, 4, 4]);
+        let text = tiny::unit(&format!("text {index}"), &[config.max_text_seq_length, config.text_embed_dim]);
+        Row::new(latents, text, 900.0 - 100.0 * step as f64)
     };
-    let branch = |window| Branch { guidance: Guidance::Cond, window, prompt: 0, reference: None };
+    let branch = |window| Branch { half: Half::COND, window, prompt: 0, reference: None };
     let fork = Fork { layer: LAYERS / 2, rows: vec![(0, branch(0)), (0, branch(0))] };
-    let pass = Pass { step, steps: 3, timestep: 900.0 - 100.0 * step as f64 };
+    let pass = Pass { step, steps: 3 };
     let rows = vec![branch(0), branch(1)];
     let mut hooks = Hooks::new(pass, rows, vec![fork], &mut [], Sdpa::default(), 2).unwrap();
     let made = model.forward(&[row(0), row(1)], &mut hooks).unwrap();
@@ -169,14 +170,13 @@ fn a_stream_goes_on_after_passes_that_ended_early() {
     let model = Transformer::load_streamed(&config, part.var_builder(DType::F32, &Device::Cpu).unwrap()).unwrap();
     let want = forward(&model, &config, 0);
     // a fork to a row that is not there ends the pass in the middle
-    let row = DenoiserRow {
-        latents: tiny::unit("latents 0", &[1, config.in_channels, 4, 4]),
-        text: tiny::unit("text 0", &[config.max_text_seq_length, config.text_embed_dim]),
-    };
-    let branch = Branch { guidance: Guidance::Cond, window: 0, prompt: 0, reference: None };
+    let latents = tiny::unit("latents 0", &[1, config.in_channels, 4, 4]);
+    let text = tiny::unit("text 0", &[config.max_text_seq_length, config.text_embed_dim]);
+    let row = Row::new(latents, text, 900.0);
+    let branch = Branch { half: Half::COND, window: 0, prompt: 0, reference: None };
     for layer in [1, LAYERS / 2, LAYERS - 1] {
         let fork = Fork { layer, rows: vec![(7, branch.clone())] };
-        let pass = Pass { step: 0, steps: 1, timestep: 900.0 };
+        let pass = Pass { step: 0, steps: 1 };
         let hooks = Hooks::new(pass, vec![branch.clone()], vec![fork], &mut [], Sdpa::default(), 1);
         let failed = hooks.and_then(|mut hooks| model.forward(std::slice::from_ref(&row), &mut hooks));
         assert!(failed.is_err());

@@ -3,12 +3,13 @@
 
 use super::config::TransformerConfig;
 use super::positions::Positions;
+use super::time::Times;
 use crate::attention::{Hooks, Qkv, Site};
 use crate::models::layers::{FeedForward, LayerNorm, affine};
 use crate::nn::linear::{Linear, linear, linear_joined};
 use crate::nn::norm::{Modulation, gate_residual, layer_norm_modulate};
 use crate::nn::rope::qk_norm_rope;
-use candle_core::{Result, Tensor, bail};
+use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
 
 /// Adaptive layer norm that also gives the gate of what follows: diffusers' `CogVideoXLayerNormZero`.
@@ -25,19 +26,23 @@ impl LayerNormZero {
         Ok(Self { linear: linear(config.time_embed_dim, 6 * dim, true, vb.pp("linear"))?, norm })
     }
 
-    /// Modulated tokens and the gates of text and video.
-    fn forward(&self, x: &Tensor, emb: &Tensor, text: usize) -> Result<(Tensor, [(usize, Tensor); 2])> {
-        let video = x.dim(1)? - text;
-        let chunks = self.linear.forward(emb)?.chunk(6, 1)?; // each [1, D]
-        let [shift, scale, gate, text_shift, text_scale, text_gate] = chunks.as_slice() else {
-            bail!("a modulation has {} chunks instead of 6", chunks.len())
+    /// Modulated tokens and the gates, each with the number of tokens it is for.
+    fn forward(&self, x: &Tensor, times: &Times, text: usize) -> Result<(Tensor, Vec<(usize, Tensor)>)> {
+        let chunks = |emb: &Tensor| self.linear.forward(emb)?.chunk(6, 1); // each [1, D] or [B, D]
+        let of_text = chunks(&times.text)?;
+        let mut parts = vec![(text, of_text[3..].to_vec())];
+        for (tokens, emb) in &times.video {
+            let own = if emb.id() == times.text.id() { of_text.clone() } else { chunks(emb)? };
+            parts.push((*tokens, own[..3].to_vec()));
+        }
+        let modulation = |(tokens, part): &(usize, Vec<Tensor>)| Modulation {
+            tokens: *tokens,
+            shift: part[0].clone(),
+            scale: part[1].clone(),
         };
-        let parts = [
-            Modulation { tokens: text, shift: text_shift.clone(), scale: text_scale.clone() },
-            Modulation { tokens: video, shift: shift.clone(), scale: scale.clone() },
-        ];
-        let x = layer_norm_modulate(x, self.norm.weight(), self.norm.bias(), self.norm.eps(), &parts)?;
-        Ok((x, [(text, text_gate.clone()), (video, gate.clone())]))
+        let modulations: Vec<Modulation> = parts.iter().map(modulation).collect();
+        let x = layer_norm_modulate(x, self.norm.weight(), self.norm.bias(), self.norm.eps(), &modulations)?;
+        Ok((x, parts.into_iter().map(|(tokens, mut part)| (tokens, part.swap_remove(2))).collect()))
     }
 }
 
@@ -106,19 +111,19 @@ impl Block {
         })
     }
 
-    /// `x` is the joint sequence `[B, L, D]`, `emb` the activated time embedding `[1, E]`.
+    /// `x` is the joint sequence `[B, L, D]`.
     pub(super) fn forward(
         &self,
         x: &Tensor,
-        emb: &Tensor,
+        times: &Times,
         positions: &Positions,
         site: &Site,
         hooks: &mut Hooks,
     ) -> Result<Tensor> {
         let text = site.text.end;
-        let (normed, gates) = self.norm1.forward(x, emb, text)?;
+        let (normed, gates) = self.norm1.forward(x, times, text)?;
         let x = gate_residual(x, &self.attn1.forward(&normed, positions, site, hooks)?, &gates)?;
-        let (normed, gates) = self.norm2.forward(&x, emb, text)?;
+        let (normed, gates) = self.norm2.forward(&x, times, text)?;
         gate_residual(&x, &self.ff.forward(&normed)?, &gates)
     }
 }

@@ -4,5 +4,6 @@
 mod blocks;
 pub mod config;
 pub mod positions;
+mod time;
 pub mod transformer;
 pub mod vae;

@@ -8,10 +8,11 @@
 use super::blocks::Block;
 use super::config::TransformerConfig;
 use super::positions::{Grid, Positions};
+use super::time::{RowTimes, Times};
 use crate::attention::{Feature, Hooks, Site, SiteKind};
 use crate::models::layers::{LayerNorm, TimestepEmbedding, timestep_sinusoid};
 use crate::models::stream::Stream;
-use crate::models::{Denoiser, DenoiserRow};
+use crate::models::{Denoiser, Row};
 use crate::nn::act::silu;
 use crate::nn::compute_dtype;
 use crate::nn::linear::{Linear, linear};
@@ -121,13 +122,14 @@ impl Transformer {
         }
     }
 
-    fn grid(&self, latents: &Tensor) -> Result<Grid> {
-        let (f, c, h, w) = latents.dims4()?;
+    fn grid(&self, row: &Row) -> Result<Grid> {
+        let (f, c, h, w) = row.latents.dims4()?;
+        let channels = c + row.concat.as_ref().map_or(Ok(0), |concat| concat.dim(1))?;
         let (patch, patch_t) = (self.config.patch_size, self.config.patch_size_t.unwrap_or(1));
-        if c != self.config.in_channels || f % patch_t != 0 || h % patch != 0 || w % patch != 0 {
+        if channels != self.config.in_channels || f % patch_t != 0 || h % patch != 0 || w % patch != 0 {
             bail!(
                 "latents {:?} do not fit the transformer: {} channels, frames in multiples of {patch_t}, sides of {patch}",
-                latents.shape(),
+                [f, channels, h, w],
                 self.config.in_channels
             )
         }
@@ -135,10 +137,14 @@ impl Transformer {
     }
 
     /// One row's joint sequence of text and patches, `[1, L, D]`.
-    fn embed(&self, row: &DenoiserRow, (f, h, w): Grid, positions: &Positions) -> Result<Tensor> {
+    fn embed(&self, row: &Row, (f, h, w): Grid, positions: &Positions) -> Result<Tensor> {
         let (p, pt, c) = (self.config.patch_size, self.config.patch_size_t.unwrap_or(1), self.config.in_channels);
-        let text = self.text_proj.forward(&row.text.to_dtype(self.dtype)?.unsqueeze(0)?)?;
-        let patches = row.latents.to_dtype(self.dtype)?.reshape(&[f, pt, c, h, p, w, p])?;
+        let text = self.text_proj.forward(&row.context.to_dtype(self.dtype)?.unsqueeze(0)?)?;
+        let latents = match &row.concat {
+            None => row.latents.clone(),
+            Some(concat) => Tensor::cat(&[&row.latents, concat], 1)?,
+        };
+        let patches = latents.to_dtype(self.dtype)?.reshape(&[f, pt, c, h, p, w, p])?;
         let patches = patches.permute(vec![0, 3, 5, 2, 1, 4, 6])?.reshape((1, f * h * w, c * pt * p * p))?;
         let x = Tensor::cat(&[text, self.patch_proj.forward(&patches)?], 1)?;
         match positions {
@@ -148,28 +154,34 @@ impl Transformer {
     }
 
     /// The prediction of one row, `[F, C, H, W]` in f32, from its joint sequence `[1, L, D]`.
-    fn output(&self, x: &Tensor, emb: &Tensor, text: usize, (f, h, w): Grid) -> Result<Tensor> {
+    fn output(&self, x: &Tensor, times: &Times, text: usize, (f, h, w): Grid) -> Result<Tensor> {
         let (p, pt, c) = (self.config.patch_size, self.config.patch_size_t.unwrap_or(1), self.config.out_channels);
         let x = self.norm_final.forward(&x.narrow(1, text, f * h * w)?.contiguous()?)?;
         let (linear, norm) = &self.norm_out;
-        let chunks = linear.forward(emb)?.chunk(2, 1)?;
-        let part = Modulation { tokens: f * h * w, shift: chunks[0].clone(), scale: chunks[1].clone() };
-        let x = layer_norm_modulate(&x, norm.weight(), norm.bias(), norm.eps(), &[part])?;
+        let part = |(tokens, emb): &(usize, Tensor)| {
+            let chunks = linear.forward(emb)?.chunk(2, 1)?;
+            Ok(Modulation { tokens: *tokens, shift: chunks[0].clone(), scale: chunks[1].clone() })
+        };
+        let parts = times.video.iter().map(part).collect::<Result<Vec<_>>>()?;
+        let x = layer_norm_modulate(&x, norm.weight(), norm.bias(), norm.eps(), &parts)?;
         let x = self.proj_out.forward(&x)?.to_dtype(DType::F32)?.reshape(&[f, h, w, c, pt, p, p])?;
         x.permute(vec![0, 4, 3, 1, 5, 2, 6])?.reshape((f * pt, c, h * p, w * p))
     }
 }
 
 impl Denoiser for Transformer {
-    fn forward(&self, rows: &[DenoiserRow], hooks: &mut Hooks) -> Result<Vec<Tensor>> {
+    fn forward(&self, rows: &[Row], hooks: &mut Hooks) -> Result<Vec<Tensor>> {
         let Some(first) = rows.first() else { return Ok(Vec::new()) };
-        let (grid, text) = (self.grid(&first.latents)?, first.text.dim(0)?);
+        let (grid, text) = (self.grid(first)?, first.context.dim(0)?);
         for row in rows {
-            if row.latents.shape() != first.latents.shape() || row.text.shape() != first.text.shape() {
+            if row.latents.shape() != first.latents.shape() || row.context.shape() != first.context.shape() {
                 bail!("rows of one pass differ in shape: {:?} and {:?}", row.latents.shape(), first.latents.shape())
             }
+            if row.added.is_some() || self.grid(row)? != grid {
+                bail!("this transformer takes latents, concatenated latents, times and text; a row has something else")
+            }
         }
-        let emb = self.time(hooks.pass().timestep)?;
+        let mut times = RowTimes::new(rows, (grid.0, grid.1 * grid.2), |time| self.time(time))?;
         let positions = self.positions(text, grid)?;
         let mut state = rows.iter().map(|row| self.embed(row, grid, &positions)).collect::<Result<Vec<_>>>()?;
         let layers = self.transformer_blocks.len();
@@ -177,6 +189,7 @@ impl Denoiser for Transformer {
             let block = self.transformer_blocks.get(layer)?;
             if let Some(sources) = hooks.fork(layer)? {
                 state = sources.iter().map(|&row| state[row].clone()).collect();
+                times.fork(&sources);
             }
             for group in hooks.groups() {
                 let site = Site {
@@ -193,7 +206,7 @@ impl Denoiser for Transformer {
                     [row] => state[*row].clone(),
                     rows => Tensor::cat(&rows.iter().map(|&row| &state[row]).collect::<Vec<_>>(), 0)?,
                 };
-                let x = block.forward(&x, &emb, &positions, &site, hooks)?;
+                let x = block.forward(&x, &times.group(&group)?, &positions, &site, hooks)?;
                 let x = hooks.inject(x, Feature::Block(layer), &site)?;
                 for (index, &row) in group.iter().enumerate() {
                     state[row] = x.narrow(0, index, 1)?;
@@ -202,7 +215,8 @@ impl Denoiser for Transformer {
         }
         if let Some(sources) = hooks.fork(layers)? {
             state = sources.iter().map(|&row| state[row].clone()).collect(); // rows that were sources only end here
+            times.fork(&sources);
         }
-        state.iter().map(|x| self.output(x, &emb, text, grid)).collect()
+        state.iter().enumerate().map(|(row, x)| self.output(x, times.row(row), text, grid)).collect()
     }
 }

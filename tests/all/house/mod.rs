@@ -21,7 +21,7 @@ const ROOMS: [(&str, &[&str]); 20] = [
     ("models", &["nn", "attention"]),
     ("processors", &["nn", "attention"]),
     ("schedulers", &[]),
-    ("guidance", &["schedulers"]),
+    ("guidance", &["attention", "schedulers"]),
     ("noise", &[]),
     ("timeline", &[]),
     ("weights", &["disk"]),

@@ -4,11 +4,10 @@
 use crate::common::{assert_close, golden, tiny};
 use crate::parity::transformer::load;
 use candle_core::{DType, Device, Tensor};
-use vidgen::attention::Guidance::{Cond, Uncond};
-use vidgen::attention::{AttentionProcessor, Branch, Fork, Guidance, Hooks, Pass, Reference, SiteKind};
+use vidgen::attention::{AttentionProcessor, Branch, Fork, Half, Hooks, Pass, Reference, SiteKind};
 use vidgen::models::cogvideox::config::TransformerConfig;
 use vidgen::models::cogvideox::transformer::Transformer;
-use vidgen::models::{Denoiser, DenoiserRow};
+use vidgen::models::{Denoiser, Row};
 use vidgen::nn::sdpa::Sdpa;
 use vidgen::processors::attention_map::{AttentionMap, AttentionMaps, View};
 use vidgen::processors::{
@@ -17,26 +16,29 @@ use vidgen::processors::{
 
 const KINDS: [&str; 2] = ["tiny-2b", "tiny-5b"];
 
-fn branch(guidance: Guidance, window: usize, reference: Option<Reference>) -> Branch {
-    Branch { guidance, window, prompt: window, reference }
+const COND: Half = Half::COND;
+const UNCOND: Half = Half::UNCOND;
+
+fn branch(half: Half, window: usize, reference: Option<Reference>) -> Branch {
+    Branch { half, window, prompt: window, reference }
 }
 
 fn row(row: usize) -> Option<Reference> {
     Some(Reference::Row(row))
 }
 
-/// Uncond source, uncond target, cond source, cond target.
+/// UNCOND source, uncond target, cond source, cond target.
 fn pair() -> [Branch; 4] {
-    [branch(Uncond, 0, None), branch(Uncond, 1, row(0)), branch(Cond, 0, None), branch(Cond, 1, row(2))]
+    [branch(UNCOND, 0, None), branch(UNCOND, 1, row(0)), branch(COND, 0, None), branch(COND, 1, row(2))]
 }
 
 /// `count` windows: their unconditional rows, then the conditional ones.
-fn windows(kind: &str, config: &TransformerConfig, count: usize) -> Vec<DenoiserRow> {
+fn windows(kind: &str, config: &TransformerConfig, count: usize) -> Vec<Row> {
     let latents = tiny::unit(&format!("{kind}/attention/latents"), &[count, 3, config.in_channels, 6, 10]);
     let shape = [count, config.max_text_seq_length, config.text_embed_dim];
     let text = tiny::unit(&format!("{kind}/attention/text"), &shape);
     let of = |text: &Tensor| {
-        let row = |index| DenoiserRow { latents: latents.get(index).unwrap(), text: text.get(index).unwrap() };
+        let row = |index| Row::new(latents.get(index).unwrap(), text.get(index).unwrap(), 501.0);
         (0..count).map(row).collect::<Vec<_>>()
     };
     [of(&text.zeros_like().unwrap()), of(&text)].concat()
@@ -86,12 +88,12 @@ struct Run<'a> {
 impl Run<'_> {
     fn forward(
         &self,
-        rows: &[DenoiserRow],
+        rows: &[Row],
         branches: &[Branch],
         forks: Vec<Fork>,
         stack: &mut [Box<dyn AttentionProcessor>],
     ) -> Vec<Tensor> {
-        let pass = Pass { step: 2, steps: 50, timestep: 501.0 };
+        let pass = Pass { step: 2, steps: 50 };
         let mut hooks = Hooks::new(pass, branches.to_vec(), forks, stack, Sdpa::default(), self.micro_batch).unwrap();
         let out = self.model.forward(rows, &mut hooks).unwrap();
         hooks.finish().unwrap();
@@ -204,23 +206,23 @@ fn every_schedule_of_a_sharing_step_equals_the_pair_loop() {
                 let pair =
                     pair().map(|branch| Branch { window: branch.window + k, prompt: branch.prompt + k, ..branch });
                 let out = run.forward(&rows, &pair, vec![], &mut stack(&[spec], &Words::default()).processors);
-                expected.extend(pair.iter().zip(out).map(|(b, x)| ((b.guidance, b.window, b.reference.is_some()), x)));
+                expected.extend(pair.iter().zip(out).map(|(b, x)| ((b.half, b.window, b.reference.is_some()), x)));
             }
             let check = |what: &str, branches: &[Branch], out: &[Tensor]| {
                 assert_eq!(branches.len(), out.len());
                 for (branch, out) in branches.iter().zip(out) {
-                    let key = (branch.guidance, branch.window, branch.reference.is_some());
+                    let key = (branch.half, branch.window, branch.reference.is_some());
                     let (_, want) = expected.iter().find(|(other, _)| *other == key).unwrap();
                     assert_close(&format!("{kind} {what} {key:?}"), out, want, 1e-5);
                 }
             };
 
-            let start: Vec<Branch> = [Uncond, Cond]
+            let start: Vec<Branch> = [UNCOND, COND]
                 .iter()
                 .flat_map(|&half| (0..COUNT).map(move |window| branch(half, window, None)))
                 .collect();
             let mut forked: Vec<(usize, Branch)> = Vec::new();
-            for (half, first) in [(Uncond, 0), (Cond, COUNT)] {
+            for (half, first) in [(UNCOND, 0), (COND, COUNT)] {
                 let plain = forked.len();
                 forked.extend((0..COUNT - 1).map(|k| (first + k, branch(half, k, None))));
                 forked.extend((1..COUNT).map(|k| (first + k, branch(half, k, row(plain + k - 1)))));
@@ -248,7 +250,7 @@ fn every_schedule_of_a_sharing_step_equals_the_pair_loop() {
             let bank = KvBank::new(plan.clone(), &size).unwrap();
             let mut stack = stack(&[spec], &Words { bank: Some(bank.clone()) });
             for k in 0..COUNT {
-                let start = [branch(Uncond, k, None), branch(Cond, k, None)];
+                let start = [branch(UNCOND, k, None), branch(COND, k, None)];
                 let mut forked = Vec::new();
                 for (row, plain) in start.iter().enumerate() {
                     let reference = k.checked_sub(1).map(|window| Reference::Banked { window });
@@ -272,7 +274,7 @@ fn a_recorder_alone_leaves_its_maps_until_the_pass_ends() {
     let maps = AttentionMaps::default();
     let word = Word { text: "knight".into(), positions: vec![vec![2, 3]] };
     let recorder = AttentionMap::new(&maps, vec![word]).keep(&[], Ranges::all(), "1".parse().unwrap(), 1 << 16);
-    let branches = [branch(Uncond, 0, None), branch(Cond, 0, None)];
+    let branches = [branch(UNCOND, 0, None), branch(COND, 0, None)];
     Run { model: &model, micro_batch: 2 }.forward(&rows, &branches, vec![], &mut [Box::new(recorder)]);
     let kept = maps.take();
     assert_eq!((kept.len(), kept[0].layer, kept[0].map.dims()), (1, 1, &[1, 3, 3, 5][..]));

@@ -1,17 +1,8 @@
-//! Classifier-free guidance (Ho and Salimans 2022, arXiv 2207.12598) and its schedules.
+//! How a guidance scale goes over a run.
 
 use crate::schedulers::Table;
-use anyhow::{Result as AnyResult, anyhow};
-use candle_core::{Result, Tensor};
+use anyhow::{Result, anyhow};
 use std::{f64::consts::PI, fmt, str::FromStr};
-
-/// `uncond + scale (cond - uncond)`, all of one shape. A scale of exactly 1 gives `cond` itself.
-pub fn guide(uncond: &Tensor, cond: &Tensor, scale: f64) -> Result<Tensor> {
-    if scale == 1.0 {
-        return Ok(cond.clone());
-    }
-    uncond + ((cond - uncond)? * scale)?
-}
 
 /// How the guidance scale goes over a run. Written `6`, `wave:6`, `ramp:1..6`.
 ///
@@ -60,7 +51,7 @@ impl GuidanceSchedule {
         scale.max(1.0)
     }
 
-    /// Whether a step needs the unconditional prediction; where it does not, the scale is 1 and [`guide`] would return the
+    /// Whether a step needs the unconditional prediction; where it does not, the scale is 1 and guidance would return the
     /// conditional one. A run that needs it at no step need not encode the unconditional text either.
     pub fn needs_uncond(&self, step: usize, steps: usize, timestep: f64) -> bool {
         match self {
@@ -74,7 +65,7 @@ impl GuidanceSchedule {
 impl FromStr for GuidanceSchedule {
     type Err = anyhow::Error;
 
-    fn from_str(text: &str) -> AnyResult<Self> {
+    fn from_str(text: &str) -> Result<Self> {
         let number = |word: &str| {
             let value: f64 = word.trim().parse().ok()?;
             (value.is_finite() && value >= 0.0).then_some(value)
@@ -105,23 +96,6 @@ impl fmt::Display for GuidanceSchedule {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use candle_core::Device;
-
-    fn bits(tensor: &Tensor) -> Vec<u32> {
-        tensor.to_vec1::<f32>().unwrap().into_iter().map(f32::to_bits).collect()
-    }
-
-    #[test]
-    fn guides_by_the_formula_and_not_at_all_at_one() {
-        let uncond = Tensor::new(&[1.0f32, -2.0, 0.3], &Device::Cpu).unwrap();
-        let cond = Tensor::new(&[2.0f32, 1.0, 0.1], &Device::Cpu).unwrap();
-        assert_eq!(
-            guide(&uncond, &cond, 6.0).unwrap().to_vec1::<f32>().unwrap(),
-            [7.0, 16.0, 0.3 + 6.0 * (0.1f32 - 0.3)]
-        );
-        assert_eq!(bits(&guide(&uncond, &cond, 1.0).unwrap()), bits(&cond));
-        assert!(guide(&uncond, &cond.narrow(0, 0, 2).unwrap(), 2.0).is_err());
-    }
 
     #[test]
     fn wave_gives_the_values_of_the_specification() {
