@@ -56,13 +56,19 @@ impl Args {
         let given = self.settings.0;
         render::set_threads(given.threads);
         render::start(report)?;
+        // what is typed relative is told so
+        let here = given.output.as_deref().is_some_and(|output| !Path::new(output).is_absolute());
+        let here = here.then(std::env::current_dir).transpose()?;
         let given = resume::typed(given)?;
         let (job, latents) = match self.source.ends_with(".safetensors") {
             true => file(Path::new(&self.source), given, Decoded::pick(render::files()?))?,
             false => run(&self.source, given)?,
         };
         let mut observer = report.observer()?;
-        let outcome = pipelines::decode_again(&job, &mut Loaded::for_jobs(false), &latents, &mut *observer)?;
+        let mut outcome = pipelines::decode_again(&job, &mut Loaded::for_jobs(false), &latents, &mut *observer)?;
+        if let Some(short) = here.as_ref().and_then(|here| outcome.video.path.strip_prefix(here).ok()) {
+            outcome.video.path = short.to_owned();
+        }
         render::tell(&job, &outcome, report)
     }
 }

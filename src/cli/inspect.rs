@@ -1,6 +1,7 @@
 //! `inspect`: the record of a run.
 
 use crate::run::{Failure, Manifest, human_bytes, print, time::human_seconds};
+use crate::video::Rate;
 use serde_json::Value;
 use std::fmt::Write;
 use std::path::PathBuf;
@@ -25,18 +26,27 @@ pub struct Args {
 /// Prints the record, for people or as it is.
 pub fn run(args: Args, json: bool) -> Result<(), Failure> {
     let manifest = Manifest::read(&args.file)?;
-    print(&if json { manifest.sidecar_json()? } else { describe(&manifest) })
+    if json {
+        return print(&manifest.sidecar_json()?);
+    }
+    // of a sidecar, that of the video beside it
+    let sidecar = args.file.extension().is_some_and(|suffix| suffix.eq_ignore_ascii_case("json"));
+    let video = if sidecar { args.file.with_extension("") } else { args.file };
+    let bytes = video.metadata().ok().filter(|found| found.is_file()).map(|found| found.len());
+    print(&describe(&manifest, bytes))
 }
 
-/// A value without the quotes of JSON; lists of windows may be long, and are whole in the JSON.
-fn shown(value: &Value) -> String {
-    const MOST: usize = 100;
+/// A value without the quotes of JSON; none of what only programs read: lists of numbers, windows, texts by weight.
+fn shown(value: &Value) -> Option<String> {
     match value {
-        Value::String(text) => text.clone(),
-        other => match other.to_string() {
-            text if text.chars().count() > MOST => text.chars().take(MOST).chain(" ...".chars()).collect(),
-            text => text,
-        },
+        Value::Null | Value::Object(_) => None,
+        Value::String(text) => Some(text.clone()),
+        Value::Array(list) if list.is_empty() => None,
+        Value::Array(list) => {
+            let words = list.iter().map(|value| value.as_str().map(str::to_owned)).collect::<Option<Vec<_>>>()?;
+            Some(words.join(", "))
+        }
+        other => Some(other.to_string()),
     }
 }
 
@@ -45,38 +55,41 @@ fn plain(text: &str) -> String {
     text.chars().map(|c| if c.is_control() && c != '\n' { '\u{fffd}' } else { c }).collect()
 }
 
-fn describe(manifest: &Manifest) -> String {
+/// What is to be seen, how long it is and what made it come first; then the settings. `bytes`: of the video's file.
+fn describe(manifest: &Manifest, bytes: Option<u64>) -> String {
     const COLUMN: usize = 20;
+    /// Told in the lines before the settings.
+    const TOLD: [&str; 9] = ["seed", "model", "prompt", "prompts", "width", "height", "frames", "fps", "steps"];
     let mut text = String::new();
     let mut row = |name: &str, value: &str| {
         let value = value.replace('\n', " ");
         // writing to a String cannot fail
         let _ = writeln!(text, "{}", format!("{name:<COLUMN$} {value}").trim_end());
     };
-    row("made by", &format!("vidgen {} {}", manifest.version, manifest.command));
-    row("model", &[manifest.model.name.as_str(), manifest.model.revision.as_deref().unwrap_or_default()].join(" "));
+    let setting = |name: &str| manifest.settings.get(name).and_then(shown);
+    let mut video: Vec<String> = Vec::new();
+    video.extend(setting("width").zip(setting("height")).map(|(width, height)| format!("{width}x{height}")));
+    if let Some(frames) = setting("frames") {
+        video.push(format!("{frames} frame{}", if frames == "1" { "" } else { "s" }));
+        if let Some((fps, number)) = setting("fps").and_then(|fps| Some((fps.clone(), fps.parse::<Rate>().ok()?))) {
+            let seconds = frames.parse::<f64>().unwrap_or_default() / number.as_f64();
+            video.push(format!("{seconds:.1} s at {fps} per second"));
+        }
+    }
+    video.extend(bytes.map(human_bytes));
+    if !video.is_empty() {
+        row("video", &video.join(", "));
+    }
     for (index, prompt) in manifest.prompts.iter().enumerate() {
         let name = if manifest.prompts.len() == 1 { "prompt".to_owned() } else { format!("prompt {}", index + 1) };
         row(&name, prompt);
     }
+    row("model", &[manifest.model.name.as_str(), manifest.model.revision.as_deref().unwrap_or_default()].join(" "));
     row("seed", &manifest.seed.to_string());
-    for (name, value) in &manifest.settings {
-        let told = ["seed", "model", "prompt", "prompts"].contains(&name.as_str());
-        if !told && !value.is_null() {
-            row(&name.replace('_', " "), &shown(value));
-        }
-    }
-    let output = &manifest.output;
-    let details = [output.pix_fmt.clone(), output.crf.map(|crf| format!("crf {crf}"))];
-    row(
-        "encoder",
-        &std::iter::once(output.codec.clone()).chain(details.into_iter().flatten()).collect::<Vec<_>>().join(", "),
-    );
-    for (part, hash) in &manifest.model.hashes {
-        row(&format!("{} blake3", part.replace('_', " ")), hash);
+    if let Some(steps) = setting("steps") {
+        row("steps", &steps);
     }
     if let Some(facts) = &manifest.run {
-        row("started", &facts.started);
         let seconds = &facts.seconds;
         let stages = [
             ("load", seconds.load),
@@ -91,15 +104,28 @@ fn describe(manifest: &Manifest) -> String {
             .map(|(stage, seconds)| format!("{stage} {}", human_seconds(seconds)))
             .collect();
         row("took", &format!("{} ({})", human_seconds(seconds.total), stages.join(", ")));
+        row("started", &facts.started);
+        row("machine", &format!("{}, {}, {} threads", facts.cpu, facts.os, facts.threads));
         if let Some(bytes) = facts.peak_memory {
             row("peak memory", &human_bytes(bytes));
         }
         if let Some(offload) = &facts.offload {
             row("offload", offload);
         }
-        row("machine", &format!("{}, {}, {} threads", facts.cpu, facts.os, facts.threads));
     }
-    plain(&text)
+    row("made by", &format!("vidgen {} {}", manifest.version, manifest.command));
+    let output = &manifest.output;
+    let details = [output.pix_fmt.clone(), output.crf.map(|crf| format!("crf {crf}"))];
+    row(
+        "encoder",
+        &std::iter::once(output.codec.clone()).chain(details.into_iter().flatten()).collect::<Vec<_>>().join(", "),
+    );
+    for (name, value) in manifest.settings.iter().filter(|(name, _)| !TOLD.contains(&name.as_str())) {
+        if let Some(value) = shown(value) {
+            row(&name.replace('_', " "), &value);
+        }
+    }
+    format!("{}\nWindows, hashes of the weights and everything else: --json\n", plain(&text))
 }
 
 #[cfg(test)]
@@ -109,22 +135,26 @@ mod tests {
     const RECORD: &str = r#"{"schema": "vidgen.manifest.v1", "version": "0.1.0", "command": "multi-prompt",
         "prompts": ["a ball\u001b[31m", "a box\nin the snow"], "seed": 18446744073709551615,
         "model": {"name": "org/m", "revision": "abc", "class": "CogVideoXPipeline", "hashes": {"text_encoder": "12"}},
-        "settings": {"steps": 50, "guidance_scale": "wave:6", "negative_prompt": null, "seed": 1},
+        "settings": {"width": 144, "height": 96, "frames": 49, "fps": "8", "steps": 50, "guidance_scale": "wave:6",
+            "negative_prompt": null, "seed": 1, "joined": [[false]], "attn_proc": ["a", "b"]},
         "output": {"codec": "libx264", "pix_fmt": "yuv420p", "crf": 17}}"#;
 
     #[test]
     fn a_record_is_a_table() {
-        let text = describe(&Manifest::parse(RECORD).unwrap());
+        let text = describe(&Manifest::parse(RECORD).unwrap(), Some(1_400_000));
         let want = "\
-made by              vidgen 0.1.0 multi-prompt
-model                org/m abc
+video                144x96, 49 frames, 6.1 s at 8 per second, 1.4 MB
 prompt 1             a ball\u{fffd}[31m
 prompt 2             a box in the snow
+model                org/m abc
 seed                 18446744073709551615
 steps                50
-guidance scale       wave:6
+made by              vidgen 0.1.0 multi-prompt
 encoder              libx264, yuv420p, crf 17
-text encoder blake3  12
+guidance scale       wave:6
+attn proc            a, b
+
+Windows, hashes of the weights and everything else: --json
 ";
         assert_eq!(text, want);
     }

@@ -112,6 +112,7 @@ fn parse() -> Result<Cli, clap::Error> {
 
 /// Parses, runs, reports: the exit status of the program.
 pub fn main() -> ExitCode {
+    usage::trim_environment();
     let cli = match parse() {
         Ok(cli) => cli,
         Err(error) => return not_parsed(&error),

@@ -5,7 +5,7 @@ use crate::job::{self, Command};
 use crate::job::{Forecast, Job, Settings, check_single};
 use crate::pipelines::calibrate;
 use crate::run::time::human_seconds;
-use crate::run::{Code, Failure, Outline, Speed, human_bytes, print, speed};
+use crate::run::{Code, Failure, Outline, Speed, human_bytes, print, progress, speed};
 use crate::storyboard::{Form, Storyboard};
 use crate::weights::{self, ToDownload};
 use std::fmt::Write;
@@ -65,7 +65,7 @@ pub fn run(args: Args, report: &Report) -> Result<(), Failure> {
 }
 
 /// Whether a word names a file rather than being a prompt: it exists, or has the suffix of one.
-fn is_file(word: &str) -> bool {
+pub(super) fn is_file(word: &str) -> bool {
     let path = Path::new(word);
     let known = ["txt", "toml", "yaml", "yml", "json"];
     let suffix = path.extension().and_then(|suffix| suffix.to_str()).map(str::to_ascii_lowercase);
@@ -120,14 +120,26 @@ fn describe(plan: &Forecast) -> String {
     let attention = plan.attention;
     row("model", format!("{model} on {device} in {dtype}, attention by {attention}, {threads} threads"));
     row("recipe", plan.recipe.clone());
-    row("video", format!("{width}x{height}, {frames} frames at {fps} per second ({duration:.1} s), seed {seed}"));
+    row(
+        "video",
+        format!(
+            "{width}x{height}, {frames} frames at {} per second ({duration:.1} s), seed {seed}",
+            progress::rounded(*fps)
+        ),
+    );
     if let Some(ToDownload { files, bytes }) = plan.download {
         row("to download", format!("{} in {files} file{}", human_bytes(bytes), if files == 1 { "" } else { "s" }));
     }
     row("output", format!("{}{}", plan.output.display(), if plan.exists { " (exists)" } else { "" }));
     row(
         "latent frames",
-        format!("{} in {} windows of {} tokens", plan.outline.latent_frames, plan.windows.len(), plan.tokens),
+        format!(
+            "{} in {} window{} of {} tokens",
+            plan.outline.latent_frames,
+            plan.windows.len(),
+            if plan.windows.len() == 1 { "" } else { "s" },
+            plan.tokens
+        ),
     );
     row(
         "steps",

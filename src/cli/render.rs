@@ -114,6 +114,12 @@ impl Dry {
 
 impl Generate {
     pub fn run(self, report: &Report) -> Result<(), Failure> {
+        if let Some(file) = self.text.as_ref().filter(|text| plan::is_file(text)) {
+            let message = format!(
+                "{file} is the name of a file: for the prompts in it, vidgen multi-prompt {file}; as a prompt, --prompt {file:?}"
+            );
+            return Err(Failure::message(Code::Usage, message));
+        }
         let prompts: Vec<String> = self.text.into_iter().chain(self.prompt).collect();
         let storyboard = Storyboard::from_prompts(&prompts)?;
         job::check_single(&storyboard.scenes, &self.settings)?;

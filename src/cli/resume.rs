@@ -8,6 +8,7 @@ use crate::pipelines::{self, Loaded};
 use crate::run::directory::{self, Listed, Plan, State};
 use crate::run::{Code, Failure, WithCode, human_bytes, print, time::human_seconds};
 use anyhow::Context;
+use console::Term;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -214,6 +215,15 @@ fn described(run: &Listed) -> Value {
     })
 }
 
+/// As much of a line as so many columns hold.
+fn cut(line: &str, columns: usize) -> String {
+    if line.chars().count() <= columns {
+        return line.to_owned();
+    }
+    let kept: String = line.chars().take(columns.saturating_sub(2)).collect();
+    format!("{}..", kept.trim_end())
+}
+
 /// The runs as a table for people.
 fn table(runs: &[Listed]) -> String {
     const PROMPT: usize = 48;
@@ -246,11 +256,28 @@ fn table(runs: &[Listed]) -> String {
             *width = (*width).max(cell.chars().count());
         }
     }
+    // a line of a terminal is not broken into two
+    let columns = Term::stdout().size_checked().map_or(usize::MAX, |(_, columns)| usize::from(columns));
     let line = |row: &[String; 7]| {
         let cells = row.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}"));
         let line = cells.collect::<Vec<_>>().join("  ");
         let line: String = line.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect();
-        format!("{}\n", line.trim_end())
+        format!("{}\n", cut(line.trim_end(), columns))
     };
     rows.iter().map(line).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_fit_the_terminal() {
+        assert_eq!(cut("a1b2c3d4  stopped  3/50", 40), "a1b2c3d4  stopped  3/50");
+        assert_eq!(
+            cut("a1b2c3d4  stopped  3/50  12 MB  2 min ago  a.mp4  a red ball", 40),
+            "a1b2c3d4  stopped  3/50  12 MB  2 min.."
+        );
+        assert_eq!(cut("é".repeat(50).as_str(), 40).chars().count(), 40);
+    }
 }

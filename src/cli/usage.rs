@@ -3,7 +3,7 @@
 use super::report::Reporting;
 use crate::job::Settings;
 use clap::builder::Resettable;
-use clap::error::{ContextKind, ContextValue};
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::parser::ValueSource;
 use clap::{Arg, Args, Command, Error, Id};
 use std::ffi::OsString;
@@ -136,6 +136,15 @@ pub fn line(error: &Error, command: &Command, args: &[OsString]) -> String {
         }
         line.push_str(part);
     }
+    for (rust, words) in [
+        ("invalid digit found in string", "not a whole number"),
+        ("cannot parse integer from empty string", "not a whole number"),
+        ("number too large to fit in target type", "too large"),
+        ("invalid float literal", "not a number"),
+    ] {
+        line = line.replace(rust, words);
+    }
+    line.push_str(&unquoted(error, args));
     if let Some(variable) = origin(error, args) {
         line.push_str(&format!(" (from the environment: {variable})"));
     }
@@ -148,6 +157,45 @@ pub fn line(error: &Error, command: &Command, args: &[OsString]) -> String {
         asked.map_or_else(|| "vidgen".to_owned(), |asked| format!("vidgen {}", asked.get_name()))
     });
     format!("{line}; see {place} --help")
+}
+
+/// What is said where a word too many is part of a prompt, or another prompt.
+fn unquoted(error: &Error, args: &[OsString]) -> String {
+    let word = match error.get(ContextKind::InvalidArg) {
+        Some(ContextValue::String(word)) if error.kind() == ErrorKind::UnknownArgument && !word.starts_with('-') => {
+            word
+        }
+        _ => return String::new(),
+    };
+    let mut words = args.iter().skip(1).filter_map(|arg| arg.to_str());
+    let Some(command) = words.next() else { return String::new() };
+    let plain: Vec<&str> = words.take_while(|word| !word.starts_with('-')).collect();
+    if !plain.contains(&word.as_str()) || plain.len() < 2 {
+        return String::new();
+    }
+    match command {
+        "multi-prompt" | "multi_prompt" => {
+            let prompts: Vec<String> = plain.iter().map(|prompt| format!("-p {prompt:?}")).collect();
+            format!("; each prompt takes its -p: vidgen {command} {}", prompts.join(" "))
+        }
+        "generate" | "plan" | "edit" | "attn-map" => {
+            format!("; a prompt of several words goes in quotes: vidgen {command} {:?}", plain.join(" "))
+        }
+        "extend" => {
+            format!("; a prompt of several words goes in quotes: vidgen extend {} {:?}", plain[0], plain[1..].join(" "))
+        }
+        _ => String::new(),
+    }
+}
+
+/// Takes what editors of Windows leave behind the values of `VIDGEN_` variables.
+pub fn trim_environment() {
+    for (name, value) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("VIDGEN_")) {
+        if let Some(value) = value.to_str().filter(|value| value.ends_with(['\r', '\n'])) {
+            // SAFETY: the program has one thread until the command line is read.
+            unsafe { std::env::set_var(&name, value.trim_end_matches(['\r', '\n'])) };
+        }
+    }
 }
 
 /// The environment variable that a wrong value came from, if it did.
@@ -205,7 +253,12 @@ mod tests {
         );
         assert_eq!(
             fault(&["generate", "x", "--vae-chunk", "two"]),
-            "invalid value 'two' for '--vae-chunk <vae-chunk>': invalid digit found in string; see vidgen generate --help"
+            "invalid value 'two' for '--vae-chunk <vae-chunk>': not a whole number; see vidgen generate --help"
+        );
+        assert_eq!(
+            fault(&["generate", "a", "red", "ball"]),
+            "unexpected argument 'red' found; a prompt of several words goes in quotes: vidgen generate \"a red ball\"; see vidgen \
+             generate --help"
         );
         let text = fault(&["generate", "x", "--scheduler", "ddin"]);
         assert!(text.contains("[possible values: ddim, dpm]; a similar value exists: 'ddim'"), "{text}");

@@ -32,7 +32,6 @@ pub use request::Request;
 pub use settings::Settings;
 pub use sharing::Sharing;
 
-use crate::disk;
 use crate::guidance::{GuidanceSchedule, Rule};
 use crate::models::cogvideox::config::TransformerConfig;
 use crate::models::cogvideox::vae::{DecodeOptions, VaeConfig};
@@ -212,6 +211,11 @@ fn jobs(request: &Request) -> Result<Vec<Job>, Failure> {
     }
     if videos > 1 && settings.init_noise.is_some() {
         let message = "--init-noise makes every video the same: leave out --num-videos";
+        return Err(Failure::message(Code::Usage, message));
+    }
+    if first.checked_add(videos as u64 - 1).is_none() {
+        let message =
+            format!("--num-videos {videos}: seeds end at {}, so that {first} has not so many after it", u64::MAX);
         return Err(Failure::message(Code::Usage, message));
     }
     if edit.is_some() && source.is_some() {
@@ -671,7 +675,7 @@ fn check_latents_place(settings: &Settings) -> Result<()> {
         ensure!(folder.is_dir(), "--save-latents {}: no such directory: {}", path.display(), folder.display());
     }
     ensure!(!path.is_dir(), "--save-latents {}: is a directory", path.display());
-    disk::check_name(path).with_context(|| format!("--save-latents {}", path.display()))?;
+    video::check_name(path).with_context(|| format!("--save-latents {}", path.display()))?;
     if path.exists() && !settings.overwrite.unwrap_or(false) {
         bail!("--save-latents {}: exists; use -y to replace it", path.display());
     }

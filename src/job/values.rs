@@ -126,7 +126,12 @@ impl FromStr for Seed {
         match word.parse::<i128>() {
             Ok(number) if number < 0 => Ok(Self::Random),
             Ok(number) if number <= i128::from(u64::MAX) => Ok(Self::Given(number as u64)),
-            _ => bail!("seed {word:?} is neither a number up to {} nor random", u64::MAX),
+            _ => match word.parse::<f64>() {
+                Ok(number) if number.fract() == 0.0 && (0.0..9e15).contains(&number) => {
+                    bail!("seed {word:?}: write it in digits, as {}", number as u64)
+                }
+                _ => bail!("seed {word:?} is neither a number up to {} nor random", u64::MAX),
+            },
         }
     }
 }
@@ -237,7 +242,17 @@ impl FromStr for DeviceSpec {
             ("cpu", None) => Ok(Self::Cpu),
             ("cuda", _) => Ok(Self::Cuda(ordinal)),
             ("metal", _) => Ok(Self::Metal(ordinal)),
-            _ => Err(unknown("device", word, &["auto", "cpu", "cuda", "metal"])),
+            _ => {
+                let gpu = if cfg!(target_os = "macos") { "metal" } else { "cuda" };
+                let meant = match name {
+                    "gpu" | "accelerator" => gpu,
+                    "nvidia" | "rocm" | "hip" | "amd" => "cuda",
+                    "mps" | "apple" | "mac" => "metal",
+                    "host" | "processor" => "cpu",
+                    _ => return Err(unknown("device", word, &["auto", "cpu", "cuda", "metal"])),
+                };
+                bail!("unknown device {word:?}: did you mean {meant}? (known: auto, cpu, cuda, metal)")
+            }
         }
     }
 }

@@ -25,6 +25,7 @@ use crate::weights::write_described;
 use anyhow::{Context, Result};
 use candle_core::{DType, Tensor};
 use colorous::{Gradient, MAGMA, VIRIDIS};
+use font8x8::{BASIC_FONTS, LATIN_FONTS, UnicodeFonts};
 use serde_json::json;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
@@ -73,7 +74,7 @@ pub fn attention_maps(
             let lines = of_words(job, &kept)?;
             for ((step, layer), map) in &lines {
                 tensors.push((format!("words/step-{step}/layer-{layer}"), map.clone()));
-                let picture = grid(map)?;
+                let picture = grid(map, &maps.words)?;
                 files.push(folder.png(&format!("words-step{step}-layer{layer}.png"), &picture).code(Code::Usage)?);
             }
             if overlay {
@@ -179,8 +180,8 @@ fn of_words(job: &Job, kept: &[Vec<Kept>]) -> Result<BTreeMap<(usize, usize), Te
     joined.collect()
 }
 
-/// Words as rows, frames as columns; each row on its own scale, from its least to its largest value.
-fn grid(map: &Tensor) -> Result<Frame> {
+/// Words as rows, latent frames as columns, both named; each row on its own scale, from its least to its largest value.
+fn grid<W: AsRef<str>>(map: &Tensor, named: &[W]) -> Result<Frame> {
     const GAP: usize = 4;
     let (words, frames, height, width) = map.dims4()?;
     let times = CELL.div_ceil(width);
@@ -188,10 +189,11 @@ fn grid(map: &Tensor) -> Result<Frame> {
     let (cell_w, cell_h) = (width * times + GAP, height * times + GAP);
     let mut picture = Frame { width: columns * cell_w - GAP, height: words * cell_h - GAP, data: Vec::new() };
     picture.data = vec![255; 3 * picture.width * picture.height];
+    let frame_of = |column: usize| if columns == 1 { 0 } else { column * (frames - 1) / (columns - 1) };
     for word in 0..words {
         let values = unit(&map.get(word)?.flatten_all()?.to_vec1::<f32>()?);
         for column in 0..columns {
-            let frame = if columns == 1 { 0 } else { column * (frames - 1) / (columns - 1) };
+            let frame = frame_of(column);
             for y in 0..height * times {
                 for x in 0..width * times {
                     let value = values[(frame * height + y / times) * width + x / times];
@@ -201,7 +203,51 @@ fn grid(map: &Tensor) -> Result<Frame> {
             }
         }
     }
-    Ok(picture)
+    if named.is_empty() {
+        return Ok(picture);
+    }
+    let (left, top) =
+        (named.iter().map(|word| label(word.as_ref()).len()).max().unwrap_or(0) * GLYPH + 2 * GAP, GLYPH + 2 * GAP);
+    let mut sheet = Frame { width: left + picture.width, height: top + picture.height, data: Vec::new() };
+    sheet.data = vec![255; 3 * sheet.width * sheet.height];
+    for y in 0..picture.height {
+        let at = 3 * ((top + y) * sheet.width + left);
+        sheet.data[at..at + 3 * picture.width]
+            .copy_from_slice(&picture.data[3 * y * picture.width..][..3 * picture.width]);
+    }
+    for (row, word) in named.iter().enumerate().take(words) {
+        let y = top + row * cell_h + (cell_h - GAP).saturating_sub(GLYPH) / 2;
+        write(&mut sheet, &label(word.as_ref()), GAP, y);
+    }
+    for column in 0..columns {
+        write(&mut sheet, &label(&frame_of(column).to_string()), left + column * cell_w, GAP);
+    }
+    Ok(sheet)
+}
+
+/// Pixels of a letter of the font.
+const GLYPH: usize = 8;
+
+/// As much of a name as stands beside a picture.
+fn label(text: &str) -> Vec<char> {
+    const MOST: usize = 20;
+    text.chars().take(MOST).collect()
+}
+
+/// Writes black letters; what the font does not have is left blank, what does not fit is left out.
+fn write(sheet: &mut Frame, text: &[char], left: usize, top: usize) {
+    for (index, &letter) in text.iter().enumerate() {
+        let glyph = BASIC_FONTS.get(letter).or_else(|| LATIN_FONTS.get(letter)).unwrap_or([0; GLYPH]);
+        for (y, row) in glyph.iter().enumerate() {
+            for x in (0..GLYPH).filter(|x| row & (1 << x) != 0) {
+                let (x, y) = (left + index * GLYPH + x, top + y);
+                if x < sheet.width && y < sheet.height {
+                    let at = 3 * (y * sheet.width + x);
+                    sheet.data[at..at + 3].fill(0);
+                }
+            }
+        }
+    }
 }
 
 /// A matrix, queries as rows, on a scale from its least to its largest value.
@@ -321,7 +367,7 @@ mod tests {
     #[test]
     fn pictures_have_a_cell_for_each_word_and_frame() {
         let map = Tensor::arange(0f32, 2.0 * 3.0 * 2.0 * 4.0, &Device::Cpu).unwrap().reshape((2, 3, 2, 4)).unwrap();
-        let picture = grid(&map).unwrap();
+        let picture = grid(&map, &[""; 0]).unwrap();
         assert_eq!((picture.width, picture.height), (3 * 96 + 8, 2 * 48 + 4));
         assert_eq!(picture.data.len(), 3 * picture.width * picture.height);
         let at = |x: usize, y: usize| &picture.data[3 * (y * picture.width + x)..][..3];
@@ -331,7 +377,27 @@ mod tests {
         }
         assert_eq!((at(97, 0), at(0, 49)), (&[255; 3][..], &[255; 3][..]), "gaps are white");
         let many = Tensor::zeros((1, 40, 1, 1), DType::F32, &Device::Cpu).unwrap();
-        assert_eq!(grid(&many).unwrap().width, 16 * 100 - 4);
+        assert_eq!(grid(&many, &[""; 0]).unwrap().width, 16 * 100 - 4);
+
+        // the same picture beside its words and below its frames
+        let sheet = grid(&map, &["ball", "a longer one"]).unwrap();
+        let (left, top) = (12 * 8 + 8, 16);
+        assert_eq!((sheet.width, sheet.height), (left + picture.width, top + picture.height));
+        let dark = |columns: std::ops::Range<usize>, rows: std::ops::Range<usize>| {
+            rows.flat_map(|y| columns.clone().map(move |x| (x, y)))
+                .filter(|(x, y)| sheet.data[3 * (y * sheet.width + x)] == 0)
+                .count()
+        };
+        for row in 0..2 {
+            let y = top + row * 52;
+            assert!(dark(0..left, y..y + 48) > 40, "the word of row {row}");
+            let inner = &sheet.data[3 * (y * sheet.width + left)..][..3 * picture.width];
+            assert_eq!(inner, &picture.data[3 * row * 52 * picture.width..][..3 * picture.width]);
+        }
+        for column in 0..3 {
+            let x = left + column * 100;
+            assert!(dark(x..x + 8, 0..top) > 5, "the number of frame {column}");
+        }
         let square = matrix(&Tensor::eye(3, DType::F32, &Device::Cpu).unwrap()).unwrap();
         assert_eq!((square.width, square.height, &square.data[..3]), (513, 513, &colour(VIRIDIS, 1.0)[..]));
     }

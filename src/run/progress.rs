@@ -158,15 +158,22 @@ fn summary(plan: &Plan) -> String {
     format!("{model}: {width}x{height}, {frames} {}, seed {seed}", if *frames == 1 { "frame" } else { "frames" })
 }
 
+/// A rate with at most two decimals.
+pub fn rounded(fps: f64) -> String {
+    let text = format!("{fps:.2}");
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
+}
+
 /// The plan in a few lines.
 fn describe(plan: &Plan) -> String {
     let Plan { outline, windows, memory, .. } = plan;
     let Outline { model, width, height, frames, fps, steps, seed, device, dtype, threads, .. } = outline;
     let prompts = outline.prompts.iter().map(|prompt| format!("\n  prompt {prompt:?}")).collect::<String>();
     format!(
-        "{model} on {device} in {dtype}, {threads} threads, about {}\n  {width}x{height}, {frames} frames at {fps} per \
+        "{model} on {device} in {dtype}, {threads} threads, about {}\n  {width}x{height}, {frames} frames at {} per \
          second, {} latent frames in {windows} window{}, {steps} steps, seed {seed}{prompts}",
         human_bytes(*memory),
+        rounded(*fps),
         outline.latent_frames,
         if *windows == 1 { "" } else { "s" },
     )

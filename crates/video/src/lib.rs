@@ -63,10 +63,12 @@ pub use folder::videos;
 pub use format::{Codec, Format, KNOWN_FORMS, PixelFormat, Rate};
 pub use partial_dir::sweep_output;
 pub use read::{Reader, metadata, read};
+pub use resize::Fit;
 pub use results::Folder;
 pub use source::Limits;
 pub use spool::{Frames, Spool};
 pub use still::{side_by_side, write_png};
+pub use vidgen_base::disk::check_name;
 pub use writer::Writer;
 
 use anyhow::Result;

@@ -3,8 +3,73 @@
 use super::Frame;
 use image::RgbImage;
 use image::imageops::{FilterType, resize};
+use std::fmt;
+use std::str::FromStr;
+use vidgen_base::words::unknown;
+
+/// How a frame of one shape becomes one of another.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Fit {
+    /// Each side by its own factor: things get another shape.
+    #[default]
+    Stretch,
+    /// What sticks out on two sides is cut off.
+    Crop,
+    /// The whole frame, black beside it.
+    Pad,
+}
+
+impl Fit {
+    pub const NAMES: [&str; 3] = ["crop", "pad", "stretch"];
+}
+
+impl FromStr for Fit {
+    type Err = anyhow::Error;
+
+    fn from_str(word: &str) -> anyhow::Result<Self> {
+        Ok(match word {
+            "stretch" => Self::Stretch,
+            "crop" => Self::Crop,
+            "pad" => Self::Pad,
+            _ => return Err(unknown("fit", word, &Self::NAMES)),
+        })
+    }
+}
+
+impl fmt::Display for Fit {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.pad(match self {
+            Self::Stretch => "stretch",
+            Self::Crop => "crop",
+            Self::Pad => "pad",
+        })
+    }
+}
 
 impl Frame {
+    /// The frame in another size, of another shape as `fit` says; unchanged where it has that size already.
+    pub fn fitted(self, width: usize, height: usize, fit: Fit) -> Self {
+        if (self.width, self.height) == (width, height) || fit == Fit::Stretch {
+            return self.resized(width, height);
+        }
+        let scale = |from: usize, to: usize| to as f64 / from as f64;
+        let (x, y) = (scale(self.width, width), scale(self.height, height));
+        let factor = if fit == Fit::Crop { x.max(y) } else { x.min(y) };
+        let side = |from: usize| ((from as f64 * factor).round() as usize).max(1);
+        let (across, down) = (side(self.width), side(self.height));
+        let scaled = self.resized(across, down);
+        let mut data = vec![0; width * height * 3];
+        let (columns, rows) = (across.min(width), down.min(height));
+        let (from_x, from_y) = ((across - columns) / 2, (down - rows) / 2);
+        let (to_x, to_y) = ((width - columns) / 2, (height - rows) / 2);
+        for row in 0..rows {
+            let from = ((from_y + row) * across + from_x) * 3;
+            let to = ((to_y + row) * width + to_x) * 3;
+            data[to..to + columns * 3].copy_from_slice(&scaled.data[from..from + columns * 3]);
+        }
+        Self { width, height, data }
+    }
+
     /// The frame in another size, by Catmull-Rom interpolation (area-weighted where it shrinks); unchanged where it has
     /// that size already.
     pub fn resized(self, width: usize, height: usize) -> Self {
@@ -19,8 +84,34 @@ impl Frame {
 
 #[cfg(test)]
 mod tests {
-    use crate::Frame;
     use crate::testing::{picture, psnr};
+    use crate::{Fit, Frame};
+
+    #[test]
+    fn other_shapes_are_stretched_cropped_or_padded() {
+        // red, green, blue from left to right
+        let line: Vec<u8> = [[255, 0, 0], [0, 255, 0], [0, 0, 255]].iter().flat_map(|rgb| rgb.repeat(8)).collect();
+        let frame = Frame { width: 24, height: 8, data: line.repeat(8) };
+        let at = |frame: &Frame, x: usize, y: usize| frame.data[3 * (y * frame.width + x)..][..3].to_vec();
+        let crop = frame.clone().fitted(8, 8, Fit::Crop);
+        assert!((0..8).all(|x| at(&crop, x, 4) == [0, 255, 0]), "the middle stays");
+        let pad = frame.clone().fitted(24, 24, Fit::Pad);
+        assert_eq!(
+            (at(&pad, 1, 7), at(&pad, 1, 8), at(&pad, 22, 15), at(&pad, 22, 16)),
+            (vec![0; 3], vec![255, 0, 0], vec![0, 0, 255], vec![0; 3])
+        );
+        assert_eq!(frame.clone().fitted(8, 8, Fit::Stretch), frame.clone().resized(8, 8));
+        for fit in Fit::NAMES {
+            let fit: Fit = fit.parse().unwrap();
+            assert_eq!(frame.clone().fitted(24, 8, fit), frame);
+            for (width, height) in [(1, 1), (7, 31), (31, 7), (48, 16)] {
+                let found = frame.clone().fitted(width, height, fit);
+                assert_eq!((found.width, found.height, found.data.len()), (width, height, width * height * 3));
+            }
+            assert_eq!(fit.to_string().parse::<Fit>().unwrap(), fit);
+        }
+        assert!("croped".parse::<Fit>().unwrap_err().to_string().contains("did you mean crop?"));
+    }
 
     #[test]
     fn sizes_change_and_pictures_stay() {

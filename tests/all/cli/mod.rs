@@ -11,6 +11,7 @@ mod edit;
 mod eval;
 mod extend;
 mod maps;
+mod meant;
 mod offload;
 mod outputs;
 mod parity;

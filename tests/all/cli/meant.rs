@@ -1,0 +1,74 @@
+//! What people type that is nearly right, and what they are told.
+
+use crate::cli::program::{Done, Program};
+use crate::common::tiny;
+use std::fs;
+
+fn program() -> Program {
+    let program = Program::new();
+    tiny::write_folder("tiny-2b", "tiny-2b", &program.path("model"));
+    program
+}
+
+#[test]
+fn near_misses_are_answered_with_what_was_meant() {
+    let program = program();
+    fs::write(program.path("prompts.txt"), "a ball\na box\n").unwrap();
+    let long = "z".repeat(251) + ".gif";
+    let quick = ["--model", "model", "--steps", "1", "--frames", "1", "--size", "32x32"];
+    let cases: [(&[&str], &[&str]); 9] = [
+        (&["generate", "a", "red", "ball"], &["in quotes", "vidgen generate \"a red ball\""]),
+        (&["multi-prompt", "a ball", "a box"], &["-p \"a ball\" -p \"a box\""]),
+        (&["generate", "prompts.txt"], &["is the name of a file", "vidgen multi-prompt prompts.txt", "--prompt"]),
+        (
+            &["generate", "a ball", "--device", "gpu"],
+            &["did you mean", if cfg!(target_os = "macos") { "metal" } else { "cuda" }],
+        ),
+        (&["generate", "a ball", "--device", "mps"], &["did you mean metal?"]),
+        (&["generate", "a ball", "--seed", "1e3"], &["in digits", "1000"]),
+        (&["generate", "a ball", "--steps", "x"], &["not a whole number"]),
+        (&["generate", "a ball", "-o", &long], &["255 bytes are too long", "at most 250"]),
+        (
+            &["generate", "a ball", "--num-videos", "2", "--seed", "18446744073709551615"],
+            &["--num-videos 2", "seeds end"],
+        ),
+    ];
+    for (words, says) in cases {
+        // the last word of a flag counts
+        let words: Vec<&str> =
+            words.iter().copied().chain(quick.into_iter().filter(|_| !words.contains(&"--steps"))).collect();
+        program.run(&words).error(2, says);
+    }
+    assert!(!fs::read_dir(program.path("")).unwrap().flatten().any(|entry| entry.file_name().len() > 200));
+}
+
+#[test]
+fn a_carriage_return_behind_a_variable_is_no_part_of_it() {
+    let program = program();
+    let words = ["generate", "a ball", "--model", "model", "--frames", "1", "--size", "32x32", "-o", "a.gif"];
+    let mut command = program.command(&words);
+    Done(command.env("VIDGEN_STEPS", "1\r").output().unwrap()).success();
+}
+
+#[test]
+fn marks_and_words_that_are_not_read_are_told() {
+    let program = program();
+    let words = ["--model", "model", "--steps", "1", "--frames", "1", "--size", "32x32", "-o", "a.gif"];
+    let done = program.run(&[&["generate", "a (red:1.3) ball, <lora:x:0.8>"][..], &words].concat()).success();
+    assert!(
+        done.stderr().contains("(red:1.3), <lora:x:0.8>") && done.stderr().contains("reweight"),
+        "{}",
+        done.stderr()
+    );
+    let plain = program.run(&[&["generate", "a red ball (at noon)"][..], &words, &["-y"]].concat()).success();
+    assert!(!plain.stderr().contains("marks of another program"), "{}", plain.stderr());
+}
+
+/// `plan` says rates and counts as people do.
+#[test]
+fn plans_are_written_for_people() {
+    let program = program();
+    let words = ["plan", "a ball", "--model", "model", "--size", "32x32", "--frames", "17", "--fps", "2.6154"];
+    let said = program.run(&words).success().stdout();
+    assert!(said.contains("17 frames at 2.62 per second") && !said.contains("1 windows"), "{said}");
+}
