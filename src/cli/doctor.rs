@@ -31,7 +31,7 @@ pub struct Devices {}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-enum State {
+enum CheckState {
     Ok,
     Warning,
     Failed,
@@ -40,7 +40,7 @@ enum State {
 #[derive(Debug, Serialize)]
 struct Check {
     name: &'static str,
-    state: State,
+    state: CheckState,
     detail: String,
 }
 
@@ -54,15 +54,15 @@ pub fn doctor(json: bool) -> Result<(), Failure> {
         .into_iter()
         .chain(caches())
         .collect();
-    let failed = checks.iter().filter(|check| check.state == State::Failed).count();
+    let failed = checks.iter().filter(|check| check.state == CheckState::Failed).count();
     if json {
         print(&format!("{}\n", json!({ "ok": failed == 0, "checks": checks })))?
     } else {
         let row = |check: &Check| {
             let state = match check.state {
-                State::Ok => "ok",
-                State::Warning => "warning",
-                State::Failed => "FAILED",
+                CheckState::Ok => "ok",
+                CheckState::Warning => "warning",
+                CheckState::Failed => "FAILED",
             };
             [check.name.to_owned(), state.to_owned(), check.detail.clone()]
         };
@@ -75,7 +75,7 @@ pub fn doctor(json: bool) -> Result<(), Failure> {
     }
 }
 
-fn check(name: &'static str, state: State, detail: impl Into<String>) -> Check {
+fn check(name: &'static str, state: CheckState, detail: impl Into<String>) -> Check {
     Check { name, state, detail: detail.into() }
 }
 
@@ -83,7 +83,7 @@ fn build() -> Check {
     let features = [("video", video::library().is_some()), ("hub", weights::downloads())];
     let on: Vec<&str> = features.iter().filter(|(_, on)| *on).map(|(name, _)| *name).collect();
     let kind = if cfg!(debug_assertions) { "debug build, slow" } else { "release build" };
-    let state = if cfg!(debug_assertions) { State::Warning } else { State::Ok };
+    let state = if cfg!(debug_assertions) { CheckState::Warning } else { CheckState::Ok };
     check("build", state, format!("vidgen {}, {kind}, features: {}", env!("CARGO_PKG_VERSION"), on.join(" ")))
 }
 
@@ -95,27 +95,29 @@ fn cpu() -> Check {
         None => "speed not measured yet (vidgen plan does)".to_owned(),
     };
     let plain = kernels.ends_with("plain");
-    let state = if plain { State::Warning } else { State::Ok };
+    let state = if plain { CheckState::Warning } else { CheckState::Ok };
     check("processor", state, format!("{}, {kernels}, {threads} threads, {speed}", run::manifest::cpu()))
 }
 
 fn memory() -> Check {
     match run::available_memory() {
-        None => check("memory", State::Warning, "the system does not tell"),
-        Some(bytes) if bytes < LITTLE_MEMORY => check("memory", State::Warning, format!("{} free", human_bytes(bytes))),
-        Some(bytes) => check("memory", State::Ok, format!("{} free", human_bytes(bytes))),
+        None => check("memory", CheckState::Warning, "the system does not tell"),
+        Some(bytes) if bytes < LITTLE_MEMORY => {
+            check("memory", CheckState::Warning, format!("{} free", human_bytes(bytes)))
+        }
+        Some(bytes) => check("memory", CheckState::Ok, format!("{} free", human_bytes(bytes))),
     }
 }
 
 fn disk() -> Check {
     let here = PathBuf::from(".");
     if let Err(error) = run::writable(&here) {
-        return check("disk", State::Failed, format!("the working directory cannot be written: {error:#}"));
+        return check("disk", CheckState::Failed, format!("the working directory cannot be written: {error:#}"));
     }
     match run::free_disk(&here) {
-        None => check("disk", State::Ok, "the working directory can be written"),
+        None => check("disk", CheckState::Ok, "the working directory can be written"),
         Some(bytes) => {
-            let state = if bytes < LITTLE_DISK { State::Warning } else { State::Ok };
+            let state = if bytes < LITTLE_DISK { CheckState::Warning } else { CheckState::Ok };
             check("disk", state, format!("{} free in the working directory", human_bytes(bytes)))
         }
     }
@@ -123,18 +125,18 @@ fn disk() -> Check {
 
 fn encoders() -> Check {
     let Some(library) = video::library() else {
-        return check("encoders", State::Warning, "no FFmpeg in this build: .gif, .y4m and PNGs only");
+        return check("encoders", CheckState::Warning, "no FFmpeg in this build: .gif, .y4m and PNGs only");
     };
     let names = video::encoders();
     match video::h264_works() {
         Ok(codec) if codec == "libx264" => {
-            check("encoders", State::Ok, format!("FFmpeg {library}: {}", names.join(" ")))
+            check("encoders", CheckState::Ok, format!("FFmpeg {library}: {}", names.join(" ")))
         }
         Ok(codec) => {
             let detail = format!("FFmpeg {library} has no libx264, .mp4 is {codec}: {}", names.join(" "));
-            check("encoders", State::Warning, detail)
+            check("encoders", CheckState::Warning, detail)
         }
-        Err(error) => check("encoders", State::Failed, format!("FFmpeg {library}: {error:#}")),
+        Err(error) => check("encoders", CheckState::Failed, format!("FFmpeg {library}: {error:#}")),
     }
 }
 
@@ -142,33 +144,33 @@ fn model() -> Check {
     let model = ModelFolder::embedded();
     let info = weights::info(&model);
     if let Some(problem) = info.parts.iter().find_map(|part| part.problem.clone()) {
-        return check("built-in model", State::Failed, problem);
+        return check("built-in model", CheckState::Failed, problem);
     }
     let hashes = ["text_encoder", "transformer", "vae"].map(|part| model.part(part).and_then(|part| part.hash()));
     match hashes.into_iter().collect::<anyhow::Result<Vec<String>>>() {
         Ok(hashes) => {
             let short: Vec<&str> = hashes.iter().map(|hash| hash.get(..12).unwrap_or(hash)).collect();
-            check("built-in model", State::Ok, format!("{}, blake3 {}", human_bytes(info.bytes), short.join(" ")))
+            check("built-in model", CheckState::Ok, format!("{}, blake3 {}", human_bytes(info.bytes), short.join(" ")))
         }
-        Err(error) => check("built-in model", State::Failed, format!("{error:#}")),
+        Err(error) => check("built-in model", CheckState::Failed, format!("{error:#}")),
     }
 }
 
 fn settings() -> Check {
     match (render::files(), run::config::read()) {
-        (Ok(_), Ok(files)) if files.is_empty() => check("settings files", State::Ok, "none"),
+        (Ok(_), Ok(files)) if files.is_empty() => check("settings files", CheckState::Ok, "none"),
         (Ok(_), Ok(files)) => {
             let names: Vec<String> = files.iter().map(|(path, _)| path.display().to_string()).collect();
-            check("settings files", State::Ok, names.join(", "))
+            check("settings files", CheckState::Ok, names.join(", "))
         }
-        (Err(failure), _) | (_, Err(failure)) => check("settings files", State::Failed, failure.line()),
+        (Err(failure), _) | (_, Err(failure)) => check("settings files", CheckState::Failed, failure.line()),
     }
 }
 
 fn gpus() -> Check {
     let gpus: Vec<DeviceInfo> = devices().into_iter().filter(|device| device.name != "cpu").collect();
     let silent = gpus.iter().any(|device| device.built && !device.available);
-    let mut state = if silent { State::Warning } else { State::Ok };
+    let mut state = if silent { CheckState::Warning } else { CheckState::Ok };
     let mut shown = Vec::with_capacity(gpus.len());
     for device in &gpus {
         let checked = device.available.then(|| check_device(&device.name)).flatten();
@@ -178,7 +180,7 @@ fn gpus() -> Check {
                 format!(", computes what the CPU does (at most {:.0} % of the margin)", 100.0 * worst)
             }
             Some(Err(wrong)) => {
-                state = State::Failed;
+                state = CheckState::Failed;
                 format!(", DOES NOT COMPUTE WHAT THE CPU DOES: {wrong}")
             }
         };
@@ -189,16 +191,18 @@ fn gpus() -> Check {
 
 fn caches() -> Vec<Check> {
     let one = |name, folder: Option<PathBuf>| match folder {
-        None => check(name, State::Warning, "no home directory: nothing is kept from run to run"),
+        None => check(name, CheckState::Warning, "no home directory: nothing is kept from run to run"),
         Some(folder) => match run::writable(existing(&folder)) {
-            Ok(()) => check(name, State::Ok, folder.display().to_string()),
-            Err(error) => check(name, State::Warning, format!("{} cannot be written: {error:#}", folder.display())),
+            Ok(()) => check(name, CheckState::Ok, folder.display().to_string()),
+            Err(error) => {
+                check(name, CheckState::Warning, format!("{} cannot be written: {error:#}", folder.display()))
+            }
         },
     };
     let models = weights::list();
     let broken: Vec<&str> =
         models.iter().filter(|model| model.problem.is_some()).map(|model| model.name.as_str()).collect();
-    let state = if broken.is_empty() { State::Ok } else { State::Warning };
+    let state = if broken.is_empty() { CheckState::Ok } else { CheckState::Warning };
     let detail = if broken.is_empty() {
         format!("{} ready", models.len())
     } else {

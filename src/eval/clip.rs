@@ -24,7 +24,7 @@ pub struct ClipEmbedder {
 
 /// A frame in both of CLIP's spaces.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Look {
+pub struct ClipFeatures {
     /// Pooler output, before the projection: what CSCV compares.
     pub pooled: Vec<f32>,
     /// Image embedding in the common space of images and texts; not normalised.
@@ -57,7 +57,7 @@ impl ClipEmbedder {
     }
 
     /// Looks at squares, together: at most [`BATCH`] for bounded memory.
-    pub fn look(&self, squares: &[Vec<u8>]) -> Result<Vec<Look>> {
+    pub fn look(&self, squares: &[Vec<u8>]) -> Result<Vec<ClipFeatures>> {
         let side = self.config.vision_config.image_size;
         let mut pixels = Vec::with_capacity(squares.len() * 3 * side * side);
         for square in squares {
@@ -69,8 +69,8 @@ impl ClipEmbedder {
         let pixels = Tensor::from_vec(pixels, (squares.len(), 3, side, side), &self.device)?;
         let features = self.clip.images(&pixels)?;
         let (pooled, projected) = (features.pooled.to_vec2::<f32>()?, features.projected.to_vec2::<f32>()?);
-        let looks: Vec<Look> =
-            pooled.into_iter().zip(projected).map(|(pooled, projected)| Look { pooled, projected }).collect();
+        let looks: Vec<ClipFeatures> =
+            pooled.into_iter().zip(projected).map(|(pooled, projected)| ClipFeatures { pooled, projected }).collect();
         let finite = looks.iter().flat_map(|look| look.pooled.iter().chain(&look.projected)).all(|x| x.is_finite());
         ensure!(finite, NotFinite("CLIP"));
         Ok(looks)

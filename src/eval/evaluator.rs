@@ -1,12 +1,12 @@
 //! One video through all metrics, frame by frame: what is kept of a frame that has passed is some hundred bytes.
 
-use super::clip::{BATCH, ClipEmbedder, Look};
+use super::clip::{BATCH, ClipEmbedder, ClipFeatures};
 use super::frames::{cosine, cscv, difference, flicker, mean, psnr, seam, squared_error, ssim};
-use super::judge::{Judge, Verdict, Viewing};
+use super::judge::{Judge, JudgeStream, VideoFindings};
 use super::layout::Layout;
 use super::motion;
-use super::report::{Evaluation, FrameByFrame, Judged, Metric, Needs, NotFinite, PerFrame, Scene};
-use super::toyland::{Asked, asked};
+use super::report::{Evaluation, FrameComparison, JudgedQuestion, Metric, NotFinite, PerFrame, Requirement, Scene};
+use super::toyland::{CaptionFacts, asked};
 use crate::video::Frame;
 use anyhow::{Context, Result, ensure};
 use std::collections::{BTreeMap, VecDeque};
@@ -38,7 +38,7 @@ impl Evaluator {
         story: &Story,
         per_frame: bool,
     ) -> Result<Evaluation> {
-        let mut passing = Passing::new(self, story)?;
+        let mut passing = VideoPass::new(self, story)?;
         let (mut count, mut size) = (0, (0, 0));
         for frame in frames {
             let frame = frame?;
@@ -56,10 +56,10 @@ impl Evaluator {
 }
 
 /// A video on its way.
-struct Passing<'a> {
+struct VideoPass<'a> {
     story: &'a Story,
     clip: Option<Clip<'a>>,
-    viewing: Option<Viewing<'a>>,
+    viewing: Option<JudgeStream<'a>>,
     /// The last frames, at most three.
     last: VecDeque<Frame>,
     count: usize,
@@ -74,14 +74,14 @@ struct Clip<'a> {
     texts: Vec<Vec<f32>>,
     /// What it has yet to look at.
     waiting: Vec<Vec<u8>>,
-    before: Option<Look>,
+    before: Option<ClipFeatures>,
     similarities: Vec<f64>,
     /// Cosine with the frame's own prompt; none for frames of none.
     fits: Vec<Option<f64>>,
     warnings: Vec<String>,
 }
 
-impl<'a> Passing<'a> {
+impl<'a> VideoPass<'a> {
     fn new(evaluator: &'a Evaluator, story: &'a Story) -> Result<Self> {
         let clip = evaluator.clip.as_ref().map(|embedder| Clip::new(embedder, story)).transpose()?;
         Ok(Self {
@@ -137,7 +137,7 @@ impl<'a> Passing<'a> {
                 judge: BTreeMap::new(),
             })
             .collect();
-        let mut out = Numbers::default();
+        let mut out = MetricValues::default();
         out.set(Metric::Flicker, flicker(&self.differences), "one frame has no neighbour");
         out.set(Metric::MotionSmoothness, motion::smoothness(&self.errors), "fewer than three frames");
         out.seams(&self.differences, &layout);
@@ -168,7 +168,7 @@ impl<'a> Passing<'a> {
                 let neighbours = looks.windows(2).map(|pair| cosine(&pair[0], &pair[1])).collect();
                 similarities.get_or_insert(neighbours);
                 out.set(Metric::Present, Some(viewed.verdict(0..count)?.present()), "");
-                let mut counted = Counted::default();
+                let mut counted = AnswerCounts::default();
                 for scene in scenes.iter_mut().filter(|scene| scene.frames.1 - scene.frames.0 >= 2) {
                     let verdict = viewed.verdict(scene.frames.0..scene.frames.1)?;
                     scene.judge = counted.compare(&asked(&scene.prompt), &verdict);
@@ -185,7 +185,7 @@ impl<'a> Passing<'a> {
             similarity: similarities.unwrap_or_default(),
             interpolation_error: self.errors,
         });
-        let Numbers { metrics, absent } = out;
+        let MetricValues { metrics, absent } = out;
         Ok(Evaluation {
             file: file.to_owned(),
             frames: count,
@@ -238,16 +238,16 @@ impl<'a> Clip<'a> {
 
 /// Metrics, and why others are not there.
 #[derive(Default)]
-struct Numbers {
+struct MetricValues {
     metrics: BTreeMap<Metric, f64>,
     absent: BTreeMap<Metric, String>,
 }
 
 fn of_judge() -> impl Iterator<Item = Metric> {
-    Metric::ALL.into_iter().filter(|metric| metric.needs() == Needs::Judge)
+    Metric::ALL.into_iter().filter(|metric| metric.needs() == Requirement::Judge)
 }
 
-impl Numbers {
+impl MetricValues {
     fn set(&mut self, metric: Metric, value: Option<f64>, why: &str) {
         match value {
             Some(value) => drop(self.metrics.insert(metric, value)),
@@ -266,7 +266,7 @@ impl Numbers {
         self.set(Metric::WorstSeam, seam.map(|seam| seam.worst), why);
     }
 
-    fn judged(&mut self, counted: &Counted, no_layout: Option<&String>) {
+    fn judged(&mut self, counted: &AnswerCounts, no_layout: Option<&String>) {
         let why = no_layout.map_or("the prompts do not speak of it in Toyland's words", String::as_str);
         let share = |(right, all): (usize, usize)| (all > 0).then(|| right as f64 / all as f64);
         let sum = counted.0.iter().fold((0, 0), |sum, count| (sum.0 + count.0, sum.1 + count.1));
@@ -282,10 +282,10 @@ impl Numbers {
     fn needs(&mut self) {
         for metric in Metric::ALL {
             let needs = match metric.needs() {
-                Needs::Nothing | Needs::Reference => continue,
-                Needs::Embedder => "an embedder: --clip FOLDER, or --judge toyland for videos of Toyland",
-                Needs::Clip => "CLIP: --clip FOLDER",
-                Needs::Judge => "--judge toyland, for videos of Toyland",
+                Requirement::Nothing | Requirement::Reference => continue,
+                Requirement::Embedder => "an embedder: --clip FOLDER, or --judge toyland for videos of Toyland",
+                Requirement::Clip => "CLIP: --clip FOLDER",
+                Requirement::Judge => "--judge toyland, for videos of Toyland",
             };
             if !self.metrics.contains_key(&metric) {
                 self.absent.entry(metric).or_insert_with(|| format!("needs {needs}"));
@@ -296,10 +296,10 @@ impl Numbers {
 
 /// Right answers and all, by question: colour, shape, motion, place, time.
 #[derive(Default)]
-struct Counted([(usize, usize); 5]);
+struct AnswerCounts([(usize, usize); 5]);
 
-impl Counted {
-    fn compare(&mut self, asked: &Asked, verdict: &Verdict) -> BTreeMap<String, Judged> {
+impl AnswerCounts {
+    fn compare(&mut self, asked: &CaptionFacts, verdict: &VideoFindings) -> BTreeMap<String, JudgedQuestion> {
         let questions = [
             ("colour", asked.colour, &verdict.colour),
             ("shape", asked.shape, &verdict.shape),
@@ -314,7 +314,7 @@ impl Counted {
                 count.1 += 1;
             }
             let (asked, seen) = (asked.map(str::to_owned), answer.label.to_owned());
-            judged.insert(name.to_owned(), Judged { asked, seen, probability: answer.probability });
+            judged.insert(name.to_owned(), JudgedQuestion { asked, seen, probability: answer.probability });
         }
         judged
     }
@@ -325,7 +325,7 @@ pub fn frame_by_frame(
     a: &mut dyn Iterator<Item = Result<Frame>>,
     b: &mut dyn Iterator<Item = Result<Frame>>,
     keep: bool,
-) -> Result<FrameByFrame> {
+) -> Result<FrameComparison> {
     let (mut errors, mut similar) = (Vec::new(), Vec::new());
     while let (Some(a), Some(b)) = (a.next().transpose()?, b.next().transpose()?) {
         ensure!((a.width, a.height) == (b.width, b.height), "the sizes differ");
@@ -334,7 +334,7 @@ pub fn frame_by_frame(
     }
     let whole = mean(&errors).context("no frames in it")?;
     let of_frames: Vec<f64> = similar.iter().copied().flatten().collect();
-    Ok(FrameByFrame {
+    Ok(FrameComparison {
         count: errors.len(),
         identical: whole == 0.0,
         psnr: psnr(whole),

@@ -61,7 +61,7 @@ pub struct Answer {
 
 /// What one frame shows.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Seen {
+pub struct FrameFindings {
     /// The subject's box: x0, y0, x1, y1 in units of the frame's width and height. Without a subject it means nothing.
     pub bounds: [f32; 4],
     /// Probability that a subject is there.
@@ -72,17 +72,17 @@ pub struct Seen {
 
 /// What a video shows.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Verdict {
+pub struct VideoFindings {
     pub colour: Answer,
     pub shape: Answer,
     pub motion: Answer,
     pub place: Answer,
     pub time: Answer,
     /// One for each frame.
-    pub frames: Vec<Seen>,
+    pub frames: Vec<FrameFindings>,
 }
 
-impl Verdict {
+impl VideoFindings {
     /// Share of the frames in which a subject is more probable than none.
     pub fn present(&self) -> f64 {
         let found = self.frames.iter().filter(|frame| frame.presence > 0.5).count();
@@ -149,7 +149,7 @@ impl Judge {
     }
 
     /// Judges a video of at least two frames, of any one size.
-    pub fn judge(&self, frames: &[Frame]) -> Result<Verdict> {
+    pub fn judge(&self, frames: &[Frame]) -> Result<VideoFindings> {
         let mut viewing = self.view();
         for frame in frames {
             viewing.push(frame)?;
@@ -158,7 +158,7 @@ impl Judge {
     }
 
     /// [`Judge::judge`] of a video `[T, 3, H, W]` with values from -1 to 1.
-    pub fn judge_tensor(&self, video: &Tensor) -> Result<Verdict> {
+    pub fn judge_tensor(&self, video: &Tensor) -> Result<VideoFindings> {
         let (count, channels, height, width) = video.dims4()?;
         if channels != 3 {
             bail!("a video has 3 channels, not {channels}");
@@ -175,8 +175,8 @@ impl Judge {
     }
 
     /// Begins with a video whose frames come one by one.
-    pub fn view(&self) -> Viewing<'_> {
-        Viewing { judge: self, pending: Vec::new(), before: None, parts: Vec::new(), pairs: Vec::new() }
+    pub fn view(&self) -> JudgeStream<'_> {
+        JudgeStream { judge: self, pending: Vec::new(), before: None, parts: Vec::new(), pairs: Vec::new() }
     }
 
     /// `x` is `[T, 3, 96, 144]`.
@@ -233,7 +233,7 @@ impl Judge {
 }
 
 /// A video on its way through the judge: what is kept of a frame that has been looked at is small.
-pub struct Viewing<'a> {
+pub struct JudgeStream<'a> {
     judge: &'a Judge,
     /// Frames not looked at yet, `[3, 96, 144]` each.
     pending: Vec<f32>,
@@ -243,7 +243,7 @@ pub struct Viewing<'a> {
     pairs: Vec<Tensor>,
 }
 
-impl<'a> Viewing<'a> {
+impl<'a> JudgeStream<'a> {
     /// Takes the next frame, of the size of the others.
     pub fn push(&mut self, frame: &Frame) -> Result<()> {
         let (width, height) = (frame.width, frame.height);
@@ -279,7 +279,7 @@ impl<'a> Viewing<'a> {
     }
 
     /// After the last frame. Errors: fewer than two frames.
-    pub fn end(mut self) -> Result<Viewed<'a>> {
+    pub fn end(mut self) -> Result<JudgeOutput<'a>> {
         self.look_at(1)?;
         let count: usize = self.parts.iter().map(|part| part.presence.dim(0)).sum::<Result<usize>>()?;
         if count < 2 {
@@ -295,19 +295,19 @@ impl<'a> Viewing<'a> {
             place: join(|p| &p.place)?,
             time: join(|p| &p.time)?,
         };
-        Ok(Viewed { judge: self.judge, seen, pairs: Tensor::cat(&self.pairs, 0)? })
+        Ok(JudgeOutput { judge: self.judge, seen, pairs: Tensor::cat(&self.pairs, 0)? })
     }
 }
 
 /// A video that has been looked at as a whole.
-pub struct Viewed<'a> {
+pub struct JudgeOutput<'a> {
     judge: &'a Judge,
     /// Of all frames; `presence` as a probability.
     seen: Logits,
     pairs: Tensor, // [T - 1, 32]
 }
 
-impl Viewed<'_> {
+impl JudgeOutput<'_> {
     /// The [`EMBEDDING`] numbers of each frame.
     pub fn embeddings(&self) -> Result<Vec<Vec<f32>>> {
         self.seen.embedding.to_vec2()
@@ -315,7 +315,7 @@ impl Viewed<'_> {
 
     /// What the frames of a range show, as if there were no others. Errors: fewer than two frames, or ones that are not
     /// there.
-    pub fn verdict(&self, frames: Range<usize>) -> Result<Verdict> {
+    pub fn verdict(&self, frames: Range<usize>) -> Result<VideoFindings> {
         let (start, count) = (frames.start, frames.len());
         if count < 2 || frames.end > self.seen.presence.dim(0)? {
             bail!("the judge needs at least 2 frames, there are {count}");
@@ -327,7 +327,7 @@ impl Viewed<'_> {
         let of_subject = |logits: &Tensor| softmax_last_dim(&of(logits)?.broadcast_mul(&weight)?.sum(0)?);
         let of_scene = |logits: &Tensor| softmax_last_dim(&of(logits)?.mean(0)?);
         let motion = self.judge.moves(&self.pairs.narrow(0, start, count - 1)?, &bounds)?;
-        Ok(Verdict {
+        Ok(VideoFindings {
             colour: answer(&COLOURS, &of_subject(&self.seen.colour)?)?,
             shape: answer(&SHAPES, &of_subject(&self.seen.shape)?)?,
             motion: answer(&MOTIONS, &softmax_last_dim(&motion)?)?,
@@ -384,7 +384,7 @@ fn answer(words: &[&'static str], probabilities: &Tensor) -> Result<Answer> {
 }
 
 /// `presence` `[T]`, `bounds` `[T, 4]` as centre and size, `embedding` `[T, 64]`.
-fn seen(presence: &Tensor, bounds: &Tensor, embedding: &Tensor) -> Result<Vec<Seen>> {
+fn seen(presence: &Tensor, bounds: &Tensor, embedding: &Tensor) -> Result<Vec<FrameFindings>> {
     let (centre, half) = (bounds.narrow(1, 0, 2)?, (bounds.narrow(1, 2, 2)? / 2.0)?);
     let corners = Tensor::cat(&[(&centre - &half)?, (centre + half)?], 1)?.to_vec2::<f32>()?;
     let (presence, embedding) = (presence.to_vec1::<f32>()?, embedding.to_vec2::<f32>()?);
@@ -393,7 +393,7 @@ fn seen(presence: &Tensor, bounds: &Tensor, embedding: &Tensor) -> Result<Vec<Se
         .map(|((corners, presence), embedding)| {
             let mut bounds = [0.0; 4];
             bounds.copy_from_slice(&corners);
-            Seen { bounds, presence, embedding }
+            FrameFindings { bounds, presence, embedding }
         })
         .collect())
 }
@@ -450,7 +450,7 @@ mod tests {
         // across two batches
         let range = BATCH - 3..2 * BATCH + 2;
         let (part, alone) = (viewed.verdict(range.clone()).unwrap(), judge.judge(&frames[range]).unwrap());
-        let numbers = |verdict: &Verdict| -> Vec<f32> {
+        let numbers = |verdict: &VideoFindings| -> Vec<f32> {
             let answers = [&verdict.colour, &verdict.shape, &verdict.motion, &verdict.place, &verdict.time];
             let answers = answers.into_iter().flat_map(|answer| answer.probabilities.clone());
             answers.chain(verdict.frames.iter().flat_map(|seen| seen.embedding.clone())).collect()

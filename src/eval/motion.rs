@@ -24,7 +24,8 @@ pub fn reach(width: usize, height: usize) -> usize {
 /// Mean absolute error of `middle` made from the frames around it, in levels. All frames have one size.
 pub fn error(before: &Frame, middle: &Frame, after: &Frame) -> f64 {
     let (width, height) = (middle.width, middle.height);
-    let search = Search { before: luma(before), after: luma(after), width, height, steps: steps(reach(width, height)) };
+    let search =
+        BlockSearch { before: luma(before), after: luma(after), width, height, steps: steps(reach(width, height)) };
     let doubled: u64 = (0..height.div_ceil(BLOCK))
         .into_par_iter()
         .map(|row| {
@@ -70,7 +71,7 @@ fn steps(reach: usize) -> Vec<(isize, isize)> {
     steps
 }
 
-struct Search {
+struct BlockSearch {
     before: Vec<u8>,
     after: Vec<u8>,
     width: usize,
@@ -78,7 +79,7 @@ struct Search {
     steps: Vec<(isize, isize)>,
 }
 
-impl Search {
+impl BlockSearch {
     /// The step along which a block's past and future are most alike; a longer one must be better by a little, or flat
     /// places would wander.
     fn vector(&self, x: &std::ops::Range<usize>, y: &std::ops::Range<usize>) -> (isize, isize) {

@@ -34,7 +34,7 @@ pub enum Metric {
 
 /// What a metric needs beyond the frames.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Needs {
+pub enum Requirement {
     Nothing,
     /// `--clip` or `--judge`.
     Embedder,
@@ -84,13 +84,13 @@ impl Metric {
         }
     }
 
-    pub fn needs(self) -> Needs {
+    pub fn needs(self) -> Requirement {
         match self {
-            Self::MotionSmoothness | Self::Flicker | Self::Seam | Self::WorstSeam => Needs::Nothing,
-            Self::Cscv => Needs::Embedder,
-            Self::TextImage => Needs::Clip,
-            Self::Psnr | Self::Ssim => Needs::Reference,
-            _ => Needs::Judge,
+            Self::MotionSmoothness | Self::Flicker | Self::Seam | Self::WorstSeam => Requirement::Nothing,
+            Self::Cscv => Requirement::Embedder,
+            Self::TextImage => Requirement::Clip,
+            Self::Psnr | Self::Ssim => Requirement::Reference,
+            _ => Requirement::Judge,
         }
     }
 
@@ -151,7 +151,7 @@ pub struct Evaluation {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub per_frame: Option<PerFrame>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub against: Option<Against>,
+    pub against: Option<ReferenceComparison>,
 }
 
 /// The frames of one prompt.
@@ -164,12 +164,12 @@ pub struct Scene {
     pub text_image: Option<f64>,
     /// By question: colour, shape, motion, place, time.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub judge: BTreeMap<String, Judged>,
+    pub judge: BTreeMap<String, JudgedQuestion>,
 }
 
 /// One question to the judge.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Judged {
+pub struct JudgedQuestion {
     /// What the prompt says; none where it says nothing.
     pub asked: Option<String>,
     pub seen: String,
@@ -189,7 +189,7 @@ pub struct PerFrame {
 
 /// A comparison with another video.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Against {
+pub struct ReferenceComparison {
     pub file: String,
     /// Of the other video.
     pub metrics: Metrics,
@@ -197,7 +197,7 @@ pub struct Against {
     pub difference: Metrics,
     /// Frame by frame, where the sizes are equal.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub frames: Option<FrameByFrame>,
+    pub frames: Option<FrameComparison>,
     /// Why frames were not compared, or not all of them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
@@ -205,7 +205,7 @@ pub struct Against {
 
 /// Frames of two videos of one size.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct FrameByFrame {
+pub struct FrameComparison {
     pub count: usize,
     pub identical: bool,
     /// Of the mean squared error of all frames; none where they are identical.

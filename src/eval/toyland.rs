@@ -43,7 +43,7 @@ pub fn held_out(colour: &str, shape: &str, place: &str, time: &str) -> bool {
 
 /// What a prompt asks for, in the world's words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Asked {
+pub struct CaptionFacts {
     pub colour: Option<&'static str>,
     pub shape: Option<&'static str>,
     pub motion: Option<&'static str>,
@@ -73,7 +73,7 @@ const TIME_WORDS: [(&str, &[&str]); 4] = [
 ];
 
 /// Reads a prompt in the words that the world is captioned with. What it does not say, or says in two ways, is `None`.
-pub fn asked(prompt: &str) -> Asked {
+pub fn asked(prompt: &str) -> CaptionFacts {
     let lower = prompt.to_lowercase();
     let words: Vec<&str> = lower.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty()).collect();
     let count = |phrase: &str| {
@@ -96,7 +96,7 @@ pub fn asked(prompt: &str) -> Asked {
     let subject = words.iter().enumerate().find_map(|(at, word)| Some((at, known(&SHAPES, word)?)));
     let colour = subject.and_then(|(at, _)| known(&COLOURS, words.get(at.checked_sub(1)?)?));
     let shape = subject.map(|(_, shape)| shape);
-    Asked { colour, shape, motion, place: meant(&PLACE_WORDS), time: meant(&TIME_WORDS) }
+    CaptionFacts { colour, shape, motion, place: meant(&PLACE_WORDS), time: meant(&TIME_WORDS) }
 }
 
 /// FNV-1a in 64 bits, of the UTF-8 bytes.
@@ -137,7 +137,7 @@ mod tests {
             (star.colour, star.shape, star.place, star.time),
             (Some("yellow"), Some("star"), Some("sea"), Some("night"))
         );
-        assert_eq!(asked("a panda plays the guitar"), Asked::default());
+        assert_eq!(asked("a panda plays the guitar"), CaptionFacts::default());
         assert_eq!(asked("the car on the street in the snow").place, None);
         assert_eq!(asked("ball").shape, Some("ball"));
     }

@@ -498,7 +498,11 @@ fn one(
     };
     let attention = attention(
         settings.attention.unwrap_or(Attention::Auto),
-        kernel::Place { device: &device, dtype: compute_dtype(dtype, &device), head: transformer.attention_head_dim },
+        kernel::KernelTarget {
+            device: &device,
+            dtype: compute_dtype(dtype, &device),
+            head: transformer.attention_head_dim,
+        },
     )?;
     let half = if dtype == DType::F32 { DType::F32 } else { DType::BF16 };
 
@@ -642,7 +646,7 @@ pub fn device(spec: DeviceSpec) -> Result<Device> {
 }
 
 /// The kernel of a name, if it can be had there.
-fn attention(asked: Attention, place: kernel::Place) -> Result<Kernel> {
+fn attention(asked: Attention, place: kernel::KernelTarget) -> Result<Kernel> {
     let kernel = match asked {
         Attention::Auto => return Ok(Kernel::auto(place)),
         Attention::Flash3 => Kernel::Flash3,

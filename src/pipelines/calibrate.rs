@@ -39,7 +39,7 @@ pub fn calibrate() -> Result<Speed> {
     part.hash()?;
     let load = part.bytes() as f64 / since.elapsed().as_secs_f64();
 
-    let denoise = |frames: usize, height: usize, width: usize| -> Result<Passed> {
+    let denoise = |frames: usize, height: usize, width: usize| -> Result<TimedPass> {
         let latents = Tensor::zeros((frames, config.in_channels, height, width), DType::F32, &device)?;
         let text = Tensor::zeros((config.max_text_seq_length, config.text_embed_dim), DType::F32, &device)?;
         let row = Row::new(latents, text, 500.0);
@@ -55,7 +55,7 @@ pub fn calibrate() -> Result<Speed> {
         let tokens = (config.max_text_seq_length + frames * height * width / config.patch_size.pow(2)) as f64;
         let (depth, dim) = (config.num_layers as f64, config.inner_dim() as f64);
         let linear = 2.0 * depth * tokens * 12.0 * dim * dim;
-        Ok(Passed { linear, attention: 2.0 * depth * 2.0 * tokens * tokens * dim, layers: depth, seconds })
+        Ok(TimedPass { linear, attention: 2.0 * depth * 2.0 * tokens * tokens * dim, layers: depth, seconds })
     };
     let passes = [denoise(2, 4, 6)?, denoise(7, 12, 18)?, denoise(13, 12, 18)?];
     let (linear, attention, layer) = solve(&passes);
@@ -102,7 +102,7 @@ fn best<T>(mut work: impl FnMut() -> Result<T>) -> Result<f64> {
 }
 
 /// One pass of two rows through the transformer.
-struct Passed {
+struct TimedPass {
     linear: f64,
     attention: f64,
     layers: f64,
@@ -111,8 +111,8 @@ struct Passed {
 
 /// Speeds of products and of attention and seconds for a layer, from passes of three lengths. Where the lengths tell the two
 /// speeds apart badly (a measurement was disturbed), one speed does for both.
-fn solve([short, middle, long]: &[Passed; 3]) -> (f64, f64, f64) {
-    let row = |pass: &Passed| [pass.linear, pass.attention, pass.layers];
+fn solve([short, middle, long]: &[TimedPass; 3]) -> (f64, f64, f64) {
+    let row = |pass: &TimedPass| [pass.linear, pass.attention, pass.layers];
     let determinant = |m: [[f64; 3]; 3]| {
         m[0][0] * (m[1][1] * m[2][2] - m[1][2] * m[2][1]) - m[0][1] * (m[1][0] * m[2][2] - m[1][2] * m[2][0])
             + m[0][2] * (m[1][0] * m[2][1] - m[1][1] * m[2][0])
@@ -167,13 +167,13 @@ mod tests {
     fn speeds_are_found_from_three_lengths() {
         let pass = |tokens: f64| {
             let (linear, attention, layers) = (tokens * 1e6, tokens * tokens * 1e4, 6.0);
-            Passed { linear, attention, layers, seconds: linear / 50e9 + attention / 40e9 + layers * 1e-4 }
+            TimedPass { linear, attention, layers, seconds: linear / 50e9 + attention / 40e9 + layers * 1e-4 }
         };
         let (linear, attention, layer) = solve(&[pass(44.0), pass(410.0), pass(734.0)]);
         assert!((linear / 50e9 - 1.0).abs() < 1e-6 && (attention / 40e9 - 1.0).abs() < 1e-6, "{linear} {attention}");
         assert!((layer / 1e-4 - 1.0).abs() < 1e-6, "{layer}");
         // a disturbed measurement gives speeds all the same
-        let slow = Passed { seconds: 1.0, ..pass(410.0) };
+        let slow = TimedPass { seconds: 1.0, ..pass(410.0) };
         let (linear, attention, layer) = solve(&[pass(44.0), slow, pass(734.0)]);
         assert!(linear > 0.0 && attention == linear && layer >= 0.0);
     }

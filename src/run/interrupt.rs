@@ -18,15 +18,15 @@ static DISCARD: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
 
 /// As long as it lives, someone looks at [`asked`].
 #[derive(Debug)]
-pub struct Attention(());
+pub struct InterruptGuard(());
 
 /// From now on the first interruption is left to the caller, who looks at [`asked`].
-pub fn attend() -> Attention {
+pub fn attend() -> InterruptGuard {
     ATTENDED.store(true, Ordering::SeqCst);
-    Attention(())
+    InterruptGuard(())
 }
 
-impl Drop for Attention {
+impl Drop for InterruptGuard {
     fn drop(&mut self) {
         ATTENDED.store(false, Ordering::SeqCst);
     }

@@ -80,14 +80,14 @@ impl Color {
 /// Who listens to a run. `quiet` leaves errors only, `verbose` adds what was planned, how long stages took and every file.
 pub fn renderer(mode: Mode, quiet: bool, verbose: bool, color: Color) -> Box<dyn Observer> {
     let terminal = stderr().is_terminal();
-    let words = Words { color: color.on(terminal), quiet, verbose };
+    let words = Style { color: color.on(terminal), quiet, verbose };
     match mode {
         Mode::Json => Box::new(Json { quiet, job: None }),
-        _ if quiet => Box::new(Lines::new(stderr(), words, false)),
-        Mode::None => Box::new(Lines::new(stderr(), words, false)),
-        Mode::Bar => Box::new(Bars::new(words)),
-        Mode::Auto if terminal => Box::new(Bars::new(words)),
-        Mode::Auto | Mode::Plain => Box::new(Lines::new(stderr(), words, true)),
+        _ if quiet => Box::new(PlainProgress::new(stderr(), words, false)),
+        Mode::None => Box::new(PlainProgress::new(stderr(), words, false)),
+        Mode::Bar => Box::new(BarProgress::new(words)),
+        Mode::Auto if terminal => Box::new(BarProgress::new(words)),
+        Mode::Auto | Mode::Plain => Box::new(PlainProgress::new(stderr(), words, true)),
     }
 }
 
@@ -121,13 +121,13 @@ impl Observer for Json {
 
 /// How events are put in words.
 #[derive(Clone, Copy)]
-struct Words {
+struct Style {
     color: bool,
     quiet: bool,
     verbose: bool,
 }
 
-impl Words {
+impl Style {
     fn paint(self, code: &str, text: &str) -> String {
         if self.color { format!("\u{1b}[{code}m{text}\u{1b}[0m") } else { text.to_owned() }
     }
@@ -180,9 +180,9 @@ fn describe(plan: &Plan) -> String {
 }
 
 /// Progress as plain lines; with `stages` false only messages.
-struct Lines<W> {
+struct PlainProgress<W> {
     out: W,
-    words: Words,
+    words: Style,
     stages: bool,
     stage: Option<(Phase, Instant)>,
     told: Option<Instant>,
@@ -191,8 +191,8 @@ struct Lines<W> {
 /// Steps and chunks are told no more often than this.
 const PAUSE: Duration = Duration::from_secs(2);
 
-impl<W: Write> Lines<W> {
-    fn new(out: W, words: Words, stages: bool) -> Self {
+impl<W: Write> PlainProgress<W> {
+    fn new(out: W, words: Style, stages: bool) -> Self {
         Self { out, words, stages, stage: None, told: None }
     }
 
@@ -218,7 +218,7 @@ impl<W: Write> Lines<W> {
     }
 }
 
-impl<W: Write + Send> Observer for Lines<W> {
+impl<W: Write + Send> Observer for PlainProgress<W> {
     fn event(&mut self, event: &Event) -> Result<()> {
         if let Some(message) = self.words.message(event) {
             self.say(&message);
@@ -292,14 +292,14 @@ fn stage(phase: Phase, of: usize, what: &str) -> String {
 }
 
 /// Progress as bars, one for each stage; finished ones stay.
-struct Bars {
-    words: Words,
+struct BarProgress {
+    words: Style,
     bar: Option<ProgressBar>,
     since: Instant,
 }
 
-impl Bars {
-    fn new(words: Words) -> Self {
+impl BarProgress {
+    fn new(words: Style) -> Self {
         Self { words, bar: None, since: Instant::now() }
     }
 
@@ -377,7 +377,7 @@ fn template(of: u64, position: &str, columns: usize, color: bool) -> String {
     }
 }
 
-impl Observer for Bars {
+impl Observer for BarProgress {
     fn event(&mut self, event: &Event) -> Result<()> {
         if let Some(message) = self.words.message(event) {
             if matches!(event, Event::Error { .. }) {
@@ -408,7 +408,7 @@ impl Observer for Bars {
     }
 }
 
-impl Drop for Bars {
+impl Drop for BarProgress {
     fn drop(&mut self) {
         self.finish();
     }
@@ -418,9 +418,9 @@ impl Drop for Bars {
 mod tests {
     use super::*;
 
-    fn said(words: Words, stages: bool, events: &[Event]) -> Vec<String> {
+    fn said(words: Style, stages: bool, events: &[Event]) -> Vec<String> {
         let mut out = Vec::new();
-        let mut lines = Lines::new(&mut out, words, stages);
+        let mut lines = PlainProgress::new(&mut out, words, stages);
         for event in events {
             lines.event(event).unwrap();
         }
@@ -444,7 +444,7 @@ mod tests {
         ]
     }
 
-    const PLAIN: Words = Words { color: false, quiet: false, verbose: false };
+    const PLAIN: Style = Style { color: false, quiet: false, verbose: false };
 
     #[test]
     fn lines_tell_stages_and_do_not_flood() {
@@ -466,7 +466,7 @@ mod tests {
     #[test]
     fn quiet_and_none_leave_messages_only() {
         assert_eq!(said(PLAIN, false, &events()), ["warning: prompt 1 was cut", "error: disk full"]);
-        assert_eq!(said(Words { quiet: true, ..PLAIN }, false, &events()), ["error: disk full"]);
+        assert_eq!(said(Style { quiet: true, ..PLAIN }, false, &events()), ["error: disk full"]);
     }
 
     fn plan() -> Event {
@@ -494,7 +494,7 @@ mod tests {
     #[test]
     fn the_seed_is_always_told() {
         assert_eq!(said(PLAIN, true, &[plan()]), ["toyland: 144x96, 49 frames, seed 7"]);
-        let verbose = said(Words { verbose: true, ..PLAIN }, true, &[plan()]);
+        let verbose = said(Style { verbose: true, ..PLAIN }, true, &[plan()]);
         assert!(verbose[1].ends_with("13 latent frames in 1 window, 30 steps, seed 7"), "{verbose:?}");
     }
 
@@ -502,7 +502,7 @@ mod tests {
     fn verbose_tells_times_files_and_the_plan() {
         let mut events = events();
         events.insert(0, plan());
-        let lines = said(Words { verbose: true, ..PLAIN }, true, &events);
+        let lines = said(Style { verbose: true, ..PLAIN }, true, &events);
         assert!(lines[0].starts_with("toyland on cpu in f32, 2 threads, about 400 MB"), "{lines:?}");
         assert_eq!(lines[2], "  prompt \"a ball\"");
         assert!(lines.iter().any(|line| line.starts_with("denoise took ")));
@@ -511,7 +511,7 @@ mod tests {
 
     #[test]
     fn colours_follow_the_wish() {
-        let red = said(Words { color: true, ..PLAIN }, true, &[Event::Error { code: 1, message: "x".into() }]);
+        let red = said(Style { color: true, ..PLAIN }, true, &[Event::Error { code: 1, message: "x".into() }]);
         assert_eq!(red, ["\u{1b}[1;31merror:\u{1b}[0m x"]);
         assert!(Color::Always.on(false) && !Color::Never.on(true) && !Color::Auto.on(false));
     }

@@ -33,7 +33,7 @@ pub struct Speed {
 }
 
 #[derive(Serialize, Deserialize)]
-struct Kept {
+struct SpeedFile {
     cpu: String,
     version: String,
     threads: usize,
@@ -73,7 +73,7 @@ pub fn path(threads: usize) -> Option<PathBuf> {
 /// What was measured before; none where nothing was, or the file is not whole.
 pub fn kept(threads: usize) -> Option<Speed> {
     let text = fs::read_to_string(path(threads)?).ok()?;
-    let kept: Kept = serde_json::from_str(&text).ok()?;
+    let kept: SpeedFile = serde_json::from_str(&text).ok()?;
     let fits = kept.threads == threads && kept.cpu == cpu() && kept.version == env!("CARGO_PKG_VERSION");
     Some(kept.speed).filter(|speed| fits && speed.plausible())
 }
@@ -81,7 +81,7 @@ pub fn kept(threads: usize) -> Option<Speed> {
 /// Keeps a measurement, whole or not at all.
 pub fn keep(threads: usize, speed: Speed) -> Result<()> {
     let Some(path) = path(threads) else { return Ok(()) };
-    let kept = Kept { cpu: cpu(), version: env!("CARGO_PKG_VERSION").to_owned(), threads, speed };
+    let kept = SpeedFile { cpu: cpu(), version: env!("CARGO_PKG_VERSION").to_owned(), threads, speed };
     let write = || -> Result<()> {
         let folder = path.parent().context("no directory")?;
         fs::create_dir_all(folder)?;

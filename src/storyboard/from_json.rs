@@ -9,8 +9,8 @@ use std::io::{self, Read};
 
 /// Depth is bounded by the parser, at 128.
 pub(super) fn parse(source: Source, text: &str) -> Result<Node> {
-    let place = Place { line: Cell::new(1), budget: RefCell::new(Budget::new()) };
-    let reader = Counted { bytes: text.as_bytes(), line: &place.line, ended: false };
+    let place = Position { line: Cell::new(1), budget: RefCell::new(Budget::new()) };
+    let reader = LineCounter { bytes: text.as_bytes(), line: &place.line, ended: false };
     let mut deserializer = serde_json::Deserializer::from_reader(reader);
     let node = Build(&place).deserialize(&mut deserializer);
     node.and_then(|node| deserializer.end().map(|()| node)).map_err(|error| {
@@ -20,20 +20,20 @@ pub(super) fn parse(source: Source, text: &str) -> Result<Node> {
     })
 }
 
-struct Place {
+struct Position {
     line: Cell<usize>,
     budget: RefCell<Budget>,
 }
 
 /// Counts the lines of what was read, but for the last byte: the parser looks one ahead behind numbers.
-struct Counted<'a> {
+struct LineCounter<'a> {
     bytes: &'a [u8],
     line: &'a Cell<usize>,
     /// The last byte ended a line.
     ended: bool,
 }
 
-impl Read for Counted<'_> {
+impl Read for LineCounter<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let one = buffer.len().min(1);
         let read = self.bytes.read(&mut buffer[..one])?;
@@ -46,7 +46,7 @@ impl Read for Counted<'_> {
 }
 
 #[derive(Clone, Copy)]
-struct Build<'a>(&'a Place);
+struct Build<'a>(&'a Position);
 
 impl Build<'_> {
     fn node<E: Error>(self, line: usize, value: Value) -> Result<Node, E> {

@@ -31,12 +31,12 @@ struct Build<'a> {
 struct Open {
     line: usize,
     anchor: usize,
-    inside: Inside,
+    inside: Container,
     /// Of what it holds.
     cost: usize,
 }
 
-enum Inside {
+enum Container {
     List(Vec<Node>),
     /// With the key whose value comes next.
     Table(Vec<Entry>, Option<(String, usize)>),
@@ -57,7 +57,7 @@ impl Build<'_> {
                 if let (false, Some(tag)) = (string, &tag) {
                     return Err(self.at(line, format!("tags are not read: leave out {tag}")));
                 }
-                let key = matches!(self.open.last(), Some(Open { inside: Inside::Table(_, None), .. }));
+                let key = matches!(self.open.last(), Some(Open { inside: Container::Table(_, None), .. }));
                 let value = match style {
                     ScalarStyle::Plain if !string && !key => plain(&text),
                     _ => Value::Text(text.clone().into_owned()),
@@ -65,8 +65,8 @@ impl Build<'_> {
                 let cost = Node::cost(text.len());
                 return self.put(Node { line, value }, anchor, cost, cost);
             }
-            Event::SequenceStart(anchor, tag) => (Inside::List(Vec::new()), anchor, tag),
-            Event::MappingStart(anchor, tag) => (Inside::Table(Vec::new(), None), anchor, tag),
+            Event::SequenceStart(anchor, tag) => (Container::List(Vec::new()), anchor, tag),
+            Event::MappingStart(anchor, tag) => (Container::Table(Vec::new(), None), anchor, tag),
             Event::SequenceEnd | Event::MappingEnd => return self.close(),
             Event::DocumentStart(_) if self.root.is_some() => {
                 return Err(self.at(line, "a second document: one file is one video"));
@@ -86,8 +86,8 @@ impl Build<'_> {
     fn close(&mut self) -> Result<()> {
         let Some(Open { line, anchor, inside, cost }) = self.open.pop() else { return Ok(()) };
         let value = match inside {
-            Inside::List(list) => Value::List(list),
-            Inside::Table(entries, _) => Value::Table(
+            Container::List(list) => Value::List(list),
+            Container::Table(entries, _) => Value::Table(
                 Table::new(entries)
                     .map_err(|twice| self.at(twice.line, format!("the key {:?} stands twice", twice.key)))?,
             ),
@@ -109,8 +109,8 @@ impl Build<'_> {
         };
         open.cost += cost;
         match &mut open.inside {
-            Inside::List(list) => list.push(node),
-            Inside::Table(entries, key) => match key.take() {
+            Container::List(list) => list.push(node),
+            Container::Table(entries, key) => match key.take() {
                 Some((key, line)) => entries.push(Entry { key, line, value: node }),
                 None => {
                     let Value::Text(text) = node.value else { return Err(self.at(line, "a key that is not a text")) };

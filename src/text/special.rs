@@ -13,7 +13,7 @@ use tokenizers::AddedToken;
 #[serde(default)]
 pub struct Config {
     #[serde(flatten)]
-    pub named: Named,
+    pub named: SpecialTokens,
     pub extra_ids: Option<usize>,
     pub padding_side: Option<String>,
     pub split_special_tokens: Option<bool>,
@@ -27,7 +27,7 @@ pub struct Config {
 /// The tokens with a name; also what is read of `special_tokens_map.json`.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
-pub struct Named {
+pub struct SpecialTokens {
     bos_token: Option<Token>,
     eos_token: Option<Token>,
     unk_token: Option<Token>,
@@ -92,7 +92,7 @@ impl Token {
     }
 }
 
-impl Named {
+impl SpecialTokens {
     pub fn pad(&self) -> &str {
         self.pad_token.as_ref().map_or("<pad>", Token::content)
     }
@@ -130,7 +130,7 @@ impl Named {
 
 impl Config {
     /// Takes in `special_tokens_map.json`, which goes before this file where this one lists no added tokens.
-    pub fn with_map(mut self, map: Named) -> Self {
+    pub fn with_map(mut self, map: SpecialTokens) -> Self {
         if self.added_tokens_decoder.is_none() {
             self.named = map.or(self.named);
         }

@@ -6,20 +6,20 @@
 use std::ops::Range;
 
 /// A letter as it is compared, and where it stands.
-struct Mark {
+struct Letter {
     letter: char,
     place: Range<usize>,
 }
 
 /// Lower-case letters, gaps as one space.
-fn marks(text: &str) -> Vec<Mark> {
-    let mut marks: Vec<Mark> = Vec::with_capacity(text.len());
+fn marks(text: &str) -> Vec<Letter> {
+    let mut marks: Vec<Letter> = Vec::with_capacity(text.len());
     for (start, letter) in text.char_indices() {
         let place = start..start + letter.len_utf8();
         match marks.last_mut() {
             Some(last) if letter.is_whitespace() && last.letter == ' ' => last.place.end = place.end,
-            _ if letter.is_whitespace() => marks.push(Mark { letter: ' ', place }),
-            _ => marks.extend(letter.to_lowercase().map(|letter| Mark { letter, place: place.clone() })),
+            _ if letter.is_whitespace() => marks.push(Letter { letter: ' ', place }),
+            _ => marks.extend(letter.to_lowercase().map(|letter| Letter { letter, place: place.clone() })),
         }
     }
     marks
@@ -33,7 +33,7 @@ fn joined(before: char, after: char) -> bool {
 }
 
 /// Whether `words` stand in `text` at `start`, as a whole.
-fn stand(text: &[Mark], words: &[Mark], start: usize) -> bool {
+fn stand(text: &[Letter], words: &[Letter], start: usize) -> bool {
     let end = start + words.len();
     let (Some(first), Some(last), Some(place)) = (words.first(), words.last(), text.get(start..end)) else {
         return false;

@@ -4,7 +4,7 @@
 use super::convert;
 use super::error::ModelError;
 use super::header::Entry;
-use super::host::{Held, held_dtype};
+use super::host::{HostTensors, held_dtype};
 use super::part::Part;
 use super::source::Bytes;
 use candle_core::{DType, Device, Error, Result, Shape, Tensor};
@@ -17,7 +17,7 @@ pub(super) struct Backend {
     /// The part's weight files, in its order.
     files: Vec<Bytes>,
     /// Where tensors stay in the host's memory once they have been read.
-    held: Option<Held>,
+    held: Option<HostTensors>,
     /// Whether matrices may come in the half numbers that they are stored in.
     compact: bool,
 }
@@ -29,7 +29,7 @@ impl Backend {
 
     /// One that reads every tensor from the files once, however often it is asked for.
     pub fn holding(part: Part, files: Vec<Bytes>) -> Self {
-        Self { held: Some(Held::default()), ..Self::new(part, files) }
+        Self { held: Some(HostTensors::default()), ..Self::new(part, files) }
     }
 
     /// The same, but on the processor matrices stored in half numbers stay in them if f32 is asked for.

@@ -14,10 +14,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 /// Tensors by name, each kept when it was first asked for.
 #[derive(Default)]
-pub(super) struct Held(Mutex<HashMap<String, Arc<Kept>>>);
+pub(super) struct HostTensors(Mutex<HashMap<String, Arc<HostTensor>>>);
 
 /// A tensor in the host's memory.
-struct Kept {
+struct HostTensor {
     dtype: Dtype,
     bytes: Bytes,
 }
@@ -28,7 +28,7 @@ enum Bytes {
     Pinned(PinnedHostSlice<u8>),
 }
 
-impl Held {
+impl HostTensors {
     /// The tensor of this name on its device. `stored` gives its bytes as they are in the file, of dtype `from`; asked once.
     pub fn tensor(
         &self,
@@ -42,7 +42,7 @@ impl Held {
         let copy = match found {
             Some(copy) => copy,
             None => {
-                let copy = Arc::new(Kept::new(stored(), from, shape, dtype, device)?);
+                let copy = Arc::new(HostTensor::new(stored(), from, shape, dtype, device)?);
                 let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
                 all.insert(name.to_owned(), copy.clone());
                 copy
@@ -52,7 +52,7 @@ impl Held {
     }
 }
 
-impl Kept {
+impl HostTensor {
     fn new(stored: Vec<u8>, from: Dtype, shape: &[usize], dtype: DType, device: &Device) -> Result<Self> {
         let kept = held_dtype(from, dtype);
         let bytes = if kept == from {
@@ -135,7 +135,7 @@ mod tests {
         let singles: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
         for (bytes, from) in [(&halves, Dtype::F16), (&brains, Dtype::BF16), (&singles, Dtype::F32)] {
             for dtype in [DType::F32, DType::F16, DType::BF16] {
-                let (held, asked) = (Held::default(), Cell::new(0));
+                let (held, asked) = (HostTensors::default(), Cell::new(0));
                 let stored = || {
                     asked.set(asked.get() + 1);
                     bytes.clone()

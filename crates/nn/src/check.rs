@@ -11,21 +11,21 @@ use std::collections::HashMap;
 
 /// One operation and how far it is from the CPU's, as relative L2.
 #[derive(Debug, Clone)]
-pub struct Checked {
+pub struct OperationCheck {
     pub what: String,
     pub distance: f64,
     /// What rounding explains.
     pub limit: f64,
 }
 
-impl Checked {
+impl OperationCheck {
     /// False for NaN as well.
     pub fn is_close(&self) -> bool {
         self.distance <= self.limit
     }
 }
 
-type Operation = (&'static str, fn(&Maker) -> Result<Tensor>);
+type Operation = (&'static str, fn(&TestTensors) -> Result<Tensor>);
 
 const OPERATIONS: [Operation; 10] = [
     ("attention, heads of 64", |make| attention(make, 64)),
@@ -67,7 +67,7 @@ const OPERATIONS: [Operation; 10] = [
 ];
 
 /// Runs every operation in every number type that runs use on `device`.
-pub fn check(device: &Device) -> Result<Vec<Checked>> {
+pub fn check(device: &Device) -> Result<Vec<OperationCheck>> {
     let kinds: &[(DType, f64)] = match device {
         Device::Cpu => &[(DType::F32, 1e-5)],
         _ => &[(DType::F32, 1e-4), (DType::F16, 5e-3), (DType::BF16, 3e-2)],
@@ -75,26 +75,26 @@ pub fn check(device: &Device) -> Result<Vec<Checked>> {
     let mut checked = Vec::new();
     for (dtype, limit) in kinds {
         for (what, operation) in OPERATIONS {
-            let there = operation(&Maker { device: device.clone(), dtype: *dtype, rounded: *dtype })?;
-            let here = operation(&Maker { device: Device::Cpu, dtype: DType::F32, rounded: *dtype })?;
+            let there = operation(&TestTensors { device: device.clone(), dtype: *dtype, rounded: *dtype })?;
+            let here = operation(&TestTensors { device: Device::Cpu, dtype: DType::F32, rounded: *dtype })?;
             let there = there.to_device(&Device::Cpu)?.to_dtype(DType::F32)?.contiguous()?;
             let square = |x: &Tensor| x.sqr()?.sum_all()?.to_vec0::<f32>();
             let distance = f64::from(square(&(there - &here)?)? / square(&here.contiguous()?)?).sqrt();
-            checked.push(Checked { what: format!("{what} in {}", dtype.as_str()), distance, limit: *limit });
+            checked.push(OperationCheck { what: format!("{what} in {}", dtype.as_str()), distance, limit: *limit });
         }
     }
     Ok(checked)
 }
 
 /// Makes the same tensors on both devices.
-struct Maker {
+struct TestTensors {
     device: Device,
     dtype: DType,
     /// What the numbers can be told apart in.
     rounded: DType,
 }
 
-impl Maker {
+impl TestTensors {
     fn tensor(&self, dims: &[usize], seed: f64) -> Result<Tensor> {
         self.waves(dims, seed)?.to_dtype(self.rounded)?.to_dtype(self.dtype)?.to_device(&self.device)
     }
@@ -111,7 +111,7 @@ impl Maker {
     }
 }
 
-fn attention(make: &Maker, head: usize) -> Result<Tensor> {
+fn attention(make: &TestTensors, head: usize) -> Result<Tensor> {
     let [q, k, v] = [1.0, 2.0, 3.0].map(|seed| {
         let rows = if seed == 1.0 { 150 } else { 201 };
         make.tensor(&[2, rows, 3, head], seed)?.transpose(1, 2)
@@ -121,13 +121,13 @@ fn attention(make: &Maker, head: usize) -> Result<Tensor> {
     Tensor::cat(&[values.contiguous()?, sums.unsqueeze(3)?.to_dtype(make.dtype)?], 3)
 }
 
-fn parts(make: &Maker, first: usize, second: usize) -> Result<[Modulation; 2]> {
+fn parts(make: &TestTensors, first: usize, second: usize) -> Result<[Modulation; 2]> {
     let chunks = make.tensor(&[2, 4 * 1920], 17.0)?.chunk(4, 1)?;
     let part = |tokens, i: usize| Modulation { tokens, shift: chunks[i].clone(), scale: chunks[i + 1].clone() };
     Ok([part(first, 0), part(second, 2)])
 }
 
-fn convolution(make: &Maker) -> Result<Conv3d> {
+fn convolution(make: &TestTensors) -> Result<Conv3d> {
     let tensors = [("weight", &[16, 32, 3, 3, 3][..], 18.0), ("bias", &[16], 19.0)];
     let tensors = tensors.into_iter().map(|(name, dims, seed)| Ok((name.to_owned(), make.tensor(dims, seed)?)));
     let tensors = tensors.collect::<Result<HashMap<String, Tensor>>>()?;
@@ -161,14 +161,14 @@ mod tests {
         for one in &checked {
             assert!(one.is_close(), "{one:?}");
         }
-        assert!(!Checked { what: String::new(), distance: f64::NAN, limit: 1.0 }.is_close());
+        assert!(!OperationCheck { what: String::new(), distance: f64::NAN, limit: 1.0 }.is_close());
         assert!(describe(&Device::Cpu).is_none());
     }
 
     #[test]
     fn a_wrong_kernel_would_be_seen() {
         // the plain attention in half precision is another program than the CPU's kernel
-        let make = |dtype| Maker { device: Device::Cpu, dtype, rounded: DType::F16 };
+        let make = |dtype| TestTensors { device: Device::Cpu, dtype, rounded: DType::F16 };
         let (half, whole) = (attention(&make(DType::F16), 64).unwrap(), attention(&make(DType::F32), 64).unwrap());
         let difference = (half.to_dtype(DType::F32).unwrap() - &whole).unwrap();
         let norm = |x: &Tensor| x.sqr().unwrap().sum_all().unwrap().to_vec0::<f32>().unwrap().sqrt();

@@ -18,7 +18,7 @@ pub enum Kernel {
 
 /// Where attention is computed and on what.
 #[derive(Debug, Clone, Copy)]
-pub struct Place<'a> {
+pub struct KernelTarget<'a> {
     pub device: &'a Device,
     pub dtype: DType,
     /// Numbers of one head.
@@ -27,7 +27,7 @@ pub struct Place<'a> {
 
 impl Kernel {
     /// Without a wish. The order is fixed, not measured anew in every run: two runs of one build on one GPU compute the same.
-    pub fn auto(place: Place) -> Self {
+    pub fn auto(place: KernelTarget) -> Self {
         let order = [Self::Flash3, Self::Flash2, Self::Sdpa];
         order.into_iter().find(|kernel| kernel.check(place).is_ok()).unwrap_or(Self::Math)
     }
@@ -43,7 +43,7 @@ impl Kernel {
     }
 
     /// Why the kernel cannot be had there.
-    pub fn check(self, Place { device, dtype, head }: Place) -> Result<(), String> {
+    pub fn check(self, KernelTarget { device, dtype, head }: KernelTarget) -> Result<(), String> {
         let flash = |feature: &str, built: bool, major: std::ops::RangeInclusive<i32>, gpus: &str, heads: &[usize]| {
             let half = matches!(dtype, DType::F16 | DType::BF16);
             if !built {
@@ -99,7 +99,7 @@ mod tests {
 
     #[test]
     fn the_processor_has_its_own_kernel_in_f32() {
-        let place = |dtype| Place { device: &Device::Cpu, dtype, head: 64 };
+        let place = |dtype| KernelTarget { device: &Device::Cpu, dtype, head: 64 };
         assert_eq!(Kernel::auto(place(DType::F32)), Kernel::Sdpa);
         assert_eq!(Kernel::auto(place(DType::BF16)), Kernel::Math);
         assert!(Kernel::Sdpa.check(place(DType::F16)).unwrap_err().contains("f16"));

@@ -7,8 +7,8 @@
 use super::fault::{failed, input, usage};
 use super::format::Rate;
 use super::grid::{self, Grid};
-use super::partial::{PartialFile, Tracked, shown};
-use super::source::{Limits, MAX_METADATA, Source, quoted};
+use super::partial::{PartialFile, TrackedFile, shown};
+use super::source::{FrameSource, Limits, MAX_METADATA, quoted};
 use super::{Frame, FrameSink, Output, Written};
 use anyhow::Result;
 use image::codecs::gif::{GifDecoder, GifEncoder, Repeat};
@@ -49,7 +49,7 @@ fn hundredths(count: u64, fps: Rate) -> u64 {
 
 /// Writes a GIF.
 pub(super) struct GifSink {
-    encoder: GifEncoder<BufWriter<Tracked>>,
+    encoder: GifEncoder<BufWriter<TrackedFile>>,
     partial: PartialFile,
     metadata: Option<String>,
     fps: Rate,
@@ -309,7 +309,7 @@ impl GifSource {
     }
 }
 
-impl Source for GifSource {
+impl FrameSource for GifSource {
     fn size(&self) -> (usize, usize) {
         self.size
     }

@@ -161,7 +161,7 @@ pub struct Written {
 
 /// What [`check`] found out.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Checked {
+pub struct OutputCheck {
     /// The encoder that will be used, as in [`Written::codec`].
     pub codec: String,
     /// For one that a poorer codec stands in for the default one.
@@ -182,7 +182,7 @@ const MAX_SIDE: usize = 16384;
 /// Finds everything that is wrong with an output before any work is done: the place (missing or unwritable directory,
 /// existing file), the size, the frame rate, codec and pixel format, and whether this build and this FFmpeg have them,
 /// by opening the encoder once with these very settings. The kind of an error is in [`fault`].
-pub fn check(output: &Output) -> Result<Checked> {
+pub fn check(output: &Output) -> Result<OutputCheck> {
     let shown = partial::shown(output);
     let (width, height) = (output.width, output.height);
     if width == 0 || height == 0 || width > MAX_SIDE || height > MAX_SIDE {
@@ -209,12 +209,12 @@ pub fn check(output: &Output) -> Result<Checked> {
         Format::Mp4 | Format::Webm => ffmpeg::check(output)?,
         Format::Gif => {
             gif::check(output)?;
-            Checked { codec: "gif".into(), warnings: Vec::new() }
+            OutputCheck { codec: "gif".into(), warnings: Vec::new() }
         }
-        Format::PngDir => Checked { codec: "png".into(), warnings: Vec::new() },
+        Format::PngDir => OutputCheck { codec: "png".into(), warnings: Vec::new() },
         Format::Y4m | Format::Y4mStdout => {
             y4m::check(output)?;
-            Checked { codec: "y4m".into(), warnings: Vec::new() }
+            OutputCheck { codec: "y4m".into(), warnings: Vec::new() }
         }
     };
     place::check_place(output)?;

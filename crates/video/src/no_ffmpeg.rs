@@ -2,12 +2,12 @@
 
 use super::fault::{input, usage};
 use super::partial::shown;
-use super::source::{Limits, Source};
-use super::{Checked, FrameSink, Output};
+use super::source::{FrameSource, Limits};
+use super::{FrameSink, Output, OutputCheck};
 use anyhow::Result;
 use std::path::Path;
 
-pub(super) fn check(output: &Output) -> Result<Checked> {
+pub(super) fn check(output: &Output) -> Result<OutputCheck> {
     Err(closed(output))
 }
 
@@ -15,7 +15,7 @@ pub(super) fn open(output: &Output) -> Result<Box<dyn FrameSink + Send>> {
     Err(closed(output))
 }
 
-pub(super) fn read(path: &Path, _: &Limits) -> Result<Box<dyn Source>> {
+pub(super) fn read(path: &Path, _: &Limits) -> Result<Box<dyn FrameSource>> {
     Err(unreadable(path))
 }
 

@@ -70,7 +70,7 @@ pub(super) fn sync_directory(path: &Path) {
 }
 
 /// What became of a committed output.
-pub(super) struct Committed {
+pub(super) struct CommittedFile {
     pub path: PathBuf,
     pub bytes: u64,
     pub warning: Option<String>,
@@ -87,7 +87,7 @@ pub(super) struct PartialFile {
     wanted: PathBuf,
     overwrite: bool,
     file: File,
-    health: Arc<Mutex<Health>>,
+    health: Arc<Mutex<WriteStatus>>,
 }
 
 impl PartialFile {
@@ -95,7 +95,7 @@ impl PartialFile {
         let target = destination(&output.path);
         let (partial, file) = Partial::file(&target).map_err(|cause| write_failed(&shown(output), &cause))?;
         let (wanted, overwrite) = (output.path.clone(), output.overwrite);
-        Ok(Self { partial, target, wanted, overwrite, file, health: Health::new() })
+        Ok(Self { partial, target, wanted, overwrite, file, health: WriteStatus::new() })
     }
 
     #[cfg(feature = "video")]
@@ -104,9 +104,9 @@ impl PartialFile {
     }
 
     /// A handle to write with; its errors are remembered for [`PartialFile::check`].
-    pub fn writer(&self) -> Result<Tracked> {
+    pub fn writer(&self) -> Result<TrackedFile> {
         let file = self.file.try_clone().map_err(|cause| self.explain(&cause))?;
-        Ok(Tracked::new(file, Arc::clone(&self.health)))
+        Ok(TrackedFile::new(file, Arc::clone(&self.health)))
     }
 
     /// The first write error, if there was one: libraries between us and the file lose or rename it.
@@ -122,7 +122,7 @@ impl PartialFile {
     }
 
     /// Syncs the file and gives it its name.
-    pub fn commit(self) -> Result<Committed> {
+    pub fn commit(self) -> Result<CommittedFile> {
         self.check()?;
         self.file.sync_all().map_err(|cause| self.explain(&cause))?;
         let temp = self.partial.path();
@@ -137,20 +137,20 @@ impl PartialFile {
             other => other.map_err(|cause| self.explain(&cause))?,
         }
         sync_directory(parent(&self.target));
-        Ok(Committed { path, bytes, warning })
+        Ok(CommittedFile { path, bytes, warning })
     }
 }
 
 /// What became of the writes to an output.
 #[derive(Default)]
-pub(super) struct Health {
+pub(super) struct WriteStatus {
     trouble: Option<io::Error>,
     /// Bytes until the device is full.
     #[cfg(test)]
     room: Option<u64>,
 }
 
-impl Health {
+impl WriteStatus {
     pub fn new() -> Arc<Mutex<Self>> {
         Arc::new(Mutex::new(Self {
             trouble: None,
@@ -171,13 +171,13 @@ impl Health {
 }
 
 /// A file that remembers its first write error.
-pub(super) struct Tracked {
+pub(super) struct TrackedFile {
     file: File,
-    health: Arc<Mutex<Health>>,
+    health: Arc<Mutex<WriteStatus>>,
 }
 
-impl Tracked {
-    pub fn new(file: File, health: Arc<Mutex<Health>>) -> Self {
+impl TrackedFile {
+    pub fn new(file: File, health: Arc<Mutex<WriteStatus>>) -> Self {
         Self { file, health }
     }
 
@@ -198,7 +198,7 @@ impl Tracked {
     }
 }
 
-impl Write for Tracked {
+impl Write for TrackedFile {
     fn write(&mut self, data: &[u8]) -> io::Result<usize> {
         #[cfg(test)]
         {
@@ -215,7 +215,7 @@ impl Write for Tracked {
     }
 }
 
-impl Seek for Tracked {
+impl Seek for TrackedFile {
     fn seek(&mut self, position: SeekFrom) -> io::Result<u64> {
         self.file.seek(position)
     }

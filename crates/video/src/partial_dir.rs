@@ -6,7 +6,7 @@
 //! nothing but frames and the manifest is touched.
 
 use super::fault::{failed, usage, write_failed};
-use super::partial::{Committed, Health, Tracked};
+use super::partial::{CommittedFile, TrackedFile, WriteStatus};
 use super::partial::{destination, exists, free_name, moved_warning, shown, sync_directory};
 use super::{Format, Output};
 use anyhow::Result;
@@ -83,7 +83,7 @@ pub(super) struct PartialDir {
     overwrite: bool,
     files: Vec<String>,
     bytes: u64,
-    health: Arc<Mutex<Health>>,
+    health: Arc<Mutex<WriteStatus>>,
 }
 
 impl PartialDir {
@@ -91,7 +91,7 @@ impl PartialDir {
         let target = destination(&output.path);
         let partial = Partial::directory(&place(&target)).map_err(|cause| write_failed(&shown(output), &cause))?;
         let (wanted, overwrite) = (output.path.clone(), output.overwrite);
-        Ok(Self { partial, target, wanted, overwrite, files: Vec::new(), bytes: 0, health: Health::new() })
+        Ok(Self { partial, target, wanted, overwrite, files: Vec::new(), bytes: 0, health: WriteStatus::new() })
     }
 
     fn explain(&self, cause: &io::Error) -> anyhow::Error {
@@ -101,7 +101,7 @@ impl PartialDir {
     /// Writes one file of the directory, synced.
     pub fn write(&mut self, name: &str, data: &[u8]) -> Result<()> {
         let written = File::create_new(self.partial.path().join(name))
-            .map(|file| Tracked::new(file, Arc::clone(&self.health)))
+            .map(|file| TrackedFile::new(file, Arc::clone(&self.health)))
             .and_then(|mut file| file.write_all(data).and_then(|()| file.sync()));
         written.map_err(|cause| write_failed(&self.wanted.join(name).display().to_string(), &cause))?;
         self.files.push(name.to_string());
@@ -110,7 +110,7 @@ impl PartialDir {
     }
 
     /// Gives the frames their place.
-    pub fn commit(self) -> Result<Committed> {
+    pub fn commit(self) -> Result<CommittedFile> {
         let (mut path, mut warning, bytes) = (self.wanted.clone(), None, self.bytes);
         let temp = self.partial.path();
         sync_directory(temp);
@@ -127,7 +127,7 @@ impl PartialDir {
             warning = Some(moved_warning(&self.wanted, &path));
         }
         sync_directory(parent(&self.target));
-        Ok(Committed { path, bytes, warning })
+        Ok(CommittedFile { path, bytes, warning })
     }
 
     /// The frames and the manifest that are in the way.

@@ -6,7 +6,7 @@
 use super::fault::{failed, input};
 use super::format::Rate;
 use super::partial_dir::{MANIFEST, PartialDir, frame_name};
-use super::source::{Limits, MAX_METADATA, Source};
+use super::source::{FrameSource, Limits, MAX_METADATA};
 use super::{Frame, FrameSink, Output, Written};
 use anyhow::Result;
 use image::{DynamicImage, ExtendedColorType, ImageDecoder, ImageEncoder, ImageReader};
@@ -137,7 +137,7 @@ impl Images {
     }
 }
 
-impl Source for Images {
+impl FrameSource for Images {
     fn size(&self) -> (usize, usize) {
         self.size
     }

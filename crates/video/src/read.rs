@@ -2,7 +2,7 @@
 
 use super::fault::input;
 use super::format::Rate;
-use super::source::{Limits, Source};
+use super::source::{FrameSource, Limits};
 use super::{Frame, gif, png, y4m};
 use anyhow::Result;
 use std::fs::{self, File};
@@ -11,7 +11,7 @@ use std::path::Path;
 
 /// The frames of a video, in the order they are shown. After an error the iteration is over.
 pub struct Reader {
-    source: Box<dyn Source>,
+    source: Box<dyn FrameSource>,
     name: String,
     limits: Limits,
     given: u64,
@@ -66,7 +66,7 @@ impl Iterator for Reader {
 }
 
 /// What a given path turned out to be.
-enum Kind {
+enum InputKind {
     Directory,
     Gif,
     Image,
@@ -75,11 +75,11 @@ enum Kind {
     Other,
 }
 
-fn kind(path: &Path) -> Result<Kind> {
+fn kind(path: &Path) -> Result<InputKind> {
     let explain = |cause| input(format!("cannot read {}: {cause}", path.display()));
     let found = fs::metadata(path).map_err(explain)?;
     if found.is_dir() {
-        return Ok(Kind::Directory);
+        return Ok(InputKind::Directory);
     }
     if !found.is_file() {
         return Err(input(format!("{} is no regular file", path.display())));
@@ -88,11 +88,11 @@ fn kind(path: &Path) -> Result<Kind> {
     File::open(path).and_then(|file| file.take(16).read_to_end(&mut start)).map_err(explain)?;
     Ok(match start.as_slice() {
         [] => return Err(input(format!("{} is empty", path.display()))),
-        start if gif::is_gif(start) => Kind::Gif,
-        start if y4m::is_y4m(start) => Kind::Y4m,
-        [0x89, b'P', b'N', b'G', ..] | [0xff, 0xd8, 0xff, ..] => Kind::Image,
-        [b'R', b'I', b'F', b'F', _, _, _, _, b'W', b'E', b'B', b'P', ..] => Kind::Image,
-        _ => Kind::Other,
+        start if gif::is_gif(start) => InputKind::Gif,
+        start if y4m::is_y4m(start) => InputKind::Y4m,
+        [0x89, b'P', b'N', b'G', ..] | [0xff, 0xd8, 0xff, ..] => InputKind::Image,
+        [b'R', b'I', b'F', b'F', _, _, _, _, b'W', b'E', b'B', b'P', ..] => InputKind::Image,
+        _ => InputKind::Other,
     })
 }
 
@@ -102,12 +102,12 @@ fn kind(path: &Path) -> Result<Kind> {
 /// shown rotated or mirrored comes so. A video with a varying rate comes on an even grid of its most frequent interval.
 /// HDR is refused: as ordinary video it would be washed out.
 pub fn read(path: &Path, limits: &Limits) -> Result<Reader> {
-    let source: Box<dyn Source> = match kind(path)? {
-        Kind::Directory => Box::new(png::Images::directory(path, limits)?),
-        Kind::Gif => Box::new(gif::GifSource::open(path, limits)?),
-        Kind::Image => Box::new(png::Images::one(path, limits)?),
-        Kind::Y4m => Box::new(y4m::Y4mSource::open(path, limits)?),
-        Kind::Other => super::ffmpeg::read(path, limits)?,
+    let source: Box<dyn FrameSource> = match kind(path)? {
+        InputKind::Directory => Box::new(png::Images::directory(path, limits)?),
+        InputKind::Gif => Box::new(gif::GifSource::open(path, limits)?),
+        InputKind::Image => Box::new(png::Images::one(path, limits)?),
+        InputKind::Y4m => Box::new(y4m::Y4mSource::open(path, limits)?),
+        InputKind::Other => super::ffmpeg::read(path, limits)?,
     };
     Ok(Reader { source, name: path.display().to_string(), limits: *limits, given: 0, over: false })
 }
@@ -116,10 +116,10 @@ pub fn read(path: &Path, limits: &Limits) -> Result<Reader> {
 /// text is as found; a file made by another program may hold any comment.
 pub fn metadata(path: &Path) -> Result<Option<String>> {
     match kind(path)? {
-        Kind::Directory => png::metadata(path),
-        Kind::Gif => gif::metadata(path),
-        Kind::Image | Kind::Y4m => Ok(None),
-        Kind::Other => super::ffmpeg::metadata(path),
+        InputKind::Directory => png::metadata(path),
+        InputKind::Gif => gif::metadata(path),
+        InputKind::Image | InputKind::Y4m => Ok(None),
+        InputKind::Other => super::ffmpeg::metadata(path),
     }
 }
 
@@ -130,7 +130,7 @@ mod tests {
 
     struct Endless(u64);
 
-    impl Source for Endless {
+    impl FrameSource for Endless {
         fn size(&self) -> (usize, usize) {
             (1, 1)
         }

@@ -45,7 +45,7 @@ impl Limits {
 }
 
 /// A thing that frames come out of, one by one.
-pub(super) trait Source {
+pub(super) trait FrameSource {
     /// Width and height of every frame.
     fn size(&self) -> (usize, usize);
     fn fps(&self) -> Option<Rate>;

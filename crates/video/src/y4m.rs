@@ -9,7 +9,7 @@
 use super::fault::{failed, input, write_failed};
 use super::format::{PixelFormat, Rate};
 use super::partial::{PartialFile, shown};
-use super::source::{Limits, Source, quoted};
+use super::source::{FrameSource, Limits, quoted};
 use super::yuv::{Layout, Matrix, Plane, from_rgb, to_rgb};
 use super::{Format, Frame, FrameSink, Output, Written};
 use anyhow::Result;
@@ -230,7 +230,7 @@ impl Y4mSource {
     }
 }
 
-impl Source for Y4mSource {
+impl FrameSource for Y4mSource {
     fn size(&self) -> (usize, usize) {
         (self.width, self.height)
     }

@@ -7,7 +7,7 @@ use super::render::set_threads;
 use crate::eval::clip::ClipEmbedder;
 use crate::eval::judge::Judge;
 use crate::eval::layout::Layout;
-use crate::eval::report::{Against, Evaluation, Metric, Metrics, Needs, NotFinite, SCHEMA, means};
+use crate::eval::report::{Evaluation, Metric, Metrics, NotFinite, ReferenceComparison, Requirement, SCHEMA, means};
 use crate::eval::{Evaluator, Story, frame_by_frame};
 use crate::job::{self, values::DeviceSpec};
 use crate::run::{Code, Event, Failure, Manifest, Observer, WithCode, print, read_text};
@@ -220,10 +220,10 @@ impl Args {
         }
         for threshold in self.fail_below.iter().chain(&self.fail_above).filter(|_| results.is_none()) {
             let missing = match threshold.metric.needs() {
-                Needs::Embedder if self.clip.is_none() && self.judge.is_none() => "--clip or --judge toyland",
-                Needs::Clip if self.clip.is_none() => "--clip",
-                Needs::Judge if self.judge.is_none() => "--judge toyland",
-                Needs::Reference if self.against.is_none() => "--against",
+                Requirement::Embedder if self.clip.is_none() && self.judge.is_none() => "--clip or --judge toyland",
+                Requirement::Clip if self.clip.is_none() => "--clip",
+                Requirement::Judge if self.judge.is_none() => "--judge toyland",
+                Requirement::Reference if self.against.is_none() => "--against",
                 _ => continue,
             };
             return usage(format!("a threshold for {}: it needs {missing}", threshold.metric));
@@ -343,7 +343,7 @@ impl Work<'_> {
             .metrics
             .iter()
             .filter_map(|(&metric, value)| reference.metrics.get(&metric).map(|other| (metric, value - other)));
-        let mut compared = Against {
+        let mut compared = ReferenceComparison {
             file: reference.file,
             difference: both.collect(),
             metrics: reference.metrics,

@@ -190,6 +190,7 @@ fn peak(program: &Program, jobs: usize) -> i64 {
     let lines = (0..jobs).map(|number| format!("{{\"prompt\": \"a red ball {number}\", \"seed\": {number}}}\n"));
     fs::write(program.path("many.jsonl"), lines.collect::<String>()).unwrap();
     let mut command = program.command(&["batch", "many.jsonl", "--dry-run"]);
+    #[allow(clippy::zombie_processes)] // `wait4` waits for it
     let child = command.stdout(std::process::Stdio::null()).spawn().unwrap();
     let mut status = 0;
     // SAFETY: the child was just started and nobody else waits for it; all bytes zero are a valid `rusage`.

@@ -33,7 +33,7 @@ fn images_and_texts() {
     let embedder = ClipEmbedder::open(&opened, &Device::Cpu).unwrap();
     let square = |(index, &size): (usize, &(usize, usize))| embedder.square(&frame(index, size)).unwrap();
     let looks = embedder.look(&SIZES.iter().enumerate().map(square).collect::<Vec<_>>()).unwrap();
-    let rows = |part: fn(&vidgen::eval::clip::Look) -> &Vec<f32>, name: &str| {
+    let rows = |part: fn(&vidgen::eval::clip::ClipFeatures) -> &Vec<f32>, name: &str| {
         let values: Vec<f32> = looks.iter().flat_map(|look| part(look).clone()).collect();
         assert_close(
             name,

@@ -3,12 +3,12 @@
 use crate::common::{assert_close, golden};
 use candle_core::{Device, Tensor};
 use std::collections::HashMap;
-use vidgen::eval::judge::{Answer, EMBEDDING, Judge, Verdict};
+use vidgen::eval::judge::{Answer, EMBEDDING, Judge, VideoFindings};
 use vidgen::video::Frame;
 
 const LIMIT: f64 = 1e-5;
 
-fn check(name: &str, frames: &[Frame], golden: &HashMap<String, Tensor>) -> Verdict {
+fn check(name: &str, frames: &[Frame], golden: &HashMap<String, Tensor>) -> VideoFindings {
     let verdict = Judge::embedded(&Device::Cpu).unwrap().judge(frames).unwrap();
     let want = |key: &str| golden.get(&format!("{name}/{key}")).unwrap_or_else(|| panic!("no {name}/{key}"));
     let close = |key: &str, values: Vec<f32>| {

@@ -4,7 +4,9 @@ use crate::common::{assert_close, golden, golden_dir, tiny};
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 use std::collections::HashMap;
-use vidgen::models::cogvideox::vae::{Autoencoder, Beginning, DecodeOptions, EncodeOptions, TileOptions, VaeConfig};
+use vidgen::models::cogvideox::vae::{
+    Autoencoder, DecodeOptions, EncodeOptions, SingleFrameRule, TileOptions, VaeConfig,
+};
 
 const LIMIT: f64 = 1e-5;
 
@@ -109,7 +111,7 @@ fn any_length_and_chunk_decodes_like_the_references_blocks() {
 #[test]
 fn the_references_rule_for_even_lengths_is_there_too() {
     for case in cases(KINDS) {
-        let by = |chunk| DecodeOptions { chunk, beginning: Beginning::OddChunks, ..Default::default() };
+        let by = |chunk| DecodeOptions { chunk, single_frame: SingleFrameRule::OddChunks, ..Default::default() };
         check_decode(&case, "odd-chunks-two", (2, 2, 3), &by(2));
         check_decode(&case, "odd-chunks-four", (4, 3, 2), &by(2));
         check_decode(&case, "odd-chunks-by-three", (6, 3, 2), &by(3));

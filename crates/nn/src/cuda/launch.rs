@@ -1,6 +1,6 @@
 //! What is handed to the driver, as data.
 
-use super::ptx::{Facts, Ptx, pick, suffix};
+use super::ptx::{KernelInfo, Ptx, pick, suffix};
 use candle_core::{D, DType, Result, Tensor};
 
 /// Compute capability, major and minor.
@@ -36,7 +36,7 @@ pub const EIGHT: usize = 8;
 const BLOCKS: usize = 65_535;
 
 /// The kernel `stem_DTYPE` and its facts.
-pub fn kernel(stem: &str, dtype: DType, capability: Capability) -> Result<Option<(&'static Ptx, Facts<'static>)>> {
+pub fn kernel(stem: &str, dtype: DType, capability: Capability) -> Result<Option<(&'static Ptx, KernelInfo<'static>)>> {
     let Some(suffix) = suffix(dtype) else { return Ok(None) };
     match pick(&format!("{stem}_{suffix}"), capability)? {
         Some(ptx) => Ok(Some((ptx, ptx.facts()?))),

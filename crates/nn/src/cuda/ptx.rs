@@ -20,7 +20,7 @@ pub struct Ptx {
 
 /// What a launch needs to know of a kernel.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Facts<'a> {
+pub struct KernelInfo<'a> {
     pub entry: &'a str,
     pub warps: u32,
     /// Dynamic shared memory in bytes.
@@ -76,8 +76,8 @@ impl Ptx {
     }
 
     /// From the first line, which `generate.py` writes.
-    pub fn facts(&self) -> Result<Facts<'_>> {
-        let mut facts = Facts { entry: "", warps: 0, shared: 0, blocks: Vec::new() };
+    pub fn facts(&self) -> Result<KernelInfo<'_>> {
+        let mut facts = KernelInfo { entry: "", warps: 0, shared: 0, blocks: Vec::new() };
         let line = self.text.lines().next().unwrap_or_default();
         for (key, value) in line.split_whitespace().filter_map(|word| word.split_once('=')) {
             match (key, value.parse()) {
@@ -95,7 +95,7 @@ impl Ptx {
     }
 }
 
-impl Facts<'_> {
+impl KernelInfo<'_> {
     /// A block size by its name in the kernel.
     pub fn block(&self, name: &str) -> Result<usize> {
         match self.blocks.iter().find(|(key, _)| *key == name) {

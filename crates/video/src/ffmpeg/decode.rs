@@ -9,7 +9,7 @@ use crate::Frame;
 use crate::fault::input;
 use crate::format::Rate;
 use crate::grid::{self, Grid};
-use crate::source::{Limits, MAX_METADATA, Source, quoted};
+use crate::source::{FrameSource, Limits, MAX_METADATA, quoted};
 use crate::yuv::{self, Layout, Matrix, Plane};
 use anyhow::Result;
 use ffmpeg_next::format::context::{Input, StreamIo};
@@ -135,7 +135,7 @@ pub(crate) struct FfmpegSource {
     draining: bool,
 }
 
-pub(crate) fn read(path: &Path, limits: &Limits) -> Result<Box<dyn Source>> {
+pub(crate) fn read(path: &Path, limits: &Limits) -> Result<Box<dyn FrameSource>> {
     let name = path.display().to_string();
     let mut container = container(path)?;
     for stream in container.streams() {
@@ -466,7 +466,7 @@ fn layout(picture: &frame::Video) -> Option<(Layout, bool)> {
     Some((Layout { subsampling, depth, full_range, matrix, on_column, on_row }, grey))
 }
 
-impl Source for FfmpegSource {
+impl FrameSource for FfmpegSource {
     fn size(&self) -> (usize, usize) {
         self.size
     }

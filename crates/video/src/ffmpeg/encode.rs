@@ -8,7 +8,7 @@ use crate::fault::{failed, usage};
 use crate::format::{Codec, Format, PixelFormat, list};
 use crate::partial::{PartialFile, shown};
 use crate::yuv::{self, Matrix};
-use crate::{Checked, Frame, FrameSink, Output, Written};
+use crate::{Frame, FrameSink, Output, OutputCheck, Written};
 use anyhow::Result;
 use ffmpeg_next::codec::{self, Flags};
 use ffmpeg_next::format::{self, Pixel, context::StreamIo};
@@ -240,16 +240,16 @@ fn open_encoder(output: &Output) -> Result<Opened> {
 }
 
 /// Opens the encoder for this output and closes it again.
-pub(crate) fn check(output: &Output) -> Result<Checked> {
+pub(crate) fn check(output: &Output) -> Result<OutputCheck> {
     // an encoder takes threads and memory to open, and the jobs of a batch often ask for the same one
-    static LAST: Mutex<Option<(Output, Checked)>> = Mutex::new(None);
+    static LAST: Mutex<Option<(Output, OutputCheck)>> = Mutex::new(None);
     let asked = Output { path: PathBuf::new(), metadata: None, overwrite: false, ..output.clone() };
     let last = || LAST.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some((_, checked)) = last().as_ref().filter(|(other, _)| *other == asked) {
         return Ok(checked.clone());
     }
     let Opened { choice, .. } = open_encoder(output)?;
-    let checked = Checked { codec: choice.encoder.into(), warnings: choice.warning.into_iter().collect() };
+    let checked = OutputCheck { codec: choice.encoder.into(), warnings: choice.warning.into_iter().collect() };
     *last() = Some((asked, checked.clone()));
     Ok(checked)
 }

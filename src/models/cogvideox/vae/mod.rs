@@ -7,7 +7,7 @@
 //!
 //! Deliberately different from the reference: frames are handed out chunk by chunk; the chunk that begins the video is
 //! known as such, so that every number F of latent frames gives `4 (F - 1) + 1` frames (the reference makes `4 F` of an
-//! even one; [`Beginning::OddChunks`] is its rule).
+//! even one; [`SingleFrameRule::OddChunks`] is its rule).
 
 mod blocks;
 mod config;
@@ -37,12 +37,12 @@ pub struct DecodeOptions {
     pub chunk: usize,
     /// Cut frames larger than a tile into tiles.
     pub tile: Option<TileOptions>,
-    pub beginning: Beginning,
+    pub single_frame: SingleFrameRule,
 }
 
 /// Which chunks keep their first latent frame a single frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Beginning {
+pub enum SingleFrameRule {
     /// The first chunk of the video.
     FirstChunk,
     /// Every chunk with an odd number of latent frames, no other: the reference's rule.
@@ -51,7 +51,7 @@ pub enum Beginning {
 
 impl Default for DecodeOptions {
     fn default() -> Self {
-        Self { chunk: 2, tile: None, beginning: Beginning::FirstChunk }
+        Self { chunk: 2, tile: None, single_frame: SingleFrameRule::FirstChunk }
     }
 }
 
@@ -68,9 +68,9 @@ impl DecodeOptions {
 
     /// The number of frames that some chunks become.
     pub fn frames_of(&self, config: &VaeConfig, chunks: &[Range<usize>]) -> usize {
-        let begins = |chunk: &&Range<usize>| match self.beginning {
-            Beginning::FirstChunk => chunk.start == 0,
-            Beginning::OddChunks => chunk.len() % 2 == 1,
+        let begins = |chunk: &&Range<usize>| match self.single_frame {
+            SingleFrameRule::FirstChunk => chunk.start == 0,
+            SingleFrameRule::OddChunks => chunk.len() % 2 == 1,
         };
         let singles = chunks.iter().filter(begins).count();
         config.temporal_ratio() * (chunks.iter().map(Range::len).sum::<usize>() - singles) + singles
@@ -206,7 +206,7 @@ impl Autoencoder {
         let caches = std::iter::repeat_with(ConvCache::default).take(tiles).collect();
         Ok(DecodeSession {
             autoencoder: self,
-            beginning: options.beginning,
+            single_frame: options.single_frame,
             size: (height, width),
             grid,
             caches,
@@ -264,7 +264,7 @@ impl Autoencoder {
 #[derive(Debug)]
 pub struct DecodeSession<'a> {
     autoencoder: &'a Autoencoder,
-    beginning: Beginning,
+    single_frame: SingleFrameRule,
     size: (usize, usize),
     grid: Option<Grid>,
     caches: Vec<ConvCache>, // one per tile
@@ -280,9 +280,9 @@ impl DecodeSession<'_> {
             let (expected, (h, w)) = (vae.config.latent_channels, self.size);
             bail!("the autoencoder expects latents of {expected}x{h}x{w}, got {frames} of {channels}x{height}x{width}")
         }
-        let first = match self.beginning {
-            Beginning::FirstChunk => !self.started,
-            Beginning::OddChunks => frames % 2 == 1,
+        let first = match self.single_frame {
+            SingleFrameRule::FirstChunk => !self.started,
+            SingleFrameRule::OddChunks => frames % 2 == 1,
         };
         self.started = true;
         let latents = latents.to_device(&vae.device)?.to_dtype(vae.dtype)?.contiguous()?;
