@@ -35,6 +35,10 @@ done
 
 cp README.md CHANGELOG.md LICENSE-MIT LICENSE-APACHE "$root"
 python3 scripts/third_party.py "$target" > "$root/LICENSES-THIRD-PARTY"
+# and of weights of others that are in the program
+for licence in models/*/LICENSE*; do
+    [ ! -e "$licence" ] || { printf '\n%s\n\n' "==== $licence"; cat "$licence"; } >> "$root/LICENSES-THIRD-PARTY"
+done
 
 find "$root" -type d -exec chmod 755 {} +
 find "$root" -type f -exec chmod 644 {} +

@@ -1,48 +1,49 @@
 //! vidgen: long, controlled video generation from the command line.
 //!
-//! Weights in the diffusers folder layout go in, a video file comes out. The crate is one straight line, and each
-//! room of it is one step of that line:
+//! Weights in the diffusers folder layout go in, a video file comes out. The crate is one straight line:
 //!
 //! ```text
 //! storyboard file -> Storyboard -> Job (resolved, validated once)
-//!  -> TextEncoder: Conditioning per prompt            (load, use, drop; cached on disk)
+//!  -> TextEncoder: embeddings of each prompt              (loaded, used, dropped; cached on disk)
 //!  -> latent timeline filled by noise, ChunkPlan over it
-//!  -> for each step:  for each Pass of the plan: windows -> Denoiser(input, Hooks) -> guidance -> Blend.accumulate
+//!  -> for each step:  for each Pass of the plan: windows -> Denoiser(rows, Hooks) -> guidance Rule -> Blend
 //!                     Scheduler.step on the whole timeline
-//!  -> Autoencoder.decode, chunk by chunk, caches carried -> bounded channel -> FrameSink thread -> MP4 + manifest
+//!  -> Autoencoder.decode, chunk by chunk, caches carried -> bounded channel -> FrameSink thread -> MP4 + record
 //! ```
 //!
 //! The denoising loop is written once, in [`pipelines::denoise`]. A mode (one prompt, several prompts, ...) is a small
-//! file beside it that builds a plan and a stack of attention processors for that loop.
+//! file beside it that builds a plan and a stack of attention processors for that loop. `docs/architecture.md` is the same
+//! map with the reasons.
 //!
-//! # Rooms
+//! # Modules
 //!
-//! | room | what it holds |
+//! | module | holds |
 //! |---|---|
 //! | [`cli`] | clap types, one file per command: what was typed |
-//! | [`job`] | what it means; bad input dies here, before any weight is loaded |
+//! | [`job`] | what it means; bad input is refused here, before any weight is loaded |
 //! | [`recipe`] | the files of `configs/`: defaults of a method on an architecture, and which one a model has |
 //! | [`storyboard`] | scenes in order, and the readers that make them |
-//! | [`weights`] | where weights come from, their names, their dtype; the only room that opens weight files |
+//! | [`weights`] | where weights come from, their names, their dtype; the only module that opens weight files |
 //! | [`noise`] | seeded noise by (seed, stream, absolute latent frame, step); nothing else draws random numbers |
-//! | [`guidance`] | classifier-free guidance and its schedules |
-//! | [`nn`] | what candle lacks or does slowly, a plain version beside each fast one |
+//! | [`guidance`] | which evaluations of the network a step needs, and how their outputs become one prediction |
 //! | [`attention`] | the seam between models and controls: processors, hooks, sites, branches |
-//! | [`processors`] | one control per file |
+//! | [`processors`] | attention controls, one per file |
 //! | [`text`] | tokenizers and text encoders |
 //! | [`models`] | the networks |
 //! | [`schedulers`] | noise schedules and samplers |
 //! | [`timeline`] | the long latent video, its windows, their blending |
 //! | [`pipelines`] | the loop, and the modes that feed it |
-//! | [`video`] | frames in, files out |
-//! | [`run`] | manifest, progress, events |
-//! | [`disk`] | files that are whole or not there |
-//! | [`words`] | values read from words, wherever they are written |
+//! | [`run`] | run directory, journal, manifest, progress, exit codes |
 //! | [`eval`] | metrics |
 //!
-//! Dependencies point one way: `cli -> job -> pipelines -> {text, models, schedulers, timeline, processors, video, run}`
-//! and `models, processors -> attention -> nn -> candle`. Models and processors never see each other. A test reads the
-//! `use` lines and holds this.
+//! Crates of their own, which know nothing of the program: [`nn`] (operations that candle lacks or does slowly, a plain version
+//! beside each fast one), [`video`] (frames in, files out, and back), and the base of all, [`disk`] (files that are whole or not
+//! there) and [`words`](mod@words) (values read from words, wherever they are written).
+//!
+//! Dependencies point one way: `cli -> pipelines -> job -> {recipe, storyboard, run} -> {models, processors, text, weights,
+//! schedulers, timeline, guidance} -> attention -> nn -> candle`. `job` says what a run is made of and runs nothing; `pipelines`
+//! runs jobs. Models and processors never see each other. The compiler holds this for the crates, `tests/all/house` for the
+//! modules.
 //!
 //! # Dimension letters
 //!
@@ -52,7 +53,7 @@
 //! | N | attention heads |
 //! | L | tokens of a sequence (text and video), or of a text |
 //! | D | width of a head, or of a token |
-//! | F | frames (latent frames where latents are meant) |
+//! | F | frames; latent frames where the tensor holds latents |
 //! | T | frames inside the autoencoder's feature maps |
 //! | C | channels |
 //! | H, W | height, width |
