@@ -6,9 +6,11 @@ use crate::job::values::Seed;
 use crate::job::{self, Command, Request, Settings};
 use crate::run::{Code, Event, Failure, Manifest, WithCode, directory};
 use crate::storyboard::{Form, Storyboard};
-use crate::video;
+use crate::video::{self, Fit};
+use crate::weights::{self, ModelFolder};
 use anyhow::{Context, bail};
 use clap::builder::FalseyValueParser;
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
@@ -52,6 +54,9 @@ pub struct Extend {
     /// Leave the given video's own frames out of the output
     #[arg(long, num_args = 0, default_missing_value = "true", value_parser = FalseyValueParser::new())]
     only_new: Option<bool>,
+    /// How the given video's frames become those of another shape: crop, pad or stretch [default: stretch]
+    #[arg(long, value_name = "HOW")]
+    fit: Option<Fit>,
     /// The same as --manifest none
     #[arg(long, hide = true, conflicts_with = "manifest")]
     no_metadata: bool,
@@ -98,6 +103,7 @@ impl Extend {
         };
         let mut settings = recorded(self.settings, self.no_metadata);
         settings.only_new = self.only_new.or(settings.only_new);
+        settings.fit = self.fit.or(settings.fit);
         if let Some(storyboard) = &mut storyboard {
             settings = settings.or(job::script_settings(storyboard)?);
         }
@@ -106,9 +112,9 @@ impl Extend {
             let new_prompt = storyboard.is_some();
             let asked = match run_of(&path) {
                 Some(run) => {
-                    let (latents, request, seed) = of_run(&run).code(Code::Usage)?;
+                    let (latents, request, seed, weights) = of_run(&run).code(Code::Usage)?;
                     settings.video = Some(latents);
-                    Some((request, seed))
+                    Some((request, seed, weights))
                 }
                 None if path.exists() => record(&path, new_prompt, report)?,
                 None => {
@@ -118,9 +124,10 @@ impl Extend {
                     )));
                 }
             };
-            if let Some((request, seed)) = asked {
+            if let Some((request, seed, weights)) = asked {
                 let (old, scene) = job::taken_over(request, seed, new_prompt);
                 settings = settings.or(old);
+                same_weights(&settings, &weights, &path, report)?;
                 let own = scene.map(|scene| Storyboard::checked(vec![scene])).transpose().code(Code::Usage)?;
                 storyboard = storyboard.or(own);
             }
@@ -133,6 +140,27 @@ impl Extend {
         })?;
         render(Command::Extend, settings, storyboard, &self.dry, report)
     }
+}
+
+/// Tells that a video is gone on with on other weights than those it was made with. `weights`: their hashes by part.
+fn same_weights(settings: &Settings, weights: &Weights, video: &Path, report: &Report) -> Result<(), Failure> {
+    let name = settings.model.as_deref().unwrap_or(weights::EMBEDDED);
+    let model = ModelFolder::open(name, settings.offline.unwrap_or(false)).code(Code::Model).map_err(|failure| {
+        let message = format!("{}; {} was made with it: give its place by --model", failure.line(), video.display());
+        Failure::message(failure.code, message)
+    })?;
+    let other = |(part, hash): &(&String, &String)| {
+        model.part(part).and_then(|part| part.hash()).is_ok_and(|found| found != **hash)
+    };
+    if model.to_download().is_none() && weights.iter().any(|entry| other(&entry)) {
+        let message = format!(
+            "{} was made with other weights than those of {}: what follows may look different",
+            video.display(),
+            model.place()
+        );
+        report.observer()?.event(&Event::Warning(message))?;
+    }
+    Ok(())
 }
 
 fn usage(message: impl std::fmt::Display) -> Failure {
@@ -153,8 +181,11 @@ fn kept_run(root: Option<&Path>, word: &Path) -> Option<PathBuf> {
     (!word.exists() || std::path::absolute(word).is_ok_and(|word| word == run)).then_some(run)
 }
 
-/// Where a run's latents are, what it was asked for, and its seed.
-fn of_run(run: &Path) -> anyhow::Result<(PathBuf, Request, u64)> {
+/// Hashes by part.
+type Weights = BTreeMap<String, String>;
+
+/// Where a run's latents are, what it was asked for, its seed and its weights.
+fn of_run(run: &Path) -> anyhow::Result<(PathBuf, Request, u64, Weights)> {
     let (latents, plan) = directory::latents(run)?;
     let mut request = Request::from_json(&plan.request).with_context(|| run.display().to_string())?;
     // a relative path was meant from where the run was begun
@@ -163,12 +194,13 @@ fn of_run(run: &Path) -> anyhow::Result<(PathBuf, Request, u64)> {
         request.settings.model = Some(path);
     }
     let Some(Seed::Given(seed)) = request.settings.seed else { bail!("{}: its plan names no seed", run.display()) };
-    Ok((latents, request, seed))
+    let weights = serde_json::from_value(plan.identity["weights"].clone()).unwrap_or_default();
+    Ok((latents, request, seed, weights))
 }
 
 /// What a video was asked for and its seed, by the record in it or beside it; none where another program made it. A record
 /// that cannot be used is told about, or refused where there is no `new_prompt`.
-fn record(path: &Path, new_prompt: bool, report: &Report) -> Result<Option<(Request, u64)>, Failure> {
+fn record(path: &Path, new_prompt: bool, report: &Report) -> Result<Option<(Request, u64, Weights)>, Failure> {
     if job::is_latents(path) {
         return Ok(None);
     }
@@ -186,7 +218,7 @@ fn record(path: &Path, new_prompt: bool, report: &Report) -> Result<Option<(Requ
         }
     };
     match Request::of_manifest(&manifest) {
-        Ok(request) => Ok(Some((request, manifest.seed))),
+        Ok(request) => Ok(Some((request, manifest.seed, manifest.model.hashes))),
         Err(error) if new_prompt => unused(format!("{}: {error:#}", path.display())),
         Err(error) => Err(Failure::new(Code::Usage, error.context(path.display().to_string()))),
     }

@@ -85,6 +85,7 @@ impl Args {
         };
         let slash = if video.is_dir() { "/" } else { "" };
         let output = given.output.clone().unwrap_or_else(|| format!("{}{slash}", place.display()));
+        let asked = given.model.clone();
         let below = Again::pick(render::files()?.places());
         let mut settings = Settings { output: Some(output), ..given.or(request.settings).or(below) };
         if self.check {
@@ -94,7 +95,7 @@ impl Args {
             let on_interrupt = Some(OnInterrupt::Discard);
             settings = Settings { work_dir, on_interrupt, resume: None, keep: None, ..settings };
         }
-        let job = resume::one(Request { settings, ..request })?;
+        let job = resume::found(Request { settings, ..request }, asked.as_deref())?;
         let here = hashes(&job).code(Code::Model)?;
         let other = manifest.model.hashes.iter().find(|(part, hash)| here.get(*part) != Some(*hash));
         if let (Some((part, _)), false) = (other, self.any_weights) {

@@ -53,6 +53,8 @@ pub struct Wanted {
     /// Whether sharing was asked for, rather than being the model's own.
     explicit: bool,
     depth: usize,
+    /// Of the run.
+    steps: usize,
 }
 
 fn is_sharing(spec: &Spec) -> bool {
@@ -60,12 +62,14 @@ fn is_sharing(spec: &Spec) -> bool {
 }
 
 /// What to do on a network that no recipe says where to share on.
-fn say_where(depth: usize) -> String {
+fn say_where(depth: usize, steps: usize) -> String {
     let (name, first) = (kv_share::CONTROL.name, depth - depth.div_ceil(6));
+    let layers = if first == depth - 1 { first.to_string() } else { format!("{first}-{}", depth - 1) };
+    // DiTCtrl's, of 50
+    let steps = "2-24".parse::<Ranges>().map(|ranges| ranges.scaled(50, steps)).unwrap_or_else(|_| Ranges::all());
     format!(
         "there is no recipe for sharing on this network of {depth} layers: say where, as --attn-proc \
-         {name}:layers={first}-{},steps=2-24",
-        depth - 1
+         {name}:layers={layers},steps={steps}"
     )
 }
 
@@ -89,7 +93,7 @@ impl Wanted {
             bail!("--attn-proc: {} is given twice: give all its steps and layers in one", twice.control.name)
         }
         check_order(&specs).map_err(|error| anyhow::anyhow!("--attn-proc: {error}"))?;
-        Ok(Self { specs, explicit, depth: transformer.num_layers })
+        Ok(Self { specs, explicit, depth: transformer.num_layers, steps })
     }
 
     /// How scenes follow each other where nobody says, and whether the windows inside one scene are joined.
@@ -100,7 +104,7 @@ impl Wanted {
         let shares = self.specs.iter().any(is_sharing);
         let asked = settings.transition.iter().chain(scenes.iter().filter_map(|scene| scene.transition.kind.as_ref()));
         if let (false, Some(_)) = (shares, asked.into_iter().find(|kind| **kind == Transition::Attention)) {
-            bail!("transition attention: {}, or use --transition blend", say_where(self.depth))
+            bail!("transition attention: {}, or use --transition blend", say_where(self.depth, self.steps))
         }
         let default = if shares { Transition::Attention } else { Transition::Blend };
         let transition = settings.transition.unwrap_or(default);
@@ -119,7 +123,7 @@ impl Wanted {
         (model, length): (&ModelFolder, usize),
         warnings: &mut Vec<String>,
     ) -> Result<Controls> {
-        let Self { mut specs, explicit, depth } = self;
+        let Self { mut specs, explicit, depth, steps } = self;
         let joined = segments.iter().any(|segment| segment.plan.windows.iter().any(|window| window.joined));
         let idle = prompts.len() == 1 || changes.is_some(); // window flags of a single window are accepted
         let unjoined = "no effect: no windows are joined by an attention transition";
@@ -148,7 +152,7 @@ impl Wanted {
         if named && changes.is_some() {
             bail!("an edit shares whole keys and values: leave out the subjects, or make the video without them")
         }
-        let reading = changes.map(|changes| reading(changes, &specs, explicit && !joined, depth)).transpose()?;
+        let reading = changes.map(|changes| reading(changes, &specs, explicit && !joined, depth, steps)).transpose()?;
         if !joined {
             if by_scene || by_token {
                 warnings.push(format!("the subjects of the scenes have {unjoined}"));
@@ -201,11 +205,11 @@ impl Wanted {
 }
 
 /// Where an edited version reads its source. `replaced`: by the sharing that was given.
-fn reading(changes: &Changes, specs: &[Spec], replaced: bool, depth: usize) -> Result<Sharing> {
+fn reading(changes: &Changes, specs: &[Spec], replaced: bool, depth: usize, of: usize) -> Result<Sharing> {
     let sharing = specs.iter().find(|spec| is_sharing(spec));
     let (steps, layers) = match sharing {
         Some(spec) if replaced || !changes.swaps().is_empty() => (spec.steps.clone(), spec.layers.clone()),
-        None if !changes.swaps().is_empty() => bail!("--swap: {}", say_where(depth)),
+        None if !changes.swaps().is_empty() => bail!("--swap: {}", say_where(depth, of)),
         _ => (Ranges::from(edit::FIRST_STEPS), Ranges::all()),
     };
     Ok(Sharing { steps, layers, depth })
@@ -426,5 +430,16 @@ pub fn bank_size(
             height / transformer.patch_size,
             width / transformer.patch_size,
         ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_suggested_is_of_this_network_and_this_run() {
+        assert!(say_where(4, 2).contains("kv-share:layers=3,steps=0"), "{}", say_where(4, 2));
+        assert!(say_where(30, 50).contains("kv-share:layers=25-29,steps=2-24"), "{}", say_where(30, 50));
     }
 }

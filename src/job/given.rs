@@ -13,7 +13,7 @@ use crate::models::cogvideox::vae::VaeConfig;
 use crate::processors::Spec;
 use crate::run::{Code, Failure, WithCode};
 use crate::storyboard::{Scene, TransitionInto};
-use crate::video::{self, Limits, Rate};
+use crate::video::{self, Fit, Limits, Rate};
 use crate::weights::{EMBEDDED, read_tensors};
 use anyhow::{Context, Result, bail, ensure};
 use std::path::{Path, PathBuf};
@@ -50,6 +50,8 @@ pub struct Given {
     pub context: usize,
     /// Whether the given frames are left out of the output.
     pub only_new: bool,
+    /// How its frames become those of the job, where that has another shape.
+    pub fit: Fit,
 }
 
 impl Given {
@@ -150,7 +152,14 @@ impl Source {
                 matches!(self.kind, Kind::Video { .. }),
                 "{shown}: latents of {width}x{height} pixels cannot become {size}: leave out the size"
             );
-            warnings.push(format!("{shown} is {width}x{height}: its frames are resampled to {size}"));
+            let shape = (width * size.height) as f64 / (height * size.width) as f64;
+            let keeps = match settings.fit {
+                None if (shape - 1.0).abs() > 0.01 => {
+                    ", and things get another shape: --fit crop or --fit pad keeps it"
+                }
+                _ => "",
+            };
+            warnings.push(format!("{shown} is {width}x{height}: its frames are resampled to {size}{keeps}"));
         }
         let fps = settings.fps.or(self.fps);
         if let (Some(own), Some(asked)) = (self.fps, settings.fps)
@@ -175,7 +184,7 @@ impl Source {
             Kind::Latents { .. } => (self.frames, rules.video_frames(self.frames)),
         };
         let context = rules.overlap.min(there);
-        Ok(Given { path: self.path.clone(), kind: self.kind, frames, context, only_new })
+        Ok(Given { path: self.path.clone(), kind: self.kind, frames, context, only_new, fit: Fit::default() })
     }
 }
 

@@ -284,6 +284,9 @@ fn source(command: Command, settings: &Settings) -> Result<Option<Source>, Failu
             let (name, path) = (command.name(), path.display());
             format!("video {path}: {name} goes on from no video: use extend, or leave it out")
         }
+        (_, None) if settings.fit.is_some() => {
+            "--fit has no effect without a video to go on from: leave it out".to_owned()
+        }
         (_, None) if only_new => "--only-new has no effect without a video to go on from: leave it out".to_owned(),
         _ => return Ok(None),
     };
@@ -438,6 +441,7 @@ fn one(
     };
     let only_new = settings.only_new.unwrap_or(false);
     let given = source.map(|source| source.given(&rules, only_new)).transpose()?;
+    let given = given.map(|given| Given { fit: settings.fit.unwrap_or_default(), ..given });
     let segments = match *command {
         Command::Generate => vec![rules.single(geometry.frames.unwrap_or(transformer.sample_frames))],
         Command::Extend if given.is_none() && geometry.frames.is_none() => {

@@ -16,7 +16,7 @@ use crate::recipe::Choice;
 use crate::schedulers::{SchedulerKind, Table};
 use crate::storyboard::Transition;
 use crate::timeline::BlendMode;
-use crate::video::{Codec, PixelFormat, Rate};
+use crate::video::{Codec, Fit, PixelFormat, Rate};
 use clap::Args;
 use clap::builder::FalseyValueParser;
 use serde::{Deserialize, Serialize};
@@ -92,6 +92,11 @@ pub struct Settings {
     /// Leave the given video's own frames out; `extend` has a flag for it.
     #[arg(skip)]
     pub only_new: Option<bool>,
+
+    /// How the given video's frames become those of another shape; `extend` has a flag for it.
+    #[arg(skip)]
+    #[serde(with = "text")]
+    pub fit: Option<Fit>,
 
     /// Frames per second of the file [default: the model's]
     #[arg(long, value_name = "N")]
@@ -366,6 +371,7 @@ impl Settings {
             duration,
             video,
             only_new,
+            fit,
             fps,
             transition,
             overlap,

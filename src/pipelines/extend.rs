@@ -115,9 +115,9 @@ fn encode(job: &Job, given: &Given, observer: &mut dyn Observer) -> Result<Tenso
 
 /// Some frames of the given video in the size of the job, one by one.
 fn frames(job: &Job, given: &Given, range: Range<usize>) -> Result<impl Iterator<Item = Result<Frame>>> {
-    let (width, height) = (job.width, job.height);
+    let (width, height, fit) = (job.width, job.height, given.fit);
     let reader = video::read(&given.path, &Limits::default())?;
-    Ok(reader.skip(range.start).take(range.len()).map(move |frame| Ok(frame?.resized(width, height))))
+    Ok(reader.skip(range.start).take(range.len()).map(move |frame| Ok(frame?.fitted(width, height, fit))))
 }
 
 /// Puts the given frames before the new ones, where they belong into the output and are not decoded from latents.

@@ -181,7 +181,7 @@ fn mistakes_are_told() {
     let other = crate::common::tiny::write_folder;
     other("tiny-2b", "tiny-2b", &program.path("model"));
     run(&[PROMPT, "--model", "model", "--swap", "red=>blue"])
-        .error(2, &["no recipe", "3 layers", "kv-share:layers=2-2"]);
+        .error(2, &["no recipe", "3 layers", "kv-share:layers=2,steps=0"]);
     let help = program.run(&["edit", "--help"]).success().stdout();
     assert!(
         help.contains("--side-by-side") && help.contains("red=>blue") && help.contains("docs/editing.md"),

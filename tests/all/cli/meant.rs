@@ -72,3 +72,30 @@ fn plans_are_written_for_people() {
     let said = program.run(&words).success().stdout();
     assert!(said.contains("17 frames at 2.62 per second") && !said.contains("1 windows"), "{said}");
 }
+
+/// A picture of another shape: cropped, padded, or stretched with a word.
+#[test]
+fn the_shape_of_a_given_video_is_kept_where_that_is_asked_for() {
+    let program = program();
+    // red, green, green, blue from left to right
+    let bands = [[255, 0, 0], [0, 255, 0], [0, 255, 0], [0, 0, 255]];
+    let wide = image::RgbImage::from_fn(64, 32, |x, _| image::Rgb(bands[x as usize / 16]));
+    wide.save(program.path("wide.png")).unwrap();
+    let words =
+        ["extend", "wide.png", "a ball", "--model", "model", "--steps", "1", "--frames", "1", "--size", "32x32", "-y"];
+    let middle = |fit: &[&str]| {
+        let done = program.run(&[&words[..], fit, &["-o", "out/"]].concat()).success();
+        let frame = image::open(program.path("out/frame-000000.png")).unwrap().into_rgb8();
+        (done.stderr(), frame.get_pixel(2, 16).0, frame.get_pixel(16, 2).0)
+    };
+    let (said, left, above) = middle(&[]);
+    assert!(said.contains("another shape: --fit crop or --fit pad"), "{said}");
+    assert_eq!((left, above), ([255, 0, 0], [0, 255, 0]));
+    let (said, left, above) = middle(&["--fit", "crop"]);
+    assert!(!said.contains("another shape"), "{said}");
+    assert_eq!((left, above), ([0, 255, 0], [0, 255, 0]));
+    assert_eq!(middle(&["--fit", "pad"]).2, [0, 0, 0]);
+    program
+        .run(&["extend", "a ball", "--model", "model", "--frames", "1", "--fit", "crop"])
+        .error(2, &["--fit has no effect"]);
+}
