@@ -34,6 +34,7 @@
 //! | [`timeline`] | the long latent video, its windows, their blending |
 //! | [`pipelines`] | the loop, and the modes that feed it |
 //! | [`run`] | run directory, journal, manifest, progress, exit codes |
+//! | [`saliency`] | what stands out in a frame: masks and boxes of a subject |
 //! | [`eval`] | metrics |
 //!
 //! Crates of their own, which know nothing of the program: [`nn`] (operations that candle lacks or does slowly, a plain version
@@ -71,6 +72,7 @@ pub mod pipelines;
 pub mod processors;
 pub mod recipe;
 pub mod run;
+pub mod saliency;
 pub mod schedulers;
 pub mod storyboard;
 pub mod text;

@@ -12,6 +12,7 @@ mod edit;
 mod eval;
 mod extend;
 mod inspect;
+mod mask;
 mod model;
 mod plan;
 mod processors;
@@ -82,6 +83,8 @@ enum Command {
     Rerun(Box<rerun::Args>),
     /// Measure videos: consistency, smoothness, fit to their prompts, seams, flicker
     Eval(eval::Args),
+    /// The subject of a video or picture as masks and boxes
+    Mask(mask::Args),
     /// Look at models
     Model(model::Args),
     /// List the controls of attention and their parameters
@@ -141,6 +144,7 @@ pub fn main() -> ExitCode {
         Command::AttnMap(args) => args.run(&report),
         Command::Inspect(args) => inspect::run(args, report.json),
         Command::Eval(args) => eval::run(args, &report),
+        Command::Mask(args) => mask::run(args, &report),
         Command::Model(args) => model::run(args, report.json),
         Command::Processors => processors::run(report.json),
         Command::Recipes => recipes::run(report.json),

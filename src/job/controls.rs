@@ -285,8 +285,13 @@ impl<'a> Prompts<'a> {
     }
 
     /// What to say where they do not.
-    fn absent(&self, prompt: usize) -> String {
+    fn absent(&self, prompt: usize, words: &str) -> String {
         let text = &self.texts[prompt];
+        if words == "auto" {
+            return "is for finished frames (vidgen mask makes masks of them): here masks follow words while the video is made, so name \
+                    the subject's words in the prompt"
+                .to_owned();
+        }
         match self.tokens.get(prompt).and_then(|tokens| tokens.cut.as_ref()) {
             None => format!("is not in the prompt {text:?}"),
             Some(cut) => format!("is not in what is read of the prompt {text:?} (not read: {cut:?})"),
@@ -306,7 +311,7 @@ impl<'a> Prompts<'a> {
                     for words in &own {
                         match self.find(prompt, words)? {
                             Some(found) => tokens.extend(found),
-                            None => bail!("subject {words:?} {}", self.absent(prompt)),
+                            None => bail!("subject {words:?} {}", self.absent(prompt, words)),
                         }
                     }
                     (own, tokens)
@@ -354,7 +359,7 @@ impl<'a> Prompts<'a> {
                 1 => String::new(),
                 several => format!(", nor in the other {}", several - 1),
             };
-            bail!("{asked}: {word:?} {}{others}", self.absent(among.start))
+            bail!("{asked}: {word:?} {}{others}", self.absent(among.start, word))
         }
         Ok(positions)
     }

@@ -5,6 +5,7 @@ pub mod clip;
 pub mod cogvideox;
 pub mod layers;
 pub mod stream;
+pub mod u2net;
 
 pub use crate::attention::{Added, Row, Time};
 

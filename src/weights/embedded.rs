@@ -1,6 +1,9 @@
-//! The model inside the binary. It is a diffusers folder like any other (`models/toyland`), loaded by the same code.
+//! What is inside the binary: the network of masks, and a model, which is a diffusers folder like any other (`models/toyland`),
+//! loaded by the same code.
 
 use super::source::Embedded;
+use candle_core::{DType, Device};
+use candle_nn::VarBuilder;
 
 /// Name of the embedded model, and the default of the command line.
 pub const EMBEDDED: &str = "toyland";
@@ -23,3 +26,10 @@ pub(super) static TOYLAND: Embedded = files![
     "vae/config.json",
     "vae/diffusion_pytorch_model.safetensors",
 ];
+
+static U2NETP: &[u8] = include_bytes!("../../models/u2netp/model.safetensors");
+
+/// The weights of U²-Netp, in f32.
+pub fn u2netp(device: &Device) -> anyhow::Result<VarBuilder<'static>> {
+    Ok(VarBuilder::from_slice_safetensors(U2NETP, DType::F32, device)?)
+}

@@ -38,7 +38,7 @@ mod hub_tests;
 mod tests;
 
 pub use cache::short_names;
-pub use embedded::EMBEDDED;
+pub use embedded::{EMBEDDED, u2netp};
 pub use error::ModelError;
 pub use host::free_memory;
 pub use info::{FileInfo, ModelInfo, Native, PartInfo, PartState, info, native};

@@ -6,13 +6,15 @@
 //! frames of 480x720 and 128 channels. `convolve` goes by frames, and by bands of a frame, so that this buffer stays below
 //! `COLUMNS` and all tensors below 2^31 numbers.
 
-use super::cpu::{self, View, conv::Packed};
+use super::cpu::{self, View, conv::After, conv::Packed};
 use super::resample::upsample_nearest_2x;
 use super::size;
 use candle_core::{DType, Device, Result, Tensor, bail};
 use candle_nn::VarBuilder;
 use std::collections::VecDeque;
 use std::sync::{Arc, OnceLock};
+
+pub use super::cpu::conv::Form;
 
 /// Most numbers in the column buffer of one `conv2d`.
 const COLUMNS: usize = 1 << 28;
@@ -21,8 +23,16 @@ const COLUMNS: usize = 1 << 28;
 #[derive(Debug, Clone)]
 pub struct Conv2d {
     weights: Weights,
-    stride: usize,
-    padding: usize,
+    form: Form,
+    slopes: Option<Arc<Slopes>>,
+}
+
+/// Of a PReLU, one for each channel; zeros are a ReLU.
+#[derive(Debug)]
+struct Slopes {
+    numbers: Vec<f32>,
+    /// `[1, C, 1, 1]`.
+    tensor: Tensor,
 }
 
 /// Three-dimensional convolution on `[T, C, H, W]`: stride 1, zero padding `k/2` in space, no padding in time. The caller
@@ -55,7 +65,7 @@ pub fn conv2d(
 ) -> Result<Conv2d> {
     let weight = vb.get((out_channels, in_channels, kernel, kernel), "weight")?;
     let bias = bias.then(|| vb.get(out_channels, "bias")).transpose()?;
-    Ok(Conv2d { weights: Weights::new(&weight.unsqueeze(2)?, bias, stride, padding)?, stride, padding })
+    Conv2d::new(&weight, bias, Form { stride, padding, dilation: 1 })
 }
 
 /// Weight `[out, in, kt, k, k]`, bias `[out]`, under the names the checkpoint has.
@@ -63,12 +73,12 @@ pub fn conv3d(in_channels: usize, out_channels: usize, kt: usize, kernel: usize,
     let weight = vb.get((out_channels, in_channels, kt, kernel, kernel), "weight")?;
     let bias = vb.get(out_channels, "bias")?;
     let padding = kernel / 2;
-    Ok(Conv3d { weights: Weights::new(&weight, Some(bias), 1, padding)?, kt, padding })
+    Ok(Conv3d { weights: Weights::new(&weight, Some(bias), Form { padding, ..Form::default() })?, kt, padding })
 }
 
 impl Weights {
     /// `weight` is `[Cout, Cin, kt, k, k]`.
-    fn new(weight: &Tensor, bias: Option<Tensor>, stride: usize, padding: usize) -> Result<Self> {
+    fn new(weight: &Tensor, bias: Option<Tensor>, form: Form) -> Result<Self> {
         if !weight.device().is_cpu() || !matches!(weight.dtype(), DType::F32 | DType::F16 | DType::BF16) {
             return Self::plain(weight, bias);
         }
@@ -77,7 +87,7 @@ impl Weights {
         let bias = bias.as_ref().map(numbers).transpose()?.unwrap_or_default();
         // what sees one position waits for memory, whatever multiplies
         let paired = weight.dtype() == DType::BF16 && kt * k > 1 && cpu::bf16::name().is_some();
-        let packed = Packed::new(&numbers(weight)?, &bias, (output, input, kt, k), (stride, padding), paired);
+        let packed = Packed::new(&numbers(weight)?, &bias, (output, input, kt, k), form, paired);
         Ok(Self::Packed { packed: Arc::new(packed), doubling: Arc::default() })
     }
 
@@ -89,19 +99,84 @@ impl Weights {
 }
 
 impl Conv2d {
+    /// `weight` is `[out, in, k, k]`, `bias` `[out]`.
+    pub fn new(weight: &Tensor, bias: Option<Tensor>, form: Form) -> Result<Self> {
+        check(form)?;
+        Ok(Self { weights: Weights::new(&weight.unsqueeze(2)?, bias, form)?, form, slopes: None })
+    }
+
+    /// A convolution of two feature maps of one shape, `[T, C, H, W]` each, as of one with the channels of both; `weight` is
+    /// `[out, 2C, k, k]`. Only [`Conv2d::forward_two`] takes both.
+    pub fn of_two(weight: &Tensor, bias: Option<Tensor>, form: Form) -> Result<Self> {
+        check(form)?;
+        let (output, input, k, _) = weight.dims4()?;
+        if input % 2 != 0 {
+            bail!("a convolution of two feature maps with {input} channels in all")
+        }
+        // on the CPU the second map is what a second frame is to a convolution over time
+        let taps = weight.reshape((output, 2, input / 2, k, k))?.transpose(1, 2)?.contiguous()?;
+        let weights = match Weights::new(&taps, bias.clone(), form)? {
+            packed @ Weights::Packed { .. } => packed,
+            Weights::Plain { .. } => Weights::plain(&weight.unsqueeze(2)?, bias)?,
+        };
+        Ok(Self { weights, form, slopes: None })
+    }
+
+    /// The same with a PReLU behind it, `slopes` `[out]`.
+    pub fn with_prelu(self, slopes: &Tensor) -> Result<Self> {
+        let (numbers, tensor) = (slopes.to_dtype(DType::F32)?.to_vec1()?, slopes.reshape((1, (), 1, 1))?);
+        Ok(Self { slopes: Some(Arc::new(Slopes { numbers, tensor })), ..self })
+    }
+
+    /// The same with a ReLU behind it.
+    pub fn with_relu(self) -> Result<Self> {
+        let (channels, device) = match &self.weights {
+            Weights::Plain { kernel, .. } => (kernel.dim(0)?, kernel.device().clone()),
+            Weights::Packed { packed, .. } => (packed.output(), Device::Cpu),
+        };
+        let zeros = Tensor::zeros(channels, DType::F32, &device)?;
+        self.with_prelu(&zeros)
+    }
+
     /// `[T, Cin, H, W]` to `[T, Cout, H', W']`.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        self.forward_adding(x, None)
+    }
+
+    /// [`Conv2d::forward`] plus `residual`, of the shape of the result, which is added behind the activation.
+    pub fn forward_adding(&self, x: &Tensor, residual: Option<&Tensor>) -> Result<Tensor> {
         match &self.weights {
             Weights::Plain { kernel, bias } => {
                 let mut done = Vec::new();
-                convolve(x, kernel, self.padding, self.stride, COLUMNS, |_, y| {
+                convolve(x, kernel, self.form, COLUMNS, |_, y| {
                     done.push(y);
                     Ok(())
                 })?;
-                add_bias(joined(done, x.device())?, bias.as_ref())
+                let y = self.activated(add_bias(joined(done, x.device())?, bias.as_ref())?)?;
+                residual.map_or(Ok(y.clone()), |residual| y + residual)
             }
-            Weights::Packed { packed, .. } => run(packed, &[x], None),
+            Weights::Packed { packed, .. } => run(packed, &[x], self.numbers(), residual),
         }
+    }
+
+    /// [`Conv2d::forward_adding`] of a layer made by [`Conv2d::of_two`], for one frame each.
+    pub fn forward_two(&self, [a, b]: [&Tensor; 2], residual: Option<&Tensor>) -> Result<Tensor> {
+        match &self.weights {
+            Weights::Plain { .. } => self.forward_adding(&Tensor::cat(&[a, b], 1)?, residual),
+            Weights::Packed { packed, .. } if packed.taps() == 2 && a.dim(0)? == 1 && a.dims() == b.dims() => {
+                run(packed, &[a, b], self.numbers(), residual)
+            }
+            Weights::Packed { .. } => bail!("a convolution of two cannot take {:?} and {:?}", a.dims(), b.dims()),
+        }
+    }
+
+    fn numbers(&self) -> Option<&[f32]> {
+        self.slopes.as_ref().map(|slopes| &slopes.numbers[..])
+    }
+
+    fn activated(&self, y: Tensor) -> Result<Tensor> {
+        let Some(slopes) = &self.slopes else { return Ok(y) };
+        y.relu()? - y.neg()?.relu()?.broadcast_mul(&slopes.tensor.to_dtype(y.dtype())?)?
     }
 
     /// [`upsample_nearest_2x`], then the convolution: `[T, Cin, H, W]` to `[T, Cout, 2H, 2W]` for a 3x3 kernel with stride 1
@@ -110,7 +185,7 @@ impl Conv2d {
         if let Weights::Packed { packed, doubling } = &self.weights
             && let Some(doubled) = packed.doubled()
         {
-            return run(doubling.get_or_init(doubled), &[x], None);
+            return run(doubling.get_or_init(doubled), &[x], self.numbers(), None);
         }
         self.forward(&upsample_nearest_2x(x)?)
     }
@@ -132,7 +207,7 @@ impl Conv3d {
     pub fn forward_parts(&self, parts: &[&Tensor], residual: Option<&Tensor>) -> Result<Tensor> {
         let (kernel, bias) = match &self.weights {
             Weights::Plain { kernel, bias } => (kernel, bias),
-            Weights::Packed { packed, .. } => return run(packed, parts, residual),
+            Weights::Packed { packed, .. } => return run(packed, parts, None, residual),
         };
         let Some(device) = parts.first().map(|part| part.device()) else { bail!("a convolution without frames") };
         let sum = add_bias(joined(self.taps(parts, kernel, COLUMNS)?, device)?, bias.as_ref())?;
@@ -145,7 +220,8 @@ impl Conv3d {
         let mut window = VecDeque::with_capacity(self.kt); // of [1, kt * Cout, H, W]
         let mut done = Vec::new();
         for part in parts {
-            convolve(part, kernel, self.padding, 1, columns, |frames, y| {
+            let form = Form { padding: self.padding, ..Form::default() };
+            convolve(part, kernel, form, columns, |frames, y| {
                 for frame in 0..frames {
                     window.push_back(y.narrow(0, frame, 1)?);
                     if window.len() < self.kt {
@@ -168,6 +244,13 @@ impl Conv3d {
     }
 }
 
+fn check(form: Form) -> Result<()> {
+    if form.stride == 0 || form.dilation == 0 || form.stride > 1 && form.dilation > 1 {
+        bail!("a convolution with stride {} and dilation {}", form.stride, form.dilation)
+    }
+    Ok(())
+}
+
 /// Tensors of frames as one.
 fn joined(mut frames: Vec<Tensor>, device: &Device) -> Result<Tensor> {
     if frames.len() == 1 {
@@ -185,16 +268,16 @@ fn joined(mut frames: Vec<Tensor>, device: &Device) -> Result<Tensor> {
 fn convolve(
     x: &Tensor,
     weight: &Tensor,
-    padding: usize,
-    stride: usize,
+    Form { stride, padding, dilation }: Form,
     columns: usize,
     mut each: impl FnMut(usize, Tensor) -> Result<()>,
 ) -> Result<()> {
     let (frames, _, h, w) = x.dims4()?;
     let (output, input, kh, kw) = weight.dims4()?;
+    let [span_h, span_w] = [kh, kw].map(|k| (k - 1) * dilation + 1);
     let out = |length: usize, kernel: usize| (length + 2 * padding).checked_sub(kernel).map(|room| room / stride + 1);
-    let (Some(out_h), Some(out_w)) = (out(h, kh), out(w, kw)) else {
-        bail!("frames of {h}x{w} are smaller than the kernel of a convolution, {kh}x{kw}")
+    let (Some(out_h), Some(out_w)) = (out(h, span_h), out(w, span_w)) else {
+        bail!("frames of {h}x{w} are smaller than the kernel of a convolution, {span_h}x{span_w}")
     };
     // what the call writes counts as well: the columns, and the result with all its taps
     let row = out_w * (input * kh * kw).max(output);
@@ -204,7 +287,7 @@ fn convolve(
         let most = (rows / out_h.max(1)).max(1);
         for first in (0..frames).step_by(most) {
             let count = most.min(frames - first);
-            each(count, x.narrow(0, first, count)?.conv2d(weight, padding, stride, 1, 1)?)?;
+            each(count, x.narrow(0, first, count)?.conv2d(weight, padding, stride, dilation, 1)?)?;
         }
         return Ok(());
     }
@@ -213,8 +296,8 @@ fn convolve(
         let mut bands = Vec::with_capacity(out_h.div_ceil(rows));
         for first in (0..out_h).step_by(rows) {
             let count = rows.min(out_h - first);
-            let band = x.narrow(2, first * stride, (count - 1) * stride + kh)?.contiguous()?;
-            bands.push(band.conv2d(weight, 0, stride, 1, 1)?);
+            let band = x.narrow(2, first * stride, (count - 1) * stride + span_h)?.contiguous()?;
+            bands.push(band.conv2d(weight, 0, stride, dilation, 1)?);
         }
         each(1, Tensor::cat(&bands, 2)?)?;
     }
@@ -229,7 +312,7 @@ fn add_bias(y: Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
 }
 
 /// The fast version on the frames of all `parts`.
-fn run(packed: &Packed, parts: &[&Tensor], residual: Option<&Tensor>) -> Result<Tensor> {
+fn run(packed: &Packed, parts: &[&Tensor], slopes: Option<&[f32]>, residual: Option<&Tensor>) -> Result<Tensor> {
     let (_, c, h, w) = parts.first().map_or(Ok((0, 0, 0, 0)), |part| part.dims4())?;
     let frames: usize = parts.iter().map(|part| part.dims4().map(|(frames, ..)| frames)).sum::<Result<_>>()?;
     let (input, output, kt) = (packed.input(), packed.output(), packed.taps());
@@ -251,7 +334,7 @@ fn run(packed: &Packed, parts: &[&Tensor], residual: Option<&Tensor>) -> Result<
         }
         let add = residual.first().and_then(View::contiguous);
         packed
-            .run(&frames, add)
+            .run(&frames, After { slopes, add })
             .ok_or_else(|| candle_core::Error::msg("frames or residual of a convolution differ in shape"))
     })?;
     Tensor::from_vec(values, shape, &Device::Cpu)
@@ -267,8 +350,13 @@ mod tests {
     fn layers(cout: usize, cin: usize, kt: usize, k: usize, stride: usize, padding: usize) -> (Weights, Weights) {
         let weight = random(&[cout, cin, kt, k, k]);
         let bias = random(&[cout]);
-        let packed = Weights::new(&weight, Some(bias.clone()), stride, padding).unwrap();
+        let form = Form { stride, padding, dilation: 1 };
+        let packed = Weights::new(&weight, Some(bias.clone()), form).unwrap();
         (packed, Weights::plain(&weight, Some(bias)).unwrap())
+    }
+
+    fn of(weights: Weights, stride: usize, padding: usize) -> Conv2d {
+        Conv2d { weights, form: Form { stride, padding, dilation: 1 }, slopes: None }
     }
 
     #[test]
@@ -378,13 +466,13 @@ mod tests {
                     done.push(y);
                     Ok(())
                 };
-                convolve(&x, &weight, padding, stride, columns, each).unwrap();
+                convolve(&x, &weight, Form { stride, padding, dilation: 1 }, columns, each).unwrap();
                 let got = joined(done, &Device::Cpu).unwrap();
                 assert_close(&format!("{k}x{k}/{stride} on {h}x{w}, {columns}"), &got, &want, 1e-6);
             }
         }
         let (x, weight) = (random(&[1, 2, 2, 9]), random(&[4, 2, 3, 3]));
-        assert!(convolve(&x, &weight, 0, 1, 64, |_, _| Ok(())).is_err());
+        assert!(convolve(&x, &weight, Form::default(), 64, |_, _| Ok(())).is_err());
     }
 
     #[test]
@@ -406,7 +494,7 @@ mod tests {
                 (5, 3, 1, 1, 0, 1, 1, 4),
             ] {
                 let (packed, plain) = layers(cout, cin, 1, k, stride, padding);
-                let [packed, plain] = [packed, plain].map(|weights| Conv2d { weights, stride, padding });
+                let [packed, plain] = [packed, plain].map(|weights| of(weights, stride, padding));
                 let gaps = random(&[t, cin, h, w + 3]).narrow(3, 1, w).unwrap();
                 let repeated = random(&[t, cin, h, 1]).broadcast_as((t, cin, h, w)).unwrap();
                 for x in [random(&[t, cin, h, w]), gaps, repeated] {
@@ -419,11 +507,59 @@ mod tests {
     }
 
     #[test]
+    fn dilation_activation_and_residual_equal_their_plain_versions() {
+        on_each_isa(|isa| {
+            for (cin, cout, k, stride, dilation, t, h, w) in [
+                (3, 16, 3, 1, 1, 2, 10, 12),
+                (16, 16, 3, 1, 2, 1, 10, 10),
+                (20, 9, 3, 1, 4, 2, 20, 21),
+                (5, 32, 3, 1, 8, 1, 20, 20),
+                (4, 3, 3, 1, 8, 1, 2, 3),
+                (2, 5, 5, 1, 3, 1, 14, 40),
+                (7, 12, 3, 2, 1, 1, 9, 33),
+                (130, 4, 3, 1, 2, 1, 31, 301),
+            ] {
+                let form = Form { stride, padding: (k - 1) / 2 * dilation, dilation };
+                let (weight, bias, slopes) = (random(&[cout, cin, k, k]), random(&[cout]), random(&[cout]));
+                let fast = Conv2d::new(&weight, Some(bias.clone()), form).unwrap();
+                assert!(matches!(fast.weights, Weights::Packed { .. }));
+                let weights = Weights::plain(&weight.unsqueeze(2).unwrap(), Some(bias)).unwrap();
+                let plain = Conv2d { weights, form, slopes: None };
+                let x = random(&[t, cin, h, w]);
+                let residual = plain.forward(&x).unwrap().sin().unwrap();
+                for (what, slopes) in [("plain", None), ("PReLU", Some(&slopes))] {
+                    let with = |conv: &Conv2d| match slopes {
+                        Some(slopes) => conv.clone().with_prelu(slopes),
+                        None => conv.clone().with_relu(),
+                    };
+                    let [fast, plain] = [&fast, &plain].map(|conv| with(conv).unwrap());
+                    let what = format!("{isa:?} {what} {cin} to {cout}, {k}x{k}/{stride} by {dilation} on {t}x{h}x{w}");
+                    assert_close(&what, &fast.forward(&x).unwrap(), &plain.forward(&x).unwrap(), 1e-6);
+                    let want = plain.forward_adding(&x, Some(&residual)).unwrap();
+                    assert_close(&what, &fast.forward_adding(&x, Some(&residual)).unwrap(), &want, 1e-6);
+                }
+            }
+        });
+        let (weight, bias) = (random(&[5, 6, 3, 3]), random(&[5]));
+        let (a, b) = (random(&[1, 3, 9, 10]), random(&[1, 3, 9, 10]).sin().unwrap());
+        let form = Form { padding: 2, dilation: 2, ..Form::default() };
+        let two = Conv2d::of_two(&weight, Some(bias.clone()), form).unwrap().with_relu().unwrap();
+        let one = Conv2d::new(&weight, Some(bias), form).unwrap().with_relu().unwrap();
+        let want = one.forward(&Tensor::cat(&[&a, &b], 1).unwrap()).unwrap();
+        assert_close("two as one", &two.forward_two([&a, &b], None).unwrap(), &want, 1e-6);
+        assert!(two.forward_two([&a, &random(&[1, 3, 9, 11])], None).is_err() && two.forward(&a).is_err());
+        let (weight, x) = (random(&[4, 3, 3, 3]), random(&[1, 3, 4, 4]));
+        let form = Form { dilation: 2, ..Form::default() };
+        assert!(Conv2d::new(&weight, None, form).unwrap().forward(&x).is_err(), "five positions in four");
+        assert!(Conv2d::new(&weight, None, Form { stride: 2, ..form }).is_err());
+    }
+
+    #[test]
     fn doubling_and_convolving_in_one_equals_doing_both() {
         on_each_isa(|isa| {
             for (cin, cout, t, h, w) in [(1, 1, 1, 1, 1), (3, 9, 2, 5, 7), (16, 3, 1, 12, 18), (200, 8, 1, 40, 150)] {
                 let (packed, plain) = layers(cout, cin, 1, 3, 1, 1);
-                let [packed, plain] = [packed, plain].map(|weights| Conv2d { weights, stride: 1, padding: 1 });
+                let [packed, plain] = [packed, plain].map(|weights| of(weights, 1, 1));
                 let x = random(&[t, cin, h, w]);
                 let want = plain.forward_upsampled(&x).unwrap();
                 assert_close(
@@ -452,7 +588,8 @@ mod tests {
                 let padding = if stride == 1 { k / 2 } else { 0 };
                 let (weight, bias) = (rounded(&[cout, cin, kt, k, k]), random(&[cout]));
                 let [values, biases] = [&weight, &bias].map(|x| x.flatten_all().unwrap().to_vec1::<f32>().unwrap());
-                let packed = Packed::new(&values, &biases, (cout, cin, kt, k), (stride, padding), true);
+                let packed =
+                    Packed::new(&values, &biases, (cout, cin, kt, k), Form { stride, padding, dilation: 1 }, true);
                 let packed = Weights::Packed { packed: Arc::new(packed), doubling: Arc::default() };
                 let plain = Weights::plain(&weight, Some(bias)).unwrap();
                 let x = rounded(&[t + kt - 1, cin, h, w]);
@@ -465,7 +602,7 @@ mod tests {
                     assert_close(&what, &got, &want, 1e-6);
                 }
                 if kt == 1 {
-                    let [packed, plain] = [packed, plain].map(|weights| Conv2d { weights, stride, padding });
+                    let [packed, plain] = [packed, plain].map(|weights| of(weights, stride, padding));
                     assert_close(&what, &packed.forward(&x).unwrap(), &plain.forward(&x).unwrap(), 1e-6);
                     if stride == 1 {
                         // the summed weights of a phase are rounded once more
@@ -481,7 +618,12 @@ mod tests {
     fn weights_in_half_numbers_take_f32() {
         let (weight, x) = (random(&[16, 8, 3, 3, 3]), random(&[4, 8, 9, 11]));
         let conv = |dtype| Conv3d {
-            weights: Weights::new(&weight.to_dtype(dtype).unwrap(), Some(random(&[16])), 1, 1).unwrap(),
+            weights: Weights::new(
+                &weight.to_dtype(dtype).unwrap(),
+                Some(random(&[16])),
+                Form { padding: 1, ..Form::default() },
+            )
+            .unwrap(),
             kt: 3,
             padding: 1,
         };

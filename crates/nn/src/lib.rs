@@ -15,6 +15,7 @@ mod cuda;
 pub mod kernel;
 pub mod linear;
 pub mod norm;
+pub mod pool;
 pub mod resample;
 pub mod rope;
 pub mod sdpa;

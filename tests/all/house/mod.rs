@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 ///
 /// `job` knows what the stages are made of (configurations, plans, controls, outputs) but runs nothing; `pipelines` runs
 /// jobs. Models and processors never see each other.
-const ROOMS: [(&str, &[&str]); 20] = [
+const ROOMS: [(&str, &[&str]); 21] = [
     ("words", &[]),
     ("disk", &[]),
     ("nn", &[]),
@@ -27,6 +27,7 @@ const ROOMS: [(&str, &[&str]); 20] = [
     ("weights", &["disk"]),
     ("text", &["nn", "weights"]),
     ("video", &["disk"]),
+    ("saliency", &["nn", "models", "weights", "video"]),
     ("eval", &["nn", "models", "timeline", "weights", "text", "video"]),
     ("run", &["disk", "video"]),
     ("storyboard", &["words", "run"]),
@@ -82,6 +83,7 @@ const ROOMS: [(&str, &[&str]); 20] = [
             "pipelines",
             "attention",
             "processors",
+            "saliency",
             "eval",
         ],
     ),

@@ -7,4 +7,5 @@ mod schedulers;
 mod text;
 mod tiny;
 mod transformer;
+mod u2net;
 mod vae;

@@ -50,6 +50,8 @@ struct Shape {
     k: usize,
     stride: usize,
     padding: usize,
+    /// Distance of neighbouring taps.
+    dilation: usize,
     /// 1, or 2 where the image is doubled: there are `up * up` phases.
     up: usize,
     /// Output channels of one block of packed weights.
@@ -80,9 +82,39 @@ impl Shape {
         self.output.div_ceil(self.block)
     }
 
-    fn out(&self, size: usize) -> usize {
-        if self.up == 2 { 2 * size } else { (size + 2 * self.padding - self.k) / self.stride + 1 }
+    /// Positions from the first tap to the last, both included.
+    fn span(&self) -> usize {
+        (self.k - 1) * self.dilation + 1
     }
+
+    fn out(&self, size: usize) -> usize {
+        if self.up == 2 { 2 * size } else { (size + 2 * self.padding - self.span()) / self.stride + 1 }
+    }
+}
+
+/// Where the kernel stands.
+#[derive(Debug, Clone, Copy)]
+pub struct Form {
+    pub stride: usize,
+    /// Zeros on each side.
+    pub padding: usize,
+    /// Distance of neighbouring taps; a stride goes with 1 only.
+    pub dilation: usize,
+}
+
+impl Default for Form {
+    fn default() -> Self {
+        Self { stride: 1, padding: 0, dilation: 1 }
+    }
+}
+
+/// What happens to the sums before they are written.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct After<'a> {
+    /// Below zero a channel is multiplied by its number: 0 is ReLU.
+    pub slopes: Option<&'a [f32]>,
+    /// Then this is added, of the shape of the result.
+    pub add: Option<&'a [f32]>,
 }
 
 impl Packed {
@@ -92,13 +124,14 @@ impl Packed {
         weight: &[f32],
         bias: &[f32],
         (output, input, kt, k): (usize, usize, usize, usize),
-        (stride, padding): (usize, usize),
+        Form { stride, padding, dilation }: Form,
         paired: bool,
     ) -> Self {
         assert_eq!(weight.len(), output * input * kt * k * k);
+        assert!(dilation == 1 || stride == 1 && dilation > 0, "a dilated convolution with a stride");
         let block = sums::block(simd::lanes(), output, paired);
         let planes = if paired { input.div_ceil(2) } else { input };
-        let shape = Shape { input: planes, paired, output, kt, k, stride, padding, up: 1, block };
+        let shape = Shape { input: planes, paired, output, kt, k, stride, padding, dilation, up: 1, block };
         let mut packed = Lines::zeros(shape.blocks() * shape.depth() * block);
         if paired {
             let of =
@@ -128,7 +161,7 @@ impl Packed {
     /// What makes the form of these weights that doubles the image (nearest neighbour) first: for 3x3 kernels in one frame with
     /// stride 1 and padding 1.
     pub fn doubled(&self) -> Option<impl FnOnce() -> Packed> {
-        let Shape { kt: 1, k: 3, stride: 1, padding: 1, up: 1, .. } = self.shape else { return None };
+        let Shape { kt: 1, k: 3, stride: 1, padding: 1, dilation: 1, up: 1, .. } = self.shape else { return None };
         Some(|| {
             let shape = Shape { k: 2, up: 2, ..self.shape };
             let block = shape.block;
@@ -165,13 +198,12 @@ impl Packed {
 
     /// Height and width of the result for those of the input; none if the kernel does not fit.
     pub fn size(&self, height: usize, width: usize) -> Option<(usize, usize)> {
-        let fits = |size: usize| size > 0 && size + 2 * self.shape.padding >= self.shape.k;
+        let fits = |size: usize| size > 0 && size + 2 * self.shape.padding >= self.shape.span();
         (fits(height) && fits(width)).then(|| (self.shape.out(height), self.shape.out(width)))
     }
 
-    /// Convolves frames, each `[C, H, W]` with any strides; every output frame sees `kt` consecutive ones. `add`, of the shape
-    /// of the result, is added to it. Returns `[T, C, H, W]`, or none if the kernel does not fit the frames.
-    pub fn run(&self, frames: &[View], add: Option<&[f32]>) -> Option<Vec<f32>> {
+    /// Convolves frames, each `[C, H, W]` with any strides; every output frame sees `kt` consecutive ones. Returns `[T, C, H, W]`, or none if the kernel does not fit the frames.
+    pub fn run(&self, frames: &[View], after: After) -> Option<Vec<f32>> {
         let shape = self.shape;
         let &[channels, height, width] = frames.first()?.dims else { return None };
         let out = self.size(height, width)?;
@@ -187,11 +219,13 @@ impl Packed {
         {
             let dims = [channels, 1, height * width];
             let frames: Vec<_> = rows.iter().map(|(data, strides)| View { data, dims: &dims, strides }).collect();
-            return self.run(&frames, add);
+            return self.run(&frames, after);
         }
         let count = frames.len() + 1 - shape.kt;
         let len = count * shape.output * out.0 * out.1;
-        if add.is_some_and(|add| add.len() != len) {
+        if after.add.is_some_and(|add| add.len() != len)
+            || after.slopes.is_some_and(|slopes| slopes.len() != shape.output)
+        {
             return None;
         }
         // Tiles are cut in phase positions: the input's own grid where the image is doubled.
@@ -214,7 +248,7 @@ impl Packed {
                     rows: cut.rows.min(rows - y),
                     columns: cut.columns.min(columns - x),
                     out,
-                    add,
+                    after,
                     target,
                 };
                 let frames = &frames[frame..frame + shape.kt];
@@ -275,7 +309,7 @@ struct Cut {
 
 impl Cut {
     fn new(shape: Shape, rows: usize, columns: usize) -> Self {
-        let reach = (shape.k - 1) / shape.stride + shape.up - 1;
+        let reach = (shape.span() - 1) / shape.stride + shape.up - 1;
         let planes = shape.classes() * sums::slices(shape).map(|slice| slice.channels).max().unwrap_or(0);
         // as many columns as leave room for a few rows
         let room = WORKSPACE / planes.max(1);
@@ -309,6 +343,7 @@ impl Cut {
         let mut steps = Vec::with_capacity(self.planes / shape.classes() * shape.k * shape.k);
         for channel in 0..self.planes / shape.classes() {
             for (ky, kx) in (0..shape.k * shape.k).map(|tap| (tap / shape.k, tap % shape.k)) {
+                let (ky, kx) = (ky * shape.dilation, kx * shape.dilation);
                 let class = (ky % shape.stride) * shape.stride + kx % shape.stride;
                 let plane = channel * shape.classes() + class;
                 steps.push(plane * self.plane() + ky / shape.stride * self.pitch() + kx / shape.stride);
@@ -328,7 +363,7 @@ struct Tile<'a> {
     rows: usize,
     columns: usize,
     out: (usize, usize),
-    add: Option<&'a [f32]>,
+    after: After<'a>,
     target: Target,
 }
 
@@ -469,16 +504,22 @@ impl Tile<'_> {
         let start = row * self.out.1 + up * self.x + x;
         // SAFETY: positions belong to one tile, and a tile's phases and channels write different numbers.
         let to = unsafe { self.target.part(start, up * even.len()) };
-        let add = self.add.map(|add| &add[start..start + to.len()]);
+        let add = self.after.add.map(|add| &add[start..start + to.len()]);
+        let slope = self.after.slopes.map(|slopes| slopes[channel]);
         if up == 2 {
             for (i, to) in to.iter_mut().enumerate() {
                 let value = if i % 2 == 0 { even[i / 2] } else { odd[i / 2] };
+                let value = slope.map_or(value, |slope| value.max(0.0) + slope * value.min(0.0));
                 to.write(if let Some(add) = add { value + add[i] } else { value });
             }
         } else {
             for (i, to) in to.chunks_mut(S::LANES).enumerate() {
                 let range = i * S::LANES..i * S::LANES + to.len();
                 let mut v = s.get(&even[range.clone()]);
+                if let Some(slope) = slope {
+                    let zero = s.splat(0.0);
+                    v = s.fma(s.splat(slope), s.min(v, zero), s.max(v, zero));
+                }
                 if let Some(add) = add {
                     v = s.add(v, s.get(&add[range]));
                 }

@@ -11,6 +11,8 @@ pub(super) mod conv;
 pub(super) mod linear;
 pub(super) mod norm;
 mod pairs;
+pub(super) mod pool;
+pub(super) mod resample;
 pub(super) mod rows;
 pub(crate) mod simd;
 mod steps;
