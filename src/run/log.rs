@@ -3,50 +3,26 @@
 use super::event::{Event, Observer};
 use super::exit::{Code, Failure, WithCode};
 use super::time::{human_seconds, rfc3339};
-use anyhow::{Error, Result, bail};
-use std::fmt;
+use crate::words::words;
+use anyhow::Result;
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::path::Path;
-use std::str::FromStr;
 use std::time::SystemTime;
 
-/// How much is written.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Level {
-    Error,
-    Warn,
-    /// Also the plan, stages and files.
-    #[default]
-    Info,
-    /// Also every step and chunk.
-    Debug,
-}
-
-impl FromStr for Level {
-    type Err = Error;
-
-    fn from_str(word: &str) -> Result<Self> {
-        Ok(match word.to_ascii_lowercase().as_str() {
-            "error" => Self::Error,
-            "warn" | "warning" => Self::Warn,
-            "info" => Self::Info,
-            "debug" => Self::Debug,
-            _ => bail!("unknown log level {word:?} (known: error, warn, info, debug)"),
-        })
+words!(
+    /// How much is written.
+    #[derive(Default, PartialOrd, Ord)]
+    Level, "log level", {
+        Error = "error",
+        Warn = "warn" | "warning",
+        /// Also the plan, stages and files.
+        #[default]
+        Info = "info",
+        /// Also every step and chunk.
+        Debug = "debug",
     }
-}
-
-impl fmt::Display for Level {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        f.pad(match self {
-            Self::Error => "error",
-            Self::Warn => "warn",
-            Self::Info => "info",
-            Self::Debug => "debug",
-        })
-    }
-}
+);
 
 /// A log that is open, at its end: runs of one file follow each other.
 pub struct Log {

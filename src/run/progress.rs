@@ -3,65 +3,41 @@
 use super::event::{Event, Fetched, Observer, Outline, Phase, Plan};
 use super::human_bytes;
 use super::time::human_seconds;
-use anyhow::{Error, Result, bail};
+use crate::words::words;
+use anyhow::Result;
 use console::Term;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::fmt;
 use std::io::{IsTerminal, Write, stderr};
-use std::str::FromStr;
 use std::time::{Duration, Instant};
 
-/// How progress is shown.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Mode {
-    /// Bars on a terminal, lines elsewhere.
-    #[default]
-    Auto,
-    Bar,
-    Plain,
-    /// One JSON object for each event, see [`Event::json`].
-    Json,
-    /// Warnings and errors only.
-    None,
-}
+words!(
+    /// How progress is shown.
+    #[derive(Default)]
+    Mode, "kind of progress", {
+        /// Bars on a terminal, lines elsewhere.
+        #[default]
+        Auto = "auto",
+        Bar = "bar",
+        Plain = "plain",
+        /// One JSON object for each event, see [`Event::json`].
+        Json = "json",
+        /// Warnings and errors only.
+        None = "none",
+    }
+);
 
-/// When text for people is coloured.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Color {
-    /// On a terminal, unless NO_COLOR is set.
-    #[default]
-    Auto,
-    Always,
-    Never,
-}
-
-/// Implements reading and writing of a list of words.
-macro_rules! words {
-    ($name:ident, $what:literal, $($variant:ident = $word:literal),*) => {
-        impl $name {
-            pub const NAMES: &[&str] = &[$($word),*];
-        }
-
-        impl FromStr for $name {
-            type Err = Error;
-            fn from_str(word: &str) -> Result<Self> {
-                match word {
-                    $($word => Ok(Self::$variant),)*
-                    _ => bail!("unknown {} {word:?} (known: {})", $what, Self::NAMES.join(", ")),
-                }
-            }
-        }
-
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-                f.pad(match self { $(Self::$variant => $word),* })
-            }
-        }
-    };
-}
-
-words!(Mode, "kind of progress", Auto = "auto", Bar = "bar", Plain = "plain", Json = "json", None = "none");
-words!(Color, "colour mode", Auto = "auto", Always = "always", Never = "never");
+words!(
+    /// When text for people is coloured.
+    #[derive(Default)]
+    Color, "colour mode", {
+        /// On a terminal, unless NO_COLOR is set.
+        #[default]
+        Auto = "auto",
+        Always = "always",
+        Never = "never",
+    }
+);
 
 impl Color {
     /// Whether to colour what goes to a stream that is, or is not, a terminal. <https://no-color.org>: any value but the

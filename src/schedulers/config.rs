@@ -112,7 +112,7 @@ fn open_unit(key: &str, beta: f64) -> Result<()> {
 
 /// How the noise grows over the training timesteps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "String")]
+#[serde(rename_all = "snake_case")]
 pub enum BetaSchedule {
     Linear,
     /// Linear in the square root.
@@ -123,7 +123,7 @@ pub enum BetaSchedule {
 
 /// What the network predicts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "String")]
+#[serde(rename_all = "snake_case")]
 pub enum PredictionType {
     /// The noise.
     Epsilon,
@@ -135,50 +135,11 @@ pub enum PredictionType {
 
 /// How the visited timesteps are chosen (arXiv 2305.08891, table 2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "String")]
+#[serde(rename_all = "snake_case")]
 pub enum TimestepSpacing {
     Linspace,
     Leading,
     Trailing,
-}
-
-impl TryFrom<String> for BetaSchedule {
-    type Error = String;
-
-    fn try_from(word: String) -> Result<Self, String> {
-        match word.as_str() {
-            "linear" => Ok(Self::Linear),
-            "scaled_linear" => Ok(Self::ScaledLinear),
-            "squaredcos_cap_v2" => Ok(Self::SquaredcosCapV2),
-            _ => Err(format!("`beta_schedule` is \"{word}\"; known are linear, scaled_linear, squaredcos_cap_v2")),
-        }
-    }
-}
-
-impl TryFrom<String> for PredictionType {
-    type Error = String;
-
-    fn try_from(word: String) -> Result<Self, String> {
-        match word.as_str() {
-            "epsilon" => Ok(Self::Epsilon),
-            "sample" => Ok(Self::Sample),
-            "v_prediction" => Ok(Self::VPrediction),
-            _ => Err(format!("`prediction_type` is \"{word}\"; known are epsilon, sample, v_prediction")),
-        }
-    }
-}
-
-impl TryFrom<String> for TimestepSpacing {
-    type Error = String;
-
-    fn try_from(word: String) -> Result<Self, String> {
-        match word.as_str() {
-            "linspace" => Ok(Self::Linspace),
-            "leading" => Ok(Self::Leading),
-            "trailing" => Ok(Self::Trailing),
-            _ => Err(format!("`timestep_spacing` is \"{word}\"; known are linspace, leading, trailing")),
-        }
-    }
 }
 
 #[cfg(test)]
@@ -199,8 +160,10 @@ mod tests {
     #[test]
     fn unknown_words_name_their_key() {
         for key in ["beta_schedule", "prediction_type", "timestep_spacing"] {
-            let error =
-                serde_json::from_str::<ScheduleConfig>(&format!(r#"{{"{key}": "other"}}"#)).unwrap_err().to_string();
+            let text = format!(r#"{{"{key}": "other"}}"#);
+            // as the file of a model is read
+            let read = &mut serde_json::Deserializer::from_str(&text);
+            let error = serde_path_to_error::deserialize::<_, ScheduleConfig>(read).unwrap_err().to_string();
             assert!(error.contains(key) && error.contains("other"), "{error}");
         }
     }

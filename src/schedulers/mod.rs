@@ -13,9 +13,9 @@ mod levels;
 
 pub use config::{BetaSchedule, PredictionType, ScheduleConfig, TimestepSpacing};
 
-use anyhow::{Result as AnyResult, anyhow, bail};
+use crate::words::words;
+use anyhow::{Result as AnyResult, bail};
 use candle_core::{Result, Tensor};
-use std::{fmt, str::FromStr};
 
 /// A sampler over a fixed list of timesteps.
 pub trait Scheduler {
@@ -52,14 +52,16 @@ pub trait Scheduler {
     fn restore(&mut self, state: Option<Tensor>);
 }
 
-/// The samplers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum SchedulerKind {
-    /// diffusers' CogVideoXDDIMScheduler; SAT's VideoDDIMSampler.
-    Ddim,
-    /// diffusers' CogVideoXDPMScheduler; SAT's VPSDEDPMPP2MSampler.
-    Dpmpp2mSde,
-}
+words!(
+    /// The samplers.
+    #[derive(Hash)]
+    SchedulerKind, "scheduler", {
+        /// diffusers' CogVideoXDDIMScheduler; SAT's VideoDDIMSampler.
+        Ddim = "ddim",
+        /// diffusers' CogVideoXDPMScheduler; SAT's VPSDEDPMPP2MSampler.
+        Dpmpp2mSde = "dpmpp-2m-sde" | "dpm",
+    }
+);
 
 impl SchedulerKind {
     /// From `_class_name` of a `scheduler_config.json`.
@@ -75,56 +77,16 @@ impl SchedulerKind {
     }
 }
 
-impl FromStr for SchedulerKind {
-    type Err = anyhow::Error;
-
-    fn from_str(word: &str) -> AnyResult<Self> {
-        match word {
-            "ddim" => Ok(Self::Ddim),
-            "dpmpp-2m-sde" | "dpm" => Ok(Self::Dpmpp2mSde),
-            _ => Err(anyhow!("unknown scheduler \"{word}\": ddim or dpmpp-2m-sde (short: dpm)")),
-        }
+words!(
+    /// Which timesteps are visited, and at which noise levels.
+    #[derive(Hash)]
+    Table, "schedule", {
+        /// One table over all training timesteps, everywhere; timesteps by the config's `timestep_spacing`.
+        Diffusers = "diffusers",
+        /// SAT's: its own timesteps, and the zero-SNR rescale applied to the chosen levels only (spec/ditctrl.md 1.4).
+        Sat = "sat",
     }
-}
-
-impl fmt::Display for SchedulerKind {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        f.pad(match self {
-            Self::Ddim => "ddim",
-            Self::Dpmpp2mSde => "dpmpp-2m-sde",
-        })
-    }
-}
-
-/// Which timesteps are visited, and at which noise levels.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Table {
-    /// One table over all training timesteps, everywhere; timesteps by the config's `timestep_spacing`.
-    Diffusers,
-    /// SAT's: its own timesteps, and the zero-SNR rescale applied to the chosen levels only (spec/ditctrl.md 1.4).
-    Sat,
-}
-
-impl FromStr for Table {
-    type Err = anyhow::Error;
-
-    fn from_str(word: &str) -> AnyResult<Self> {
-        match word {
-            "diffusers" => Ok(Self::Diffusers),
-            "sat" => Ok(Self::Sat),
-            _ => Err(anyhow!("unknown schedule \"{word}\": diffusers or sat")),
-        }
-    }
-}
-
-impl fmt::Display for Table {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        f.pad(match self {
-            Self::Diffusers => "diffusers",
-            Self::Sat => "sat",
-        })
-    }
-}
+);
 
 /// A sampler for a run of `steps` steps.
 ///
@@ -167,7 +129,7 @@ mod tests {
         }
         assert_eq!("dpm".parse::<SchedulerKind>().unwrap(), SchedulerKind::Dpmpp2mSde);
         assert!("euler".parse::<SchedulerKind>().unwrap_err().to_string().contains("dpmpp-2m-sde"));
-        assert!("SAT".parse::<Table>().is_err());
+        assert!("other".parse::<Table>().is_err());
         assert!(SchedulerKind::from_class_name("DDIMScheduler").unwrap_err().to_string().contains("_class_name"));
     }
 

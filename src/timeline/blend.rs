@@ -9,9 +9,8 @@
 //! before, and both results enter ([`BlendMode::Repo`]); the paper describes one for each ([`BlendMode::Paper`]).
 
 use super::{ChunkPlan, Window};
-use anyhow::{Result as AnyResult, anyhow};
+use crate::words::words;
 use candle_core::{DType, Result, Tensor, bail};
-use std::{fmt, str::FromStr};
 
 /// How a window's estimate was made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -22,35 +21,16 @@ pub enum Estimate {
     Shared,
 }
 
-/// Which estimates of a window enter the blend, each with multiplicity 1.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum BlendMode {
-    /// As DiTCtrl's code does: plain for all windows but the last, shared for all but the first. Inner windows count twice.
-    Repo,
-    /// One for each: plain for the first window, shared for all others. Equal to the other for two windows.
-    Paper,
-}
-
-impl FromStr for BlendMode {
-    type Err = anyhow::Error;
-
-    fn from_str(word: &str) -> AnyResult<Self> {
-        match word {
-            "repo" => Ok(Self::Repo),
-            "paper" => Ok(Self::Paper),
-            _ => Err(anyhow!("unknown blend \"{word}\": repo or paper")),
-        }
+words!(
+    /// Which estimates of a window enter the blend, each with multiplicity 1.
+    #[derive(Hash)]
+    BlendMode, "blend", {
+        /// As DiTCtrl's code does: plain for all windows but the last, shared for all but the first. Inner windows count twice.
+        Repo = "repo",
+        /// One for each: plain for the first window, shared for all others. Equal to the other for two windows.
+        Paper = "paper",
     }
-}
-
-impl fmt::Display for BlendMode {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        f.pad(match self {
-            Self::Repo => "repo",
-            Self::Paper => "paper",
-        })
-    }
-}
+);
 
 /// The part that one estimate of one window has in a frame.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -274,7 +254,7 @@ mod tests {
         for mode in [BlendMode::Repo, BlendMode::Paper] {
             assert_eq!(mode.to_string().parse::<BlendMode>().unwrap(), mode);
         }
-        assert!("both".parse::<BlendMode>().unwrap_err().to_string().contains("repo or paper"));
+        assert!("both".parse::<BlendMode>().unwrap_err().to_string().contains("(known: repo, paper)"));
     }
 
     #[test]

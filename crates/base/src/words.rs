@@ -117,20 +117,28 @@ where
     deserializer.deserialize_any(Words(PhantomData))
 }
 
-/// A word out of a list: an enum with `FromStr` and `Display`.
+/// A word out of a list: an enum that is read (other spellings after `|`) and written by its words.
 #[macro_export]
 macro_rules! words {
-    ($(#[$meta:meta])* $name:ident, $what:literal, { $($(#[$doc:meta])* $variant:ident = $word:literal),* $(,)? }) => {
+    ($(#[$meta:meta])* $name:ident, $what:literal, {
+        $($(#[$doc:meta])* $variant:ident = $word:literal $(| $other:literal)*),* $(,)?
+    }) => {
         $(#[$meta])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
         pub enum $name { $($(#[$doc])* $variant),* }
+
+        #[allow(dead_code)] // not every list is gone through
+        impl $name {
+            pub const ALL: [Self; [$($word),*].len()] = [$(Self::$variant),*];
+            pub const NAMES: &[&str] = &[$($word),*];
+        }
 
         impl std::str::FromStr for $name {
             type Err = anyhow::Error;
             fn from_str(word: &str) -> anyhow::Result<Self> {
                 match word.to_ascii_lowercase().as_str() {
-                    $($word => Ok(Self::$variant),)*
-                    _ => Err($crate::words::unknown($what, word, &[$($word),*])),
+                    $($word $(| $other)* => Ok(Self::$variant),)*
+                    _ => Err($crate::words::unknown($what, word, Self::NAMES)),
                 }
             }
         }

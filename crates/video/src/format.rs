@@ -8,6 +8,7 @@ use anyhow::Result;
 use std::fmt;
 use std::path::Path;
 use std::str::FromStr;
+use vidgen_base::words;
 
 /// What an output path means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -98,20 +99,19 @@ impl fmt::Display for Format {
     }
 }
 
-/// A way to compress video. Which of them exist depends on how FFmpeg was built.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Codec {
-    H264,
-    Mpeg4,
-    Hevc,
-    Av1,
-    Vp9,
-    Vp8,
-}
+words!(
+    /// A way to compress video. Which of them exist depends on how FFmpeg was built.
+    Codec, "codec", {
+        H264 = "h264" | "h.264" | "avc" | "x264" | "libx264",
+        Mpeg4 = "mpeg4" | "mpeg-4",
+        Hevc = "hevc" | "h265" | "h.265" | "x265" | "libx265",
+        Av1 = "av1" | "libaom-av1" | "libsvtav1",
+        Vp9 = "vp9" | "libvpx-vp9",
+        Vp8 = "vp8" | "libvpx",
+    }
+);
 
 impl Codec {
-    pub const ALL: [Self; 6] = [Self::H264, Self::Mpeg4, Self::Hevc, Self::Av1, Self::Vp9, Self::Vp8];
-
     /// The largest `--crf`; 0 is the best quality.
     pub fn max_crf(self) -> u32 {
         match self {
@@ -121,50 +121,19 @@ impl Codec {
     }
 }
 
-impl fmt::Display for Codec {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::H264 => "h264",
-            Self::Mpeg4 => "mpeg4",
-            Self::Hevc => "hevc",
-            Self::Av1 => "av1",
-            Self::Vp9 => "vp9",
-            Self::Vp8 => "vp8",
-        })
+words!(
+    /// How many bits and how much colour resolution a frame keeps. All are BT.709, limited range.
+    PixelFormat, "pixel format", {
+        Yuv420p = "yuv420p",
+        Yuv422p = "yuv422p",
+        Yuv444p = "yuv444p",
+        Yuv420p10 = "yuv420p10le" | "yuv420p10",
+        Yuv422p10 = "yuv422p10le" | "yuv422p10",
+        Yuv444p10 = "yuv444p10le" | "yuv444p10",
     }
-}
-
-impl FromStr for Codec {
-    type Err = anyhow::Error;
-
-    fn from_str(text: &str) -> Result<Self> {
-        match text.to_ascii_lowercase().as_str() {
-            "h264" | "h.264" | "avc" | "x264" | "libx264" => Ok(Self::H264),
-            "mpeg4" | "mpeg-4" => Ok(Self::Mpeg4),
-            "hevc" | "h265" | "h.265" | "x265" | "libx265" => Ok(Self::Hevc),
-            "av1" | "libaom-av1" | "libsvtav1" => Ok(Self::Av1),
-            "vp9" | "libvpx-vp9" => Ok(Self::Vp9),
-            "vp8" | "libvpx" => Ok(Self::Vp8),
-            _ => Err(usage(format!("unknown codec {text}; known: {}", list(&Self::ALL)))),
-        }
-    }
-}
-
-/// How many bits and how much colour resolution a frame keeps. All are BT.709, limited range.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum PixelFormat {
-    Yuv420p,
-    Yuv422p,
-    Yuv444p,
-    Yuv420p10,
-    Yuv422p10,
-    Yuv444p10,
-}
+);
 
 impl PixelFormat {
-    pub const ALL: [Self; 6] =
-        [Self::Yuv420p, Self::Yuv422p, Self::Yuv444p, Self::Yuv420p10, Self::Yuv422p10, Self::Yuv444p10];
-
     /// Luma columns and rows that share one colour sample.
     pub fn subsampling(self) -> (usize, usize) {
         match self {
@@ -203,32 +172,6 @@ impl PixelFormat {
             "{self} needs {why}, and the video is {width}x{height}: use {}, or --pix-fmt yuv444p",
             sizes.join(" or ")
         )))
-    }
-}
-
-impl fmt::Display for PixelFormat {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Yuv420p => "yuv420p",
-            Self::Yuv422p => "yuv422p",
-            Self::Yuv444p => "yuv444p",
-            Self::Yuv420p10 => "yuv420p10le",
-            Self::Yuv422p10 => "yuv422p10le",
-            Self::Yuv444p10 => "yuv444p10le",
-        })
-    }
-}
-
-impl FromStr for PixelFormat {
-    type Err = anyhow::Error;
-
-    fn from_str(text: &str) -> Result<Self> {
-        let lower = text.to_ascii_lowercase();
-        let name = lower.strip_suffix("le").unwrap_or(&lower);
-        Self::ALL
-            .into_iter()
-            .find(|format| format.to_string().trim_end_matches("le") == name)
-            .ok_or_else(|| usage(format!("unknown pixel format {text}; known: {}", list(&Self::ALL))))
     }
 }
 
