@@ -66,7 +66,7 @@ fn pair_loop(toy: &Toy, at: &Pass, rows: &[Tensor], stack: &mut Stack) -> Vec<(H
         let of = |index: usize| rows[index].clone();
         let batch = [of(k), of(k + 1), of(count + k), of(count + k + 1)];
         let together = Toy { micro_batch: 4, ..toy.clone() };
-        let out = together.forward(at.clone(), &batch, &branches, Vec::new(), stack).unwrap();
+        let out = together.forward(*at, &batch, &branches, Vec::new(), stack).unwrap();
         results.extend(branches.iter().zip(out).map(|(b, x)| (b.half, b.window, b.reference.is_some(), x)));
     }
     results
