@@ -1,31 +1,16 @@
 //! Dates for file names and manifests, and lengths of time for people.
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
-/// Year, month, day, and seconds of the day, in UTC.
-fn civil(time: SystemTime) -> (i64, i64, i64, u64) {
-    let seconds = time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    // days from 0000-03-01, so that leap days end a year; 400 years have 146097 days (the proleptic Gregorian calendar)
-    let days = (seconds / 86_400) as i64 + 719_468;
-    let (era, day_of_era) = (days / 146_097, days % 146_097);
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted = (5 * day_of_year + 2) / 153; // month counted from March
-    let day = day_of_year - (153 * shifted + 2) / 5 + 1;
-    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
-    (400 * era + year_of_era + i64::from(month <= 2), month, day, seconds % 86_400)
-}
+use humantime::format_rfc3339_seconds;
+use std::time::SystemTime;
 
 /// `2026-11-21`, in UTC.
 pub fn date(time: SystemTime) -> String {
-    let (year, month, day, _) = civil(time);
-    format!("{year:04}-{month:02}-{day:02}")
+    rfc3339(time).chars().take(10).collect()
 }
 
 /// RFC 3339 in UTC, to the second: `2026-11-21T05:08:00Z`.
 pub fn rfc3339(time: SystemTime) -> String {
-    let seconds = civil(time).3;
-    format!("{}T{:02}:{:02}:{:02}Z", date(time), seconds / 3600, seconds / 60 % 60, seconds % 60)
+    format_rfc3339_seconds(time).to_string()
 }
 
 /// Seconds as people write them: `0.42 s`, `12 s`, `2:05`, `1:02:05`.
@@ -47,7 +32,7 @@ pub fn human_seconds(seconds: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
+    use std::time::{Duration, UNIX_EPOCH};
 
     #[test]
     fn dates_follow_the_calendar() {

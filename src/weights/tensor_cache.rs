@@ -3,21 +3,21 @@
 //! Nothing depends on the cache: an entry that is not as it was written counts as missing, a folder that cannot be written
 //! is said once and then left alone. Files appear by renaming, so that two runs can share a folder.
 
+use crate::disk;
 use candle_core::{DType, Device, Result, Tensor};
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use std::collections::HashMap;
 use std::fs::{self, File};
-use std::io::{Read, Write};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 const TENSOR: &str = "tensor";
 const CHECKSUM: &str = "blake3";
 /// More than the header of an entry takes.
 const HEADER: u64 = 4096;
 const SUFFIX: &str = "safetensors";
-const PARTIAL: &str = "partial";
 
 /// A folder of f32 tensors by name. The oldest go when it grows beyond its budget.
 pub struct TensorCache {
@@ -89,9 +89,7 @@ impl TensorCache {
         let view = TensorView::new(Dtype::F32, shape, data)?;
         let bytes = safetensors::serialize([(TENSOR, view)], Some(header))?;
         fs::create_dir_all(folder)?;
-        let mut file = tempfile::Builder::new().prefix(".").suffix(&format!(".{PARTIAL}")).tempfile_in(folder)?;
-        file.write_all(&bytes)?;
-        file.persist(entry(folder, key)).map_err(|error| error.error)?;
+        disk::write_whole(&entry(folder, key), &bytes, false)?;
         self.trim(folder, key)?;
         Ok(())
     }
@@ -99,15 +97,13 @@ impl TensorCache {
     /// Removes the entries that were not used for the longest time until the rest fits the budget, and what a run that
     /// died has left half-written. Files of other names are left alone.
     fn trim(&self, folder: &Path, newest: blake3::Hash) -> std::io::Result<()> {
-        const DEAD: Duration = Duration::from_secs(24 * 3600);
+        disk::sweep_folder(folder);
         let mut entries = Vec::new();
         for file in fs::read_dir(folder)? {
             let path = file?.path();
             let Ok(data) = fs::symlink_metadata(&path) else { continue };
             let age = data.modified()?.elapsed().unwrap_or_default();
-            if data.is_file() && is_partial(&path) && age > DEAD {
-                let _ = fs::remove_file(&path);
-            } else if data.is_file() && is_entry(&path) {
+            if data.is_file() && is_entry(&path) {
                 entries.push((age, data.len(), path));
             }
         }
@@ -135,11 +131,6 @@ fn is_entry(path: &Path) -> bool {
     path.extension().is_some_and(|suffix| suffix == SUFFIX) && blake3::Hash::from_hex(name).is_ok()
 }
 
-fn is_partial(path: &Path) -> bool {
-    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-    name.starts_with('.') && path.extension().is_some_and(|suffix| suffix == PARTIAL)
-}
-
 fn sum(data: &[u8]) -> String {
     blake3::hash(data).to_hex().to_string()
 }
@@ -147,6 +138,7 @@ fn sum(data: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Duration;
 
     const SHAPE: [usize; 2] = [3, 5];
 
@@ -231,13 +223,12 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let foreign = folder.path().join("model.safetensors");
         fs::write(&foreign, vec![0; 5000]).unwrap();
-        let dead = folder.path().join(".x.partial");
+        let dead = folder.path().join(".x.partial-1-0.safetensors");
         fs::write(&dead, b"x").unwrap();
         let hours = |path: &Path, hours| {
             let date = SystemTime::now() - Duration::from_secs(3600 * hours);
             File::options().append(true).open(path).unwrap().set_modified(date).unwrap();
         };
-        hours(&dead, 30);
         let size = {
             let cache = TensorCache::new(Some(folder.path().to_owned()), 1 << 20);
             cache.put(key(0), &tensor(0.0)).unwrap();

@@ -157,15 +157,29 @@ impl Lockable for Option<File> {
 /// Removes what processes that were killed have left of `target`; returns its paths.
 pub fn sweep(target: &Path) -> Vec<PathBuf> {
     let (begin, end) = ends(target, PARTIAL);
+    swept(parent(target), |name| name.strip_prefix(&begin)?.strip_suffix(&end))
+}
+
+/// Removes what processes that were killed have left in a folder, whatever it was to become; returns its paths.
+pub fn sweep_folder(folder: &Path) -> Vec<PathBuf> {
+    swept(folder, |name| {
+        let (_, rest) = name.strip_prefix('.')?.rsplit_once(&format!(".{PARTIAL}-"))?;
+        Some(rest.split_once('.').map_or(rest, |(numbers, _)| numbers))
+    })
+}
+
+/// Removes the entries of a folder that nobody holds and in whose names `numbers` finds those of a process and of a file.
+fn swept(folder: &Path, numbers: impl Fn(&str) -> Option<&str>) -> Vec<PathBuf> {
+    let number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     let ours = |name: &OsString| {
         let name = name.to_string_lossy();
-        let numbers = name.strip_prefix(&begin).and_then(|rest| rest.strip_suffix(&end)?.split_once('-'));
-        let number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-        numbers.is_some_and(|(process, count)| number(process) && number(count))
+        numbers(&name)
+            .and_then(|both| both.split_once('-'))
+            .is_some_and(|(process, count)| number(process) && number(count))
     };
-    let entries = fs::read_dir(parent(target)).into_iter().flatten().flatten();
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     let names = entries.map(|entry| entry.file_name()).filter(ours);
-    names.map(|name| target.with_file_name(name)).filter(|path| abandoned(path)).collect()
+    names.map(|name| folder.join(name)).filter(|path| abandoned(path)).collect()
 }
 
 /// Removes a file or a directory that nobody holds, while holding it. False where it stays.
@@ -297,6 +311,10 @@ mod tests {
         assert_eq!(sweep(&at("none/a.mp4")), Vec::<PathBuf>::new());
         fs::create_dir(at(".a.partial-8-1")).unwrap();
         assert_eq!(sweep(&at("a")), [at(".a.partial-8-1")], "a directory of frames has no suffix");
+        let mut swept = sweep_folder(folder.path());
+        swept.sort();
+        assert_eq!(swept, [at(".a.partial-7-0.gif"), at(".ab.partial-7-0.mp4")]);
+        assert!(mine.path().exists() && own.path().exists() && at("kept").exists(), "{:?}", names(folder.path()));
         let path = mine.path().to_owned();
         drop((mine, own));
         assert!(!path.exists());
