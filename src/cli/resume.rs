@@ -5,7 +5,7 @@ use super::chosen::{Chosen, choice};
 use super::render;
 use crate::job::{Job, Request, Settings};
 use crate::pipelines::{self, Loaded};
-use crate::run::directory::{self, Listed, Plan, State};
+use crate::run::directory::{self, Plan, RunState, RunSummary};
 use crate::run::{Code, Failure, WithCode, human_bytes, print, time::human_seconds};
 use anyhow::Context;
 use console::Term;
@@ -167,7 +167,7 @@ impl Runs {
         let removed: Vec<PathBuf> = match self.prune {
             Some(days) => {
                 let age = Duration::try_from_secs_f64(days * 86_400.0).context("--prune").code(Code::Usage)?;
-                let old = |run: &Listed| run.state != State::Running && since(run.modified) >= age;
+                let old = |run: &RunSummary| run.state != RunState::Running && since(run.modified) >= age;
                 let runs = root.as_deref().map(directory::list).transpose()?.unwrap_or_default();
                 runs.into_iter().filter(old).map(|run| run.path).collect()
             }
@@ -198,7 +198,7 @@ fn since(time: SystemTime) -> Duration {
     SystemTime::now().duration_since(time).unwrap_or_default()
 }
 
-fn described(run: &Listed) -> Value {
+fn described(run: &RunSummary) -> Value {
     let plan = run.plan.as_ref();
     json!({
         "id": run.id,
@@ -225,7 +225,7 @@ fn cut(line: &str, columns: usize) -> String {
 }
 
 /// The runs as a table for people.
-fn table(runs: &[Listed]) -> String {
+fn table(runs: &[RunSummary]) -> String {
     const PROMPT: usize = 48;
     let mut rows = vec![["run", "state", "steps", "size", "last worked on", "output", "prompt"].map(str::to_owned)];
     for run in runs {

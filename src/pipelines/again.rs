@@ -1,8 +1,8 @@
 //! Latents that are there already to a video: another format, quality or rate without denoising again.
 
+use super::checkpoint::read_latents;
 use super::extend;
 use super::frames::{again, sweep};
-use super::keeping::read_latents;
 use super::loaded::Loaded;
 use super::record::record;
 use super::text_to_video::{Outcome, plan};

@@ -88,17 +88,17 @@ impl Fixed {
 
 /// A timeline between two steps.
 #[derive(Debug, Clone)]
-pub struct State {
+pub struct SamplerState {
     /// Steps that are done.
     pub done: usize,
     /// `[F, C, H, W]` in f32.
     pub timeline: Tensor,
-    /// What the sampler remembers, as [`Scheduler::state`] gives it.
+    /// The state of the sampler, as [`Scheduler::state`] gives it.
     pub scheduler: Option<Tensor>,
 }
 
-/// What a keeper is shown after a step.
-pub struct At<'a> {
+/// What a hook sees after a step.
+pub struct StepInfo<'a> {
     /// Which of the video's timelines it is.
     pub part: usize,
     /// Steps that are done.
@@ -110,15 +110,15 @@ pub struct At<'a> {
     pub estimate: &'a dyn Fn() -> candle_core::Result<Tensor>,
 }
 
-/// Someone who may keep what a run has got so far.
-pub trait Keeper {
-    /// Is asked after each step. An error stops the run: it is how an interruption reaches the loop.
-    fn step(&mut self, at: &At, observer: &mut dyn Observer) -> Result<()>;
+/// Called after each step of a timeline: to save it, or to show it.
+pub trait StepHook {
+    /// Called after each step. An error stops the run: that is how an interruption reaches the loop.
+    fn step(&mut self, at: &StepInfo, observer: &mut dyn Observer) -> Result<()>;
 }
 
-/// Nobody keeps anything.
-impl Keeper for () {
-    fn step(&mut self, _: &At, _: &mut dyn Observer) -> Result<()> {
+/// Does nothing.
+impl StepHook for () {
+    fn step(&mut self, _: &StepInfo, _: &mut dyn Observer) -> Result<()> {
         Ok(())
     }
 }
@@ -157,8 +157,8 @@ pub struct Denoising<'a> {
     /// Frames that are known already.
     pub fixed: Option<&'a Fixed>,
     /// Where to go on; none from the beginning.
-    pub from: Option<State>,
-    pub keeper: &'a mut dyn Keeper,
+    pub from: Option<SamplerState>,
+    pub keeper: &'a mut dyn StepHook,
     pub shape: LatentShape,
     pub device: &'a Device,
     /// Where joined windows share keys and values; the stack then has the control that does.
@@ -186,7 +186,7 @@ pub fn denoise(run: Denoising, observer: &mut dyn Observer) -> Result<Tensor> {
     let frames = run.start..run.start + plan.frames / lines;
     let of_all = |noise: Tensor| if lines == 1 { Ok(noise) } else { Tensor::cat(&vec![noise; lines], 0) };
     let (first, mut timeline) = match run.from {
-        Some(State { done, timeline, scheduler: state }) => {
+        Some(SamplerState { done, timeline, scheduler: state }) => {
             scheduler.restore(state);
             (done, timeline)
         }
@@ -256,7 +256,7 @@ pub fn denoise(run: Denoising, observer: &mut dyn Observer) -> Result<Tensor> {
         timeline = scheduler.step(step, &prediction, &before, noise.as_ref())?;
         check_finite(&timeline, step, "scheduler")?;
         observer.event(&clock.step(step))?;
-        let at = At {
+        let at = StepInfo {
             part: run.part.0,
             done: step + 1,
             steps: timesteps.len(),

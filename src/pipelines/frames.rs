@@ -1,9 +1,9 @@
 //! The last stage: latents become frames, and frames a video.
 
+use super::checkpoint::Checkpointer;
 use super::decode::decode;
 use super::extend;
 use super::fade::Fades;
-use super::keeping::Keeping;
 use super::latents::write_latents;
 use super::loaded::Loaded;
 use super::tape::Tape;
@@ -35,7 +35,7 @@ pub fn frames(
     loaded: &mut Loaded,
     latents: &[Tensor],
     manifest: &Manifest,
-    keeping: &mut Keeping,
+    keeping: &mut Checkpointer,
     observer: &mut dyn Observer,
 ) -> Result<Written, Failure> {
     let mut output = job.output.clone();

@@ -1,16 +1,16 @@
 //! The second stage: noise becomes latents, timeline by timeline.
 
+use super::checkpoint::Checkpointer;
 use super::controls;
-use super::denoise::{Denoising, Keeper, NoiseSource, Pair, denoise};
+use super::denoise::{Denoising, NoiseSource, Pair, StepHook, denoise};
 use super::extend::Context;
-use super::keeping::Keeping;
 use super::loaded::Loaded;
 use super::preview::Previewer;
 use super::texts::Texts;
 use crate::job::{Job, Maps, Segment, work};
 use crate::nn::sdpa::Sdpa;
 use crate::noise::Noise;
-use crate::processors::attention_map::Kept;
+use crate::processors::attention_map::RecordedMap;
 use crate::run::{Event, Failure, Observer, Phase, Speed, speed};
 use crate::timeline;
 use crate::weights::{read_tensors, write_tensors};
@@ -49,13 +49,13 @@ pub struct Watch<'a> {
     pub until: usize,
     pub maps: &'a Maps,
     /// What was seen of each segment.
-    pub kept: RefCell<Vec<Vec<Kept>>>,
+    pub kept: RefCell<Vec<Vec<RecordedMap>>>,
 }
 
 /// Who is there while latents are made.
 pub enum Beside<'a, 'b> {
     /// One who keeps what is done, and ends the run where the user asks for it.
-    Keeping(&'a mut Keeping<'b>),
+    Keeping(&'a mut Checkpointer<'b>),
     /// One who looks at it; nothing is kept.
     Watching(&'a Watch<'a>),
 }
@@ -93,7 +93,7 @@ pub fn latents(
         Beside::Keeping(keeping) => (Some(keeping), None),
         Beside::Watching(watch) => (None, Some(watch)),
     };
-    let heard = |keeping: &Option<&mut Keeping>| keeping.as_ref().map_or(Ok(()), |keeping| keeping.heard());
+    let heard = |keeping: &Option<&mut Checkpointer>| keeping.as_ref().map_or(Ok(()), |keeping| keeping.heard());
     heard(&keeping)?;
     observer.event(&Event::Phase { phase: Phase::Load, of: 0, what: "transformer".into() })?;
     let transformer = loaded.transformer(job)?;
@@ -129,7 +129,7 @@ pub fn latents(
             .collect::<candle_core::Result<Vec<_>>>()?;
         let mut stack = controls::stack(job, plan, watch.map(|watch| watch.maps))?;
         let mut nobody = ();
-        let keeper: &mut dyn Keeper = match &mut keeping {
+        let keeper: &mut dyn StepHook = match &mut keeping {
             Some(keeping) => &mut **keeping,
             None => &mut nobody,
         };

@@ -17,7 +17,7 @@ use super::tape::Tape;
 use super::text_to_video::plan;
 use super::texts::encode;
 use crate::job::{Job, MapView, Maps};
-use crate::processors::attention_map::Kept;
+use crate::processors::attention_map::RecordedMap;
 use crate::run::{Code, Event, Failure, Observer, Phase, WithCode};
 use crate::timeline::{Blend, BlendMode};
 use crate::video::{self, Folder, Frame, Output};
@@ -145,7 +145,7 @@ fn description(job: &Job, maps: &Maps) -> HashMap<String, String> {
 
 /// The maps of a segment's windows, of the edited version where there is one; of a window that went through a layer as
 /// source and as target the first.
-fn of_windows(job: &Job, segment: usize, kept: Vec<Kept>) -> Vec<(usize, Kept)> {
+fn of_windows(job: &Job, segment: usize, kept: Vec<RecordedMap>) -> Vec<(usize, RecordedMap)> {
     let first = if job.controls.edit.is_some() { job.segments[segment].plan.windows.len() } else { 0 };
     let mut seen = std::collections::BTreeSet::new();
     let shown = kept.into_iter().filter(|kept| kept.branch.window >= first);
@@ -156,7 +156,7 @@ fn of_windows(job: &Job, segment: usize, kept: Vec<Kept>) -> Vec<(usize, Kept)> 
 }
 
 /// By step and layer: the maps of all words on the whole timeline, `[words, F, H, W]` by latent frames.
-fn of_words(job: &Job, kept: &[Vec<Kept>]) -> Result<BTreeMap<(usize, usize), Tensor>> {
+fn of_words(job: &Job, kept: &[Vec<RecordedMap>]) -> Result<BTreeMap<(usize, usize), Tensor>> {
     let patch_t = job.transformer.patch_size_t.unwrap_or(1);
     let mut parts: BTreeMap<(usize, usize), Vec<Tensor>> = BTreeMap::new();
     for (index, (segment, kept)) in job.segments.iter().zip(kept).enumerate() {

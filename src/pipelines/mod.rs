@@ -5,6 +5,7 @@
 
 mod again;
 mod calibrate;
+mod checkpoint;
 mod controls;
 mod decode;
 pub mod denoise;
@@ -12,7 +13,6 @@ mod devices;
 mod extend;
 mod fade;
 mod frames;
-mod keeping;
 mod latents;
 mod loaded;
 mod maps;
@@ -27,8 +27,8 @@ mod texts;
 
 pub use again::{decode_again, kept_latents};
 pub use calibrate::calibrate;
+pub use checkpoint::differs;
 pub use devices::{DeviceInfo, check as check_device, devices};
-pub use keeping::differs;
 pub use loaded::Loaded;
 pub use maps::attention_maps;
 pub use record::hashes;

@@ -3,7 +3,7 @@
 //! No network is asked: a colour is a linear function of the channels of a cell, fitted once for a model (`[preview]` of its
 //! recipe), so a preview costs next to nothing and shows place, light and movement, not detail.
 
-use super::denoise::{At, Keeper};
+use super::denoise::{StepHook, StepInfo};
 use crate::job::values::PreviewKind;
 use crate::job::{Job, Preview, Segment};
 use crate::run::{Event, Observer};
@@ -30,11 +30,11 @@ impl<'a> Previewer<'a> {
     }
 
     /// One who shows steps, and then asks `keeper` as well.
-    pub fn then<'b>(&'b mut self, keeper: &'b mut dyn Keeper) -> Shown<'b, 'a> {
+    pub fn then<'b>(&'b mut self, keeper: &'b mut dyn StepHook) -> Shown<'b, 'a> {
         Shown { previewer: self, keeper }
     }
 
-    fn show(&mut self, at: &At, observer: &mut dyn Observer) -> Result<()> {
+    fn show(&mut self, at: &StepInfo, observer: &mut dyn Observer) -> Result<()> {
         let Some(preview) = self.preview else { return Ok(()) };
         let (job, part, index) = (self.job, at.part, at.done - 1);
         if !preview.due(index, job.steps) {
@@ -61,14 +61,14 @@ impl<'a> Previewer<'a> {
     }
 }
 
-/// A keeper that shows before it keeps.
+/// Updates the preview, then calls another hook.
 pub struct Shown<'b, 'a> {
     previewer: &'b mut Previewer<'a>,
-    keeper: &'b mut dyn Keeper,
+    keeper: &'b mut dyn StepHook,
 }
 
-impl Keeper for Shown<'_, '_> {
-    fn step(&mut self, at: &At, observer: &mut dyn Observer) -> Result<()> {
+impl StepHook for Shown<'_, '_> {
+    fn step(&mut self, at: &StepInfo, observer: &mut dyn Observer) -> Result<()> {
         self.previewer.show(at, observer)?;
         self.keeper.step(at, observer)
     }

@@ -53,7 +53,7 @@ pub fn passes<'a>(
             .map(|window| {
                 let mut pass = one(window);
                 let source = window - count / 2;
-                pass.estimates.extend(pass.estimates.clone().into_iter().map(|e| Estimate { window: source, ..e }));
+                pass.estimates.extend(pass.estimates.clone().into_iter().map(|e| WindowRows { window: source, ..e }));
                 pass
             })
             .collect(),
@@ -77,7 +77,7 @@ fn paired(plan: &ChunkPlan, pass: RowPlan) -> RowPlan {
         fork.rows.extend(own.iter().enumerate().map(|(row, (from, branch))| (from + before, twin(row, branch))));
         before = own.len();
     }
-    estimates.extend(estimates.clone().into_iter().map(|e| Estimate {
+    estimates.extend(estimates.clone().into_iter().map(|e| WindowRows {
         window: e.window + windows,
         rows: e.rows.iter().map(|row| row + before).collect(),
         ..e
@@ -92,12 +92,12 @@ pub struct RowPlan {
     pub rows: Vec<Branch>,
     pub forks: Vec<Fork>,
     /// What the rows it ends with are good for.
-    pub estimates: Vec<Estimate>,
+    pub estimates: Vec<WindowRows>,
 }
 
 /// An estimate of one window, from rows of the network's output.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Estimate {
+pub struct WindowRows {
     pub window: usize,
     /// How it was made; none where it stands for all estimates of its window, because nothing is shared.
     pub kind: Option<timeline::Estimate>,
@@ -109,7 +109,7 @@ pub struct Estimate {
 fn plain(plan: &ChunkPlan, window: usize, halves: &[Half]) -> RowPlan {
     let prompt = plan.windows[window].text;
     let rows: Vec<Branch> = halves.iter().map(|&half| Branch { half, window, prompt, reference: None }).collect();
-    let estimate = Estimate { window, kind: None, rows: (0..rows.len()).collect() };
+    let estimate = WindowRows { window, kind: None, rows: (0..rows.len()).collect() };
     RowPlan { rows, forks: Vec::new(), estimates: vec![estimate] }
 }
 
@@ -147,7 +147,7 @@ fn shared(
             parted.iter().position(|(_, branch)| (branch.half, branch.reference.is_some()) == (*half, shared))
         };
         let rows = halves.iter().map(row).collect::<Option<Vec<usize>>>()?;
-        Some(Estimate { window, kind: Some(kind), rows })
+        Some(WindowRows { window, kind: Some(kind), rows })
     };
     let estimates = entering.iter().filter_map(estimate).collect();
     RowPlan { rows: alone.rows, forks, estimates }
@@ -171,7 +171,7 @@ mod tests {
         let after = rows.forks.first().map_or(rows.rows.len(), |fork| fork.rows.len());
         let end = rows.forks.last().map_or(rows.rows.len(), |fork| fork.rows.len());
         assert!(rows.forks.iter().zip([3, 5]).all(|(fork, layer)| fork.layer == layer));
-        let kind = |estimate: &Estimate| estimate.kind == Some(timeline::Estimate::Shared);
+        let kind = |estimate: &WindowRows| estimate.kind == Some(timeline::Estimate::Shared);
         (after, end, rows.estimates.iter().map(|e| (kind(e), e.rows.clone())).collect())
     }
 

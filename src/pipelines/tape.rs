@@ -4,10 +4,10 @@
 //! Where the whole decode is short beside the time between checkpoints nothing is written: a run that goes on has its
 //! latents.
 
-use super::keeping::{FramesPoint, Keeping, STAY};
+use super::checkpoint::{Checkpointer, FramesPoint, STAY};
 use crate::job::values::{Every, OnInterrupt};
 use crate::models::cogvideox::vae::DecodeSession;
-use crate::run::frames::{FramesIn, FramesOut};
+use crate::run::frames::{RawFrameReader, RawFrameWriter};
 use crate::run::journal::Record;
 use crate::run::{Event, Observer, Phase, interrupt};
 use crate::video::Frame;
@@ -22,10 +22,10 @@ const SHORT: f64 = 1.0 / 3.0;
 
 /// What stands between the decoder and what takes its frames.
 pub struct Tape<'k, 'a> {
-    keeping: Option<&'k mut Keeping<'a>>,
+    keeping: Option<&'k mut Checkpointer<'a>>,
     mode: Mode,
     /// Frames from an earlier run.
-    found: Option<(FramesIn, FramesPoint)>,
+    found: Option<(RawFrameReader, FramesPoint)>,
     /// What the decoder remembered there.
     caches: Option<Vec<Vec<Tensor>>>,
     begun: Instant,
@@ -35,7 +35,7 @@ pub struct Tape<'k, 'a> {
 enum Mode {
     /// Until the first chunk tells how fast it goes: its frames.
     Undecided(Vec<Frame>),
-    On(Box<FramesOut>),
+    On(Box<RawFrameWriter>),
     Off,
 }
 
@@ -54,14 +54,14 @@ impl<'k, 'a> Tape<'k, 'a> {
     }
 
     /// Keeps what is worth keeping, and begins with what was kept.
-    pub fn new(keeping: &'k mut Keeping<'a>, observer: &mut dyn Observer) -> Result<Self> {
+    pub fn new(keeping: &'k mut Checkpointer<'a>, observer: &mut dyn Observer) -> Result<Self> {
         let mut tape = Self { mode: Mode::Undecided(Vec::new()), ..Self::off() };
         while let Some(point) = keeping.frames.last().cloned() {
             let mut read = || -> Result<_> {
                 let dir = keeping.made().context("no directory")?;
                 let caches = point.caches.as_ref().map(|piece| dir.get(piece)).transpose()?;
                 let caches = caches.map(|bytes| unpack(&bytes)).transpose()?;
-                let (out, frames) = FramesOut::go_on(dir, point.bytes, &point.blake3)?;
+                let (out, frames) = RawFrameWriter::go_on(dir, point.bytes, &point.blake3)?;
                 Ok((out, frames, caches))
             };
             match read() {
@@ -156,8 +156,8 @@ impl<'k, 'a> Tape<'k, 'a> {
             };
             self.mode = Mode::Off;
             if let Some(dir) = keeping.made().filter(|_| worth) {
-                let mut begin = || -> Result<FramesOut> {
-                    let mut out = FramesOut::begin(dir)?;
+                let mut begin = || -> Result<RawFrameWriter> {
+                    let mut out = RawFrameWriter::begin(dir)?;
                     frames.iter().try_for_each(|frame| out.push(&frame.data))?;
                     Ok(out)
                 };
@@ -190,8 +190,8 @@ impl<'k, 'a> Tape<'k, 'a> {
 }
 
 fn save(
-    keeping: &mut Keeping,
-    out: &mut FramesOut,
+    keeping: &mut Checkpointer,
+    out: &mut RawFrameWriter,
     part: usize,
     chunks: usize,
     more: bool,

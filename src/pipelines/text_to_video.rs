@@ -1,9 +1,9 @@
 //! Prompts to video: one prompt and one window (`generate`), several prompts over overlapping windows (`multi-prompt`), or
 //! windows that go on from a given video (`extend`). They differ in their plan, and in what is known of the timeline.
 
+use super::checkpoint::Checkpointer;
 use super::extend;
 use super::frames::{draft, frames, keep, sweep};
-use super::keeping::Keeping;
 use super::latents::{Beside, alone, latents, noise, write_latents};
 use super::loaded::Loaded;
 use super::record::record;
@@ -49,7 +49,7 @@ fn run_in_pool(job: &Job, loaded: &mut Loaded, observer: &mut dyn Observer) -> R
     }
     observer.event(&Event::Plan(Box::new(plan(job))))?;
     sweep(job, observer)?;
-    let mut keeping = Keeping::begin(job, observer)?;
+    let mut keeping = Checkpointer::begin(job, observer)?;
     let mut watch = Stopwatch::new(observer);
     match made(job, loaded, &mut keeping, &mut watch) {
         Ok((video, mut manifest)) => {
@@ -74,7 +74,7 @@ fn run_in_pool(job: &Job, loaded: &mut Loaded, observer: &mut dyn Observer) -> R
 fn made(
     job: &Job,
     loaded: &mut Loaded,
-    keeping: &mut Keeping,
+    keeping: &mut Checkpointer,
     watch: &mut Stopwatch,
 ) -> Result<(Written, Manifest), Failure> {
     keeping.heard()?;

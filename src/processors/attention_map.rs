@@ -44,7 +44,7 @@ pub struct Recording {
 
 /// A map that outlived its pass.
 #[derive(Debug, Clone)]
-pub struct Kept {
+pub struct RecordedMap {
     pub step: usize,
     /// The last layer of its mean.
     pub layer: usize,
@@ -64,18 +64,18 @@ struct RowMaps {
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct MapStore {
     rows: Vec<RowMaps>,
     /// Whether the first map of a row is that of words.
     words: bool,
     /// The layer whose sites the recorder sees at present, whether or not it found rows to record.
     layer: Option<usize>,
-    kept: Vec<Kept>,
+    kept: Vec<RecordedMap>,
 }
 
 /// The maps of the present pass, shared by the recorder that writes and the controls that read. Clones share.
 #[derive(Debug, Clone, Default)]
-pub struct AttentionMaps(Rc<RefCell<State>>);
+pub struct AttentionMaps(Rc<RefCell<MapStore>>);
 
 impl AttentionMaps {
     /// The maps of all words together for a row, flattened: `[F H W]`, the mean over the layers so far. `layer` is the one
@@ -96,7 +96,7 @@ impl AttentionMaps {
     }
 
     /// Takes out the maps kept so far.
-    pub fn take(&self) -> Vec<Kept> {
+    pub fn take(&self) -> Vec<RecordedMap> {
         std::mem::take(&mut self.0.borrow_mut().kept)
     }
 }
@@ -213,7 +213,7 @@ impl AttentionMap {
         Ok(())
     }
 
-    fn copy_out(&self, state: &mut State, row: &RowMaps, site: &AttentionSite, branch: &Branch) -> Result<()> {
+    fn copy_out(&self, state: &mut MapStore, row: &RowMaps, site: &AttentionSite, branch: &Branch) -> Result<()> {
         let Some((steps, layers)) = &self.keep else { return Ok(()) };
         if !steps.contains(site.pass.step) || !layers.contains(site.layer) {
             return Ok(());
@@ -235,7 +235,7 @@ impl AttentionMap {
                 }
                 _ => map,
             };
-            state.kept.push(Kept { step: site.pass.step, layer: site.layer, branch: branch.clone(), view, map });
+            state.kept.push(RecordedMap { step: site.pass.step, layer: site.layer, branch: branch.clone(), view, map });
         }
         Ok(())
     }

@@ -3,7 +3,7 @@
 //! Controls compose in the order given, outermost first, but that recorders come before everything: they must see a row's
 //! own queries and keys.
 
-use super::attention_map::{AttentionMap, AttentionMaps, Kept, Recording};
+use super::attention_map::{AttentionMap, AttentionMaps, RecordedMap, Recording};
 use super::kv_bank::KvBank;
 use super::when::{Ranges, When};
 use super::word::{Keys, Word};
@@ -21,7 +21,7 @@ pub struct Stack {
 
 impl Stack {
     /// Takes out the maps kept so far, in the order of their recorders.
-    pub fn take_maps(&self) -> Vec<Kept> {
+    pub fn take_maps(&self) -> Vec<RecordedMap> {
         self.maps.iter().flat_map(AttentionMaps::take).collect()
     }
 }

@@ -73,14 +73,14 @@ impl KeyMask {
     }
 
     /// What one row of the batch attends with.
-    fn plan(&mut self, row: usize, branch: &Branch, site: &AttentionSite) -> Result<Plan> {
+    fn plan(&mut self, row: usize, branch: &Branch, site: &AttentionSite) -> Result<RowMask> {
         let source = match branch.reference {
             None => {
                 if self.banked.is_some() && branch.half.text {
                     let bits = self.foreground(row, site)?;
                     self.banked.get_or_insert_default().insert((site.layer, branch.window), bits);
                 }
-                return Ok(Plan::Whole);
+                return Ok(RowMask::Whole);
             }
             Some(Reference::Row(reference)) => self.foreground(reference, site)?,
             Some(Reference::Banked { window }) => {
@@ -93,7 +93,7 @@ impl KeyMask {
         let own = self.foreground(row, site)?;
         // One mask over everything: every query's side holds every key.
         let whole = |bit| own.iter().chain(source.iter()).all(|&other| other == bit);
-        Ok(if whole(true) || whole(false) { Plan::Whole } else { Plan::Split(own, source) })
+        Ok(if whole(true) || whole(false) { RowMask::Whole } else { RowMask::Split(own, source) })
     }
 }
 
@@ -127,7 +127,7 @@ fn cond_twin(branches: &[Branch], row: usize) -> Option<usize> {
 }
 
 /// What one row of the batch attends with.
-enum Plan {
+enum RowMask {
     /// All its queries on all keys.
     Whole,
     /// Foreground of the row, foreground of its source.
@@ -152,7 +152,7 @@ impl AttentionProcessor for KeyMask {
         for (&row, branch) in site.rows.iter().zip(site.batch()) {
             plans.push(self.plan(row, branch, site)?);
         }
-        if plans.iter().all(|plan| matches!(plan, Plan::Whole)) {
+        if plans.iter().all(|plan| matches!(plan, RowMask::Whole)) {
             return next.attend(qkv, site);
         }
         let mut done = Vec::with_capacity(plans.len());
@@ -162,8 +162,8 @@ impl AttentionProcessor for KeyMask {
             let alone = Site { rows: &site.rows[index..=index], ..site.site.clone() };
             let alone = AttentionSite { site: &alone, ..*site };
             done.push(match plan {
-                Plan::Whole => next.attend(row, &alone)?,
-                Plan::Split(own, source) => split(row, own, source, &alone, next)?,
+                RowMask::Whole => next.attend(row, &alone)?,
+                RowMask::Split(own, source) => split(row, own, source, &alone, next)?,
             });
         }
         Tensor::cat(&done, 0)

@@ -98,7 +98,7 @@ struct Key {
 }
 
 #[derive(Debug)]
-struct State {
+struct BankState {
     plan: BankPlan,
     peak: usize,
     held: usize,
@@ -109,7 +109,7 @@ struct State {
 /// The bank and its control in one. Clones share: one goes into the stack, in the place of
 /// [`super::row_gather::RowGather`]; another may be kept to ask what it holds.
 #[derive(Debug, Clone)]
-pub struct KvBank(Rc<RefCell<State>>);
+pub struct KvBank(Rc<RefCell<BankState>>);
 
 impl KvBank {
     /// # Errors
@@ -123,7 +123,7 @@ impl KvBank {
                 plan.budget
             )
         }
-        Ok(Self(Rc::new(RefCell::new(State { plan, peak, held: 0, step: None, entries: HashMap::new() }))))
+        Ok(Self(Rc::new(RefCell::new(BankState { plan, peak, held: 0, step: None, entries: HashMap::new() }))))
     }
 
     /// Bytes held now.
@@ -132,7 +132,7 @@ impl KvBank {
     }
 }
 
-impl State {
+impl BankState {
     fn key(site: &AttentionSite, half: Half, window: usize) -> Key {
         Key { kind: site.kind, layer: site.layer, half, window }
     }

@@ -25,7 +25,7 @@ pub enum Frame {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Source {
+enum TakenFrom {
     /// The row referred to, for all rows or for those that see their text.
     Reference {
         text_only: bool,
@@ -34,7 +34,7 @@ enum Source {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Part {
+enum TakenPart {
     KeysValues,
     QueriesKeys,
 }
@@ -42,15 +42,15 @@ enum Part {
 /// See the module.
 #[derive(Debug, Clone)]
 pub struct RowGather {
-    part: Part,
-    source: Source,
+    part: TakenPart,
+    source: TakenFrom,
     banked: bool,
 }
 
 impl RowGather {
     /// Rows with a reference attend to its keys and values instead of their own.
     pub fn kv_sharing() -> Self {
-        Self { part: Part::KeysValues, source: Source::Reference { text_only: false }, banked: false }
+        Self { part: TakenPart::KeysValues, source: TakenFrom::Reference { text_only: false }, banked: false }
     }
 
     /// Behind a bank: rows that refer to one have got their keys and values there, and rows that refer to them read those.
@@ -62,13 +62,13 @@ impl RowGather {
     /// Rows that see their text and have a reference use its attention map (queries and keys) on their own values. The
     /// others stay as they are, as in Prompt-to-Prompt.
     pub fn word_swap() -> Self {
-        Self { part: Part::QueriesKeys, source: Source::Reference { text_only: true }, banked: false }
+        Self { part: TakenPart::QueriesKeys, source: TakenFrom::Reference { text_only: true }, banked: false }
     }
 
     /// Frames attend to the keys and values of another frame of their branch. Acts where frames are rows of the batch, at
     /// spatial self-attention.
     pub fn cross_frame(frame: Frame) -> Self {
-        Self { part: Part::KeysValues, source: Source::Frame(frame), banked: false }
+        Self { part: TakenPart::KeysValues, source: TakenFrom::Frame(frame), banked: false }
     }
 
     /// The batch entry that each batch entry takes from.
@@ -77,7 +77,7 @@ impl RowGather {
         let mut sources = Vec::with_capacity(site.rows.len() * inner);
         for (index, branch) in site.batch().enumerate() {
             let (from, frame) = match self.source {
-                Source::Reference { text_only } => match branch.reference {
+                TakenFrom::Reference { text_only } => match branch.reference {
                     Some(Reference::Banked { window }) if !self.banked => {
                         bail!(
                             "{}: row {} refers to a bank for window {window}, and there is none",
@@ -91,7 +91,7 @@ impl RowGather {
                     },
                     _ => (index, None),
                 },
-                Source::Frame(frame) => (index, (site.kind == SiteKind::SelfSpatial).then_some(frame)),
+                TakenFrom::Frame(frame) => (index, (site.kind == SiteKind::SelfSpatial).then_some(frame)),
             };
             sources.extend((0..inner).map(|position| {
                 let position = match frame {
@@ -135,8 +135,8 @@ impl AttentionProcessor for RowGather {
         };
         let Qkv { q, k, v, scale } = qkv;
         let qkv = match self.part {
-            Part::KeysValues => Qkv { q, k: gather(k)?, v: gather(v)?, scale },
-            Part::QueriesKeys => Qkv { q: gather(q)?, k: gather(k)?, v, scale },
+            TakenPart::KeysValues => Qkv { q, k: gather(k)?, v: gather(v)?, scale },
+            TakenPart::QueriesKeys => Qkv { q: gather(q)?, k: gather(k)?, v, scale },
         };
         next.attend(qkv, site)
     }

@@ -4,7 +4,7 @@
 //! under another name, synced and renamed, and come with their length and hash in the journal; nothing is read back
 //! without both. A lock keeps a second process out; the system drops it with the process that holds it.
 
-use super::journal::{self, Journal, Piece, Record, SCHEMA};
+use super::journal::{self, Journal, Record, SCHEMA, StoredFile};
 use super::time;
 use crate::disk;
 use anyhow::{Context, Result, bail, ensure};
@@ -87,31 +87,31 @@ pub struct RunDir {
 
 /// Someone else holds the directory.
 #[derive(Debug)]
-pub struct Busy(PathBuf);
+pub struct RunLocked(PathBuf);
 
-impl std::fmt::Display for Busy {
+impl std::fmt::Display for RunLocked {
     fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
         write!(f, "{}: another process is working on this run", self.0.display())
     }
 }
 
-impl std::error::Error for Busy {}
+impl std::error::Error for RunLocked {}
 
 /// The directory is there and cannot be written: nothing is wrong with what it holds.
 #[derive(Debug)]
-pub struct Unwritable(PathBuf, io::Error);
+pub struct RunReadOnly(PathBuf, io::Error);
 
-impl std::fmt::Display for Unwritable {
+impl std::fmt::Display for RunReadOnly {
     fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
         write!(f, "{}: {}: a run goes on where it can be written", self.0.display(), self.1)
     }
 }
 
-impl std::error::Error for Unwritable {}
+impl std::error::Error for RunReadOnly {}
 
 /// A directory that is there, and what can be trusted of it.
 #[derive(Debug)]
-pub struct Opened {
+pub struct OpenRun {
     pub dir: RunDir,
     pub plan: Plan,
     pub records: Vec<Record>,
@@ -119,12 +119,12 @@ pub struct Opened {
     pub warnings: Vec<String>,
 }
 
-impl Opened {
+impl OpenRun {
     /// The piece with the latents of a part; the last one written counts.
     ///
     /// # Errors
     /// Latents that are not done.
-    pub fn latents(&self, part: usize) -> Result<&Piece> {
+    pub fn latents(&self, part: usize) -> Result<&StoredFile> {
         let piece = self.records.iter().rev().find_map(|record| match record {
             Record::Latents { part: found, file } if *found == part => Some(file),
             _ => None,
@@ -139,7 +139,7 @@ impl RunDir {
     /// Begins a run's directory under `root`. What an earlier run of the same plan left there goes.
     ///
     /// # Errors
-    /// [`Busy`]; whatever the system says about the place.
+    /// [`RunLocked`]; whatever the system says about the place.
     pub fn create(root: &Path, plan: &Plan) -> Result<Self> {
         let path = root.join(plan.id());
         fs::create_dir_all(&path).with_context(|| path.display().to_string())?;
@@ -167,8 +167,8 @@ impl RunDir {
     /// Opens a run's directory to go on with it.
     ///
     /// # Errors
-    /// [`Busy`]; [`Unwritable`]; no such directory; a plan that is damaged or of another version; something in it that is no plain file.
-    pub fn open(path: &Path) -> Result<Opened> {
+    /// [`RunLocked`]; [`RunReadOnly`]; no such directory; a plan that is damaged or of another version; something in it that is no plain file.
+    pub fn open(path: &Path) -> Result<OpenRun> {
         let plan = plan(path)?; // before a lock file is made in a place that is no run
         all_plain(path)?;
         let lock = lock(path)?;
@@ -195,7 +195,7 @@ impl RunDir {
         if trusted == 0 {
             dir.note(&Record::Begun { schema: SCHEMA.into(), version: env!("CARGO_PKG_VERSION").into() }, false)?;
         }
-        Ok(Opened { dir, plan, records, warnings })
+        Ok(OpenRun { dir, plan, records, warnings })
     }
 
     pub fn path(&self) -> &Path {
@@ -208,7 +208,7 @@ impl RunDir {
     }
 
     /// Writes a piece, whole or not at all. With `durable` it and everything before it is on the disk afterwards.
-    pub fn put(&mut self, name: &str, bytes: &[u8], durable: bool) -> Result<Piece> {
+    pub fn put(&mut self, name: &str, bytes: &[u8], durable: bool) -> Result<StoredFile> {
         let path = self.path.join(name);
         disk::write_whole(&path, bytes, durable).with_context(|| path.display().to_string())?;
         if durable {
@@ -216,7 +216,11 @@ impl RunDir {
         } else {
             self.unsynced.push(path)
         }
-        Ok(Piece { name: name.to_owned(), bytes: bytes.len() as u64, blake3: blake3::hash(bytes).to_hex().to_string() })
+        Ok(StoredFile {
+            name: name.to_owned(),
+            bytes: bytes.len() as u64,
+            blake3: blake3::hash(bytes).to_hex().to_string(),
+        })
     }
 
     /// Adds a record to the journal, in one write.
@@ -254,7 +258,7 @@ impl RunDir {
     }
 
     /// A piece, exactly as it was written.
-    pub fn get(&self, piece: &Piece) -> Result<Vec<u8>> {
+    pub fn get(&self, piece: &StoredFile) -> Result<Vec<u8>> {
         ensure!(is_piece(&piece.name), "{:?} is no name of a piece", piece.name);
         let path = self.path.join(&piece.name);
         let read = || -> Result<Vec<u8>> {
@@ -271,7 +275,7 @@ impl RunDir {
     }
 
     /// Removes a piece that nothing needs any more.
-    pub fn drop_piece(&mut self, piece: &Piece) {
+    pub fn drop_piece(&mut self, piece: &StoredFile) {
         if is_piece(&piece.name) {
             // a file too many does no harm
             let _ = fs::remove_file(self.path.join(&piece.name));
@@ -349,10 +353,10 @@ fn lock(path: &Path) -> Result<File> {
     let name = path.join(LOCK);
     let shown = || name.display().to_string();
     let file = OpenOptions::new().write(true).create(true).truncate(false).open(&name);
-    let file = file.map_err(|cause| Unwritable(name.clone(), cause))?;
+    let file = file.map_err(|cause| RunReadOnly(name.clone(), cause))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(Busy(path.to_owned()).into()),
+        Err(TryLockError::WouldBlock) => Err(RunLocked(path.to_owned()).into()),
         Err(TryLockError::Error(error)) => Err(error).with_context(shown),
     }
 }
@@ -393,7 +397,7 @@ pub fn plan(path: &Path) -> Result<Plan> {
 /// The file of a run's latents, whole, and its plan.
 ///
 /// # Errors
-/// [`Busy`]; latents that are damaged or not done; a video of several timelines, whose files are several.
+/// [`RunLocked`]; latents that are damaged or not done; a video of several timelines, whose files are several.
 pub fn latents(path: &Path) -> Result<(PathBuf, Plan)> {
     let opened = RunDir::open(path)?;
     let (shown, parts) = (path.display(), opened.plan.parts);
@@ -406,7 +410,7 @@ pub fn latents(path: &Path) -> Result<(PathBuf, Plan)> {
 /// How a run is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum State {
+pub enum RunState {
     /// A process works on it.
     Running,
     /// It can be continued.
@@ -419,10 +423,10 @@ pub enum State {
 
 /// A run that is kept.
 #[derive(Debug, Clone)]
-pub struct Listed {
+pub struct RunSummary {
     pub path: PathBuf,
     pub id: String,
-    pub state: State,
+    pub state: RunState,
     /// None where it cannot be read.
     pub plan: Option<Plan>,
     /// Steps that are safe, of all timelines.
@@ -434,19 +438,19 @@ pub struct Listed {
 }
 
 /// The runs kept under `root`, the latest first. That there is no such directory is no error.
-pub fn list(root: &Path) -> Result<Vec<Listed>> {
+pub fn list(root: &Path) -> Result<Vec<RunSummary>> {
     let entries = match fs::read_dir(root) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
         entries => entries.with_context(|| root.display().to_string())?,
     };
     let paths = entries.flatten().map(|entry| entry.path());
     let runs = paths.filter(|path| [PLAN, JOURNAL].iter().any(|name| path.join(name).exists()));
-    let mut runs: Vec<Listed> = runs.map(|path| listed(&path)).collect();
+    let mut runs: Vec<RunSummary> = runs.map(|path| listed(&path)).collect();
     runs.sort_by_key(|run| std::cmp::Reverse(run.modified));
     Ok(runs)
 }
 
-fn listed(path: &Path) -> Listed {
+fn listed(path: &Path) -> RunSummary {
     let (mut bytes, mut modified) = (0, SystemTime::UNIX_EPOCH);
     for data in fs::read_dir(path).into_iter().flatten().flatten().filter_map(|entry| entry.metadata().ok()) {
         bytes += data.len();
@@ -458,10 +462,10 @@ fn listed(path: &Path) -> Listed {
     let held = lock.is_ok_and(|file| matches!(file.try_lock(), Err(TryLockError::WouldBlock)));
     let finished = records.iter().any(|record| matches!(record, Record::Finished { .. }));
     let state = match &plan {
-        _ if held => State::Running,
-        None => State::Damaged,
-        Some(_) if finished => State::Finished,
-        Some(_) => State::Stopped,
+        _ if held => RunState::Running,
+        None => RunState::Damaged,
+        Some(_) if finished => RunState::Finished,
+        Some(_) => RunState::Stopped,
     };
     let parts = records.iter().filter(|record| matches!(record, Record::Latents { .. })).count();
     let steps = plan.as_ref().map_or(0, |plan| {
@@ -472,7 +476,7 @@ fn listed(path: &Path) -> Listed {
         });
         safe.max().unwrap_or(0)
     });
-    Listed {
+    RunSummary {
         path: path.to_owned(),
         id: path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
         state,
@@ -493,7 +497,7 @@ pub fn find(root: Option<&Path>, word: &str) -> Result<PathBuf> {
     let runs = root.map(list).transpose()?.unwrap_or_default();
     let place = root.map_or_else(|| "anywhere".to_owned(), |root| format!("in {}", root.display()));
     if word == "last" {
-        let last = runs.into_iter().find(|run| matches!(run.state, State::Stopped | State::Finished));
+        let last = runs.into_iter().find(|run| matches!(run.state, RunState::Stopped | RunState::Finished));
         return Ok(last.with_context(|| format!("no run is kept {place}"))?.path);
     }
     let mut named = runs.into_iter().filter(|run| !word.is_empty() && run.id.starts_with(word));

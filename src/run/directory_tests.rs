@@ -1,7 +1,7 @@
 //! Directories that someone else may have written.
 
 use super::directory::{self, Plan, RunDir};
-use super::journal::{Piece, Record, SCHEMA};
+use super::journal::{Record, SCHEMA, StoredFile};
 use serde_json::json;
 use std::fs;
 use std::path::Path;
@@ -23,8 +23,8 @@ fn plan() -> Plan {
 }
 
 /// A piece that is as the journal says, but for its name.
-fn piece(name: impl Into<String>, bytes: &[u8]) -> Piece {
-    Piece { name: name.into(), bytes: bytes.len() as u64, blake3: blake3::hash(bytes).to_hex().to_string() }
+fn piece(name: impl Into<String>, bytes: &[u8]) -> StoredFile {
+    StoredFile { name: name.into(), bytes: bytes.len() as u64, blake3: blake3::hash(bytes).to_hex().to_string() }
 }
 
 #[test]
@@ -66,7 +66,7 @@ fn lengths_that_are_not_true_take_no_memory() {
     let holes = fs::OpenOptions::new().write(true).open(dir.path().join(&long.name)).unwrap();
     let longest = (40..62).rev().map(|bits| 1u64 << bits).find(|&bytes| holes.set_len(bytes).is_ok());
     if let Some(bytes) = longest.filter(|&bytes| bytes > 1 << 46) {
-        let error = format!("{:#}", dir.get(&Piece { bytes, ..long }).unwrap_err());
+        let error = format!("{:#}", dir.get(&StoredFile { bytes, ..long }).unwrap_err());
         assert!(error.contains("step-0-1.safetensors"), "{error}");
     }
     dir.note(&Record::Step { part: usize::MAX, done: usize::MAX, file: piece("a", b"") }, false).unwrap();

@@ -9,28 +9,28 @@ use std::io::{BufReader, BufWriter, Read, Write};
 
 /// Takes frames.
 #[derive(Debug)]
-pub struct FramesOut {
+pub struct RawFrameWriter {
     file: BufWriter<File>,
     hasher: Hasher,
 }
 
 /// Gives frames back.
 #[derive(Debug)]
-pub struct FramesIn {
+pub struct RawFrameReader {
     file: BufReader<File>,
 }
 
-impl FramesOut {
+impl RawFrameWriter {
     /// Begins the frames of a run.
     pub fn begin(dir: &mut RunDir) -> Result<Self> {
         Ok(Self { file: BufWriter::new(dir.frames_file(0)?), hasher: Hasher::new() })
     }
 
     /// Goes on behind the first `bytes` bytes, which must have this hash; also gives those.
-    pub fn go_on(dir: &mut RunDir, bytes: u64, blake3: &str) -> Result<(Self, FramesIn)> {
+    pub fn go_on(dir: &mut RunDir, bytes: u64, blake3: &str) -> Result<(Self, RawFrameReader)> {
         let (file, hasher) = dir.frames(bytes, blake3)?;
         let out = Self { file: BufWriter::new(dir.frames_file(bytes)?), hasher };
-        Ok((out, FramesIn { file: BufReader::new(file) }))
+        Ok((out, RawFrameReader { file: BufReader::new(file) }))
     }
 
     /// Adds a frame.
@@ -48,7 +48,7 @@ impl FramesOut {
     }
 }
 
-impl FramesIn {
+impl RawFrameReader {
     /// The next frame of so many bytes.
     pub fn next(&mut self, bytes: usize) -> Result<Vec<u8>> {
         let mut frame = vec![0; bytes];

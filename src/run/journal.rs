@@ -14,7 +14,7 @@ const DIGITS: usize = 16;
 
 /// A file of the run directory, as it was written.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Piece {
+pub struct StoredFile {
     /// Without directories.
     pub name: String,
     pub bytes: u64,
@@ -29,13 +29,13 @@ pub enum Record {
     /// The first line.
     Begun { schema: String, version: String },
     /// Timeline `part` after `done` steps, with what the sampler remembers.
-    Step { part: usize, done: usize, file: Piece },
+    Step { part: usize, done: usize, file: StoredFile },
     /// Timeline `part`, denoised.
-    Latents { part: usize, file: Piece },
+    Latents { part: usize, file: StoredFile },
     /// Decoded frames: those of all parts before `part`, and those of the first `chunks` of its chunks. They are the first
     /// `bytes` bytes of the file of frames, which have this hash; `caches` is what the decoder remembers, none behind the
     /// last chunk of a part.
-    Frames { part: usize, chunks: usize, bytes: u64, blake3: String, caches: Option<Piece> },
+    Frames { part: usize, chunks: usize, bytes: u64, blake3: String, caches: Option<StoredFile> },
     /// The video is whole.
     Finished { output: String },
 }
@@ -90,7 +90,7 @@ mod tests {
     use super::*;
 
     fn records() -> Vec<Record> {
-        let piece = |name: &str| Piece { name: name.into(), bytes: 12, blake3: "ab".into() };
+        let piece = |name: &str| StoredFile { name: name.into(), bytes: 12, blake3: "ab".into() };
         vec![
             Record::Begun { schema: SCHEMA.into(), version: "0.1.0".into() },
             Record::Step { part: 0, done: 5, file: piece("step-0-5") },

@@ -30,7 +30,7 @@ pub struct Entry {
     pub command: Command,
     pub scenes: Scenes,
     pub settings: Settings,
-    /// What [`read::again`] reads it from.
+    /// What `read::again` reads it from.
     pub text: Box<str>,
 }
 

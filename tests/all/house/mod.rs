@@ -100,7 +100,7 @@ const RINGS: [&[&str]; 6] = [
     &["src/cli/plan.rs", "src/cli/render.rs"],
     &["src/cli/report.rs", "src/cli/usage.rs"],
     &["src/models/cogvideox/"],
-    &["src/pipelines/keeping.rs", "src/pipelines/latents.rs"],
+    &["src/pipelines/checkpoint.rs", "src/pipelines/latents.rs"],
     &["src/storyboard/"],
     &["src/weights/backend.rs", "src/weights/part.rs"],
 ];

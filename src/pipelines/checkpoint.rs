@@ -1,20 +1,20 @@
-//! What is kept of a run while it goes on, and found again when it is resumed.
+//! Checkpoints of a run: written while it is in progress, read when it is resumed.
 //!
-//! Kept are: the timeline between two steps with what the sampler remembers, denoised timelines, and (see `tape`) decoded
-//! frames. Everything else of a run follows from its plan: noise is drawn anew for any step, and no control remembers
-//! anything from one step to the next. So a run that goes on is the run that never stopped, byte for byte.
+//! Saved are the timeline between two steps with the state of the sampler, denoised timelines, and (see `tape`) decoded
+//! frames. Everything else follows from the plan: noise is computed again for any step, and no control has state from one
+//! step to the next. So a resumed run equals one that was never interrupted, byte for byte.
 //!
-//! The directory is made when there is something to put into it: at the first checkpoint that is due, when the run is
-//! interrupted, or when the first timeline is done. That it cannot be written does not end a run.
+//! The run directory is created when there is something to save: at the first checkpoint that is due, when the run is
+//! interrupted, or when the first timeline is done. A directory that cannot be written does not end the run.
 
-use super::denoise::{At, Keeper, State};
+use super::denoise::{SamplerState, StepHook, StepInfo};
 use super::extend::Context as Before;
 use super::latents::kept;
 use super::record::hashes;
 use crate::job::Job;
 use crate::job::values::{Every, OnInterrupt};
-use crate::run::directory::{self, Busy, Plan, RunDir, Unwritable};
-use crate::run::journal::{Piece, Record, SCHEMA};
+use crate::run::directory::{self, Plan, RunDir, RunLocked, RunReadOnly};
+use crate::run::journal::{Record, SCHEMA, StoredFile};
 use crate::run::{Code, Event, Failure, Observer, Phase, WithCode, interrupt};
 use crate::video::{Fault, VideoError};
 use crate::weights::{bytes_of, tensors_of};
@@ -24,30 +24,30 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-/// Work that is worth waiting for the disk.
+/// Finished latents are synced to disk if losing them would lose at least this much work.
 const AT_STAKE: Duration = Duration::from_secs(10);
 
-/// Checkpoints of a kind that stay: one more than needed, for the case that the last is damaged.
+/// Checkpoints of a kind that are kept: one more than needed, in case the last is damaged.
 pub(super) const STAY: usize = 2;
 
-/// Where a decode can go on.
+/// A place where decoding can be resumed.
 #[derive(Debug, Clone)]
 pub struct FramesPoint {
     pub part: usize,
     pub chunks: usize,
     pub bytes: u64,
     pub blake3: String,
-    pub caches: Option<Piece>,
+    pub caches: Option<StoredFile>,
 }
 
-/// The keeper of one run.
-pub struct Keeping<'a> {
+/// Saves the progress of one run, and finds it again when the run is resumed.
+pub struct Checkpointer<'a> {
     job: &'a Job,
     dir: Option<RunDir>,
     /// Denoised timelines.
     done: BTreeMap<usize, Tensor>,
     /// Timelines between steps: part, steps done, file; the newest last.
-    steps: Vec<(usize, usize, Piece)>,
+    steps: Vec<(usize, usize, StoredFile)>,
     /// Places in the decode, the newest last.
     pub(super) frames: Vec<FramesPoint>,
     /// When everything was safe.
@@ -61,7 +61,7 @@ pub struct Keeping<'a> {
     draft: Option<Tensor>,
 }
 
-impl<'a> Keeping<'a> {
+impl<'a> Checkpointer<'a> {
     /// Looks for an earlier run of the same plan where that is asked for.
     ///
     /// # Errors
@@ -115,7 +115,7 @@ impl<'a> Keeping<'a> {
                 }
                 keeping.take(opened.dir, opened.records, observer)?;
             }
-            Err(error) if error.is::<Busy>() || error.is::<Unwritable>() => return Err(error.into()),
+            Err(error) if error.is::<RunLocked>() || error.is::<RunReadOnly>() => return Err(error.into()),
             Err(error) => warn(format!("{error:#}: beginning anew"))?,
         }
         Ok(keeping)
@@ -181,18 +181,18 @@ impl<'a> Keeping<'a> {
     }
 
     /// The newest place in a timeline that can be trusted.
-    pub fn point(&mut self, part: usize, observer: &mut dyn Observer) -> Result<Option<State>> {
+    pub fn point(&mut self, part: usize, observer: &mut dyn Observer) -> Result<Option<SamplerState>> {
         let Some(segment) = self.job.segments.get(part) else { return Ok(None) };
         while let Some((at, done, file)) = self.steps.last().filter(|(at, ..)| *at == part).cloned() {
             let (c, h, w) = self.job.latents;
             let shape = [segment.plan.frames * self.job.lines(), c, h, w];
             let place = |tensor: Tensor| tensor.to_device(&self.job.device);
-            let read = || -> Result<State> {
+            let read = || -> Result<SamplerState> {
                 ensure!(at == part && done < self.job.steps, "step {done} of {}", self.job.steps);
                 let bytes = self.dir.as_ref().context("no directory")?.get(&file)?;
                 let timeline = tensor(&bytes, "timeline", &shape)?.context("holds no timeline")?;
                 let scheduler = tensor(&bytes, "scheduler", &shape)?.map(place).transpose()?;
-                Ok(State { done, timeline: place(timeline)?, scheduler })
+                Ok(SamplerState { done, timeline: place(timeline)?, scheduler })
             };
             match read() {
                 Ok(state) => return Ok(Some(state)),
@@ -247,7 +247,7 @@ impl<'a> Keeping<'a> {
         observer.event(&Event::Warning(format!("the run cannot be kept: {error:#}; it goes on without")))
     }
 
-    fn save_step(&mut self, at: &At) -> Result<()> {
+    fn save_step(&mut self, at: &StepInfo) -> Result<()> {
         let cpu = |tensor: &Tensor| tensor.to_device(&Device::Cpu)?.to_dtype(DType::F32);
         let mut tensors = vec![("timeline", cpu(at.timeline)?)];
         if let Some(state) = at.scheduler.state() {
@@ -371,8 +371,8 @@ impl<'a> Keeping<'a> {
     }
 }
 
-impl Keeper for Keeping<'_> {
-    fn step(&mut self, at: &At, observer: &mut dyn Observer) -> Result<()> {
+impl StepHook for Checkpointer<'_> {
+    fn step(&mut self, at: &StepInfo, observer: &mut dyn Observer) -> Result<()> {
         let due = self.due(at.done);
         if at.done == at.steps {
             return Ok(()); // the latents are kept next
@@ -403,7 +403,7 @@ impl Keeper for Keeping<'_> {
 }
 
 /// The latents of a part, `[F, C, H, W]`.
-pub(super) fn read_latents(job: &Job, part: usize, dir: &RunDir, file: &Piece) -> Result<Tensor> {
+pub(super) fn read_latents(job: &Job, part: usize, dir: &RunDir, file: &StoredFile) -> Result<Tensor> {
     let segment = job.segments.get(part).with_context(|| format!("part {part} of {}", job.segments.len()))?;
     let latents = tensors_of(&dir.get(file)?)?.remove("latents").context("holds no latents")?;
     let (c, h, w) = job.latents;
