@@ -8,11 +8,36 @@ use super::host::{HostTensors, held_dtype};
 use super::part::Part;
 use super::source::Bytes;
 use candle_core::{DType, Device, Error, Result, Shape, Tensor};
-use candle_nn::Init;
 use candle_nn::var_builder::SimpleBackend;
+use candle_nn::{Init, VarBuilder};
 use safetensors::Dtype;
 
-pub(super) struct Backend {
+impl Part {
+    /// A `VarBuilder` over the part's tensors by their stored (diffusers') names. A tensor is converted to the builder's
+    /// dtype and brought to `device` when it is asked for, one at a time. Errors name the tensor, the file, and the expected
+    /// and found shape. The files stay mapped as long as the builder lives.
+    pub fn var_builder(&self, dtype: DType, device: &Device) -> anyhow::Result<VarBuilder<'static>> {
+        let backend = Backend::new(self.clone(), self.map()?);
+        Ok(VarBuilder::from_backend(Box::new(backend), dtype, device.clone()))
+    }
+
+    /// [`Part::var_builder`] for a network of linear layers, which compute with f32 what they hold in half the memory: on the
+    /// CPU a tensor of two or more dimensions that is stored in f16 or bf16 comes so even if f32 is wanted.
+    pub fn var_builder_compact(&self, dtype: DType, device: &Device) -> anyhow::Result<VarBuilder<'static>> {
+        let backend = Backend::new(self.clone(), self.map()?).compact();
+        Ok(VarBuilder::from_backend(Box::new(backend), dtype, device.clone()))
+    }
+
+    /// [`Part::var_builder_compact`] for tensors that are asked for again and again: what has been read stays in the host's
+    /// memory, pinned for a CUDA device where possible, in the smaller of the stored and the wanted numbers. At most
+    /// [`Part::bytes_held`].
+    pub fn var_builder_holding(&self, dtype: DType, device: &Device) -> anyhow::Result<VarBuilder<'static>> {
+        let backend = Backend::holding(self.clone(), self.map()?).compact();
+        Ok(VarBuilder::from_backend(Box::new(backend), dtype, device.clone()))
+    }
+}
+
+struct Backend {
     part: Part,
     /// The part's weight files, in its order.
     files: Vec<Bytes>,

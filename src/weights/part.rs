@@ -1,14 +1,12 @@
-//! One part of a model (transformer, vae, text encoder): its weight files, what is in them, and the way to load them.
+//! One part of a model (transformer, vae, text encoder): its weight files and what is in them. `backend` loads them.
 
-use super::backend::Backend;
 use super::error::{ModelError, Result, refuse};
 use super::files::{self, Index, Layout};
 use super::hash;
 use super::header::{Entry, Header};
 use super::host::held_dtype;
 use super::source::{Bytes, Source};
-use candle_core::{DType, Device};
-use candle_nn::VarBuilder;
+use candle_core::DType;
 use safetensors::Dtype;
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
@@ -93,30 +91,8 @@ impl Part {
         Ok(super::json(&self.0.source, &files::inside(&self.0.name, "config.json"))?)
     }
 
-    /// A `VarBuilder` over the part's tensors by their stored (diffusers') names. A tensor is converted to the builder's
-    /// dtype and brought to `device` when it is asked for, one at a time. Errors name the tensor, the file, and the expected
-    /// and found shape. The files stay mapped as long as the builder lives.
-    pub fn var_builder(&self, dtype: DType, device: &Device) -> anyhow::Result<VarBuilder<'static>> {
-        let backend = Backend::new(self.clone(), self.map()?);
-        Ok(VarBuilder::from_backend(Box::new(backend), dtype, device.clone()))
-    }
-
-    /// [`Part::var_builder`] for a network of linear layers, which compute with f32 what they hold in half the memory: on the
-    /// CPU a tensor of two or more dimensions that is stored in f16 or bf16 comes so even if f32 is wanted.
-    pub fn var_builder_compact(&self, dtype: DType, device: &Device) -> anyhow::Result<VarBuilder<'static>> {
-        let backend = Backend::new(self.clone(), self.map()?).compact();
-        Ok(VarBuilder::from_backend(Box::new(backend), dtype, device.clone()))
-    }
-
-    /// [`Part::var_builder_compact`] for tensors that are asked for again and again: what has been read stays in the host's
-    /// memory, pinned for a CUDA device where possible, in the smaller of the stored and the wanted numbers. At most
-    /// [`Part::bytes_held`].
-    pub fn var_builder_holding(&self, dtype: DType, device: &Device) -> anyhow::Result<VarBuilder<'static>> {
-        let backend = Backend::holding(self.clone(), self.map()?).compact();
-        Ok(VarBuilder::from_backend(Box::new(backend), dtype, device.clone()))
-    }
-
-    fn map(&self) -> Result<Vec<Bytes>> {
+    /// The weight files, in order.
+    pub(super) fn map(&self) -> Result<Vec<Bytes>> {
         self.0.shards.iter().map(|shard| shard.map(&self.0.source)).collect()
     }
 
