@@ -3,7 +3,7 @@
 //! The value of a frame depends on these four numbers and on nothing else: not on the length of the video, the windows it
 //! is cut into, the number of threads or the device (values are made on the CPU and uploaded).
 //!
-//! The recipe, for those who want the same values elsewhere:
+//! The algorithm, for anyone who needs the same values elsewhere:
 //! 1. ChaCha with 8 rounds (Bernstein 2008), 64-bit block counter from 0, nonce 0. The key is seed, stream, frame and
 //!    step, in this order, each a 64-bit little-endian integer; streams are numbered as in [`Stream`].
 //! 2. The keystream read as 64-bit little-endian integers a, b, a, b, ...

@@ -4,7 +4,7 @@ use super::{AttentionProcessor, AttentionSite, Branch, Feature, FeatureSite, Pas
 use crate::nn::sdpa::Sdpa;
 use candle_core::{Result, Tensor, bail};
 
-/// A change of rows before a layer: row `i` goes on from the state of the old row `rows[i].0`, as the branch `rows[i].1`.
+/// A change of rows before a layer: row `i` continues with the state of the old row `rows[i].0`, as the branch `rows[i].1`.
 ///
 /// DiTCtrl's shared and plain passes of one window are equal up to the first sharing layer; a plan says so with a fork
 /// there, and nothing in a model has to know why.

@@ -213,7 +213,7 @@ pub trait AttentionProcessor {
         next.attend(qkv, site)
     }
 
-    /// At a feature site; returns the hidden states `[B, L, D]` the network goes on with.
+    /// At a feature site; returns the hidden states `[B, L, D]` the network continues with.
     fn inject(&mut self, hidden: Tensor, _site: &FeatureSite) -> Result<Tensor> {
         Ok(hidden)
     }

@@ -32,7 +32,7 @@ impl fmt::Display for Half {
     }
 }
 
-/// The time (timestep, noise level) that a network is told, in the sampler's own units.
+/// The time (timestep, noise level) that a network gets, in the sampler's own units.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Time {
     One(f64),

@@ -29,7 +29,7 @@ pub struct Story {
 const NO_WINDOWS: &str = "the video has no record of its windows";
 
 impl Evaluator {
-    /// Evaluates frames of one size. `file` is told in the result. Errors: those of the frames, of the networks, and a video
+    /// Evaluates frames of one size. `file` is its name in the result. Errors: those of the frames, of the networks, and a video
     /// without a frame.
     pub fn evaluate(
         &self,
@@ -55,7 +55,7 @@ impl Evaluator {
     }
 }
 
-/// A video on its way.
+/// A video while its frames are evaluated.
 struct VideoPass<'a> {
     story: &'a Story,
     clip: Option<Clip<'a>>,

@@ -232,7 +232,7 @@ impl Judge {
     }
 }
 
-/// A video on its way through the judge: what is kept of a frame that has been looked at is small.
+/// A video while its frames pass through the judge; little is kept of each frame.
 pub struct JudgeStream<'a> {
     judge: &'a Judge,
     /// Frames not looked at yet, `[3, 96, 144]` each.
@@ -299,7 +299,7 @@ impl<'a> JudgeStream<'a> {
     }
 }
 
-/// A video that has been looked at as a whole.
+/// What the judge's network gave for all frames of a video.
 pub struct JudgeOutput<'a> {
     judge: &'a Judge,
     /// Of all frames; `presence` as a probability.

@@ -60,7 +60,7 @@ enum Text {
     Between(#[allow(dead_code)] (usize, usize, f64)),
 }
 
-/// Frames, and frames of windows, that a record may speak of; the longest video has fewer.
+/// Frames, and frames of windows, that a record may name; the longest video has fewer.
 const MOST_FRAMES: usize = 1_000_000;
 const MOST_WORK: usize = 100_000_000;
 const MOST_RATIO: usize = 1000;
@@ -192,7 +192,7 @@ struct Timeline {
     frames: usize,
     /// Frames mixed with the segment before, and with the one after.
     fade: (usize, usize),
-    /// Whether it goes on from given latent frames: then its first latent frame has as many frames as the others.
+    /// Whether it continues given latent frames: then its first latent frame has as many frames as the others.
     goes_on: bool,
     ratio: usize,
 }

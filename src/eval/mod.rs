@@ -1,6 +1,6 @@
 //! Metrics of finished videos.
 //!
-//! [`Evaluator`] passes the frames of one video through all of them and keeps none. Without a network: [`frames`] (flicker,
+//! [`Evaluator`] computes all of them from the frames of one video, one at a time. Without a network: [`frames`] (flicker,
 //! seams, PSNR, SSIM) and [`motion`] (smoothness). With one that embeds frames: CSCV and the fit of texts, by [`clip`], or
 //! by [`judge`], the small network that says what a Toyland video shows. Which frame belongs to which prompt, and where
 //! windows meet, is read out of the record in the video ([`layout`]). [`toyland`] holds the world that the embedded model

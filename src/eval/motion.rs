@@ -1,10 +1,10 @@
-//! Motion smoothness: how well a frame is foretold by the two around it.
+//! Motion smoothness: how well a frame is predicted from its two neighbours.
 //!
-//! After VBench (arXiv 2311.17982): odd frames are dropped, made again from their even neighbours, and compared,
+//! After VBench (arXiv 2311.17982): odd frames are dropped, interpolated from their even neighbours, and compared,
 //! (255 - mean |I - I'|) / 255. VBench makes them with AMT-S, a learned interpolator whose weights are not available here.
-//! In its place stands classical interpolation along motion: for each block of 8 x 8 pixels the vector v is sought along which
+//! Instead, frames are interpolated along classical motion vectors: for each block of 8 x 8 pixels the vector v is sought along which
 //! the frame before at p - v and the frame after at p + v are most alike, and their mean there is the prediction. It follows
-//! shifts of whole pixels within [`reach`], not turns, zooms or what was hidden, so its scores lie below those of AMT-S
+//! shifts of whole pixels within [`reach`], not rotation, zoom or uncovered areas, so its scores lie below those of AMT-S
 //! and only compare with each other.
 
 use crate::video::Frame;

@@ -1,4 +1,4 @@
-//! What an evaluation says: numbers by the names of their metrics, and why a number is not there.
+//! Results of an evaluation: values by metric, and the reasons for missing ones.
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;

@@ -2,8 +2,8 @@
 //! pass while the one before it computes.
 //!
 //! A pass goes through the units in order and through each of them once with all its rows, so a unit that is streamed is
-//! read once for a pass. What it is read from is the business of the loader: files, or copies in the host's memory. Two
-//! units are alive at most, the one at work and the next one. A unit that is read again is the same unit, so the network's
+//! read once for a pass. The loader decides where it is read from: files, or copies in host memory. At most two
+//! units are loaded, the current one and the next one. A unit that is read again is the same unit, so the network's
 //! results do not depend on where its units are.
 
 use candle_core::{Device, Error, Result};

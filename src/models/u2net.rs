@@ -1,4 +1,4 @@
-//! U²-Net (arXiv 2005.09007): what in a picture stands out. A UNet of eleven stages, each of them a UNet itself.
+//! U²-Net (arXiv 2005.09007): salient object detection. A UNet of eleven stages, each of them a UNet itself.
 //!
 //! The layout is that of the exported network, in which batch norms are folded into the convolutions before them: every
 //! `stageN.rebnconvM` is a 3x3 convolution with a bias and a ReLU. Widths come from the weights, so the small network (U²-Netp)

@@ -42,7 +42,7 @@ pub struct Recording {
     pub single_layer: bool,
 }
 
-/// A map that outlived its pass.
+/// A map copied out of its pass.
 #[derive(Debug, Clone)]
 pub struct RecordedMap {
     pub step: usize,

@@ -26,7 +26,7 @@ impl Stack {
     }
 }
 
-/// What is told apart from the rest of a picture.
+/// What is separated from the rest of a frame.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Subject {
     pub words: Vec<Word>,

@@ -47,7 +47,7 @@ impl Control {
     }
 }
 
-/// Controls are told apart by their names.
+/// Controls are compared by name.
 impl PartialEq for Control {
     fn eq(&self, other: &Self) -> bool {
         self.name == other.name

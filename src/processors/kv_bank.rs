@@ -233,7 +233,7 @@ impl AttentionProcessor for KvBank {
         if !read {
             return next.attend(qkv, site);
         }
-        // rows that refer to others of the batch are the business of a control after this one, which must see the batch whole
+        // rows that refer to others of the batch are served by a control after this one, which must see the whole batch
         if site.batch().any(|branch| branch.reference_row().is_some()) {
             let all = |part: fn(&Qkv) -> &Tensor| Tensor::cat(&parts.iter().map(part).collect::<Vec<_>>(), 0);
             let (k, v) = (all(|part| &part.k)?, all(|part| &part.v)?);
@@ -365,7 +365,7 @@ mod tests {
         let error = run(6, &[branch(COND, 0, 0, None), branch(COND, 0, 1, None)]).unwrap_err();
         assert!(error.contains("window 0 has two rows for one place"), "{error}");
         run(7, &halves(0, None)).unwrap();
-        let error = run(7, &halves(1, None)).unwrap_err(); // nobody took window 0 out
+        let error = run(7, &halves(1, None)).unwrap_err(); // window 0 was not taken out
         assert!(error.contains("were planned"), "{error}");
     }
 }

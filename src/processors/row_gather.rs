@@ -10,8 +10,8 @@
 //! - Cross-frame attention (Text2Video-Zero): each frame takes the keys and values of the first or the previous frame of
 //!   its own branch.
 //!
-//! References to rows of other passes are the business of [`super::kv_bank`]. Which row refers to which is said by [`Branch::reference`](crate::attention::Branch::reference); which half of the
-//! guidance meets which is thereby the planner's choice. Nothing is kept between layers.
+//! References to rows of other passes are served by [`super::kv_bank`]. [`Branch::reference`](crate::attention::Branch::reference)
+//! says which row refers to which, so the planner decides which half of the guidance reads which. Nothing is kept between layers.
 
 use crate::attention::{AttentionProcessor, AttentionSite, Next, Qkv, Reference, SiteKind};
 use candle_core::{Result, Tensor, bail};

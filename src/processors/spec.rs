@@ -1,8 +1,8 @@
 //! Specifications of controls: `--attn-proc 'kv-share:layers=25-29,steps=2-24'`, and recipes.
 //!
 //! A specification is a name, a colon and parameters `name=value` between commas; a comma not followed by a parameter's
-//! name goes on with the list before it (`layers=2,5,7-9,steps=4`). Steps and layers count from 0, both ends of a range
-//! count. What names and parameters there are the controls' own entries say ([`Control`]); [`super::stack::build`] makes
+//! name continues the list before it (`layers=2,5,7-9,steps=4`). Steps and layers count from 0, both ends of a range
+//! are included. What names and parameters there are the controls' own entries say ([`Control`]); [`super::stack::build`] makes
 //! the controls.
 
 use super::builder::Builder;

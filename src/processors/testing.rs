@@ -1,4 +1,4 @@
-//! A toy network without weights for the tests of this room: every layer makes queries, keys and values from the rows'
+//! A toy network without weights for the tests of this module: every layer makes queries, keys and values from the rows'
 //! state by fixed random matrices, calls the seam and adds the result. It goes layer by layer, group by group, and forks,
 //! as the real networks do.
 

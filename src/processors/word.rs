@@ -1,4 +1,4 @@
-//! Words that a control names: where their tokens stand, how much they are to contribute, and whose keys they are.
+//! Words that a control names: the positions of their tokens, their factors, and whose keys they are.
 
 use super::when::Ranges;
 use crate::attention::{AttentionSite, Branch, Reference};

@@ -1,4 +1,4 @@
-//! How long it will still take.
+//! The estimate of the remaining time.
 
 use super::Event;
 use std::time::Instant;

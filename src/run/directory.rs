@@ -1,8 +1,8 @@
-//! The directory of a run: its plan, its journal and the pieces it is continued from, if it has to be.
+//! The directory of a run: its plan, its journal and the files it is resumed from.
 //!
 //! A directory is named by the hash of what decides the frames, so that the same command finds it again. Files are written
-//! under another name, synced and renamed, and come with their length and hash in the journal; nothing is read back
-//! without both. A lock keeps a second process out; the system drops it with the process that holds it.
+//! under a temporary name, synced and renamed; the journal has their length and hash, and both are checked before a file is
+//! used. A lock excludes a second process; the system releases it with the process that holds it.
 
 use super::journal::{self, Journal, Record, SCHEMA, StoredFile};
 use super::time;
@@ -69,7 +69,7 @@ pub fn short(id: &str) -> &str {
     id.get(..SHOWN).unwrap_or(id)
 }
 
-/// Where runs are kept when nobody says: `vidgen/runs` in the user's state directory; none without a home.
+/// The default place of runs: `vidgen/runs` in the user's state directory; none without a home.
 pub fn default_root() -> Option<PathBuf> {
     let base = dirs::state_dir().or_else(dirs::data_local_dir).or_else(dirs::cache_dir)?;
     Some(base.join("vidgen").join("runs"))
@@ -85,7 +85,7 @@ pub struct RunDir {
     _lock: File,
 }
 
-/// Someone else holds the directory.
+/// Another process holds the directory.
 #[derive(Debug)]
 pub struct RunLocked(PathBuf);
 
@@ -109,7 +109,7 @@ impl std::fmt::Display for RunReadOnly {
 
 impl std::error::Error for RunReadOnly {}
 
-/// A directory that is there, and what can be trusted of it.
+/// An existing directory, and the undamaged part of its journal.
 #[derive(Debug)]
 pub struct OpenRun {
     pub dir: RunDir,
@@ -164,7 +164,7 @@ impl RunDir {
         Ok(dir)
     }
 
-    /// Opens a run's directory to go on with it.
+    /// Opens a run's directory to resume it.
     ///
     /// # Errors
     /// [`RunLocked`]; [`RunReadOnly`]; no such directory; a plan that is damaged or of another version; something in it that is no plain file.
@@ -340,7 +340,7 @@ fn all_plain(path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Removes what a process that was killed had not finished; whoever has the lock is the only one that writes here.
+/// Removes unfinished files of a killed process; only the holder of the lock writes here.
 fn remove_unfinished(path: &Path) {
     for entry in fs::read_dir(path).into_iter().flatten().flatten() {
         if entry.file_name().to_string_lossy().starts_with('.') {
@@ -407,7 +407,7 @@ pub fn latents(path: &Path) -> Result<(PathBuf, Plan)> {
     Ok((path.join(&piece.name), opened.plan))
 }
 
-/// How a run is doing.
+/// The state of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum RunState {
@@ -421,7 +421,7 @@ pub enum RunState {
     Damaged,
 }
 
-/// A run that is kept.
+/// A run in the list of `vidgen runs`.
 #[derive(Debug, Clone)]
 pub struct RunSummary {
     pub path: PathBuf,

@@ -1,4 +1,4 @@
-//! Directories that someone else may have written.
+//! Damaged and hostile run directories.
 
 use super::directory::{self, Plan, RunDir};
 use super::journal::{Record, SCHEMA, StoredFile};

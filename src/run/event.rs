@@ -1,4 +1,4 @@
-//! What a run tells about itself while it goes on. Pipelines emit events; who listens decides what becomes of them.
+//! Events of a run in progress. Pipelines emit them; an observer decides what to do with them.
 //!
 //! As JSON an event is one object on one line, with `v` (1) and `event`; the vocabulary is `plan`, `phase`, `step`,
 //! `checkpoint`, `job`, `download`, `preview`, `warning`, `saved`, `error`. Fields may be added within a version, never renamed.
@@ -178,7 +178,7 @@ pub struct Fetched {
     pub done: bool,
 }
 
-/// Someone who listens to a run.
+/// Receives the events of a run.
 pub trait Observer: Send {
     /// Hears of an event. An error stops the run: it is how an interruption reaches the loop.
     fn event(&mut self, event: &Event) -> anyhow::Result<()>;

@@ -2,7 +2,7 @@
 //!
 //! Inside the crate errors are `candle_core::Error` or `anyhow::Error`. Where their kind decides the exit code, the place
 //! that knows the kind says so with [`WithCode::code`]; the code then travels along, also through `anyhow`, and `main`
-//! turns it into the exit status. What nobody marked is [`Code::Failed`].
+//! turns it into the exit status. Errors without a code are [`Code::Failed`].
 
 use std::fmt;
 

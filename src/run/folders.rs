@@ -1,4 +1,4 @@
-//! Directories: those made on the way to an output, and what room there is.
+//! Directories: those created for an output, and free disk space.
 
 use anyhow::{Context, Result};
 use std::fs;

@@ -1,5 +1,5 @@
-//! Decoded frames on disk: raw bytes one after the other, with a running hash, so that a decode can go on and the encoder,
-//! which cannot be stopped and continued, gets the same frames again.
+//! Decoded frames on disk: raw bytes one after the other, with a running hash, so that decoding can be resumed and the encoder,
+//! which cannot, gets the same frames again.
 
 use super::directory::RunDir;
 use anyhow::Result;

@@ -1,5 +1,6 @@
-//! Ctrl-C, SIGTERM, and the signals by which schedulers announce the end of a job. While a run attends, the first one only asks: the run finishes its step, keeps what there is and
-//! ends by itself. The second one, and any other time the first, removes unfinished files and ends the process at once.
+//! Ctrl-C, SIGTERM, and the signals by which schedulers announce the end of a job. While a run holds an [`InterruptGuard`], the
+//! first signal only requests the end: the run finishes its step, saves and ends by itself. The second one, or the first without a
+//! guard, removes unfinished files and ends the process at once.
 
 use super::event::Event;
 use super::exit::Code;
@@ -16,11 +17,11 @@ static INSTALLED: AtomicBool = AtomicBool::new(false);
 static HINT: Mutex<Option<String>> = Mutex::new(None);
 static DISCARD: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
 
-/// As long as it lives, someone looks at [`asked`].
+/// While it exists, the first interruption only sets [`asked`].
 #[derive(Debug)]
 pub struct InterruptGuard(());
 
-/// From now on the first interruption is left to the caller, who looks at [`asked`].
+/// From now on the first interruption only sets [`asked`], which the caller checks.
 pub fn attend() -> InterruptGuard {
     ATTENDED.store(true, Ordering::SeqCst);
     InterruptGuard(())
@@ -37,7 +38,7 @@ pub fn asked() -> bool {
     ASKED.load(Ordering::SeqCst)
 }
 
-/// What an end at once tells, such as how to go on; none for that nothing is left.
+/// The message of an immediate end, such as how to resume; none if nothing is left to resume.
 pub fn hint(text: Option<String>) {
     *HINT.lock().unwrap_or_else(PoisonError::into_inner) = text;
 }
@@ -59,7 +60,7 @@ pub fn install(json: bool, cleanup: impl Fn() + Send + 'static) -> Result<()> {
     }
     let say = move |event: Event, text: &str| {
         let line = if json { event.json().to_string() } else { format!("\n{text}") }; // below the bar, or the terminal's ^C
-        // a closed standard error is no reason to go on
+        // a closed standard error must not keep the process alive
         let _ = writeln!(std::io::stderr(), "{line}");
     };
     let handler = move || {

@@ -1,8 +1,8 @@
-//! The journal of a run: what has been kept of it so far, one record on a line, only ever added to.
+//! The journal of a run: what has been saved so far, one record a line, append only.
 //!
 //! Each line is the first 16 hexadecimal digits of the blake3 of what follows, a space, and the record as JSON. A process
-//! that is killed leaves at most a torn last line, a bad disk may leave anything anywhere; what is trusted is the lines
-//! before the first one that is not as it was written.
+//! that is killed leaves at most a partial last line, and a bad disk may damage anything; only the lines before the first
+//! damaged one are used.
 
 use serde::{Deserialize, Serialize};
 
@@ -22,18 +22,18 @@ pub struct StoredFile {
     pub blake3: String,
 }
 
-/// Something that was kept.
+/// Something that was saved.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kept", rename_all = "kebab-case")]
 pub enum Record {
     /// The first line.
     Begun { schema: String, version: String },
-    /// Timeline `part` after `done` steps, with what the sampler remembers.
+    /// Timeline `part` after `done` steps, with the state of the sampler.
     Step { part: usize, done: usize, file: StoredFile },
     /// Timeline `part`, denoised.
     Latents { part: usize, file: StoredFile },
     /// Decoded frames: those of all parts before `part`, and those of the first `chunks` of its chunks. They are the first
-    /// `bytes` bytes of the file of frames, which have this hash; `caches` is what the decoder remembers, none behind the
+    /// `bytes` bytes of the file of frames, which have this hash; `caches` are the decoder's caches, none behind the
     /// last chunk of a part.
     Frames { part: usize, chunks: usize, bytes: u64, blake3: String, caches: Option<StoredFile> },
     /// The video is whole.

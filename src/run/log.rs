@@ -1,4 +1,4 @@
-//! A log file: what is told on standard error, and more, with the time, for runs that nobody watches.
+//! A log file: the messages of standard error, and more, with timestamps, for unattended runs.
 
 use super::event::{Event, Observer};
 use super::exit::{Code, Failure, WithCode};

@@ -1,5 +1,5 @@
-//! The record of a run: everything that decides the frames, so that a video can be made again, and, beside it, how the run
-//! went.
+//! The record of a run: everything that decides the frames, so that a video can be rendered again, and facts about the
+//! run itself.
 //!
 //! Two places hold it. Embedded in the video it says what decides the bytes and nothing else, so the same command writes
 //! the same file. The sidecar `OUTPUT.json` also holds [`RunFacts`]: when, how long, on what.

@@ -1,5 +1,5 @@
-//! Telling the user: events while a run goes on, the record of it afterwards, and how it ends. Keeping a run, so that it
-//! can go on when it did not end well.
+//! What surrounds a run: events and progress, its record, exit codes; and its directory and journal, from which an
+//! interrupted run is resumed.
 
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "opens files")]
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "speaks to the user")]

@@ -67,7 +67,7 @@ pub fn renderer(mode: Mode, quiet: bool, verbose: bool, color: Color) -> Box<dyn
     }
 }
 
-/// Writes a line to standard error. That nobody reads it is no reason to stop a run.
+/// Writes a line to standard error. A closed one does not stop a run.
 fn line(text: &str) {
     let _ = writeln!(stderr(), "{text}");
 }
@@ -108,7 +108,7 @@ impl Style {
         if self.color { format!("\u{1b}[{code}m{text}\u{1b}[0m") } else { text.to_owned() }
     }
 
-    /// Messages that are told whatever the kind of progress; none for the other events.
+    /// Messages that are shown with any kind of progress; none for the other events.
     fn message(self, event: &Event) -> Option<String> {
         match event {
             Event::Error { message, .. } => Some(format!("{} {message}", self.paint("1;31", "error:"))),
@@ -164,7 +164,7 @@ struct PlainProgress<W> {
     told: Option<Instant>,
 }
 
-/// Steps and chunks are told no more often than this.
+/// Steps and chunks are reported no more often than this.
 const PAUSE: Duration = Duration::from_secs(2);
 
 impl<W: Write> PlainProgress<W> {
@@ -173,7 +173,7 @@ impl<W: Write> PlainProgress<W> {
     }
 
     fn say(&mut self, text: &str) {
-        // that nobody reads it is no reason to stop a run
+        // a closed standard error does not stop a run
         let _ = writeln!(self.out, "{text}").and_then(|()| self.out.flush());
     }
 

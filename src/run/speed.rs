@@ -1,4 +1,4 @@
-//! How fast this machine is, measured once and kept in the user's cache directory.
+//! The speed of this machine, measured once and stored in the user's cache directory.
 //!
 //! A file is valid for a CPU, a number of threads and a build of the program; another of any of these has its own.
 

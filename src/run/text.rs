@@ -1,4 +1,4 @@
-//! Small text files that this program has written, read back within bounds.
+//! Small text files written by this program, read within bounds.
 
 use anyhow::{Context, Result, anyhow, bail};
 use std::fs::File;

@@ -1,4 +1,4 @@
-//! What stands out in a picture: masks of a video's subject without a user's mask, and boxes around it.
+//! The salient part of a frame: masks of a video's subject without a user's mask, and boxes around it.
 //!
 //! The network is U²-Netp, which is inside the binary (`models/u2netp`, Apache-2.0). A frame is brought to 320 x 320, divided by
 //! its largest number and normalised by ImageNet's mean and deviation; what comes out is stretched to 0..1, as the network's

@@ -1,8 +1,8 @@
-//! Case files of DiTCtrl (arXiv 2412.18597; spec/ditctrl.md 12), unchanged: YAML whose keys stand under `args:`.
+//! Case files of DiTCtrl (arXiv 2412.18597; spec/ditctrl.md 12), unchanged: YAML with its keys under `args:`.
 //!
 //! Its program ignores what it does not know; here that is an error. Keys with a meaning become settings under their names
-//! here, with the defaults of its own configuration where half of a pair is given. What only says where to compute and where
-//! to put files is passed over with a warning, and a file that is for another command is told which.
+//! here, with the defaults of its own configuration where half of a pair is given. Keys that only say where to compute and where
+//! to put files cause a warning, and a file for another command is an error that names the command.
 
 use super::node::{Entry, Node, Source, Table, Value};
 use super::read::{MOST_SCENES, check_count, plain, prompt};

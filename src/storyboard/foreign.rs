@@ -1,5 +1,5 @@
-//! What other programs call a list of prompts: read where it says the same as one of our forms, refused with the form to use
-//! where it cannot be meant as prompts. Recognised by its first lines or its keys, never by the name of the file.
+//! Prompt lists of other programs: read where they are equivalent to one of our forms, otherwise refused with the form to
+//! use. Recognised by its first lines or its keys, never by the name of the file.
 //!
 //! | from | form | here |
 //! |---|---|---|

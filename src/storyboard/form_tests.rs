@@ -1,4 +1,4 @@
-//! The forms of other programs, and the syntaxes beside TOML: what they become, and what hostile files end in.
+//! The forms of other programs, and the syntaxes beside TOML: what they become, and how hostile files are refused.
 
 use super::read::{MOST_SCENES, Syntax};
 use super::tests::{message, parse, prompts};

@@ -1,4 +1,4 @@
-//! What is to be seen, in order: scenes with their prompts, and the readers that make them.
+//! Scenes in order, with their prompts and lengths, and the readers that make them.
 
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "opens files")]
 

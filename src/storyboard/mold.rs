@@ -1,5 +1,5 @@
 //! Chain scripts of mold (`schema = "mold.chain.v1"`): `[chain]` with settings and a `[[stage]]` for each scene. Its `smooth`
-//! transition, where a stage goes on from the end of the one before, becomes `blend`.
+//! transition, where a stage continues from the end of the one before, becomes `blend`.
 
 use super::node::{Source, Table, Value};
 use super::read::{check_count, prompt};

@@ -1,4 +1,4 @@
-//! What a structured file says, whatever its syntax: values, each with its line, and the complaints about them.
+//! The values of a structured file, whatever its syntax, each with its line, and the errors about them.
 
 use super::{Length, read::Syntax};
 use crate::words::{Duration, unknown};

@@ -1,8 +1,8 @@
 //! Scene scripts (`schema = "vidgen.scene.v1"`): scenes with lengths and transitions, and settings of the run beside them. In
 //! TOML; JSON and YAML have the same keys.
 //!
-//! The file is walked by hand rather than through serde, so that each complaint names its line. `[defaults]` ends up in two
-//! places: its length in each scene, and its transition among the settings, where a flag can still outweigh it.
+//! The file is walked by hand rather than through serde, so that each error names its line. `[defaults]` ends up in two
+//! places: its length in each scene, and its transition among the settings, where a flag still overrides it.
 
 use super::node::{Node, Source, Table, Value};
 use super::read::{Syntax, check_count, prompt};

@@ -1,4 +1,4 @@
-//! From the estimates of overlapping windows to one for each frame.
+//! Blends the estimates of overlapping windows into one for each frame.
 //!
 //! spec/ditctrl.md 3: the estimates of a frame are averaged with triangular weights by their place in the window,
 //! `w_j = min((j + 1/2) 2/n, 2 - (j + 1/2) 2/n)` for a window of n frames. What is averaged is linear in the network's
@@ -44,7 +44,7 @@ pub struct Share {
 /// Averages the estimates of one step after the other.
 ///
 /// Every estimate of every window ([`Blend::estimates`]) is accumulated once, in any fixed order (sums are rounded, so
-/// another order may differ in the last bit); [`Blend::finish`] gives the result and begins anew. A frame that only one
+/// another order may differ in the last bit); [`Blend::finish`] gives the result and resets. A frame that only one
 /// window covers passes through bit for bit if its estimates are equal.
 #[derive(Debug)]
 pub struct Blend {
@@ -298,7 +298,7 @@ mod tests {
     fn equal_estimates_may_come_as_one() {
         let plan = ChunkPlan::even(&[1, 1], 13, 9, 2);
         let mut blend = Blend::new(&plan, BlendMode::Repo);
-        // a second round begins anew
+        // a second round starts from zero
         for _ in 0..2 {
             for k in 0..4 {
                 blend.accumulate(k, &estimate(&plan, k, Estimate::Plain)).unwrap();

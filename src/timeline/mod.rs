@@ -1,5 +1,5 @@
-//! The long latent video: which windows of it are denoised together ([`ChunkPlan`]), and how what was estimated in
-//! overlapping windows becomes one ([`Blend`]). The latents themselves are a tensor `[F, C, H, W]` of the denoising loop.
+//! The long latent video: which windows of it are denoised together ([`ChunkPlan`]), and how the estimates of
+//! overlapping windows are combined ([`Blend`]). The latents themselves are a tensor `[F, C, H, W]` of the denoising loop.
 
 mod blend;
 mod plan;

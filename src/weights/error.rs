@@ -1,10 +1,10 @@
-//! The one error type of this room, so that a caller can tell a missing or damaged model from any other failure.
+//! The one error type of this module, so that a caller can tell a missing or damaged model from any other failure.
 
 use std::fmt;
 
 /// A model that is missing, damaged or not of a supported kind. One line: what, where, what to do.
 ///
-/// Every error of this room is one, found by `error.downcast_ref::<ModelError>()` or in the chain of an `anyhow::Error`;
+/// Every error of this module is one, found by `error.downcast_ref::<ModelError>()` or in the chain of an `anyhow::Error`;
 /// the command line ends with exit code 3 for it. Errors of a `VarBuilder` are candle errors of the same text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ModelError(String);

@@ -1,6 +1,6 @@
-//! Weights that wait in the host's memory for their turn on a device, and what a device says of its own memory.
+//! Weights kept in host memory until a device needs them, and the free memory of a device.
 //!
-//! Copies are kept in the smaller of the stored and the computed numbers, so that they never take more than the files. For a
+//! Copies are in the smaller of the stored dtype and that of the computation, so that they never take more than the files. For a
 //! CUDA device they lie in pinned memory where the system gives it: the device then fetches them by itself, several times
 //! faster than from memory that may be paged out, and while it computes.
 

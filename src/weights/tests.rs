@@ -47,7 +47,7 @@ fn part(files: &[(&str, &[u8])]) -> (TempDir, anyhow::Result<Part>) {
     (folder, part)
 }
 
-/// The error's text, after checking that it is one line and of this room.
+/// The error's text, after checking that it is one line and of this module.
 #[track_caller]
 pub(super) fn message<T>(result: anyhow::Result<T>) -> String {
     let Err(error) = result else { panic!("no error") };

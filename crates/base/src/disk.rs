@@ -1,10 +1,10 @@
-//! Files that are whole or not there.
+//! Files that appear complete or not at all.
 //!
-//! What is written goes under a hidden name beside its place, `.STEM.partial-PID-N.SUFFIX` (the same file system, so that the last
-//! step is one rename), and takes its name when it is whole. Dropping it unfinished removes it; [`remove_partials`] removes
-//! all of the process for an exit that runs no destructors. A process that is killed removes nothing. So a writer holds a lock
-//! on its unfinished file, which the system drops with the process: a file of such a name that nobody holds was left behind,
-//! and [`sweep`] removes it. Where a file system has no locks nothing is proved and nothing is removed.
+//! Output is written under a hidden name beside its destination, `.STEM.partial-PID-N.SUFFIX` (the same file system, so that the last
+//! step is one rename), and renamed when it is complete. Dropping an unfinished file removes it; [`remove_partials`] removes
+//! all those of the process, for an exit that runs no destructors. A process that is killed removes nothing; therefore a writer locks
+//! its unfinished file, and the system releases the lock with the process. A file of such a name that is not locked was left behind,
+//! and [`sweep`] removes it. On a file system without locks nothing is removed.
 
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions, TryLockError};

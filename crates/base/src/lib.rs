@@ -1,4 +1,4 @@
-//! What every part of vidgen stands on.
+//! What every other crate of vidgen builds on: whole files and words.
 
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "opens files")]
 

@@ -1,4 +1,4 @@
-//! Values read from words, as flags, scripts and recipes all write them, and the one form of "no such word".
+//! Values that are written as words in flags, scripts and recipes, and the common error for an unknown word.
 
 use anyhow::{Error, Result, bail};
 use serde::de::{Deserialize, Deserializer, Visitor};

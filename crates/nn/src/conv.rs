@@ -1,6 +1,6 @@
-//! Convolutions of the autoencoder. The plain versions stand on candle's `conv2d` (candle has no three-dimensional one); on
-//! the processor the weights are packed when the layer is made, and `cpu::conv` computes, on f32: with weights in bf16 it rounds what
-//! comes in and multiplies in bf16, where the processor can.
+//! Convolutions of the autoencoder. The plain versions use candle's `conv2d` (candle has no three-dimensional one). On
+//! the CPU the weights are packed when the layer is made, and `cpu::conv` computes in f32; with weights in bf16 it rounds the
+//! input and multiplies in bf16, where the CPU can.
 //!
 //! candle's `conv2d` on a GPU writes every pixel's neighbourhood out before it multiplies (but for cuDNN): 8 GB for eleven
 //! frames of 480x720 and 128 channels. `convolve` goes by frames, and by bands of a frame, so that this buffer stays below

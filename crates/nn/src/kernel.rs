@@ -26,7 +26,7 @@ pub struct KernelTarget<'a> {
 }
 
 impl Kernel {
-    /// Without a wish. The order is fixed, not measured anew in every run: two runs of one build on one GPU compute the same.
+    /// Without a request. The order is fixed, not measured in every run: two runs of one build on one GPU compute the same.
     pub fn auto(place: KernelTarget) -> Self {
         let order = [Self::Flash3, Self::Flash2, Self::Sdpa];
         order.into_iter().find(|kernel| kernel.check(place).is_ok()).unwrap_or(Self::Math)

@@ -1,4 +1,4 @@
-//! What candle lacks or does slowly. Each operation has a plain version, written with candle's own operations on every
+//! Operations that candle lacks or does slowly. Each operation has a plain version, written with candle's own operations on every
 //! device, which is the specification of the fast ones beside it.
 //!
 //! Nothing here knows a model. Feature maps of the autoencoder are `[T, C, H, W]` (frames are the batch of the
@@ -23,7 +23,7 @@ pub mod size;
 
 use candle_core::{DType, Device};
 
-/// The instruction set that the kernels of this processor use: `avx512`, `avx2` or `plain`, and what multiplies bf16, if anything
+/// The instruction set that the kernels use on this CPU: `avx512`, `avx2` or `plain`, and what multiplies bf16, if anything
 /// does.
 pub fn instructions() -> String {
     match cpu::bf16::name() {
@@ -32,7 +32,7 @@ pub fn instructions() -> String {
     }
 }
 
-/// Tells the allocator of glibc to keep what a layer frees for the next one. By itself it gives back and takes anew, and the
+/// Tells glibc's allocator to keep what a layer frees for the next one. By default it returns memory and requests it again, and the
 /// system clears, some hundred megabytes in a second, which was a tenth of a short clip. Larger blocks are the system's as before.
 /// To be called before there are threads.
 pub fn keep_memory() {
@@ -47,7 +47,7 @@ pub fn keep_memory() {
     }
 }
 
-/// What a network computes in whose weights come as `dtype`: f32 on the processor, whatever numbers its weights stay in
+/// What a network computes in whose weights come as `dtype`: f32 on the CPU, whatever dtype its weights stay in
 /// (linear layers, attention and convolutions may round what they multiply to bf16 there).
 pub fn compute_dtype(dtype: DType, device: &Device) -> DType {
     match dtype {

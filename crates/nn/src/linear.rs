@@ -1,5 +1,5 @@
-//! Linear layers. The plain version is candle's; on the CPU the weights are packed when the layer is made, in the numbers
-//! that they come in, and `cpu::linear` computes, in f32; a network in bf16 multiplies in bf16 where the CPU can
+//! Linear layers. The plain version is candle's; on the CPU the weights are packed when the layer is made, in their stored
+//! dtype, and `cpu::linear` computes in f32; a network in bf16 multiplies in bf16 where the CPU can
 //! (`cpu::bf16`).
 
 use super::act::gelu_tanh;

@@ -1,4 +1,4 @@
-//! Normalisations, alone and fused with what always follows them.
+//! Normalisations, alone and fused with the operations that always follow them.
 
 use super::cpu;
 use super::cpu::rows::{self, LayerNorm, Part};

@@ -1,8 +1,8 @@
-//! The largest tensor that a GPU's kernels can count.
+//! The largest tensor that candle's GPU kernels can index.
 
 use candle_core::{Device, Result, bail};
 
-/// candle's kernels on a GPU count numbers in 32 bits: beyond this they would go on with wrong ones and say nothing.
+/// candle's kernels on a GPU index in 32 bits: beyond this they would silently compute wrong values.
 pub const MOST: usize = i32::MAX as usize;
 
 /// An error where a tensor of these dimensions on `device` would be too large for candle's kernels; `what` it is.

@@ -1,8 +1,8 @@
-//! What kind of thing went wrong, so that the command line can choose an exit code, ask, or leave quietly.
+//! Kinds of errors, so that the command line can choose an exit code, ask, or exit quietly.
 
 use std::fmt;
 
-/// The kind of an error of this room.
+/// The kind of an error of this crate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
     /// The settings or the path cannot work; found before anything is written.
@@ -19,7 +19,7 @@ pub enum Fault {
     Input,
 }
 
-/// An error of this room: one line, and its kind.
+/// An error of this crate: one line, and its kind.
 #[derive(Debug)]
 pub struct VideoError {
     pub fault: Fault,
@@ -34,7 +34,7 @@ impl fmt::Display for VideoError {
 
 impl std::error::Error for VideoError {}
 
-/// The kind of an error that came out of this room, through any context put around it.
+/// The kind of an error that came from this crate, through any context put around it.
 pub fn fault(error: &anyhow::Error) -> Option<Fault> {
     error.downcast_ref::<VideoError>().map(|error| error.fault)
 }

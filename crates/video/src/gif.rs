@@ -366,7 +366,7 @@ mod tests {
         // as ffmpeg writes 8 a second: it begins with 12
         let other = (0..49).map(|frame| 12 + frame % 2);
         assert_eq!(scanned(other.clone()).fps(), Some((Rate { num: 8, den: 1 }, false)));
-        // and with a pause before it begins anew
+        // and with a pause before it loops
         assert_eq!(scanned(other.chain([300])).fps(), Some((Rate { num: 8, den: 1 }, false)));
         assert_eq!(scanned([33, 33, 34]).fps(), Some((Rate { num: 3, den: 1 }, false)));
         let odd = (0..49).map(|frame| 13 + u64::from(frame % 3 == 0));

@@ -1,6 +1,6 @@
-//! Pictures at uneven times, laid on an even grid: a video here has one rate.
+//! Frames at uneven times, placed on an even grid: a video here has one rate.
 //!
-//! The rule is that of FFmpeg's `fps` filter: the time of a picture goes to the nearest point of the grid, a picture stays until
+//! The rule is that of FFmpeg's `fps` filter: the time of a frame is rounded to the nearest point of the grid, a frame is repeated until
 //! the next one, and of several at one point the last is taken.
 
 use super::Frame;

@@ -1,4 +1,4 @@
-//! Stands in for FFmpeg in builds without it: every door is closed, and says so.
+//! Stands in for FFmpeg in builds without it: every call is an error that says so.
 
 use super::fault::{input, usage};
 use super::partial::shown;

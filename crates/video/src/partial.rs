@@ -1,4 +1,4 @@
-//! Outputs under a temporary name: nothing under the wanted name until it is whole, and no remains after a failure.
+//! Outputs under a temporary name: nothing appears under the final name until it is complete, and nothing is left after a failure.
 //!
 //! A file is written beside its destination ([`vidgen_base::disk`]), synced to disk, then renamed. If the wanted name was taken while
 //! the video was being made and must not be replaced, the result goes to a free name beside it: hours of work are worth more
@@ -103,7 +103,7 @@ impl PartialFile {
         self.partial.path()
     }
 
-    /// A handle to write with; its errors are remembered for [`PartialFile::check`].
+    /// A handle to write with; its errors are kept for [`PartialFile::check`].
     pub fn writer(&self) -> Result<TrackedFile> {
         let file = self.file.try_clone().map_err(|cause| self.explain(&cause))?;
         Ok(TrackedFile::new(file, Arc::clone(&self.health)))
@@ -170,7 +170,7 @@ impl WriteStatus {
     }
 }
 
-/// A file that remembers its first write error.
+/// A file that keeps its first write error.
 pub(super) struct TrackedFile {
     file: File,
     health: Arc<Mutex<WriteStatus>>,

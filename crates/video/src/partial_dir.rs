@@ -2,7 +2,7 @@
 //!
 //! A new directory is made beside its destination and renamed in one step. If the destination is there already (empty, or
 //! with frames to replace), the frames are collected in a hidden directory inside it and moved out at the end: it may be a
-//! mounted volume, or stand in a place where nothing may be renamed. Old frames are set aside first and removed last, and
+//! mounted volume, or be in a directory where nothing may be renamed. Old frames are set aside first and removed last, and
 //! nothing but frames and the manifest is touched.
 
 use super::fault::{failed, usage, write_failed};

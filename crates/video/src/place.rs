@@ -1,4 +1,4 @@
-//! Where an output goes, looked at before the run.
+//! Checks of an output's path before the run.
 
 use super::fault::usage;
 use super::partial::{destination, exists};

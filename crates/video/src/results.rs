@@ -1,4 +1,4 @@
-//! A directory for the results of a command: pictures, videos and others beside each other.
+//! A directory for the results of a command: images, videos and other files.
 
 use super::fault::usage;
 use super::{Frame, write_png};

@@ -1,4 +1,4 @@
-//! What a given file may ask for, and what its frames come out of.
+//! Limits on a given file, and the trait of everything that frames are read from.
 
 use super::Frame;
 use super::fault::input;

@@ -1,5 +1,5 @@
-//! Frames that wait on disk, for videos that are put together from two: memory does not grow with their length. The file has
-//! no name and is gone with the program, however that ends.
+//! Frames buffered on disk, for videos that are combined from two: memory does not grow with their length. The file has
+//! no name and disappears with the process, however it ends.
 
 use super::Frame;
 use super::fault::failed;

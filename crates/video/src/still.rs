@@ -1,4 +1,4 @@
-//! Single pictures.
+//! Single images.
 
 use super::Frame;
 use super::fault::{failed, usage};

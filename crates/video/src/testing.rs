@@ -1,4 +1,4 @@
-//! Frames, measures and whole runs for the tests of this room.
+//! Frames, metrics and whole runs for the tests of this crate.
 
 use super::{Format, Frame, Limits, Output, Rate, Written, open, read};
 use anyhow::Result;

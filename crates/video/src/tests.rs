@@ -1,4 +1,4 @@
-//! The room as a whole: what goes in comes back, nothing half-written stays, nothing is overwritten unasked.
+//! The crate as a whole: what is written is read back, nothing unfinished stays, nothing is overwritten without being asked.
 
 use super::partial::ROOM;
 use super::testing::{names, output, picture, pictures, psnr, read_all, round_trip, write_all};

@@ -1,4 +1,4 @@
-//! The thread that writes, and the short queue in front of it.
+//! The writer thread, and the bounded queue in front of it.
 
 use super::fault::{failed, usage};
 use super::partial::shown;

@@ -77,7 +77,7 @@ impl Y4mSink {
         Ok(sink)
     }
 
-    /// Whole frames, flushed: whoever reads the pipe sees each frame when it is made.
+    /// Whole frames, flushed: the reader of the pipe gets each frame as soon as it is written.
     fn send(&mut self, data: &[u8]) -> Result<()> {
         let sent = self.stream.write_all(data).and_then(|()| self.stream.flush());
         sent.map_err(|cause| write_failed(&self.name, &cause))?;

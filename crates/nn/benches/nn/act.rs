@@ -1,4 +1,4 @@
-//! Activations of a million numbers.
+//! Activations of a million values.
 
 use crate::{Case, Run, Sizes, random};
 use std::hint::black_box;

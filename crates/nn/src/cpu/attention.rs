@@ -1,7 +1,6 @@
 //! Attention without the score matrix (online softmax, arXiv 2205.14135). A task takes some queries of one head and goes
-//! through the keys in blocks. Everything lies with queries side by side in the vectors: scores are `K Q^T`, so a key is
-//! broadcast, the softmax needs no sums across a vector, and the values are broadcast in `V^T P` in turn. Keys and values are
-//! read where they lie.
+//! through the keys in blocks. Vectors hold queries side by side: scores are `K Q^T`, so a key is broadcast, the softmax needs
+//! no sums across a vector, and in `V^T P` the values are broadcast. Keys and values are read in place.
 
 use super::simd::{Kernel, Simd, dispatch};
 use super::steps::Every;

@@ -1,7 +1,7 @@
-//! Products of bf16 numbers, sums in f32, for networks that are wanted in bf16: linear layers here, with the tiles of AMX ([`amx`]) or
+//! Products in bf16, sums in f32, for networks that run in bf16: linear layers here, with the tiles of AMX ([`amx`]) or
 //! the instructions of AVX512_BF16 ([`dot`]), and [`attention`] with the latter.
 //!
-//! Of a linear layer, a block is 32 rows and 32 columns, a step of it 32 inputs. The numbers of a row are rounded to bf16 when a task
+//! In a linear layer a block is 32 rows by 32 columns, and a step of it 32 inputs. The values of a row are rounded to bf16 when a task
 //! begins. What the instructions do to a block is also written in plain code, `plain`, which is their specification and with which
 //! everything around them is tested on CPUs that lack them.
 

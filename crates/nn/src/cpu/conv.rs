@@ -1,5 +1,5 @@
 //! Convolution without a matrix of patches. A task takes a tile of output positions of one frame. A slice of the input's
-//! channels after the other, it copies what they see into its work space (borders become zeros there) and adds up its taps
+//! channels after the other, it copies their inputs into its work space (borders become zeros there) and adds up its taps
 //! for all output channels in registers ([`sums`]). In the work space a tap is a constant distance, so positions run on over
 //! row ends; the few that fall between rows are computed and dropped. A 1x1 convolution has no borders: its positions are one
 //! row, read where they lie.

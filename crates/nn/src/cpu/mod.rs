@@ -1,4 +1,4 @@
-//! The fast operations of the processor, in f32 but for [`bf16`]. Each has its plain version in the file of the same name one level up,
+//! The fast operations of the CPU, in f32 but for [`bf16`]. Each has its plain version in the file of the same name one level up,
 //! which decides when it is used and is its specification.
 //!
 //! Work is cut into tasks by the shape alone, never by the number of threads, and a task adds up in a fixed order: results
@@ -32,12 +32,12 @@ pub(super) fn takes(x: &Tensor) -> bool {
     x.device().is_cpu() && x.dtype() == DType::F32
 }
 
-/// Runs `f` on the numbers of f32 tensors in the processor's memory.
+/// Runs `f` on the numbers of f32 tensors in host memory.
 pub(super) fn with_views<R>(tensors: &[&Tensor], f: impl FnOnce(&[View<'_>]) -> Result<R>) -> Result<R> {
     let locked: Vec<_> = tensors.iter().map(|tensor| tensor.storage_and_layout()).collect();
     let mut views = Vec::with_capacity(locked.len());
     for (storage, layout) in &locked {
-        let Storage::Cpu(storage) = &**storage else { bail!("a tensor is not in the processor's memory") };
+        let Storage::Cpu(storage) = &**storage else { bail!("a tensor is not in host memory") };
         let storage = storage.as_slice::<f32>()?;
         let (dims, strides) = (layout.dims(), layout.stride());
         if dims.contains(&0) {

@@ -12,7 +12,7 @@ pub struct Between {
     pub share: f32,
 }
 
-/// Planes of `width` columns, each made anew from rows and columns between the old ones.
+/// Planes of `width` columns, each interpolated from rows and columns between the old ones.
 pub fn bilinear(x: &[f32], (height, width): (usize, usize), rows: &[Between], columns: &[Between]) -> Vec<f32> {
     let plane = height * width;
     let out = rows.len() * columns.len();

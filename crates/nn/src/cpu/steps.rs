@@ -1,4 +1,4 @@
-//! Where the numbers of each step of a sum lie: a constant distance apart, or listed.
+//! The addresses of the values in each step of a sum: a constant distance apart, or listed.
 
 /// Where the vectors of each step of a sum begin.
 pub(crate) trait Steps: Copy {

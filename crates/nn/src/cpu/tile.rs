@@ -1,4 +1,4 @@
-//! The multiplication at the bottom of everything: a register tile of `M` rows times `N` vectors, `a` broadcast, `b` loaded.
+//! The innermost multiplication of all products: a register tile of `M` rows times `N` vectors, `a` broadcast, `b` loaded.
 
 use super::pairs::halves;
 use super::simd::{MAX_LANES, Simd};

@@ -1,4 +1,4 @@
-//! What is handed to the driver, as data.
+//! A kernel launch as data: grid and arguments, as the driver gets them.
 
 use super::ptx::{KernelInfo, Ptx, pick, suffix};
 use candle_core::{D, DType, Result, Tensor};

@@ -1,7 +1,7 @@
 //! A twin of each kernel, in plain Rust in host memory: the same arguments, blocks, masks and order of additions.
 //!
 //! It takes a [`Launch`] as the driver does: arguments by position, matched with the names in the kernel's source. Every access
-//! is checked, so that a wrong stride, order or grid is a failed test and not somebody's memory.
+//! is checked, so that a wrong stride, order or grid is a failed test and not a corrupted memory.
 
 use super::launch::{Arg, Launch};
 use candle_core::{CpuStorage, DType, Device, Storage, Tensor};

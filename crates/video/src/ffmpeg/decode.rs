@@ -1,6 +1,6 @@
-//! Demuxing and decoding of given videos, which may come from anyone.
+//! Demuxing and decoding of given videos, which may be hostile.
 //!
-//! FFmpeg gets an opened file and no names, only containers that hold their pictures themselves, and no protocols, so a
+//! FFmpeg gets an opened file and no names, only containers that hold their own frames, and no protocols, so a
 //! file cannot make it open another. Sizes are bounded before the first picture is decoded.
 
 use super::orientation::Orientation;

@@ -1,5 +1,5 @@
-//! What a given video is besides its pictures. What reading it as plain pictures loses or changes is said, with the ffmpeg
-//! line that keeps it; what would give wrong pictures (HDR taken for ordinary video) is refused, with the line that converts it.
+//! Properties of a given video besides its frames. What is lost or changed by reading plain frames is reported, with the ffmpeg
+//! line that keeps it; what would give wrong colours (HDR taken for ordinary video) is refused, with the line that converts it.
 
 use crate::fault::input;
 use crate::source::quoted;
