@@ -71,7 +71,7 @@ torture: deps
 lint: deps
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
-	cargo clippy --locked --workspace --no-default-features --all-targets -- -D warnings
+	cargo clippy --locked --workspace --no-default-features --lib --bins -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --locked --workspace --no-deps
 
 bench-multiprompt: build
