@@ -6,12 +6,15 @@ DEMO   := out/seasons.mp4
 CUDA_TOOLKIT ?=
 CUDA_FEATURES ?= cuda
 
-.PHONY: help deps build cuda cuda-check demo gallery pictures test torture lint fuzz bench-multiprompt bench-toyland bench-plan bench-gpu-smoke test-slurm dist
+METRICS ?=
+
+.PHONY: help metrics deps build cuda cuda-check demo gallery pictures test torture lint fuzz bench-multiprompt bench-toyland bench-plan bench-gpu-smoke test-slurm dist
 
 help:
 	@echo 'make demo    install what is missing, build, render a video on the embedded model'
 	@echo 'make gallery the storyboards of prompts/ as videos in out/gallery, each with a strip of pictures beside it'
 	@echo 'make pictures   those of README and docs again (PYTHON: one with Pillow)'
+	@echo 'make metrics the networks that eval measures with, into your data directory (METRICS: which)'
 	@echo 'make test    run all tests'
 	@echo 'make torture kill a run 200 times, at random moments, and compare what it makes in the end'
 	@echo 'make build   the release binary, target/release/vidgen'
@@ -106,3 +109,6 @@ fuzz:
 	  cargo +nightly fuzz run --sanitizer none $$target target/fuzz/$$target fuzz/corpus/$$target -- \
 	    -max_total_time=$(FUZZ_SECONDS) -timeout=10 -rss_limit_mb=512 -malloc_limit_mb=256 -max_len=65536 -print_final_stats=1 || exit 1; \
 	done
+
+metrics:
+	scripts/metrics $(METRICS)

@@ -5,8 +5,10 @@ use super::frames::{cosine, cscv, difference, flicker, mean, psnr, seam, squared
 use super::judge::{Judge, JudgeStream, VideoFindings};
 use super::layout::Layout;
 use super::motion;
+use super::perceptual::{Perceptual, TOO_SMALL};
 use super::report::{Evaluation, FrameComparison, JudgedQuestion, Metric, NotFinite, PerFrame, Requirement, Scene};
 use super::toyland::{CaptionFacts, asked};
+use crate::models::lpips::{Features, LEAST_SIDE};
 use crate::video::Frame;
 use anyhow::{Context, Result, ensure};
 use std::collections::{BTreeMap, VecDeque};
@@ -16,6 +18,7 @@ use std::collections::{BTreeMap, VecDeque};
 pub struct Evaluator {
     pub clip: Option<ClipEmbedder>,
     pub judge: Option<Judge>,
+    pub lpips: Option<Perceptual>,
 }
 
 /// What is known of a video beside its frames.
@@ -65,6 +68,14 @@ struct VideoPass<'a> {
     count: usize,
     differences: Vec<f64>,
     errors: Vec<f64>,
+    lpips: Option<Neighbours<'a>>,
+}
+
+/// What LPIPS sees.
+struct Neighbours<'a> {
+    network: &'a Perceptual,
+    before: Option<Features>,
+    distances: Vec<f64>,
 }
 
 /// What CLIP sees.
@@ -92,6 +103,7 @@ impl<'a> VideoPass<'a> {
             count: 0,
             differences: Vec::new(),
             errors: Vec::new(),
+            lpips: evaluator.lpips.as_ref().map(|network| Neighbours { network, before: None, distances: Vec::new() }),
         })
     }
 
@@ -101,6 +113,9 @@ impl<'a> VideoPass<'a> {
         }
         if let Some(clip) = &mut self.clip {
             clip.push(&frame, self.story)?;
+        }
+        if let Some(lpips) = &mut self.lpips {
+            lpips.push(&frame)?;
         }
         if let Some(before) = self.last.back() {
             self.differences.push(difference(before, &frame));
@@ -141,6 +156,11 @@ impl<'a> VideoPass<'a> {
         out.set(Metric::Flicker, flicker(&self.differences), "one frame has no neighbour");
         out.set(Metric::MotionSmoothness, motion::smoothness(&self.errors), "fewer than three frames");
         out.seams(&self.differences, &layout);
+
+        if let Some(lpips) = &self.lpips {
+            let why = if width.min(height) < LEAST_SIDE { TOO_SMALL } else { "one frame has no neighbour" };
+            out.set(Metric::LpipsNeighbours, mean(&lpips.distances), why);
+        }
 
         let (mut similarities, mut warnings) = (None, Vec::new());
         if let Some(clip) = self.clip {
@@ -184,6 +204,7 @@ impl<'a> VideoPass<'a> {
             difference: self.differences,
             similarity: similarities.unwrap_or_default(),
             interpolation_error: self.errors,
+            lpips: self.lpips.map(|lpips| lpips.distances).unwrap_or_default(),
         });
         let MetricValues { metrics, absent } = out;
         Ok(Evaluation {
@@ -198,6 +219,17 @@ impl<'a> VideoPass<'a> {
             per_frame,
             against: None,
         })
+    }
+}
+
+impl Neighbours<'_> {
+    fn push(&mut self, frame: &Frame) -> Result<()> {
+        let Some(now) = self.network.look(frame)? else { return Ok(()) };
+        if let Some(before) = &self.before {
+            self.distances.push(self.network.distance(before, &now)?);
+        }
+        self.before = Some(now);
+        Ok(())
     }
 }
 
@@ -282,9 +314,10 @@ impl MetricValues {
     fn needs(&mut self) {
         for metric in Metric::ALL {
             let needs = match metric.needs() {
-                Requirement::Nothing | Requirement::Reference => continue,
+                Requirement::Nothing | Requirement::Reference | Requirement::PerceptualReference => continue,
                 Requirement::Embedder => "an embedder: --clip FOLDER, or --judge toyland for videos of Toyland",
                 Requirement::Clip => "CLIP: --clip FOLDER",
+                Requirement::Perceptual => "the network of LPIPS: --lpips FILE, or make metrics once",
                 Requirement::Judge => "--judge toyland, for videos of Toyland",
             };
             if !self.metrics.contains_key(&metric) {
@@ -320,17 +353,23 @@ impl AnswerCounts {
     }
 }
 
-/// Two videos frame by frame, as far as both go. Errors: those of the frames, and sizes that differ.
+/// Two videos frame by frame, as far as both go, with LPIPS where its network is given. Errors: those of the frames, and sizes that differ.
 pub fn frame_by_frame(
     a: &mut dyn Iterator<Item = Result<Frame>>,
     b: &mut dyn Iterator<Item = Result<Frame>>,
+    lpips: Option<&Perceptual>,
     keep: bool,
 ) -> Result<FrameComparison> {
-    let (mut errors, mut similar) = (Vec::new(), Vec::new());
+    let (mut errors, mut similar, mut distances) = (Vec::new(), Vec::new(), Vec::new());
     while let (Some(a), Some(b)) = (a.next().transpose()?, b.next().transpose()?) {
         ensure!((a.width, a.height) == (b.width, b.height), "the sizes differ");
         errors.push(squared_error(&a, &b));
         similar.push(ssim(&a, &b));
+        if let Some(network) = lpips
+            && let (Some(a), Some(b)) = (network.look(&a)?, network.look(&b)?)
+        {
+            distances.push(network.distance(&a, &b)?);
+        }
     }
     let whole = mean(&errors).context("no frames in it")?;
     let of_frames: Vec<f64> = similar.iter().copied().flatten().collect();
@@ -341,6 +380,8 @@ pub fn frame_by_frame(
         ssim: mean(&of_frames),
         psnr_by_frame: if keep { errors.iter().map(|&error| psnr(error)).collect() } else { Vec::new() },
         ssim_by_frame: if keep { similar } else { Vec::new() },
+        lpips: mean(&distances),
+        lpips_by_frame: if keep { distances } else { Vec::new() },
     })
 }
 
@@ -368,7 +409,8 @@ mod tests {
     }
 
     fn evaluate(frames: Vec<Result<Frame>>) -> Evaluation {
-        let evaluator = Evaluator { clip: None, judge: Some(Judge::embedded(&candle_core::Device::Cpu).unwrap()) };
+        let evaluator =
+            Evaluator { clip: None, judge: Some(Judge::embedded(&candle_core::Device::Cpu).unwrap()), lpips: None };
         evaluator.evaluate("x", &mut frames.into_iter(), &story(), true).unwrap()
     }
 
@@ -424,13 +466,13 @@ mod tests {
     #[test]
     fn videos_are_compared_as_far_as_both_go() {
         let frames = |count: usize, shift: usize| (0..count).map(move |t| frame(t + shift, 0));
-        let same = frame_by_frame(&mut frames(4, 0), &mut frames(3, 0), true).unwrap();
+        let same = frame_by_frame(&mut frames(4, 0), &mut frames(3, 0), None, true).unwrap();
         assert_eq!((same.count, same.identical, same.psnr), (3, true, None));
         assert!((same.ssim.unwrap() - 1.0).abs() < 1e-9);
         assert_eq!(same.psnr_by_frame, [None; 3]);
-        let moved = frame_by_frame(&mut frames(4, 0), &mut frames(4, 1), false).unwrap();
+        let moved = frame_by_frame(&mut frames(4, 0), &mut frames(4, 1), None, false).unwrap();
         assert!(!moved.identical && moved.psnr.unwrap() < 40.0 && moved.ssim.unwrap() < 0.999);
         let other = Frame { width: 2, height: 1, data: vec![0; 6] };
-        assert!(frame_by_frame(&mut frames(1, 0), &mut std::iter::once(Ok(other)), false).is_err());
+        assert!(frame_by_frame(&mut frames(1, 0), &mut std::iter::once(Ok(other)), None, false).is_err());
     }
 }

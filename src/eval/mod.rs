@@ -12,6 +12,7 @@ pub mod frames;
 pub mod judge;
 pub mod layout;
 pub mod motion;
+pub mod perceptual;
 pub mod report;
 mod resize;
 pub mod toyland;

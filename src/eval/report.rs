@@ -30,6 +30,9 @@ pub enum Metric {
     /// Against the frames of another video: decibels.
     Psnr,
     Ssim,
+    /// How different two frames look, by LPIPS: those of another video, and neighbours.
+    Lpips,
+    LpipsNeighbours,
 }
 
 /// What a metric needs beyond the frames.
@@ -42,10 +45,14 @@ pub enum Requirement {
     Judge,
     /// `--against`.
     Reference,
+    /// The network of LPIPS.
+    Perceptual,
+    /// Both.
+    PerceptualReference,
 }
 
 impl Metric {
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 17] = [
         Self::Cscv,
         Self::MotionSmoothness,
         Self::TextImage,
@@ -61,6 +68,8 @@ impl Metric {
         Self::Present,
         Self::Psnr,
         Self::Ssim,
+        Self::Lpips,
+        Self::LpipsNeighbours,
     ];
 
     /// As in JSON and in flags.
@@ -81,6 +90,8 @@ impl Metric {
             Self::Present => "present",
             Self::Psnr => "psnr",
             Self::Ssim => "ssim",
+            Self::Lpips => "lpips",
+            Self::LpipsNeighbours => "lpips_neighbours",
         }
     }
 
@@ -90,13 +101,15 @@ impl Metric {
             Self::Cscv => Requirement::Embedder,
             Self::TextImage => Requirement::Clip,
             Self::Psnr | Self::Ssim => Requirement::Reference,
+            Self::Lpips => Requirement::PerceptualReference,
+            Self::LpipsNeighbours => Requirement::Perceptual,
             _ => Requirement::Judge,
         }
     }
 
     /// Whether tables show it in percent.
     pub fn percent(self) -> bool {
-        !matches!(self, Self::Seam | Self::WorstSeam | Self::Psnr)
+        !matches!(self, Self::Seam | Self::WorstSeam | Self::Psnr | Self::Lpips | Self::LpipsNeighbours)
     }
 }
 
@@ -185,6 +198,9 @@ pub struct PerFrame {
     pub similarity: Vec<f64>,
     /// Error of each odd frame made from its neighbours, in levels.
     pub interpolation_error: Vec<f64>,
+    /// LPIPS of neighbours; empty without the network.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lpips: Vec<f64>,
 }
 
 /// A comparison with another video.
@@ -217,6 +233,11 @@ pub struct FrameComparison {
     pub psnr_by_frame: Vec<Option<f64>>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ssim_by_frame: Vec<Option<f64>>,
+    /// None without the network and for frames that are too small for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lpips: Option<f64>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lpips_by_frame: Vec<f64>,
 }
 
 /// Mean of each metric over the videos that have it, and how many these are.

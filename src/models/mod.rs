@@ -4,6 +4,7 @@
 pub mod clip;
 pub mod cogvideox;
 pub mod layers;
+pub mod lpips;
 pub mod stream;
 pub mod u2net;
 

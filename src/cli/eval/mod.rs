@@ -7,6 +7,7 @@ use super::render::set_threads;
 use crate::eval::clip::ClipEmbedder;
 use crate::eval::judge::Judge;
 use crate::eval::layout::Layout;
+use crate::eval::perceptual::{Perceptual, TOO_SMALL};
 use crate::eval::report::{Evaluation, Metric, Metrics, NotFinite, ReferenceComparison, Requirement, SCHEMA, means};
 use crate::eval::{Evaluator, Story, frame_by_frame};
 use crate::job::{self, values::DeviceSpec};
@@ -32,8 +33,10 @@ Examples:
   vidgen eval out/ --json > results.json; vidgen eval results.json other.json --means
 
 Metrics: cscv, motion_smoothness, text_image, flicker, seam, worst_seam, judge (and judge_colour, \
-judge_shape, judge_motion, judge_place, judge_time), present; with --against also psnr and ssim. \
-docs/eval.md has the formulas. Motion smoothness is measured with block matching in place of \
+judge_shape, judge_motion, judge_place, judge_time), present, lpips_neighbours; with --against also psnr, ssim and lpips. \
+docs/eval.md has the formulas.
+
+Motion smoothness is measured with block matching in place of \
 VBench's learned interpolator, so it compares with itself only.
 
 Exit code 7: a threshold is not kept. When some videos cannot be read the others are evaluated all \
@@ -55,6 +58,9 @@ pub struct Args {
     /// See with the small judge in the binary, which knows videos of one kind
     #[arg(long, value_name = "NAME", value_parser = ["toyland"], help_heading = "Networks")]
     judge: Option<String>,
+    /// See with LPIPS: the file that `make metrics` makes [default: that file, where it is]
+    #[arg(long, value_name = "FILE", help_heading = "Networks")]
+    lpips: Option<PathBuf>,
     /// A prompt, again for each scene, in order; instead of those in the video's record
     #[arg(short, long, value_name = "TEXT", alias = "prompts", group = "texts", help_heading = "Prompts")]
     prompt: Vec<String>,
@@ -145,6 +151,7 @@ pub fn run(args: Args, report: &Report) -> Result<(), Failure> {
         evaluator.clip = Some(ClipEmbedder::open(&folder, &device).code(Code::Model)?);
         clip = Some((folder.name().to_owned(), folder.revision().map(str::to_owned)));
     }
+    evaluator.lpips = Perceptual::open(args.lpips.as_deref(), &device).code(Code::Model)?;
     if args.judge.is_some() {
         evaluator.judge = Some(Judge::embedded(&device)?);
     }
@@ -188,7 +195,11 @@ pub fn run(args: Args, report: &Report) -> Result<(), Failure> {
         }
     }
     if !sets.is_empty() || report.json {
-        print(&if report.json { show::json(&work, &sets)? } else { show::table(&sets, args.means) })?;
+        print(&if report.json {
+            show::json(&work, &sets)?
+        } else {
+            show::table(&sets, args.means) + &show::networks(&work)
+        })?;
     }
     let (means, _) = means(all().map(|evaluation| &evaluation.metrics));
     if let Some(first) = work.failed.first() {
@@ -223,7 +234,7 @@ impl Args {
                 Requirement::Embedder if self.clip.is_none() && self.judge.is_none() => "--clip or --judge toyland",
                 Requirement::Clip if self.clip.is_none() => "--clip",
                 Requirement::Judge if self.judge.is_none() => "--judge toyland",
-                Requirement::Reference if self.against.is_none() => "--against",
+                Requirement::Reference | Requirement::PerceptualReference if self.against.is_none() => "--against",
                 _ => continue,
             };
             return usage(format!("a threshold for {}: it needs {missing}", threshold.metric));
@@ -357,12 +368,16 @@ impl Work<'_> {
                 let failure = frames.into_iter().find_map(Result::err);
                 return Err(failure.unwrap_or_else(|| Failure::message(Code::Failed, "cannot be read again")));
             };
-            let frames = frame_by_frame(a, b, self.args.per_frame).map_err(of_video)?;
+            let frames = frame_by_frame(a, b, self.evaluator.lpips.as_ref(), self.args.per_frame).map_err(of_video)?;
             if evaluation.frames != reference.frames {
                 compared.note = Some(format!("only the first {} frames are in both", frames.count));
             }
             evaluation.metrics.extend(frames.psnr.map(|psnr| (Metric::Psnr, psnr)));
             evaluation.metrics.extend(frames.ssim.map(|ssim| (Metric::Ssim, ssim)));
+            evaluation.metrics.extend(frames.lpips.map(|lpips| (Metric::Lpips, lpips)));
+            if frames.lpips.is_none() && self.evaluator.lpips.is_some() {
+                evaluation.absent.insert(Metric::Lpips, TOO_SMALL.to_owned());
+            }
             if frames.identical {
                 evaluation.absent.insert(Metric::Psnr, "the frames are identical".to_owned());
             }
@@ -371,7 +386,7 @@ impl Work<'_> {
             let sizes = [&evaluation.width, &evaluation.height, &reference.width, &reference.height];
             let [a, b, c, d] = sizes;
             let why = format!("the sizes differ ({a}x{b} and {c}x{d})");
-            evaluation.absent.extend([Metric::Psnr, Metric::Ssim].map(|metric| (metric, why.clone())));
+            evaluation.absent.extend([Metric::Psnr, Metric::Ssim, Metric::Lpips].map(|metric| (metric, why.clone())));
             compared.note = Some(why);
         }
         evaluation.against = Some(compared);

@@ -3,6 +3,7 @@
 use super::super::table::aligned;
 use super::{Set, Work, summary};
 use crate::eval::motion::INTERPOLATOR;
+use crate::eval::perceptual;
 use crate::eval::report::{Evaluation, Metric, Metrics, SCHEMA, means};
 use crate::run::Failure;
 use serde_json::{Value, json};
@@ -35,6 +36,7 @@ pub(super) fn json(work: &Work, sets: &[Set]) -> Result<String, Failure> {
         "judge": work.args.judge,
         "cscv_by": by,
         "interpolator": INTERPOLATOR,
+        "lpips": work.evaluator.lpips.as_ref().map(|lpips| json!({ "network": perceptual::NETWORK, "file": lpips.file })),
         "videos": sets.iter().flat_map(|set| &set.videos).collect::<Vec<_>>(),
         "sets": of_sets,
         "mean": mean,
@@ -61,6 +63,8 @@ fn title(metric: Metric) -> &'static str {
         Metric::Present => "present %",
         Metric::Psnr => "PSNR dB",
         Metric::Ssim => "SSIM %",
+        Metric::Lpips => "LPIPS",
+        Metric::LpipsNeighbours => "LPIPS step",
     }
 }
 
@@ -110,11 +114,19 @@ pub(super) fn table(sets: &[Set], only_means: bool) -> String {
     format!("{}{gap}{notes}", aligned(&rows))
 }
 
+/// Which files of networks the numbers are of.
+pub(super) fn networks(work: &Work) -> String {
+    let lpips = work.evaluator.lpips.as_ref();
+    lpips.map_or_else(String::new, |lpips| plain(&format!("LPIPS by {}, {}", perceptual::NETWORK, lpips.file)) + "\n")
+}
+
 fn cell(metric: Metric, value: Option<&f64>, signed: bool) -> String {
     let Some(value) = value else { return "-".to_owned() };
     match (metric, signed) {
         (metric, true) if metric.percent() => format!("{:+.2}", 100.0 * value),
         (metric, false) if metric.percent() => format!("{:.2}", 100.0 * value),
+        (Metric::Lpips | Metric::LpipsNeighbours, true) => format!("{value:+.4}"),
+        (Metric::Lpips | Metric::LpipsNeighbours, false) => format!("{value:.4}"),
         (_, true) => format!("{value:+.2}"),
         (_, false) => format!("{value:.2}"),
     }

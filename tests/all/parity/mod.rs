@@ -3,6 +3,7 @@
 mod attention;
 mod clip;
 mod judge;
+mod lpips;
 mod schedulers;
 mod text;
 mod tiny;
