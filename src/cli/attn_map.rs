@@ -1,11 +1,11 @@
 //! `attn-map`: what the network attends to in a run.
 
 use super::Report;
-use super::render::prepare;
+use super::settle::prepare;
 use super::source::Source;
 use super::usage::hidden;
 use crate::job::values::ManifestMode;
-use crate::job::{MapView, MapsAsked, Pixel, Settings};
+use crate::job::{Group, MapView, MapsAsked, Pixel, Settings};
 use crate::pipelines;
 use crate::processors::Ranges;
 use crate::run::{Code, Failure, WithCode, print};
@@ -26,7 +26,7 @@ Writes maps.safetensors and a PNG for each step and layer, which count from 0. -
 elsewhere. See docs/attention-maps.md.";
 
 #[derive(Debug, clap::Args)]
-#[command(after_help = EXAMPLES, args_override_self = true, mut_args = |arg| hidden(arg, &["num_videos"]))]
+#[command(after_help = EXAMPLES, args_override_self = true, mut_args = |arg| hidden(arg, |id| id == "num_videos"))]
 pub struct AttnMap {
     /// A video made by vidgen, or the prompt of one
     #[arg(value_name = "VIDEO|PROMPT", conflicts_with = "prompt", required_unless_present = "prompt")]
@@ -74,19 +74,12 @@ impl AttnMap {
         }
         let folder = PathBuf::from(self.settings.output.clone().unwrap_or_else(|| "maps/".to_owned()));
         let overwrite = self.settings.overwrite.unwrap_or(false);
-        let mut request = Source::new(self.what, self.prompt, self.settings)?.request;
+        let mut request = Source::new(self.what, self.prompt, self.settings, report)?.request;
         // the run has no video of its own
         request.settings = Settings {
             output: Some("-".to_owned()),
             manifest: Some(ManifestMode::None),
-            save_latents: None,
-            codec: None,
-            crf: None,
-            pix_fmt: None,
-            resume: None,
-            keep: None,
-            preview: None,
-            ..request.settings
+            ..request.settings.without(&[Group::Encoding, Group::Run])
         };
         prepare(&request.settings, report)?;
         let Some(mut job) = request.resolve()?.into_iter().next() else { return Ok(()) };

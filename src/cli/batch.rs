@@ -1,8 +1,10 @@
 //! `batch`: many jobs from one file, each network loaded once.
 
-use super::{Report, render, table::aligned_rows};
+use super::report::{Report, Reporting};
+use super::settle::{self, Recorded};
+use super::table::aligned_rows;
+use crate::job::Settings;
 use crate::job::batch::{self, Around, Asked, Checked, Fault, File, Item, Root, Shard, Todo};
-use crate::job::{Settings, values::ManifestMode};
 use crate::pipelines::{self, Loaded};
 use crate::run::time::human_seconds;
 use crate::run::{Code, Event, Failure, Observer, WithCode, human_bytes, print};
@@ -44,11 +46,16 @@ pub struct Args {
     /// Check every job, say what would be done, and do nothing
     #[arg(long, value_parser = clap::builder::FalseyValueParser::new())]
     dry_run: bool,
-    /// The same as --manifest none
-    #[arg(long, hide = true, conflicts_with = "manifest")]
-    no_metadata: bool,
     #[command(flatten)]
-    settings: Settings,
+    settings: Recorded,
+}
+
+/// Flags of this command that are no settings.
+fn flags() -> Vec<String> {
+    let command = <Args as clap::Args>::augment_args(clap::Command::new("batch"));
+    let command = <Reporting as clap::Args>::augment_args(command);
+    let own = command.get_arguments().filter(|arg| Settings::group(arg.get_id().as_str()).is_none());
+    own.filter_map(|arg| arg.get_long().map(str::to_owned)).collect()
 }
 
 /// What has become of a job.
@@ -64,17 +71,16 @@ pub fn run(args: Args, report: &Report) -> Result<(), Failure> {
     if args.dry_run {
         weights::only_look();
     }
-    render::prepare(&args.settings, report)?;
+    let above = args.settings.settings();
+    settle::prepare(&above, report)?;
     let shard = Shard::settle(args.shard, |name| std::env::var(name).ok()).code(Code::Usage)?;
     let (name, text) = read_text(&args.file, MOST_BYTES)?;
     let toml = args.file.extension().is_some_and(|suffix| suffix.eq_ignore_ascii_case("toml"));
-    let none = args.no_metadata.then_some(ManifestMode::None);
-    let above = Settings { manifest: none.or(args.settings.manifest), ..args.settings };
-    let around = Around { above, below: render::files()? };
+    let around = Around { above, below: report.settings()? };
     let mut root = Root::new(args.output_root).code(Code::Usage)?;
 
     let _kept = weights::keep_open();
-    let file = File { text: &text, toml, folder: &batch::folder(&args.file) };
+    let file = File { text: &text, toml, folder: &batch::folder(&args.file), flags: &flags() };
     let Checked { items, total, faults } = batch::check(file, &around, &mut root, shard);
     let mut observer = report.observer()?;
     if !faults.is_empty() {

@@ -1,9 +1,9 @@
 //! `decode`: latents to video again, with other output settings.
 
 use super::Report;
-use super::chosen::{Choice, Chosen, choice};
-use super::{render, resume};
-use crate::job::{self, Request, Settings};
+use super::chosen::{Choice, Chosen};
+use super::{render, resume, settle};
+use crate::job::{self, Group, Request, Settings};
 use crate::pipelines::{self, Loaded};
 use crate::run::{Code, Failure, WithCode};
 use crate::weights::read_tensors;
@@ -20,26 +20,15 @@ Examples:
 A run keeps its latents until its video is whole, and with --keep afterwards as well; --save-latents writes them to a file. \
 A file of latents does not say where it came from, so its video carries no record.";
 
-choice!(
-    Decoded,
-    "the latents",
-    model,
-    fps,
-    device,
-    threads,
-    max_vram,
-    vae_tiling,
-    vae_tile_size,
-    vae_chunk,
-    offline,
-    output,
-    crf,
-    codec,
-    pix_fmt,
-    overwrite,
-    manifest,
-    work_dir,
-);
+/// What comes after the latents.
+#[derive(Debug)]
+struct Decoded;
+
+impl Choice for Decoded {
+    const GROUPS: &'static [Group] =
+        &[Group::Model, Group::Machine, Group::Memory, Group::Decoding, Group::Encoding, Group::Places];
+    const SETTLED: &'static str = "the latents";
+}
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES, args_override_self = true)]
@@ -54,15 +43,14 @@ pub struct Args {
 impl Args {
     pub fn run(self, report: &Report) -> Result<(), Failure> {
         let given = self.settings.0;
-        render::set_threads(given.threads);
-        render::start(report)?;
+        settle::prepare(&given, report)?;
         // what is typed relative is told so
         let here = given.output.as_deref().is_some_and(|output| !Path::new(output).is_absolute());
         let here = here.then(std::env::current_dir).transpose()?;
         let given = resume::typed(given)?;
         let (job, latents) = match self.source.ends_with(".safetensors") {
-            true => file(Path::new(&self.source), given, Decoded::pick(render::files()?))?,
-            false => run(&self.source, given)?,
+            true => file(Path::new(&self.source), given, report.settings()?.only(Decoded::GROUPS))?,
+            false => run(&self.source, given, report)?,
         };
         let mut observer = report.observer()?;
         let mut outcome = pipelines::decode_again(&job, &mut Loaded::for_jobs(false), &latents, &mut *observer)?;
@@ -75,10 +63,10 @@ impl Args {
 
 type Work = (job::Job, Vec<candle_core::Tensor>);
 
-fn run(source: &str, given: Settings) -> Result<Work, Failure> {
-    let (path, _, request) = resume::enter(source, resume::work_dir(given.work_dir.clone())?.as_deref())?;
-    let settings = resume::settings(given.clone(), request.settings.clone(), &path);
-    let mut settings = Settings { resume: None, save_latents: None, ..settings };
+fn run(source: &str, given: Settings, report: &Report) -> Result<Work, Failure> {
+    let (path, _, request) = resume::enter(source, resume::work_dir(given.work_dir.clone(), report)?.as_deref())?;
+    // the run is over, and so is what it was told about itself
+    let mut settings = resume::settings(given.clone(), request.settings.clone(), &path).without(&[Group::Run]);
     if given.fps.is_some() && settings.duration.is_some() {
         // the frames are there already: another rate makes another duration
         let model = given.model.clone().or(request.settings.model.clone());

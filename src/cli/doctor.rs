@@ -1,6 +1,6 @@
 //! `doctor`: what is wrong with this installation; `devices`: what there is to compute with.
 
-use super::{render, table::aligned};
+use super::{report, table::aligned};
 use crate::pipelines::{DeviceInfo, check_device, devices};
 use crate::run::{self, Code, Failure, human_bytes, print, speed};
 use crate::video;
@@ -157,7 +157,7 @@ fn model() -> Check {
 }
 
 fn settings() -> Check {
-    match (render::files(), run::config::read()) {
+    match (report::check_files(), run::config::read()) {
         (Ok(_), Ok(files)) if files.is_empty() => check("settings files", CheckState::Ok, "none"),
         (Ok(_), Ok(files)) => {
             let names: Vec<String> = files.iter().map(|(path, _)| path.display().to_string()).collect();

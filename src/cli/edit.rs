@@ -1,10 +1,11 @@
 //! `edit`: a video again, with words swapped or reweighted.
 
-use super::render::{Dry, make, prepare, recorded};
+use super::render::{Dry, make};
+use super::settle::{Recorded, prepare};
 use super::source::Source;
 use super::usage::hidden;
 use super::{Report, plan};
-use crate::job::{Changes, Request, Settings, Swap};
+use crate::job::{Changes, Group, Request, Settings, Swap};
 use crate::pipelines;
 use crate::processors::WordFactor;
 use crate::run::{Code, Event, Failure, WithCode};
@@ -21,7 +22,7 @@ A video (or its record, OUTPUT.json) gives prompts, seed and all settings; flags
 original: the same noise, and in part of the run the same keys and values. See docs/editing.md.";
 
 #[derive(Debug, clap::Args)]
-#[command(after_help = EXAMPLES, args_override_self = true, mut_args = |arg| hidden(arg, &["subject", "mask_threshold"]))]
+#[command(after_help = EXAMPLES, args_override_self = true, mut_args = |arg| hidden(arg, of_subjects))]
 pub struct Edit {
     /// A video made by vidgen, or the prompt of one
     #[arg(value_name = "VIDEO|PROMPT", conflicts_with = "prompt", required_unless_present = "prompt")]
@@ -38,13 +39,14 @@ pub struct Edit {
     /// The original on the left, the edited version on the right
     #[arg(long, value_parser = clap::builder::FalseyValueParser::new())]
     side_by_side: bool,
-    /// The same as --manifest none
-    #[arg(long, hide = true, conflicts_with = "manifest")]
-    no_metadata: bool,
     #[command(flatten)]
     dry: Dry,
     #[command(flatten)]
-    settings: Settings,
+    settings: Recorded,
+}
+
+fn of_subjects(setting: &clap::Id) -> bool {
+    Settings::group(setting.as_str()) == Some(Group::Subject)
 }
 
 impl Edit {
@@ -55,8 +57,7 @@ impl Edit {
             reweight: some(!self.reweight.is_empty()).map(|()| self.reweight),
             side_by_side: self.side_by_side,
         };
-        let Source { mut request, record } =
-            Source::new(self.what, self.prompt, recorded(self.settings, self.no_metadata))?;
+        let Source { mut request, record } = Source::new(self.what, self.prompt, self.settings.settings(), report)?;
         let changes = match request.edit.take() {
             Some(before) => changes.after(before),
             None => changes,

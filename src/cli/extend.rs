@@ -1,6 +1,7 @@
 //! `extend`: one long video from one prompt, or a given video continued.
 
-use super::render::{Dry, recorded, render};
+use super::render::{Dry, render};
+use super::settle::Recorded;
 use super::{Report, resume};
 use crate::job::values::Seed;
 use crate::job::{self, Command, Request, Settings};
@@ -57,65 +58,30 @@ pub struct Extend {
     /// How the given video's frames become those of another shape: crop, pad or stretch [default: stretch]
     #[arg(long, value_name = "HOW")]
     fit: Option<Fit>,
-    /// The same as --manifest none
-    #[arg(long, hide = true, conflicts_with = "manifest")]
-    no_metadata: bool,
     #[command(flatten)]
     dry: Dry,
     #[command(flatten)]
-    settings: Settings,
+    settings: Recorded,
 }
 
 impl Extend {
     pub fn run(self, report: &Report) -> Result<(), Failure> {
-        let mut prompts = self.prompt;
-        let mut video = self.video;
-        let root = resume::work_dir(self.settings.work_dir.clone())?.or_else(directory::default_root);
+        let settings = self.settings.settings();
+        let root = resume::work_dir(settings.work_dir.clone(), report)?.or_else(directory::default_root);
         let run_of = |word: &Path| kept_run(root.as_deref(), word);
-        match (self.first, self.second) {
-            (Some(first), Some(second)) => {
-                video = Some(first.into());
-                prompts = vec![second];
-            }
-            (Some(first), None)
-                if video.is_none() && (names_a_file(Path::new(&first)) || run_of(Path::new(&first)).is_some()) =>
-            {
-                video = Some(first.into());
-            }
-            (Some(first), _) => match first.into_string() {
-                Ok(text) if prompts.is_empty() => prompts = vec![text],
-                Ok(text) => {
-                    return Err(usage(format!("{text:?} is no file, and --prompt gives the prompts: leave out one")));
-                }
-                Err(name) => return Err(usage(format!("{}: no such file", name.display()))),
-            },
-            (None, _) => {}
-        }
-        let scripts = [(self.script, Form::Script), (self.prompt_file, Form::Lines)];
-        let source = scripts.into_iter().find_map(|(path, form)| Some((path?, form)));
-        if source.is_some() && !prompts.is_empty() {
-            return Err(usage("a prompt and a file of scenes: leave out one"));
-        }
-        let mut storyboard = match &source {
-            Some((path, form)) => Some(Storyboard::read(path, *form)?),
-            None if prompts.is_empty() => None,
-            None => Some(Storyboard::from_prompts(&prompts)?),
-        };
-        let mut settings = recorded(self.settings, self.no_metadata);
-        settings.only_new = self.only_new.or(settings.only_new);
-        settings.fit = self.fit.or(settings.fit);
+        let names_a_video = |word: &Path| names_a_file(word) || run_of(word).is_some();
+        let typed = Typed { first: self.first, second: self.second, prompts: self.prompt, video: self.video };
+        let Meant { video, prompts } = typed.meant(names_a_video)?;
+        let mut settings =
+            Settings { video, only_new: self.only_new, fit: self.fit, ..Settings::default() }.or(settings);
+        let mut storyboard = storyboard(self.script, self.prompt_file, &prompts)?;
         if let Some(storyboard) = &mut storyboard {
             settings = settings.or(job::script_settings(storyboard)?);
         }
-        settings.video = video.or(settings.video);
         if let Some(path) = settings.video.clone() {
             let new_prompt = storyboard.is_some();
-            let asked = match run_of(&path) {
-                Some(run) => {
-                    let (latents, request, seed, weights) = of_run(&run).code(Code::Usage)?;
-                    settings.video = Some(latents);
-                    Some((request, seed, weights))
-                }
+            let before = match run_of(&path) {
+                Some(run) => Some(of_run(&run).code(Code::Usage)?),
                 None if path.exists() => record(&path, new_prompt, report)?,
                 None => {
                     let shown = path.display();
@@ -124,7 +90,8 @@ impl Extend {
                     )));
                 }
             };
-            if let Some((request, seed, weights)) = asked {
+            if let Some(Before { latents, request, seed, weights }) = before {
+                settings.video = latents.or(settings.video);
                 let (old, scene) = job::taken_over(request, seed, new_prompt);
                 settings = settings.or(old);
                 same_weights(&settings, &weights, &path, report)?;
@@ -163,6 +130,65 @@ fn same_weights(settings: &Settings, weights: &Weights, video: &Path, report: &R
     Ok(())
 }
 
+/// What was typed to say what is continued and what is to be seen.
+#[derive(Debug, Clone, Default)]
+struct Typed {
+    first: Option<OsString>,
+    second: Option<String>,
+    prompts: Vec<String>,
+    video: Option<PathBuf>,
+}
+
+/// What it means.
+#[derive(Debug, PartialEq)]
+struct Meant {
+    video: Option<PathBuf>,
+    prompts: Vec<String>,
+}
+
+impl Typed {
+    /// Of two words the first is the video. A single one is the video where it names one and no flag does, else the prompt.
+    fn meant(self, names_a_video: impl Fn(&Path) -> bool) -> Result<Meant, Failure> {
+        let Self { first, second, prompts, video } = self;
+        let Some(first) = first else { return Ok(Meant { video, prompts }) };
+        if let Some(second) = second {
+            return Ok(Meant { video: Some(first.into()), prompts: vec![second] });
+        }
+        if video.is_none() && names_a_video(Path::new(&first)) {
+            return Ok(Meant { video: Some(first.into()), prompts });
+        }
+        match first.into_string() {
+            Ok(text) if prompts.is_empty() => Ok(Meant { video, prompts: vec![text] }),
+            Ok(text) => Err(usage(format!("{text:?} is no file, and --prompt gives the prompts: leave out one"))),
+            Err(name) => Err(usage(format!("{}: no such file", name.display()))),
+        }
+    }
+}
+
+/// What follows, where it is said.
+fn storyboard(
+    script: Option<PathBuf>,
+    prompt_file: Option<PathBuf>,
+    prompts: &[String],
+) -> Result<Option<Storyboard>, Failure> {
+    let files = [(script, Form::Script), (prompt_file, Form::Lines)];
+    match files.into_iter().find_map(|(path, form)| Some((path?, form))) {
+        Some(_) if !prompts.is_empty() => Err(usage("a prompt and a file of scenes: leave out one")),
+        Some((path, form)) => Ok(Some(Storyboard::read(&path, form)?)),
+        None if prompts.is_empty() => Ok(None),
+        None => Ok(Some(Storyboard::from_prompts(prompts)?)),
+    }
+}
+
+/// What made the video that is continued.
+struct Before {
+    /// A kept run's, which are continued in the video's place.
+    latents: Option<PathBuf>,
+    request: Request,
+    seed: u64,
+    weights: Weights,
+}
+
 fn usage(message: impl std::fmt::Display) -> Failure {
     Failure::message(Code::Usage, message)
 }
@@ -184,8 +210,8 @@ fn kept_run(root: Option<&Path>, word: &Path) -> Option<PathBuf> {
 /// Hashes by part.
 type Weights = BTreeMap<String, String>;
 
-/// Where a run's latents are, what it was asked for, its seed and its weights.
-fn of_run(run: &Path) -> anyhow::Result<(PathBuf, Request, u64, Weights)> {
+/// A kept run: its latents, what it was asked for, its seed and its weights.
+fn of_run(run: &Path) -> anyhow::Result<Before> {
     let (latents, plan) = directory::latents(run)?;
     let mut request = Request::from_json(&plan.request).with_context(|| run.display().to_string())?;
     // a relative path was meant from where the run was begun
@@ -195,12 +221,12 @@ fn of_run(run: &Path) -> anyhow::Result<(PathBuf, Request, u64, Weights)> {
     }
     let Some(Seed::Given(seed)) = request.settings.seed else { bail!("{}: its plan names no seed", run.display()) };
     let weights = serde_json::from_value(plan.identity["weights"].clone()).unwrap_or_default();
-    Ok((latents, request, seed, weights))
+    Ok(Before { latents: Some(latents), request, seed, weights })
 }
 
 /// What a video was asked for and its seed, by the record in it or beside it; none where another program made it. A record
 /// that cannot be used is told about, or refused where there is no `new_prompt`.
-fn record(path: &Path, new_prompt: bool, report: &Report) -> Result<Option<(Request, u64, Weights)>, Failure> {
+fn record(path: &Path, new_prompt: bool, report: &Report) -> Result<Option<Before>, Failure> {
     if job::is_latents(path) {
         return Ok(None);
     }
@@ -218,8 +244,37 @@ fn record(path: &Path, new_prompt: bool, report: &Report) -> Result<Option<(Requ
         }
     };
     match Request::of_manifest(&manifest) {
-        Ok(request) => Ok(Some((request, manifest.seed, manifest.model.hashes))),
+        Ok(request) => Ok(Some(Before { latents: None, request, seed: manifest.seed, weights: manifest.model.hashes })),
         Err(error) if new_prompt => unused(format!("{}: {error:#}", path.display())),
         Err(error) => Err(Failure::new(Code::Usage, error.context(path.display().to_string()))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_are_a_video_a_prompt_or_both() {
+        let meant = |first: &str, second: Option<&str>, prompts: &[&str], video: Option<&str>| {
+            let typed = Typed {
+                first: Some(first.into()),
+                second: second.map(str::to_owned),
+                prompts: prompts.iter().map(|&prompt| prompt.to_owned()).collect(),
+                video: video.map(PathBuf::from),
+            };
+            let meant = typed.meant(|word| word == Path::new("clip.mp4"));
+            meant.map(|Meant { video, prompts }| (video.map(|path| path.display().to_string()), prompts.join("|")))
+        };
+        let is = |video: Option<&str>, prompts: &str| (video.map(str::to_owned), prompts.to_owned());
+        let clip = Some("clip.mp4");
+        assert_eq!(meant("clip.mp4", None, &[], None).unwrap(), is(clip, ""));
+        assert_eq!(meant("a ball", None, &[], None).unwrap(), is(None, "a ball"));
+        assert_eq!(meant("any", Some("a ball"), &[], None).unwrap(), is(Some("any"), "a ball"), "the first of two");
+        assert_eq!(meant("clip.mp4", None, &["a", "b"], None).unwrap(), is(clip, "a|b"));
+        assert_eq!(meant("clip.mp4", None, &[], Some("x.gif")).unwrap(), is(Some("x.gif"), "clip.mp4"));
+        let both = meant("a ball", None, &["a box"], None).unwrap_err();
+        assert!(both.line().contains("leave out one"), "{}", both.line());
+        assert_eq!(Typed::default().meant(|_| true).unwrap(), Meant { video: None, prompts: Vec::new() });
     }
 }

@@ -21,6 +21,7 @@ mod render;
 mod report;
 mod rerun;
 mod resume;
+mod settle;
 mod shell;
 mod source;
 mod table;
@@ -118,12 +119,12 @@ pub fn main() -> ExitCode {
     usage::trim_environment();
     let cli = match parse() {
         Ok(cli) => cli,
-        Err(error) => return not_parsed(&error),
+        Err(error) => return not_parsed(error),
     };
     let report = match cli.command {
         // these are for finding out what is wrong, or have nothing to do with a project
         Command::Doctor(_) | Command::Completions(_) | Command::Man(_) => cli.reporting.report(),
-        _ => cli.reporting.settled(),
+        _ => cli.reporting.settled(&command()),
     };
     let report = match report {
         Ok(report) => report,
@@ -135,7 +136,7 @@ pub fn main() -> ExitCode {
         Command::MultiPrompt(args) => args.run(&report),
         Command::Extend(args) => args.run(&report),
         Command::Resume(args) => args.run(&report),
-        Command::Runs(args) => args.run(report.json),
+        Command::Runs(args) => args.run(&report),
         Command::Decode(args) => args.run(&report),
         Command::Rerun(args) => args.run(&report),
         Command::Plan(args) => plan::run(*args, &report),
@@ -160,7 +161,7 @@ pub fn main() -> ExitCode {
 }
 
 /// Help and version go to standard output and are no failure; a mistake gets one line.
-fn not_parsed(error: &clap::Error) -> ExitCode {
+fn not_parsed(error: clap::Error) -> ExitCode {
     if !error.use_stderr() || error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
         // a reader that went away is no failure either
         let _ = error.print();

@@ -1,6 +1,6 @@
 //! `plan`, and `--dry-run` of the commands that render: what would be done and what it would take.
 
-use super::{Report, render, table::aligned};
+use super::{Report, settle, table::aligned};
 use crate::job::{self, Command};
 use crate::job::{Forecast, Job, Settings, check_single};
 use crate::pipelines::calibrate;
@@ -57,11 +57,9 @@ pub fn run(args: Args, report: &Report) -> Result<(), Failure> {
         check_single(&storyboard.scenes, &args.settings)?;
     }
     weights::only_look();
-    render::prepare(&args.settings, report)?;
-    let (settings, storyboard) = render::settled(args.settings, storyboard)?;
-    // what is there already stands in nobody's way
-    let settings = Settings { overwrite: Some(true), skip_existing: None, ..settings };
-    show(&job::resolve(command, settings, storyboard)?, &args.measure, report)
+    settle::prepare(&args.settings, report)?;
+    let (settings, storyboard) = settle::settled(args.settings, storyboard, report)?;
+    show(&job::resolve(command, settings.over_existing(), storyboard)?, &args.measure, report)
 }
 
 /// Whether a word names a file rather than being a prompt: it exists, or has the suffix of one.

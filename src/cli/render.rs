@@ -2,17 +2,14 @@
 
 use super::Report;
 use super::plan::{self, Measure};
-use super::report::settings_files;
+use super::settle::{Recorded, prepare, settled};
 use super::usage::hidden;
-use crate::disk;
-use crate::job::values::ManifestMode;
-use crate::job::{self, Command, Job, Settings};
+use crate::job::{self, Command, Group, Job, Settings};
 use crate::pipelines::{self, Loaded, Outcome};
-use crate::run::{Code, Event, Failure, WithCode, interrupt, print, progress};
+use crate::run::{Code, Event, Failure, print};
 use crate::storyboard::{Form, Storyboard};
 use crate::video::{Fault, Format, VideoError};
 use crate::weights;
-use anyhow::Context;
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 
@@ -34,12 +31,8 @@ A prompt file is plain text, one prompt per line, with a time before each ([00:0
 that begin with # are left out. A .toml, .json or .yaml file is a scene script, a list of prompts by frame, or a case file \
 of DiTCtrl: see docs/scripts.md.";
 
-/// Flags that have no effect on a single window.
-const OF_WINDOWS: [&str; 7] =
-    ["transition", "overlap", "transition_windows", "hold", "blend", "subject", "mask_threshold"];
-
 #[derive(Debug, clap::Args)]
-#[command(after_help = GENERATE, args_override_self = true, mut_args = |arg| hidden(arg, &OF_WINDOWS))]
+#[command(after_help = GENERATE, args_override_self = true, mut_args = |arg| hidden(arg, of_windows))]
 pub struct Generate {
     /// What is to be seen
     #[arg(value_name = "PROMPT", conflicts_with = "prompt", required_unless_present = "prompt")]
@@ -47,13 +40,10 @@ pub struct Generate {
     /// What is to be seen
     #[arg(short, long, value_name = "TEXT", alias = "prompts")]
     prompt: Vec<String>,
-    /// The same as --manifest none
-    #[arg(long, hide = true, conflicts_with = "manifest")]
-    no_metadata: bool,
     #[command(flatten)]
     dry: Dry,
     #[command(flatten)]
-    settings: Settings,
+    settings: Recorded,
 }
 
 #[derive(Debug, clap::Args)]
@@ -76,13 +66,10 @@ pub struct MultiPrompt {
     /// What parts several prompts in one text or line, as ';'
     #[arg(long, value_name = "TEXT")]
     split: Option<String>,
-    /// The same as --manifest none
-    #[arg(long, hide = true, conflicts_with = "manifest")]
-    no_metadata: bool,
     #[command(flatten)]
     dry: Dry,
     #[command(flatten)]
-    settings: Settings,
+    settings: Recorded,
 }
 
 /// Asking before doing.
@@ -112,6 +99,11 @@ impl Dry {
     }
 }
 
+/// Whether a setting has no effect on a single window.
+fn of_windows(setting: &clap::Id) -> bool {
+    matches!(Settings::group(setting.as_str()), Some(Group::Windows | Group::Subject))
+}
+
 impl Generate {
     pub fn run(self, report: &Report) -> Result<(), Failure> {
         if let Some(file) = self.text.as_ref().filter(|text| plan::is_file(text)) {
@@ -122,8 +114,9 @@ impl Generate {
         }
         let prompts: Vec<String> = self.text.into_iter().chain(self.prompt).collect();
         let storyboard = Storyboard::from_prompts(&prompts)?;
-        job::check_single(&storyboard.scenes, &self.settings)?;
-        render(Command::Generate, recorded(self.settings, self.no_metadata), storyboard, &self.dry, report)
+        let settings = self.settings.settings();
+        job::check_single(&storyboard.scenes, &settings)?;
+        render(Command::Generate, settings, storyboard, &self.dry, report)
     }
 }
 
@@ -143,35 +136,8 @@ impl MultiPrompt {
             Some(separator) => storyboard.split(&separator)?,
             None => storyboard,
         };
-        render(Command::MultiPrompt, recorded(self.settings, self.no_metadata), storyboard, &self.dry, report)
+        render(Command::MultiPrompt, self.settings.settings(), storyboard, &self.dry, report)
     }
-}
-
-/// What comes before everything else: threads, and what an interruption does.
-pub(super) fn prepare(settings: &Settings, report: &Report) -> Result<(), Failure> {
-    set_threads(settings.threads);
-    start(report)
-}
-
-/// Settings with those of the script and the files below them, and the storyboard without.
-pub(super) fn settled(settings: Settings, mut storyboard: Storyboard) -> Result<(Settings, Storyboard), Failure> {
-    let script = job::script_settings(&mut storyboard)?;
-    Ok((settings.or(script).or(files()?), storyboard))
-}
-
-/// The settings of the project's file, and below them the user's.
-pub(super) fn files() -> Result<Settings, Failure> {
-    let mut settings = Settings::default();
-    for (path, table) in settings_files()? {
-        let file = job::read_settings(table).with_context(|| path.display().to_string()).code(Code::Usage)?;
-        settings = settings.or(file);
-    }
-    Ok(settings)
-}
-
-pub(super) fn recorded(settings: Settings, no_metadata: bool) -> Settings {
-    let none = no_metadata.then_some(ManifestMode::None);
-    Settings { manifest: none.or(settings.manifest), ..settings }
 }
 
 /// Resolves and makes all videos of a command, and prints where they are.
@@ -183,11 +149,10 @@ pub(super) fn render(
     report: &Report,
 ) -> Result<(), Failure> {
     prepare(&settings, report)?;
-    let (settings, storyboard) = settled(settings, storyboard)?;
+    let (settings, storyboard) = settled(settings, storyboard, report)?;
     if let Some(measure) = dry.asked()? {
         // what is there already stands in nobody's way
-        let settings = Settings { overwrite: Some(true), skip_existing: None, ..settings };
-        return plan::show(&job::resolve(command, settings, storyboard)?, measure, report);
+        return plan::show(&job::resolve(command, settings.over_existing(), storyboard)?, measure, report);
     }
     let resolve = |overwrite: Option<bool>| {
         let settings = Settings { overwrite: overwrite.or(settings.overwrite), ..settings.clone() };
@@ -220,11 +185,6 @@ pub(super) fn make(
         made.extend(one(job, &mut loaded, report)?);
     }
     Ok(made)
-}
-
-/// From now on interruptions are heard.
-pub(super) fn start(report: &Report) -> Result<(), Failure> {
-    Ok(interrupt::install(report.progress == progress::Mode::Json, disk::remove_partials)?)
 }
 
 /// Makes one video. None where it was there already and is left alone.
@@ -261,13 +221,4 @@ fn ask(failure: &Failure) -> bool {
     write!(stderr, "{}; replace it? [y/N] ", failure.line()).is_ok()
         && std::io::stdin().read_line(&mut answer).is_ok()
         && matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes")
-}
-
-/// The number of threads, for every pool that is made later.
-pub(super) fn set_threads(threads: Option<usize>) {
-    let Some(threads) = threads.filter(|threads| (1..=1024).contains(threads)) else { return };
-    for name in ["RAYON_NUM_THREADS", "CANDLE_NUM_THREADS"] {
-        // SAFETY: the program has one thread until the first pool is made, and no pool is made before this.
-        unsafe { std::env::set_var(name, threads.to_string()) };
-    }
 }

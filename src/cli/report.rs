@@ -1,7 +1,7 @@
 //! How a command talks: what was asked for by flags, environment and files, and what comes of it.
 
 use super::usage;
-use crate::job::{self, values::text};
+use crate::job::{self, Settings, values::text};
 use crate::run::log::{self, Log};
 use crate::run::{Code, Failure, Observer, WithCode, config, progress};
 use anyhow::Context;
@@ -47,9 +47,6 @@ pub struct Reporting {
     log_level: Option<log::Level>,
 }
 
-/// The keys of [`Reporting`] in files.
-const KEYS: [&str; 7] = ["progress", "json", "quiet", "verbose", "color", "log_file", "log_level"];
-
 /// How this command talks.
 #[derive(Debug, Clone, Default)]
 pub struct Report {
@@ -61,18 +58,31 @@ pub struct Report {
     /// As it was given, and from anywhere.
     log_file: Option<(PathBuf, PathBuf)>,
     log_level: log::Level,
+    /// What the project's and the user's file say beside it, the one that counts more first.
+    files: Vec<(PathBuf, Table)>,
 }
 
 impl Reporting {
     /// With what the project's and the user's file say below it.
-    pub fn settled(self) -> Result<Report, Failure> {
-        let mut reporting = self;
-        for (path, table) in files()? {
-            let own: Table = table.into_iter().filter(|(key, _)| KEYS.contains(&key.as_str())).collect();
+    ///
+    /// # Errors
+    /// Files that cannot be read, and flags of the `program` in them that are no settings: a file says how things are done,
+    /// not what.
+    pub fn settled(self, program: &clap::Command) -> Result<Report, Failure> {
+        let (mut reporting, keys) = (self, keys());
+        let mut files = Vec::new();
+        for (path, table) in config::read()? {
+            if let Some((key, flag)) = table.keys().find_map(|key| Some((key, usage::no_setting(program, key)?))) {
+                let message =
+                    format!("{}: {key} is no setting of a project: give {flag} on the command line", path.display());
+                return Err(Failure::message(Code::Usage, message));
+            }
+            let (own, rest): (Table, Table) = table.into_iter().partition(|(key, _)| keys.contains(key));
             let below = job::read_keys("setting", own).with_context(|| path.display().to_string()).code(Code::Usage)?;
             reporting = reporting.or(below);
+            files.push((path, rest));
         }
-        reporting.report()
+        Ok(Report { files, ..reporting.report()? })
     }
 
     /// As it was typed, for commands that no file should keep from their work.
@@ -88,6 +98,7 @@ impl Reporting {
             color: self.color.unwrap_or_default(),
             log_file: self.log_file.map(place).transpose()?,
             log_level: self.log_level.unwrap_or_default(),
+            files: Vec::new(),
         })
     }
 
@@ -108,6 +119,11 @@ impl Reporting {
 }
 
 impl Report {
+    /// The settings of the project's file, and below them the user's.
+    pub fn settings(&self) -> Result<Settings, Failure> {
+        settings_of(&self.files)
+    }
+
     pub fn observer(&self) -> Result<Box<dyn Observer>, Failure> {
         let renderer = progress::renderer(self.progress, self.quiet, self.verbose, self.color);
         Ok(match self.log()? {
@@ -124,28 +140,27 @@ impl Report {
     }
 }
 
-/// The files of settings that exist, the one that counts more first.
-///
-/// # Errors
-/// What cannot be read, and flags that are no settings: a file says how things are done, not what.
-fn files() -> Result<Vec<(PathBuf, Table)>, Failure> {
-    let files = config::read()?;
-    for (path, table) in &files {
-        if let Some((key, flag)) = table.keys().find_map(|key| Some((key, usage::no_setting(key)?))) {
-            let message =
-                format!("{}: {key} is no setting of a project: give {flag} on the command line", path.display());
-            return Err(Failure::message(Code::Usage, message));
-        }
-    }
-    Ok(files)
+/// The settings of some files, the upper ones first, each with what it says beside [`Reporting`].
+fn settings_of(files: &[(PathBuf, Table)]) -> Result<Settings, Failure> {
+    let read = |(path, table): &(PathBuf, Table)| {
+        job::read_settings(table.clone()).with_context(|| path.display().to_string()).code(Code::Usage)
+    };
+    files.iter().try_fold(Settings::default(), |above, file| Ok(above.or(read(file)?)))
 }
 
-/// Those of the files, without what is said there about talking.
-pub fn settings_files() -> Result<Vec<(PathBuf, Table)>, Failure> {
-    let without = |(path, table): (PathBuf, Table)| {
-        (path, table.into_iter().filter(|(key, _)| !KEYS.contains(&key.as_str())).collect())
-    };
-    Ok(files()?.into_iter().map(without).collect())
+/// Reads the settings of the project's and the user's file, for a command that was not kept from its work by them.
+pub fn check_files() -> Result<(), Failure> {
+    let keys = keys();
+    let files = config::read()?
+        .into_iter()
+        .map(|(path, table)| (path, table.into_iter().filter(|(key, _)| !keys.contains(key)).collect::<Table>()));
+    settings_of(&files.collect::<Vec<_>>()).map(|_| ())
+}
+
+/// The keys of [`Reporting`] in files.
+fn keys() -> Vec<String> {
+    let flags = <Reporting as clap::Args>::augment_args(clap::Command::new(""));
+    flags.get_arguments().filter(|arg| !arg.is_hide_set()).map(|arg| arg.get_id().to_string()).collect()
 }
 
 #[cfg(test)]
@@ -154,8 +169,8 @@ mod tests {
 
     #[test]
     fn keys_are_the_fields() {
-        for key in KEYS {
-            let value = match key {
+        for key in keys() {
+            let value = match key.as_str() {
                 "progress" => "\"plain\"",
                 "json" | "quiet" => "true",
                 "verbose" => "1",
@@ -166,8 +181,8 @@ mod tests {
             job::read_keys::<Reporting>("setting", table).unwrap();
         }
         let fault = job::read_keys::<Reporting>("setting", "no_progress = true".parse().unwrap()).unwrap_err().line();
-        for key in KEYS {
-            assert!(fault.contains(key), "{key}: {fault}");
+        for key in keys() {
+            assert!(fault.contains(&key), "{key}: {fault}");
         }
     }
 

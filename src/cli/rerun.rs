@@ -1,10 +1,10 @@
 //! `rerun`: a video once more from the record it carries, and whether it is the same.
 
 use super::Report;
-use super::chosen::{Choice, Chosen, choice};
-use super::{render, resume};
+use super::chosen::{Choice, Chosen};
+use super::{render, resume, settle};
 use crate::job::values::OnInterrupt;
-use crate::job::{Request, Settings};
+use crate::job::{Group, Request, Settings};
 use crate::pipelines::{self, Loaded, hashes};
 use crate::run::directory::file_hash;
 use crate::run::{Code, Failure, Manifest, WithCode, interrupt, print};
@@ -23,24 +23,19 @@ Examples:
 With --check no file is kept: each frame of the video made again is compared with the one that is there. On the same build \
 and device they are identical; where they are not, the exit code is 7 and the distance of each frame is told.";
 
-choice!(
-    Again,
-    "the record of the video",
-    model,
-    device,
-    threads,
-    offload,
-    text_cache,
-    offline,
-    output,
-    overwrite,
-    manifest,
-    work_dir,
-    resume,
-    keep,
-    checkpoint_every,
-    on_interrupt,
-);
+/// The weights may lie elsewhere, and another machine may compute.
+#[derive(Debug)]
+struct Again;
+
+impl Choice for Again {
+    const GROUPS: &'static [Group] = &[Group::Model, Group::Machine, Group::Places, Group::Storage, Group::Run];
+    const SETTLED: &'static str = "the record of the video";
+}
+
+/// What a comparison leaves nothing of.
+fn kept() -> Vec<&'static str> {
+    [&["output", "manifest", "work_dir"], Settings::names_of(&[Group::Run]).as_slice()].concat()
+}
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES, args_override_self = true)]
@@ -49,8 +44,7 @@ pub struct Args {
     #[arg(value_name = "FILE")]
     file: PathBuf,
     /// Compare the frames and keep no file; exit code 7 where they differ
-    #[arg(long)]
-    #[arg(conflicts_with_all = ["output", "manifest", "work_dir", "resume", "keep", "checkpoint_every", "on_interrupt"])]
+    #[arg(long, conflicts_with_all = kept())]
     check: bool,
     /// The peak signal-to-noise ratio in decibels that every frame must have, instead of being identical
     #[arg(long, value_name = "X", requires = "check")]
@@ -65,8 +59,7 @@ pub struct Args {
 impl Args {
     pub fn run(self, report: &Report) -> Result<(), Failure> {
         let given = self.settings.0;
-        render::set_threads(given.threads);
-        render::start(report)?;
+        settle::prepare(&given, report)?;
         let manifest = Manifest::read(&self.file)?;
         let shown = self.file.display();
         let request = Request::of_manifest(&manifest).with_context(|| shown.to_string())?;
@@ -86,14 +79,14 @@ impl Args {
         let slash = if video.is_dir() { "/" } else { "" };
         let output = given.output.clone().unwrap_or_else(|| format!("{}{slash}", place.display()));
         let asked = given.model.clone();
-        let below = Again::pick(render::files()?.places());
+        let below = report.settings()?.only(Group::ASIDE);
         let mut settings = Settings { output: Some(output), ..given.or(request.settings).or(below) };
         if self.check {
             // nothing of this run stays, and nothing of one that is kept is touched
             interrupt::discard(Some(folder.path().to_owned()));
-            let work_dir = Some(folder.path().join("runs"));
-            let on_interrupt = Some(OnInterrupt::Discard);
-            settings = Settings { work_dir, on_interrupt, resume: None, keep: None, ..settings };
+            settings = settings.without(&[Group::Run]);
+            settings.work_dir = Some(folder.path().join("runs"));
+            settings.on_interrupt = Some(OnInterrupt::Discard);
         }
         let job = resume::found(Request { settings, ..request }, asked.as_deref())?;
         let here = hashes(&job).code(Code::Model)?;

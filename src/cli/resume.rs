@@ -1,9 +1,9 @@
 //! `resume`, `runs`: runs that did not end well, or were to be kept.
 
 use super::Report;
-use super::chosen::{Chosen, choice};
-use super::render;
-use crate::job::{Job, Request, Settings};
+use super::chosen::{Choice, Chosen};
+use super::{render, settle};
+use crate::job::{Group, Job, Request, Settings};
 use crate::pipelines::{self, Loaded};
 use crate::run::directory::{self, Plan, RunState, RunSummary};
 use crate::run::{Code, Failure, WithCode, human_bytes, print, time::human_seconds};
@@ -30,20 +30,14 @@ Examples:
   vidgen runs --rm 3fb2c9d0
   vidgen runs --prune 30";
 
-choice!(
-    Resumed,
-    "the run",
-    model,
-    output,
-    overwrite,
-    text_cache,
-    offline,
-    offload,
-    work_dir,
-    keep,
-    checkpoint_every,
-    on_interrupt
-);
+/// What says nothing about the frames, and where the weights are now.
+#[derive(Debug)]
+struct Resumed;
+
+impl Choice for Resumed {
+    const GROUPS: &'static [Group] = &[Group::Model, Group::Places, Group::Storage, Group::Run];
+    const SETTLED: &'static str = "the run";
+}
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = RESUME, args_override_self = true)]
@@ -114,8 +108,8 @@ pub fn found(request: Request, asked: Option<&str>) -> Result<Job, Failure> {
 }
 
 /// Where runs are looked for: where it was said now, or where the project's or the user's file says.
-pub fn work_dir(given: Option<PathBuf>) -> Result<Option<PathBuf>, Failure> {
-    Ok(given.or(render::files()?.work_dir))
+pub fn work_dir(given: Option<PathBuf>, report: &Report) -> Result<Option<PathBuf>, Failure> {
+    Ok(given.or(report.settings()?.work_dir))
 }
 
 /// The settings of a run in the directory `path`, those that were given now first.
@@ -136,11 +130,11 @@ pub fn one(request: Request) -> Result<Job, Failure> {
 
 impl Resume {
     pub fn run(self, report: &Report) -> Result<(), Failure> {
-        render::start(report)?;
+        settle::start(report)?;
         let given = typed(self.settings.0)?;
         let asked = given.model.clone();
-        let (path, plan, request) = enter(&self.run, work_dir(given.work_dir.clone())?.as_deref())?;
-        render::set_threads(Some(plan.threads));
+        let (path, plan, request) = enter(&self.run, work_dir(given.work_dir.clone(), report)?.as_deref())?;
+        settle::set_threads(Some(plan.threads));
         let settings = Settings { resume: Some(true), ..settings(given, request.settings.clone(), &path) };
         let mut job = found(Request { settings, ..request }, asked.as_deref())?;
         job.threads = plan.threads;
@@ -162,8 +156,8 @@ pub fn absolute(output: String) -> Result<String, Failure> {
 }
 
 impl Runs {
-    pub fn run(self, json: bool) -> Result<(), Failure> {
-        let root = work_dir(self.work_dir)?.or_else(directory::default_root);
+    pub fn run(self, report: &Report) -> Result<(), Failure> {
+        let root = work_dir(self.work_dir, report)?.or_else(directory::default_root);
         let removed: Vec<PathBuf> = match self.prune {
             Some(days) => {
                 let age = Duration::try_from_secs_f64(days * 86_400.0).context("--prune").code(Code::Usage)?;
@@ -181,13 +175,13 @@ impl Runs {
         }
         if self.prune.is_some() || !self.rm.is_empty() {
             let lines = removed.iter().map(|path| format!("removed {}\n", path.display()));
-            return print(&match json {
+            return print(&match report.json {
                 true => format!("{}\n", json!({ "removed": removed })),
                 false => lines.collect::<String>(),
             });
         }
         let runs = root.as_deref().map(directory::list).transpose()?.unwrap_or_default();
-        print(&match json {
+        print(&match report.json {
             true => format!("{}\n", runs.iter().map(described).collect::<Value>()),
             false => table(&runs),
         })

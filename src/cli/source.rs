@@ -1,7 +1,7 @@
 //! What `edit` and `attn-map` begin from: a prompt, or the record in a video of vidgen.
 
-use super::render::files;
-use crate::job::{Command, Request, Settings, check_single};
+use super::Report;
+use crate::job::{Command, Group, Request, Settings, check_single};
 use crate::run::{Code, Failure, Manifest, WithCode};
 use crate::storyboard::Storyboard;
 use std::path::Path;
@@ -16,7 +16,12 @@ pub struct Source {
 impl Source {
     /// `what`: a file or a prompt; `prompt`: one by a flag of its own. Flags outweigh what a record says; of the project's
     /// and the user's settings a record leaves only where things go.
-    pub fn new(what: Option<String>, prompt: Option<String>, flags: Settings) -> Result<Self, Failure> {
+    pub fn new(
+        what: Option<String>,
+        prompt: Option<String>,
+        flags: Settings,
+        report: &Report,
+    ) -> Result<Self, Failure> {
         let file = what.as_deref().map(Path::new).filter(|path| path.exists() || is_name(path));
         if let Some(path) = file {
             let record = Manifest::read(path)?;
@@ -24,13 +29,13 @@ impl Source {
             if request.command == Command::Generate {
                 check_single(&request.scenes, &unshared(&flags))?;
             }
-            request.settings = flags.or(request.settings).or(files()?.places());
+            request.settings = flags.or(request.settings).or(report.settings()?.only(Group::ASIDE));
             return Ok(Self { request, record: Some(record) });
         }
         let prompts: Vec<String> = what.into_iter().chain(prompt).collect();
         let scenes = Storyboard::from_prompts(&prompts)?.scenes;
         check_single(&scenes, &unshared(&flags))?;
-        let settings = flags.or(files()?);
+        let settings = flags.or(report.settings()?);
         Ok(Self { request: Request { command: Command::Generate, settings, scenes, edit: None }, record: None })
     }
 }

@@ -1,10 +1,8 @@
 //! What all flags have in common, and what a wrong one is told.
 
-use super::report::Reporting;
 use crate::job::Settings;
 use clap::builder::Resettable;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use clap::parser::ValueSource;
 use clap::{Arg, Args, Command, Error, Id};
 use std::ffi::OsString;
 
@@ -34,9 +32,9 @@ pub fn completed(command: Command) -> Command {
     command.mut_args(completed_arg).mut_subcommands(completed)
 }
 
-/// Leaves flags that a command always refuses out of its help.
-pub fn hidden(arg: Arg, refused: &[&str]) -> Arg {
-    let hide = refused.contains(&arg.get_id().as_str());
+/// Leaves a flag out of the help of a command that refuses it.
+pub fn hidden(arg: Arg, refused: impl Fn(&Id) -> bool) -> Arg {
+    let hide = refused(arg.get_id());
     if hide { arg.hide(true) } else { arg }
 }
 
@@ -58,14 +56,14 @@ fn completed_arg(arg: Arg) -> Arg {
     }
 }
 
-/// The flag of which `key` would be the key, where it is one of a command and no setting.
-pub fn no_setting(key: &str) -> Option<String> {
-    let setting = |command: Command| command.get_arguments().any(|arg| arg.get_id() == key);
-    if setting(Settings::augment_args(Command::new(""))) || setting(Reporting::augment_args(Command::new(""))) {
+/// The flag of which `key` would be the key, where it is one of a command of the program and no setting.
+pub fn no_setting(program: &Command, key: &str) -> Option<String> {
+    let settings = Settings::augment_args(Command::new(""));
+    // flags of the whole program say how it talks, and are settings as well
+    if settings.get_arguments().chain(program.get_arguments()).any(|arg| arg.get_id() == key) {
         return None;
     }
     let long = key.replace('_', "-");
-    let program = super::command();
     let own = program.get_subcommands().flat_map(Command::get_arguments);
     own.into_iter().any(|arg| arg.get_long() == Some(&long)).then(|| format!("--{long} ({})", variable(&long)))
 }
@@ -73,29 +71,26 @@ pub fn no_setting(key: &str) -> Option<String> {
 /// A command line whose environment yields to what was typed: a variable of a flag that cannot stand beside a typed one is
 /// not looked at.
 pub fn yielding(command: Command, words: &[OsString]) -> Command {
-    if !std::env::vars_os().any(|(name, _)| name.to_string_lossy().starts_with("VIDGEN_")) {
-        return command;
-    }
-    let mut silent = silenced(command.clone(), &|_| true).ignore_errors(true);
-    let Ok(matches) = silent.try_get_matches_from_mut(words) else { return command };
-    let Some((name, matches)) = matches.subcommand() else { return command };
-    let Some(own) = silent.find_subcommand(name) else { return command };
-    let typed = |arg: &&Arg| matches.value_source(arg.get_id().as_str()) == Some(ValueSource::CommandLine);
-    let mut beaten: Vec<Id> = Vec::new();
-    for arg in own.get_arguments().filter(typed) {
-        beaten.extend(own.get_arg_conflicts_with(arg).iter().map(|other| other.get_id().clone()));
-        let against =
-            |other: &&Arg| own.get_arg_conflicts_with(other).iter().any(|typed| typed.get_id() == arg.get_id());
-        beaten.extend(own.get_arguments().filter(against).map(|other| other.get_id().clone()));
-        for mut group in own.get_groups().cloned() {
-            let alone = !group.is_multiple();
-            let members: Vec<&Id> = group.get_args().collect();
-            if alone && members.contains(&arg.get_id()) {
-                beaten.extend(members.into_iter().filter(|id| *id != arg.get_id()).cloned());
-            }
+    let (own, _) = asked(&command, words);
+    let set = own.get_arguments().chain(command.get_arguments()).filter(|arg| arg.get_env().is_some());
+    let set: Vec<Id> = set.map(|arg| arg.get_id().clone()).collect();
+    let beaten = |id: &Id| {
+        let alone = silenced(command.clone(), &|arg| arg.get_id() != id).try_get_matches_from(words);
+        alone.is_err_and(|error| error.kind() == ErrorKind::ArgumentConflict)
+    };
+    let beaten: Vec<Id> = set.into_iter().filter(beaten).collect();
+    silenced(command, &|arg| beaten.contains(arg.get_id()))
+}
+
+/// The command that words ask for, and its full name, as `vidgen model show`.
+fn asked<'c>(program: &'c Command, words: &[OsString]) -> (&'c Command, String) {
+    let (mut command, mut name) = (program, program.get_name().to_owned());
+    for word in words.iter().skip(1) {
+        if let Some(next) = word.to_str().and_then(|word| command.find_subcommand(word)) {
+            (command, name) = (next, format!("{name} {}", next.get_name()));
         }
     }
-    silenced(command, &|arg| beaten.contains(arg.get_id()))
+    (command, name)
 }
 
 /// A command whose chosen flags have no environment variables.
@@ -117,18 +112,13 @@ fn fixed(name: String) -> &'static str {
 /// A wrong command line in one line: what is wrong, what would be right, where to look.
 ///
 /// `args` are the words that were typed, the program's own name first.
-pub fn line(error: &Error, command: &Command, args: &[OsString]) -> String {
+pub fn line(mut error: Error, program: &Command, args: &[OsString]) -> String {
+    // where to look is told at the end, and not as usage
+    error.remove(ContextKind::Usage);
     let text = error.render().to_string();
     let mut line = String::new();
-    let mut seen_usage = None;
-    for part in text.lines().map(str::trim).filter(|part| !part.is_empty()) {
-        if let Some(usage) = part.strip_prefix("Usage: ") {
-            seen_usage = Some(usage);
-            break;
-        }
-        if part.starts_with("For more information") {
-            break;
-        }
+    for part in text.lines().map(str::trim).filter(|part| !part.is_empty() && !part.starts_with("For more information"))
+    {
         let part = part.strip_prefix("error: ").unwrap_or(part);
         let part = part.strip_prefix("tip: ").unwrap_or(part);
         if !line.is_empty() {
@@ -144,19 +134,11 @@ pub fn line(error: &Error, command: &Command, args: &[OsString]) -> String {
     ] {
         line = line.replace(rust, words);
     }
-    line.push_str(&unquoted(error, args));
-    if let Some(variable) = origin(error, args) {
+    line.push_str(&unquoted(&error, args));
+    if let Some(variable) = origin(&error, args) {
         line.push_str(&format!(" (from the environment: {variable})"));
     }
-    let usage = seen_usage.map(|usage| {
-        let words = usage.split(' ').take_while(|word| !word.starts_with(['-', '[', '<']));
-        words.collect::<Vec<_>>().join(" ")
-    });
-    let place = usage.unwrap_or_else(|| {
-        let asked = args.iter().skip(1).find_map(|arg| command.find_subcommand(arg.to_str()?));
-        asked.map_or_else(|| "vidgen".to_owned(), |asked| format!("vidgen {}", asked.get_name()))
-    });
-    format!("{line}; see {place} --help")
+    format!("{line}; see {} --help", asked(program, args).1)
 }
 
 /// What is said where a word too many is part of a prompt, or another prompt.
@@ -228,7 +210,7 @@ mod tests {
     fn fault(words: &[&str]) -> String {
         let words = [&["vidgen"], words].concat();
         let args: Vec<OsString> = words.iter().map(OsString::from).collect();
-        line(&command().try_get_matches_from(words).unwrap_err(), &command(), &args)
+        line(command().try_get_matches_from(words).unwrap_err(), &command(), &args)
     }
 
     #[test]

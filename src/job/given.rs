@@ -6,7 +6,7 @@
 
 use super::plan::WindowRules;
 use super::request::Request;
-use super::settings::Settings;
+use super::settings::{Group, Settings};
 use super::values::{Seed, Size};
 use crate::models::cogvideox::config::TransformerConfig;
 use crate::models::cogvideox::vae::VaeConfig;
@@ -210,36 +210,13 @@ fn near(side: usize, unit: usize) -> [usize; 2] {
 pub fn taken_over(request: Request, seed: u64, new_prompt: bool) -> (Settings, Option<Scene>) {
     let Request { settings: old, scenes, .. } = request;
     let kept = |specs: Vec<Spec>| specs.into_iter().filter(|spec| !new_prompt || spec.words().is_empty()).collect();
-    let settings = Settings {
-        model: Some(old.model.unwrap_or_else(|| EMBEDDED.to_owned())),
-        seed: Some(Seed::Given(seed.wrapping_add(1))),
-        recipe: old.recipe,
-        negative_prompt: old.negative_prompt,
-        style: old.style,
-        steps: old.steps,
-        guidance_scale: old.guidance_scale,
-        fps: old.fps,
-        transition: old.transition,
-        overlap: old.overlap,
-        transition_windows: old.transition_windows,
-        hold: old.hold,
-        attn_proc: old.attn_proc.map(kept),
-        subject: old.subject.filter(|_| !new_prompt),
-        mask_threshold: old.mask_threshold.filter(|_| !new_prompt),
-        scheduler: old.scheduler,
-        shift: old.shift,
-        eta: old.eta,
-        schedule: old.schedule,
-        uncond: old.uncond,
-        blend: old.blend,
-        parity: old.parity,
-        dtype: old.dtype,
-        attention: old.attention,
-        vae_tiling: old.vae_tiling,
-        vae_tile_size: old.vae_tile_size,
-        vae_chunk: old.vae_chunk,
-        ..Settings::default()
-    };
+    let mut groups = vec![Group::Model, Group::Sampling, Group::Windows, Group::Attention, Group::Decoding];
+    // it is named by words of the prompt
+    groups.extend((!new_prompt).then_some(Group::Subject));
+    let mut settings = old.only(&groups);
+    settings.model.get_or_insert_with(|| EMBEDDED.to_owned());
+    settings.seed = Some(Seed::Given(seed.wrapping_add(1)));
+    settings.attn_proc = settings.attn_proc.map(kept);
     let last = scenes.into_iter().last().filter(|_| !new_prompt);
     let scene = last.map(|scene| Scene { length: None, transition: TransitionInto::default(), ..scene });
     (settings, scene)

@@ -29,7 +29,7 @@ pub use memory::Need;
 pub use plan::{Segment, WindowRules};
 pub use preview::Preview;
 pub use request::Request;
-pub use settings::Settings;
+pub use settings::{Group, Settings};
 pub use sharing::Sharing;
 
 use crate::guidance::{GuidanceSchedule, Rule};
@@ -256,23 +256,16 @@ pub fn check_single(scenes: &[Scene], settings: &Settings) -> Result<(), Failure
         return Err(Failure::message(Code::Usage, message));
     }
     let joining = settings.attn_proc.iter().flatten().find(|spec| spec.control.joins_windows);
-    let joining = joining.map(|spec| format!("--attn-proc {}", spec.control.name));
-    for (flag, given) in [
-        ("--overlap", settings.overlap.is_some()),
-        ("--transition-windows", settings.transition_windows.is_some()),
-        ("--transition", settings.transition.is_some()),
-        ("--hold", settings.hold.is_some()),
-        ("--blend", settings.blend.is_some()),
-        ("--subject", settings.subject.is_some()),
-        ("--mask-threshold", settings.mask_threshold.is_some()),
-        (joining.as_deref().unwrap_or_default(), joining.is_some()),
-    ] {
-        if given {
-            let message = format!("{flag} has no effect on a single window: leave it out, or use multi-prompt");
-            return Err(Failure::message(Code::Usage, message));
+    let joining = joining.map(|spec| format!("attn-proc {}", spec.control.name));
+    let of_windows = settings.clone().only(&[Group::Windows, Group::Subject]).said();
+    let idle = of_windows.first().map(|name| name.replace('_', "-")).or(joining);
+    match idle {
+        None => Ok(()),
+        Some(flag) => {
+            let message = format!("--{flag} has no effect on a single window: leave it out, or use multi-prompt");
+            Err(Failure::message(Code::Usage, message))
         }
     }
-    Ok(())
 }
 
 /// The video that is to be continued, for the command that can.

@@ -2,7 +2,7 @@
 //! made again, continued or edited from the file alone.
 
 use super::edit::Changes;
-use super::settings::Settings;
+use super::settings::{Group, Settings};
 use super::values::Seed;
 use super::{Command, Job, jobs};
 use crate::run::{Code, Failure, Manifest};
@@ -34,26 +34,7 @@ impl Request {
     /// What decides the frames and the bytes of the video, without where things go, where weights wait and what happens to
     /// files that are there already: the same for two runs that make the same video.
     pub fn of_frames(&self) -> Self {
-        let settings = Settings {
-            output: None,
-            overwrite: None,
-            skip_existing: None,
-            save_latents: None,
-            text_cache: None,
-            offline: None,
-            offload: None,
-            max_vram: None,
-            manifest: None,
-            work_dir: None,
-            resume: None,
-            keep: None,
-            checkpoint_every: None,
-            on_interrupt: None,
-            preview: None,
-            preview_every: None,
-            preview_path: None,
-            ..self.settings.clone()
-        };
+        let settings = self.settings.clone().without(Group::ASIDE).without(&[Group::Memory]);
         Self { settings, ..self.clone() }
     }
 

@@ -3,7 +3,7 @@
 mod show;
 
 use super::Report;
-use super::render::set_threads;
+use super::settle::set_threads;
 use crate::eval::clip::ClipEmbedder;
 use crate::eval::judge::Judge;
 use crate::eval::layout::Layout;

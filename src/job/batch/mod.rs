@@ -136,7 +136,7 @@ pub struct Checked {
 /// Resolves every job of a file, one after the other; what is wrong with any of them is among the faults.
 pub fn check(file: File, around: &Around, root: &mut Root, shard: Shard) -> Checked {
     let mut checking = Checking { around, root, shard, items: Vec::new(), faults: Vec::new(), full: false };
-    let mut faults = read::read(file.text, file.toml, file.folder, |entry| checking.take(entry));
+    let mut faults = read::read(file.text, file.toml, file.folder, file.flags, |entry| checking.take(entry));
     faults.append(&mut checking.faults);
     let items = checking.items;
     let total = items.len();
@@ -160,6 +160,8 @@ pub struct File<'a> {
     pub toml: bool,
     /// What its paths are relative to.
     pub folder: &'a Path,
+    /// Flags of the command that are no settings.
+    pub flags: &'a [String],
 }
 
 struct Checking<'a> {
@@ -305,8 +307,7 @@ fn resolved(index: usize, entry: &Entry, video: Video, root: &mut Root) -> Resul
     let random = settings.seed == Some(Seed::Random);
     let (overwrite, skip) = (settings.overwrite.unwrap_or(false), settings.skip_existing.unwrap_or(false));
     // what is there already is looked at by `todo`, job by job
-    let settings = Settings { overwrite: Some(true), skip_existing: None, ..settings };
-    let jobs = resolve(entry.command, settings, storyboard)?;
+    let jobs = resolve(entry.command, settings.over_existing(), storyboard)?;
     let job = jobs.into_iter().next().ok_or_else(|| anyhow!("no video"))?;
     root.check(&job.output.path)?;
     Ok(Resolved { id, job, random, overwrite, skip })

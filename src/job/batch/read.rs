@@ -1,7 +1,8 @@
 //! The jobs file: JSON lines, or TOML with `[defaults]` and `[[job]]`. Every mistake is found, with its line.
 
 use super::{Entry, Fault, Scenes};
-use crate::job::{Command, Settings, read_settings};
+use crate::job::settings::{self, Settings};
+use crate::job::{Command, read_settings};
 use crate::words::unknown;
 use anyhow::{Result, anyhow, bail, ensure};
 use serde::Deserialize;
@@ -18,25 +19,10 @@ const MOST_ID: usize = 120;
 
 /// Keys of a job beside the settings.
 const OWN: [&str; 5] = ["id", "command", "prompt", "script", "prompt_file"];
-/// Keys whose one value is a list already: these are swept by a list of lists.
-const LISTS: [&str; 3] = ["prompt", "attn_proc", "subject"];
-/// Ways to say one thing: a job's own takes the place of the other in the defaults.
-const EITHER: [&[&str]; 4] =
-    [&["prompt", "script", "prompt_file"], &["frames", "duration"], &["size", "width"], &["size", "height"]];
-/// What holds for a whole process, not for a job.
-const WHOLE: [(&str, &str); 11] = [
-    ("threads", "-j"),
-    ("dry_run", "--dry-run"),
-    ("shard", "--shard"),
-    ("output_root", "--output-root"),
-    ("progress", "--progress"),
-    ("json", "--json"),
-    ("quiet", "--quiet"),
-    ("verbose", "--verbose"),
-    ("color", "--color"),
-    ("log_file", "--log-file"),
-    ("log_level", "--log-level"),
-];
+/// What a job shows, in one of these ways: a job's own takes the place of another in the defaults.
+const SCENES: &[&str] = &["prompt", "script", "prompt_file"];
+/// Settings whose one value is a list already: these are swept by a list of lists, as `prompt` is.
+static LISTS: LazyLock<Vec<String>> = LazyLock::new(Settings::lists);
 
 /// One job as it stands in the file.
 struct Row {
@@ -45,8 +31,9 @@ struct Row {
 }
 
 /// Reads the jobs of a file, each of which is handed to `take` and not kept here: settings are large, and there may be very
-/// many. `folder` is what `script` and `prompt_file` are relative to.
-pub fn read(text: &str, toml: bool, folder: &Path, mut take: impl FnMut(Entry)) -> Vec<Fault> {
+/// many. `folder` is what `script` and `prompt_file` are relative to; `flags` are those of the command that are no settings,
+/// and hold for all jobs.
+pub fn read(text: &str, toml: bool, folder: &Path, flags: &[String], mut take: impl FnMut(Entry)) -> Vec<Fault> {
     let mut faults = Vec::new();
     let rows: Box<dyn Iterator<Item = Result<Row, Fault>>> = match toml.then(|| tables(text)) {
         None => Box::new(lines(text)),
@@ -73,7 +60,7 @@ pub fn read(text: &str, toml: bool, folder: &Path, mut take: impl FnMut(Entry)) 
             }
             Ok(jobs) => {
                 for (id, table) in jobs {
-                    match entry(line, id, table, folder) {
+                    match entry(line, id, table, folder, flags) {
                         Ok(entry) => {
                             entries += 1;
                             take(entry);
@@ -97,7 +84,7 @@ pub fn read(text: &str, toml: bool, folder: &Path, mut take: impl FnMut(Entry)) 
 /// An entry again, from its [`Entry::text`].
 pub fn again(line: usize, id: &str, text: &str) -> Result<Entry> {
     // paths have their folder in front already
-    entry(line, id.to_owned(), object(serde_json::from_str(text)?)?, Path::new(""))
+    entry(line, id.to_owned(), object(serde_json::from_str(text)?)?, Path::new(""), &[])
 }
 
 /// JSON lines; blank lines and lines that begin with `#` are left out.
@@ -168,7 +155,7 @@ fn tables(text: &str) -> Result<Vec<Row>, Fault> {
         at += text[seen..start].matches('\n').count();
         seen = start;
         let table = job.into_inner();
-        let replaced = |key: &str| EITHER.iter().any(|group| group.contains(&key) && says(&table, group));
+        let replaced = |key: &str| either().any(|ways| ways.contains(&key) && says(&table, ways));
         let below = file.defaults.iter().filter(|(key, _)| !replaced(key) && !table.contains_key(*key));
         let below: Vec<(&String, &Value)> = below.collect();
         let bytes = below.iter().map(|(key, value)| key.len() + weight(value)).sum::<usize>();
@@ -180,6 +167,11 @@ fn tables(text: &str) -> Result<Vec<Row>, Fault> {
         rows.push(Row { line: at, table: below.chain(table).collect() });
     }
     Ok(rows)
+}
+
+/// Ways to say one thing.
+fn either() -> impl Iterator<Item = &'static [&'static str]> {
+    settings::EITHER.iter().map(|ways| &ways[..]).chain([SCENES])
 }
 
 fn too_much() -> anyhow::Error {
@@ -245,7 +237,8 @@ fn swept(row: Row, position: usize, room: &mut usize) -> Result<Vec<(String, Tab
 }
 
 fn sweeps(key: &str, values: &[Value]) -> bool {
-    !LISTS.contains(&key) || (!values.is_empty() && values.iter().all(Value::is_array))
+    !(key == "prompt" || LISTS.iter().any(|list| list == key))
+        || (!values.is_empty() && values.iter().all(Value::is_array))
 }
 
 /// A value of a sweep as part of an id: itself where it is short and plain, else its number.
@@ -267,12 +260,12 @@ fn plain(c: char) -> bool {
     c.is_ascii_alphanumeric() || "._-".contains(c)
 }
 
-fn entry(line: usize, id: String, mut table: Table, folder: &Path) -> Result<Entry> {
+fn entry(line: usize, id: String, mut table: Table, folder: &Path, flags: &[String]) -> Result<Entry> {
     ensure!(
         !id.is_empty() && id.len() <= MOST_ID && id.chars().all(plain) && !id.starts_with('.'),
         "id {id:?}: an id is letters, digits, - _ and . (not first), up to {MOST_ID}"
     );
-    let known = &*KNOWN;
+    let known: Vec<&str> = OWN.into_iter().chain(Settings::names()).collect();
     for key in ["script", "prompt_file", "init_noise"] {
         if let Some(Value::String(path)) = table.get_mut(key)
             && !path.is_empty()
@@ -283,11 +276,12 @@ fn entry(line: usize, id: String, mut table: Table, folder: &Path) -> Result<Ent
     }
     let text = serde_json::to_string(&table)?.into_boxed_str();
     for key in table.keys() {
-        if let Some((_, flag)) = WHOLE.iter().find(|(name, _)| name == key) {
-            bail!("{key} holds for the whole batch: use {flag} on the command line");
+        // pools of threads are made once in a process
+        let flag = if key == "threads" { Some("threads") } else { flag(flags, key) };
+        if let Some(flag) = flag {
+            bail!("{key} holds for the whole batch: use --{flag} on the command line");
         }
-        if !known.iter().any(|name| name == key) {
-            let known: Vec<&str> = known.iter().map(String::as_str).collect();
+        if !known.contains(&key.as_str()) {
             return Err(unknown("key", key, &known));
         }
     }
@@ -327,12 +321,10 @@ fn prompts(value: Value) -> Result<Vec<String>> {
     }
 }
 
-/// Every key that a job may have.
-static KNOWN: LazyLock<Vec<String>> = LazyLock::new(|| {
-    let settings = serde_json::to_value(Settings::default()).unwrap_or_default();
-    let settings = settings.as_object().into_iter().flat_map(|fields| fields.keys().cloned());
-    OWN.map(str::to_owned).into_iter().chain(settings).collect()
-});
+/// The flag of which a key would be the key.
+fn flag<'f>(flags: &'f [String], key: &str) -> Option<&'f str> {
+    flags.iter().find(|flag| flag.replace('-', "_") == key).map(String::as_str)
+}
 
 /// Where the paths in a jobs file begin.
 pub fn folder(file: &Path) -> PathBuf {
@@ -348,7 +340,7 @@ mod tests {
 
     fn jobs(text: &str, toml: bool) -> Vec<Entry> {
         let mut entries = Vec::new();
-        let faults = read(text, toml, Path::new("there"), |entry| entries.push(entry));
+        let faults = read(text, toml, Path::new("there"), &[], |entry| entries.push(entry));
         assert!(faults.is_empty(), "{faults:?}");
         for entry in &entries {
             assert_eq!(again(entry.line, &entry.id, &entry.text).unwrap(), *entry);
@@ -357,7 +349,7 @@ mod tests {
     }
 
     fn faults(text: &str, toml: bool) -> Vec<String> {
-        read(text, toml, Path::new(""), drop).iter().map(|fault| fault.line("f")).collect()
+        read(text, toml, Path::new(""), &["dry-run".to_owned()], drop).iter().map(|fault| fault.line("f")).collect()
     }
 
     #[test]
@@ -393,7 +385,8 @@ mod tests {
     fn every_mistake_is_told_with_its_line() {
         let text = "{\"prompt\": \"x\", \"step\": 3}\n{\"prompt\": \"x\"\n[1]\n{\"steps\": 3}\n{\"prompt\": \"x\", \"steps\": []}\n\
                     {\"prompt\": \"x\", \"threads\": 3}\n{\"id\": \"a/b\", \"prompt\": \"x\"}\n{\"prompt\": 3}\n\
-                    {\"prompt\": \"x\", \"steps\": \"many\"}\n{\"prompt\": \"x\", \"script\": \"y\"}\n";
+                    {\"prompt\": \"x\", \"steps\": \"many\"}\n{\"prompt\": \"x\", \"script\": \"y\"}\n\
+                    {\"prompt\": \"x\", \"dry_run\": true}\n";
         let faults = faults(text, false);
         for (line, word) in [
             (1, "did you mean steps?"),
@@ -401,7 +394,8 @@ mod tests {
             (3, "not a JSON object"),
             (4, "no prompt"),
             (5, "an empty list"),
-            (6, "-j"),
+            (6, "--threads"),
+            (11, "--dry-run"),
             (7, "an id is"),
             (8, "neither a text"),
             (9, "steps: invalid type"),
@@ -411,7 +405,7 @@ mod tests {
             let told = faults.iter().find(|fault| fault.starts_with(&start)).unwrap_or_else(|| panic!("{faults:?}"));
             assert!(told.contains(word), "{told}");
         }
-        assert_eq!(faults.len(), 10, "{faults:?}");
+        assert_eq!(faults.len(), 11, "{faults:?}");
     }
 
     #[test]
