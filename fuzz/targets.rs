@@ -9,7 +9,7 @@ use std::path::Path;
 use vidgen::job::{self, Request, batch as jobs};
 use vidgen::models::cogvideox::config::TransformerConfig;
 use vidgen::models::cogvideox::vae::VaeConfig;
-use vidgen::recipe::{self, Choice, RecipeKey};
+use vidgen::recipe::{self, Choice};
 use vidgen::run::Manifest;
 use vidgen::run::journal::{self, Journal};
 use vidgen::schedulers::{self, ScheduleConfig, SchedulerKind, Table};
@@ -73,7 +73,7 @@ pub fn settings(data: &[u8]) {
     if let Ok(table) = toml::from_str(text) {
         let _ = black_box(job::read_settings(table));
         let own = Choice::Text(text.to_owned());
-        let _ = black_box(recipe::find(Some(&own), &RecipeKey::of(&TransformerConfig::default())));
+        let _ = black_box(recipe::find(Some(&own), &TransformerConfig::default().recipe_key()));
     }
 }
 

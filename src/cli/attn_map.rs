@@ -100,7 +100,7 @@ impl AttnMap {
         match report.json {
             true => {
                 let steps: Vec<usize> = maps.steps.below(job.steps).collect();
-                let layers: Vec<usize> = maps.layers.below(job.transformer.num_layers).collect();
+                let layers: Vec<usize> = maps.layers.below(job.architecture.main_sites().layers).collect();
                 let view = maps.view.to_string();
                 let object =
                     json!({ "view": view, "words": maps.words, "steps": steps, "layers": layers, "files": files });

@@ -1,7 +1,7 @@
 //! `mask`: the subject of a video, as masks and boxes.
 
 use super::Report;
-use super::render::set_threads;
+use super::settle::set_threads;
 use crate::job::{self, values::DeviceSpec};
 use crate::run::{Code, Event, Failure, Phase, WithCode, print};
 use crate::saliency::{Bounds, NETWORK, Saliency, bounds, smoothed};

@@ -1,6 +1,7 @@
 //! `processors`: the controls of attention that can be asked for by name.
 
 use crate::attention::SiteKind;
+use crate::models::architecture::FAMILIES;
 use crate::processors::when::kind_name;
 use crate::processors::{COMMON, Control, Parameter, list};
 use crate::run::{Failure, print};
@@ -17,13 +18,10 @@ pub fn run(json: bool) -> Result<(), Failure> {
     if json { print(&format!("{}\n", object())) } else { print(&table()) }
 }
 
-/// The architectures of this program, and the kinds of attention that their networks have.
-const ARCHITECTURES: [(&str, &[SiteKind]); 1] = [("cogvideox", &[SiteKind::Joint])];
-
 /// The architectures on which a control works.
 fn works_on(control: &Control) -> impl Iterator<Item = &'static str> {
-    let fitting = ARCHITECTURES.iter().filter(|(_, kinds)| kinds.iter().any(|kind| control.sites.contains(kind)));
-    fitting.map(|(name, _)| *name)
+    let fitting = FAMILIES.iter().filter(|family| family.sites.iter().any(|kind| control.sites.contains(kind)));
+    fitting.map(|family| family.name)
 }
 
 fn works(control: &Control) -> bool {
@@ -65,7 +63,9 @@ fn table() -> String {
         };
         list().iter().filter(|known| works(known) == working).map(|known| control(known)).collect::<String>()
     };
-    let have = ARCHITECTURES.map(|(name, kinds)| format!("{name} has {} attention", names(kinds).join(", ")));
+    let have =
+        FAMILIES.iter().map(|family| format!("{} has {} attention", family.name, names(family.sites).join(", ")));
+    let have: Vec<String> = have.collect();
     format!(
         "Written as NAME:PARAMETER=VALUE,..; ranges are inclusive: kv-share:layers=25-29,steps=2-24\n\n\
          On the models there are ({}):\n{}\n\

@@ -1,7 +1,8 @@
 //! `recipes`: what a run can follow where nobody says otherwise.
 
 use super::table::aligned;
-use crate::recipe::{Fact, Listed, list};
+use crate::models::architecture::Fact;
+use crate::recipe::{Listed, list};
 use crate::run::{Failure, print};
 use serde_json::{Map, Value, json};
 

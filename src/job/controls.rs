@@ -7,8 +7,7 @@ use super::edit::{self, Changes, Edit};
 use super::plan::Segment;
 use super::settings::Settings;
 use super::sharing::Sharing;
-use crate::attention::SiteKind;
-use crate::models::cogvideox::config::TransformerConfig;
+use crate::models::Architecture;
 use crate::processors::kv_share::{self, THRESHOLD};
 use crate::processors::{BankPlan, BankSize, Purpose, Ranges, Spec, Subject as Placed, Word, check_order};
 use crate::recipe::Recipe;
@@ -75,9 +74,9 @@ fn say_where(depth: usize, steps: usize) -> String {
 
 impl Wanted {
     /// `steps`: of the run.
-    pub fn new(settings: &Settings, recipe: &Recipe, transformer: &TransformerConfig, steps: usize) -> Result<Self> {
+    pub fn new(settings: &Settings, recipe: &Recipe, architecture: &dyn Architecture, steps: usize) -> Result<Self> {
         let given = settings.attn_proc.as_deref().unwrap_or_default();
-        let sites = [(SiteKind::Joint, transformer.num_layers)];
+        let sites: Vec<_> = architecture.sites().iter().map(|sites| (sites.kind, sites.layers)).collect();
         for spec in given {
             let what = |error: anyhow::Error| anyhow::anyhow!("--attn-proc {spec}: {error:#}");
             spec.check(steps, &sites).map_err(what)?;
@@ -93,7 +92,7 @@ impl Wanted {
             bail!("--attn-proc: {} is given twice: give all its steps and layers in one", twice.control.name)
         }
         check_order(&specs).map_err(|error| anyhow::anyhow!("--attn-proc: {error}"))?;
-        Ok(Self { specs, explicit, depth: transformer.num_layers, steps })
+        Ok(Self { specs, explicit, depth: architecture.main_sites().layers, steps })
     }
 
     /// How scenes follow each other where nobody says, and whether the windows inside one scene are joined.
@@ -416,25 +415,17 @@ pub(super) fn by_text(positions: &[Vec<u32>], plan: &ChunkPlan) -> Vec<Vec<u32>>
 }
 
 /// What a bank for a plan is made for. `halves`: most that a step of the guidance has.
-pub fn bank_size(
-    plan: &ChunkPlan,
-    transformer: &TransformerConfig,
-    (height, width): (usize, usize),
-    halves: usize,
-) -> BankSize {
+pub fn bank_size(plan: &ChunkPlan, architecture: &dyn Architecture, cells: (usize, usize), halves: usize) -> BankSize {
     let frames = plan.windows.iter().map(|window| window.len).max().unwrap_or(0);
+    let sites = architecture.main_sites();
     BankSize {
         windows: plan.windows.len(),
-        layers: transformer.num_layers,
+        layers: sites.layers,
         halves,
-        heads: transformer.num_attention_heads,
-        head_dim: transformer.attention_head_dim,
-        text: transformer.max_text_seq_length,
-        grid: (
-            frames / transformer.patch_size_t.unwrap_or(1),
-            height / transformer.patch_size,
-            width / transformer.patch_size,
-        ),
+        heads: sites.heads,
+        head_dim: sites.head_dim,
+        text: architecture.text().length,
+        grid: architecture.geometry().grid(frames, cells),
     }
 }
 

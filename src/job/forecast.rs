@@ -174,9 +174,9 @@ fn seconds(job: &Job, speed: &Speed) -> Result<Seconds> {
     let text = job.model.part("text_encoder")?;
     let texts: HashSet<&String> = job.prompts.iter().collect();
     let texts = texts.len() + usize::from(matches!(job.uncond, UncondText::Text(_)));
-    let products = text.elements() as f64 * (texts * job.transformer.max_text_seq_length) as f64;
+    let products = text.elements() as f64 * (texts * job.architecture.text().length) as f64;
     let rate = if text.elements() > 100_000_000 { speed.linear_wide } else { speed.linear };
-    let load = (bytes("transformer")? + bytes("vae")?) / speed.load;
+    let load = (bytes(job.architecture.denoiser_part())? + bytes("vae")?) / speed.load;
     let encode = text.bytes() as f64 / speed.load + products / rate;
     let (denoise, decode) = (work::denoising(job).seconds(speed), work::decoding(job).seconds(speed));
     let mux = (job.width * job.height * job.frames) as f64 * speed.pixel;

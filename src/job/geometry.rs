@@ -3,8 +3,9 @@
 use super::plan::MOST_FRAMES;
 use super::settings::Settings;
 use super::values::{Size, Tiling};
-use crate::models::cogvideox::config::TransformerConfig;
-use crate::models::cogvideox::vae::{DecodeOptions, TileOptions, VaeConfig};
+use crate::models::Architecture;
+use crate::models::architecture::LatentGeometry;
+use crate::models::autoencoder::DecodeOptions;
 use crate::recipe::Recipe;
 use crate::video::Rate;
 use anyhow::{Result, bail, ensure};
@@ -26,15 +27,15 @@ pub struct Geometry {
 }
 
 impl Geometry {
-    pub fn new(settings: &Settings, transformer: &TransformerConfig, vae: &VaeConfig, recipe: &Recipe) -> Result<Self> {
-        let ratio = vae.spatial_ratio();
+    pub fn new(settings: &Settings, latent: &LatentGeometry, recipe: &Recipe) -> Result<Self> {
+        let ratio = latent.spatial_ratio;
         let (width, height) = match settings.size {
             Some(Size { width, height }) => (Some(width), Some(height)),
             None => (settings.width, settings.height),
         };
-        let width = width.unwrap_or(transformer.sample_width * ratio);
-        let height = height.unwrap_or(transformer.sample_height * ratio);
-        let unit = ratio * transformer.patch_size;
+        let width = width.unwrap_or(latent.width);
+        let height = height.unwrap_or(latent.height);
+        let unit = latent.unit();
         check_side("width", width, unit)?;
         check_side("height", height, unit)?;
 
@@ -61,16 +62,16 @@ impl Geometry {
 
     /// How the frames are decoded. In tiles by itself only where diffusers' documentation advises it, far above what an
     /// embedded model makes.
-    pub fn decode(&self, settings: &Settings, vae: &VaeConfig) -> Result<DecodeOptions> {
+    pub fn decode(&self, settings: &Settings, architecture: &dyn Architecture) -> Result<DecodeOptions> {
         let chunk = settings.vae_chunk.unwrap_or(DecodeOptions::default().chunk);
         ensure!((1..=1024).contains(&chunk), "--vae-chunk {chunk}: give 1 to 1024 latent frames");
         let tiling = settings.vae_tiling.unwrap_or(Tiling::Auto);
         if let (Some(_), Tiling::Off) = (settings.vae_tile_size, tiling) {
             bail!("--vae-tile-size has no effect with --vae-tiling off: leave out one")
         }
-        let mut options = TileOptions::for_config(vae);
+        let mut options = architecture.tile();
         if let Some(Size { width, height }) = settings.vae_tile_size {
-            let least = 4 * vae.spatial_ratio();
+            let least = 4 * architecture.geometry().spatial_ratio;
             ensure!(
                 width >= least && height >= least,
                 "--vae-tile-size {width}x{height}: tiles are at least {least}x{least} pixels"

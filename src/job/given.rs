@@ -8,8 +8,8 @@ use super::plan::WindowRules;
 use super::request::Request;
 use super::settings::{Group, Settings};
 use super::values::{Seed, Size};
-use crate::models::cogvideox::config::TransformerConfig;
-use crate::models::cogvideox::vae::VaeConfig;
+use crate::models::LatentTime;
+use crate::models::architecture::LatentGeometry;
 use crate::processors::Spec;
 use crate::run::{Code, Failure, WithCode};
 use crate::storyboard::{Scene, TransitionInto};
@@ -56,14 +56,14 @@ pub struct Given {
 
 impl Given {
     /// Frames of video that are encoded, from the end of the given ones.
-    pub fn tail(&self, ratio: usize) -> usize {
-        (self.context - 1) * ratio + 1
+    pub fn tail(&self, time: LatentTime) -> usize {
+        time.frames(self.context)
     }
 
     /// Frames that decoding gives before the first new one, and how many of them are left out of the output.
-    pub fn decoded(&self, ratio: usize) -> (usize, usize) {
+    pub fn decoded(&self, time: LatentTime) -> (usize, usize) {
         match self.kind {
-            Kind::Video { .. } => (self.tail(ratio), self.tail(ratio)),
+            Kind::Video { .. } => (self.tail(time), self.tail(time)),
             Kind::Latents { .. } if self.only_new => (self.frames, self.frames),
             Kind::Latents { .. } => (self.frames, 0),
         }
@@ -116,17 +116,16 @@ impl Source {
     pub fn settled(
         &self,
         settings: &Settings,
-        transformer: &TransformerConfig,
-        vae: &VaeConfig,
+        latent: &LatentGeometry,
         warnings: &mut Vec<String>,
     ) -> Result<Settings> {
         let shown = self.path.display();
         warnings.extend(self.lost.iter().cloned());
-        let ratio = vae.spatial_ratio();
+        let ratio = latent.spatial_ratio;
         let (width, height) = match self.kind {
             Kind::Video { width, height } => (width, height),
             Kind::Latents { shape: (c, h, w) } => {
-                let wanted = transformer.in_channels;
+                let wanted = latent.channels;
                 ensure!(c == wanted, "{shown}: latents of {c} channels, and this model has {wanted}: give its --model");
                 (w * ratio, h * ratio)
             }
@@ -136,7 +135,7 @@ impl Source {
             None => (settings.width, settings.height),
         };
         let size = Size { width: asked.0.unwrap_or(width), height: asked.1.unwrap_or(height) };
-        let unit = ratio * transformer.patch_size;
+        let unit = latent.unit();
         if asked == (None, None) && !(width.is_multiple_of(unit) && height.is_multiple_of(unit)) {
             let near = near(width, unit).map(|width| near(height, unit).map(|height| format!("{width}x{height}")));
             let mut near = near.concat();
@@ -180,7 +179,7 @@ impl Source {
             window - 1
         );
         let (there, frames) = match self.kind {
-            Kind::Video { .. } => ((self.frames - 1) / rules.ratio + 1, self.frames),
+            Kind::Video { .. } => (rules.time.filled(self.frames), self.frames),
             Kind::Latents { .. } => (self.frames, rules.video_frames(self.frames)),
         };
         let context = rules.overlap.min(there);
@@ -232,7 +231,7 @@ mod tests {
         WindowRules {
             window: 13,
             patch_t: 1,
-            ratio: 4,
+            time: LatentTime::new(4),
             overlap,
             transition_windows: 2,
             hold: 0,
@@ -253,14 +252,20 @@ mod tests {
         for (frames, context) in [(1, 1), (4, 1), (5, 2), (33, 9), (1000, 9)] {
             let given = source(VIDEO, frames).given(&rules(9), false).unwrap();
             assert_eq!((given.frames, given.context), (frames, context));
-            assert!(given.tail(4) <= frames);
-            assert_eq!((given.decoded(4), given.kept()), ((given.tail(4), given.tail(4)), frames));
+            assert!(given.tail(LatentTime::new(4)) <= frames);
+            assert_eq!(
+                (given.decoded(LatentTime::new(4)), given.kept()),
+                ((given.tail(LatentTime::new(4)), given.tail(LatentTime::new(4))), frames)
+            );
         }
         let latents = source(Kind::Latents { shape: (8, 2, 2) }, 13);
         let given = latents.given(&rules(9), false).unwrap();
-        assert_eq!((given.frames, given.context, given.decoded(4), given.kept()), (49, 9, (49, 0), 49));
+        assert_eq!(
+            (given.frames, given.context, given.decoded(LatentTime::new(4)), given.kept()),
+            (49, 9, (49, 0), 49)
+        );
         let only = latents.given(&rules(9), true).unwrap();
-        assert_eq!((only.decoded(4), only.kept()), ((49, 49), 0));
+        assert_eq!((only.decoded(LatentTime::new(4)), only.kept()), ((49, 49), 0));
         for overlap in [0, 13] {
             let error = source(VIDEO, 49).given(&rules(overlap), false).unwrap_err().to_string();
             assert!(error.contains("give 1 to 12"), "{error}");

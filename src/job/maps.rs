@@ -90,7 +90,7 @@ impl MapsAsked {
         ensure!(view == MapView::Spatial || self.frame.is_none(), "--frame has no effect with --view {view}");
         ensure!(view == MapView::Temporal || self.at.is_none(), "--at has no effect with --view {view}");
 
-        let depth = job.transformer.num_layers;
+        let depth = job.architecture.main_sites().layers;
         let steps = self.steps.clone().unwrap_or_else(|| Ranges::from(job.steps / 2..=job.steps / 2));
         steps.check("steps", job.steps).context("--map-steps")?;
         ensure!(steps.below(job.steps).next().is_some(), "--map-steps {steps}: none of the run's {} steps", job.steps);
@@ -104,12 +104,12 @@ impl MapsAsked {
         let texts: Vec<String> = job.prompts.iter().chain(edited).cloned().collect();
         let shown =
             texts.len() - if job.controls.edit.is_some() { job.prompts.len() } else { texts.len() }..texts.len();
-        let mut prompts = Prompts::new(&texts, &job.model, job.transformer.max_text_seq_length);
+        let mut prompts = Prompts::new(&texts, &job.model, job.architecture.text().length);
         let positions = self.words.iter().map(|word| prompts.word("--words", word, shown.clone()));
         let positions = positions.collect::<Result<_>>()?;
         let pieces = prompts.tokens()?.iter().map(|tokens| tokens.pieces.clone()).collect();
 
-        let patch_t = job.transformer.patch_size_t.unwrap_or(1);
+        let patch_t = job.architecture.geometry().patch_t;
         let (mut window, mut recorded) = (None, None);
         match view {
             MapView::Words => {}
@@ -125,7 +125,7 @@ impl MapsAsked {
                 let Pixel { x, y } = self.at.context("which place? give --at X,Y")?;
                 let (width, height) = (job.width, job.height);
                 ensure!(x < width && y < height, "--at {x},{y}: the picture has {width}x{height} pixels");
-                let patch = job.transformer.patch_size;
+                let patch = job.architecture.geometry().patch;
                 let (row, column) = (y * (job.latents.1 / patch) / height, x * (job.latents.2 / patch) / width);
                 recorded = Some(View::Place { row, column });
             }

@@ -6,7 +6,7 @@
 use super::Job;
 use super::settings::Settings;
 use super::values::{MemorySize, Offload, Tiling};
-use crate::models::cogvideox::vae::TileOptions;
+use crate::models::architecture::WindowRows;
 use crate::nn::{compute_dtype, sdpa::Sdpa};
 use crate::run::{self, Code, Failure, human_bytes};
 use crate::weights::{self, Part};
@@ -73,7 +73,7 @@ impl Budget {
         let need = need(job, offload)?;
         let stay = match offload {
             Offload::None => {
-                let transformer = weights(&job.model.part("transformer")?, job.dtype, &job.device);
+                let transformer = weights(&job.model.part(job.architecture.denoiser_part())?, job.dtype, &job.device);
                 let vae = job.model.part("vae")?.bytes_as(job.vae_dtype);
                 need.base + (need.denoise + vae).max(need.decode + transformer)
             }
@@ -119,7 +119,7 @@ fn tile(job: &mut Job, settings: &Settings) -> Result<()> {
     if !auto || job.decode.tile.is_some() || base(job) + decode(job)? <= asked.0 {
         return Ok(());
     }
-    job.decode.tile = Some(TileOptions::for_config(&job.vae));
+    job.decode.tile = Some(job.architecture.tile());
     job.request.settings.vae_tiling = Some(Tiling::On);
     job.warnings.push(format!("frames are decoded in tiles, to stay below --max-vram {asked}"));
     Ok(())
@@ -150,11 +150,11 @@ fn share(values: u64, part: &Part, dtype: DType, device: &Device) -> u64 {
 
 /// Bytes of the transformer's weights: those that are alive at once, and those that wait.
 fn transformer(job: &Job, offload: Offload) -> Result<(u64, u64)> {
-    let part = job.model.part("transformer")?;
+    let part = job.model.part(job.architecture.denoiser_part())?;
     if !matches!(offload, Offload::Block | Offload::Disk) {
         return Ok((weights(&part, job.dtype, &job.device), 0));
     }
-    let layers = Layers::new(&part, "transformer_blocks.")?;
+    let layers = Layers::new(&part, job.architecture.unit_prefix())?;
     let alive = layers.rest + ALIVE * layers.block + layers.in_block;
     let held = if offload == Offload::Block { part.bytes_held(job.dtype) } else { 0 };
     Ok((share(alive, &part, job.dtype, &job.device), held))
@@ -206,24 +206,17 @@ impl Layers {
 
 /// What denoising holds beside the weights.
 fn activations(job: &Job) -> u64 {
-    let config = &job.transformer;
     let (channels, height, width) = job.latents;
     let window = job.segments.iter().flat_map(|s| &s.plan.windows).map(|w| w.len).max().unwrap_or(0);
-    let patch = config.patch_size * config.patch_size * config.patch_size_t.unwrap_or(1);
-    let tokens = (config.max_text_seq_length + window * height * width / patch) as u64;
-    let dim = config.inner_dim() as u64;
     let element = compute_dtype(job.dtype, &job.device).size_in_bytes() as u64;
-    let halves = job.rule().most_halves(job.steps) as u64;
-    // the states of the rows of a window; of the row at work: its norm, queries, keys, values, their rotated copies, or four times the width
-    // in the feed-forward layer, before and after the activation
-    let activations = tokens * dim * element * (2 * halves + 12);
-    let scores = (config.num_attention_heads as u64 * tokens * tokens * 4).min(3 * Sdpa::default().budget as u64);
+    let rows = WindowRows { frames: window, cells: (height, width), halves: job.rule().most_halves(job.steps) };
+    let memory = job.architecture.row_memory(rows, element, 3 * Sdpa::default().budget as u64);
     let frames: usize = job.segments.iter().map(|segment| segment.plan.frames).sum();
     // the timeline, its estimate, the last estimate, the blend's sum and the noise, in f32
     let timeline = (frames * channels * height * width) as u64 * 4 * 6;
     // an edit has the source's rows and timeline beside its own
     let lines = job.lines() as u64;
-    lines * (activations + timeline + shared(job, tokens * dim * element)) + scores
+    lines * (memory.activations + timeline + shared(job, memory.state)) + memory.scores
 }
 
 /// What sharing adds: the states of rows that have parted, and the keys and values on their way to the next window.
@@ -234,7 +227,7 @@ fn shared(job: &Job, state: u64) -> u64 {
     let bank = |plan| {
         let bank = job.controls.bank(plan, job.dtype, &job.device)?;
         Some(
-            bank.peak(&super::bank_size(plan, &job.transformer, (height, width), job.rule().most_halves(job.steps)))
+            bank.peak(&super::bank_size(plan, &*job.architecture, (height, width), job.rule().most_halves(job.steps)))
                 as u64
                 + 2 * state,
         )
@@ -248,7 +241,7 @@ fn decode(job: &Job) -> Result<u64> {
     let weights = job.model.part("vae")?.bytes_as(job.vae_dtype) * share / 10;
     let (_, height, width) = job.latents;
     let frames = job.segments.iter().map(|segment| segment.plan.keep - segment.padding).max().unwrap_or(0);
-    let memory = job.decode.memory(&job.vae, frames, height, width)?;
+    let memory = job.architecture.decoding_memory(&job.decode, frames, (height, width))?;
     let values = memory.caches + memory.alive;
     // frames of both sides of a fade wait for each other
     let fade = job.segments.iter().map(|segment| segment.fade).max().unwrap_or(0);
@@ -284,7 +277,7 @@ fn advice(job: &Job, budget: &Budget, stage: &str) -> Result<String> {
     if let Some(mode) = budget.first(job)?.filter(|&mode| mode != job.offload) {
         return Ok(format!("use --offload {mode}"));
     }
-    let part = job.model.part("transformer")?;
+    let part = job.model.part(job.architecture.denoiser_part())?;
     let half = weights(&part, job.dtype, &job.device).saturating_sub(weights(&part, DType::BF16, &job.device));
     Ok(match stage {
         "transformer" if half > 0 => "use --dtype bf16, or a smaller size",

@@ -33,11 +33,11 @@ pub use settings::{Group, Settings};
 pub use sharing::Sharing;
 
 use crate::guidance::{GuidanceSchedule, Rule};
-use crate::models::cogvideox::config::TransformerConfig;
-use crate::models::cogvideox::vae::{DecodeOptions, VaeConfig};
+use crate::models::Architecture;
+use crate::models::autoencoder::DecodeOptions;
 use crate::nn::compute_dtype;
 use crate::nn::kernel::{self, Kernel};
-use crate::recipe::{self, Chosen, RecipeKey};
+use crate::recipe::{self, Chosen};
 use crate::run::{Code, Failure, WithCode};
 use crate::schedulers::{ScheduleConfig, SchedulerKind, Table};
 use crate::storyboard::{self, Scene, Storyboard};
@@ -53,6 +53,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::hash::{BuildHasher, RandomState};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::OnceLock;
 use values::{Attention, DeviceSpec, ManifestMode, Offload, Parity, Precision, Seed, TextCacheAt, Uncond};
 
@@ -93,8 +94,8 @@ pub struct Job {
     /// What it was resolved from.
     pub request: Request,
     pub model: ModelFolder,
-    pub transformer: TransformerConfig,
-    pub vae: VaeConfig,
+    /// What its configurations say.
+    pub architecture: Arc<dyn Architecture>,
     pub schedule: ScheduleConfig,
     /// Final texts, style included; of an edit, the source's.
     pub prompts: Vec<String>,
@@ -291,24 +292,24 @@ pub fn of_latents(settings: Settings, latents: (usize, usize, usize, usize)) -> 
     let (frames, channels, height, width) = latents;
     let name = settings.model.as_deref().unwrap_or(weights::EMBEDDED);
     let model = ModelFolder::open(name, settings.offline.unwrap_or(false)).code(Code::Model)?;
-    let vae = Configs::read(&model).code(Code::Model)?.vae;
-    if frames == 0 || height == 0 || width == 0 || channels != vae.latent_channels {
+    let geometry = *Configs::read(&model).code(Code::Model)?.architecture.geometry();
+    if frames == 0 || height == 0 || width == 0 || channels != geometry.channels {
         let message = format!(
             "latents of {frames} frames with {channels} channels of {height} by {width} are none of {name}, which has {} \
              channels: use --model",
-            vae.latent_channels
+            geometry.channels
         );
         return Err(Failure::message(Code::Usage, message));
     }
-    let ratio = vae.spatial_ratio();
+    let ratio = geometry.spatial_ratio;
     let size = width.checked_mul(ratio).zip(height.checked_mul(ratio));
-    let length = (frames - 1).checked_mul(vae.temporal_ratio());
+    let length = geometry.time.checked_frames(frames);
     let (Some((width, height)), Some(length)) = (size, length) else {
         return Err(Failure::message(Code::Usage, "latents of an impossible size"));
     };
     let settings = Settings {
         size: Some(values::Size { width, height }),
-        frames: Some(length + 1),
+        frames: Some(length),
         seed: Some(Seed::Given(0)),
         manifest: Some(ManifestMode::None),
         ..settings
@@ -362,36 +363,18 @@ pub fn read_keys<T: DeserializeOwned>(what: &str, table: toml::Table) -> Result<
 /// The configurations of a model's parts.
 #[derive(Debug, Clone)]
 struct Configs {
-    transformer: TransformerConfig,
-    vae: VaeConfig,
+    architecture: Arc<dyn Architecture>,
     schedule: ScheduleConfig,
 }
 
 impl Configs {
     fn read(model: &ModelFolder) -> Result<Self> {
-        let transformer: TransformerConfig = model.json("transformer/config.json")?;
-        transformer.check().with_context(|| model.place())?;
-        ensure!(
-            transformer.in_channels == transformer.out_channels,
-            "{}: an image-to-video model ({} input channels for {}) is not supported yet: use a text-to-video model",
-            model.place(),
-            transformer.in_channels,
-            transformer.out_channels
-        );
-        let vae: VaeConfig = model.json("vae/config.json")?;
-        vae.validate().with_context(|| model.place())?;
-        ensure!(
-            vae.latent_channels == transformer.in_channels,
-            "{}: the vae makes {} latent channels and the transformer takes {}: these parts are not of one model",
-            model.place(),
-            vae.latent_channels,
-            transformer.in_channels
-        );
+        let architecture = model.architecture()?;
         let schedule: ScheduleConfig = model.json("scheduler/scheduler_config.json")?;
         // its values, apart from those of the flags
         crate::schedulers::build(&schedule, SchedulerKind::Ddim, Table::Diffusers, 1, 0.0)
             .with_context(|| model.place())?;
-        Ok(Self { transformer, vae, schedule })
+        Ok(Self { architecture, schedule })
     }
 }
 
@@ -403,14 +386,15 @@ fn one(
     place: output::Place,
 ) -> Result<Job> {
     let Request { command, settings, scenes, edit } = request;
-    let Configs { transformer, vae, schedule } = configs.clone();
+    let Configs { architecture, schedule } = configs.clone();
+    let latent = *architecture.geometry();
     let mut warnings = marks_told(scenes);
-    let settled = source.map(|source| source.settled(settings, &transformer, &vae, &mut warnings)).transpose()?;
+    let settled = source.map(|source| source.settled(settings, &latent, &mut warnings)).transpose()?;
     let settings = settled.as_ref().unwrap_or(settings);
-    let chosen = recipe::find(settings.recipe.as_ref(), &RecipeKey::of(&transformer))?;
+    let chosen = recipe::find(settings.recipe.as_ref(), &architecture.recipe_key())?;
     warnings.extend(chosen.warning);
     let Chosen { name: recipe_name, recipe, .. } = chosen;
-    let geometry = Geometry::new(settings, &transformer, &vae, &recipe)?;
+    let geometry = Geometry::new(settings, &latent, &recipe)?;
 
     let steps = settings.steps.unwrap_or(recipe.steps);
     ensure!(
@@ -418,14 +402,14 @@ fn one(
         "--steps {steps}: give 1 to {}",
         schedule.num_train_timesteps
     );
-    let wanted = Wanted::new(settings, &recipe, &transformer, steps)?;
+    let wanted = Wanted::new(settings, &recipe, &*architecture, steps)?;
     let (transition, joined) = wanted.transition(settings, scenes)?;
     let windows = &recipe.method.ditctrl;
     let rules = WindowRules {
-        window: transformer.window(),
-        patch_t: transformer.patch_size_t.unwrap_or(1),
-        ratio: vae.temporal_ratio(),
-        overlap: settings.overlap.unwrap_or_else(|| recipe.overlap(transformer.window())),
+        window: latent.window,
+        patch_t: latent.patch_t,
+        time: latent.time,
+        overlap: settings.overlap.unwrap_or_else(|| recipe.overlap(latent.window)),
         transition_windows: settings.transition_windows.unwrap_or(windows.transition_windows),
         hold: settings.hold.unwrap_or(windows.hold),
         transition,
@@ -436,7 +420,7 @@ fn one(
     let given = source.map(|source| source.given(&rules, only_new)).transpose()?;
     let given = given.map(|given| Given { fit: settings.fit.unwrap_or_default(), ..given });
     let segments = match *command {
-        Command::Generate => vec![rules.single(geometry.frames.unwrap_or(transformer.sample_frames))],
+        Command::Generate => vec![rules.single(geometry.frames.unwrap_or(latent.frames))],
         Command::Extend if given.is_none() && geometry.frames.is_none() => {
             let long = scenes.iter().any(|scene| scene.length.is_some());
             ensure!(long, "how long is the video to be? give --duration, as 30s, or --frames");
@@ -485,7 +469,7 @@ fn one(
     };
 
     let device = device(settings.device.unwrap_or(DeviceSpec::Auto))?;
-    let stored = model.part("transformer").code(Code::Model)?.stored_dtype();
+    let stored = model.part(architecture.denoiser_part()).code(Code::Model)?.stored_dtype();
     let dtype = match (settings.dtype.unwrap_or(Precision::Auto), &device, stored) {
         (Precision::F32, ..) | (Precision::Auto, Device::Cpu, _) => DType::F32,
         (Precision::Bf16, ..) => DType::BF16,
@@ -498,7 +482,7 @@ fn one(
         kernel::KernelTarget {
             device: &device,
             dtype: compute_dtype(dtype, &device),
-            head: transformer.attention_head_dim,
+            head: architecture.main_sites().head_dim,
         },
     )?;
     let half = if dtype == DType::F32 { DType::F32 } else { DType::BF16 };
@@ -512,17 +496,17 @@ fn one(
         })
         .collect();
 
-    let texts = (model, transformer.max_text_seq_length);
+    let texts = (model, architecture.text().length);
     let controls = wanted.resolve(settings, scenes, &prompts, edit.as_ref(), &segments, texts, &mut warnings)?;
 
-    let decode = geometry.decode(settings, &vae)?;
+    let decode = geometry.decode(settings, &*architecture)?;
     let shown = controls.edit.as_ref().map_or(&prompts, |edit| &edit.prompts);
     let mut output = output::output(settings, &geometry, model, shown, &place)?;
     if edit.as_ref().is_some_and(|changes| changes.side_by_side) {
         output.width *= 2;
     }
     let skip = settings.skip_existing.unwrap_or(false) && output.path.exists();
-    let preview = preview::preview(settings, &recipe, transformer.in_channels, &output)?;
+    let preview = preview::preview(settings, &recipe, latent.channels, &output)?;
     let mut codec = String::new();
     if !skip {
         let checked = video::check(&output)?;
@@ -536,11 +520,10 @@ fn one(
         request: request.of_video(place.seed, output.asked()),
         model: model.clone(),
         uncond,
-        latents: (transformer.in_channels, geometry.latent_height, geometry.latent_width),
+        latents: (latent.channels, geometry.latent_height, geometry.latent_width),
         width: geometry.width,
         height: geometry.height,
-        transformer,
-        vae,
+        architecture,
         schedule,
         prompts,
         segments,
@@ -619,9 +602,7 @@ impl Preset {
 
 /// The name of the recipe that a model has by itself.
 pub fn recipe_of(model: &ModelFolder) -> Result<String> {
-    let transformer: TransformerConfig = model.json("transformer/config.json")?;
-    transformer.check().with_context(|| model.place())?;
-    Ok(recipe::find(None, &RecipeKey::of(&transformer))?.name)
+    Ok(recipe::find(None, &model.architecture()?.recipe_key())?.name)
 }
 
 /// The device of a name, if it is there.

@@ -1,5 +1,6 @@
 //! From scenes and lengths to windows.
 
+use crate::models::LatentTime;
 use crate::storyboard::{Length, Scene, Transition};
 use crate::timeline::{ChunkPlan, Short, Stride, TextMix};
 use anyhow::{Result, anyhow, bail, ensure};
@@ -34,7 +35,7 @@ pub struct WindowRules {
     /// Latent frames that the network patches together.
     pub patch_t: usize,
     /// Frames of video for one latent frame, but the first.
-    pub ratio: usize,
+    pub time: LatentTime,
     pub overlap: usize,
     pub transition_windows: usize,
     pub hold: usize,
@@ -50,12 +51,12 @@ pub const MOST_FRAMES: usize = 500_000;
 impl WindowRules {
     /// Latent frames that hold so many frames of video.
     pub fn latent_frames(&self, frames: usize) -> usize {
-        (frames - 1).div_ceil(self.ratio) + 1
+        self.time.latent_frames(frames)
     }
 
     /// Frames of video that so many latent frames become.
     pub fn video_frames(&self, latent_frames: usize) -> usize {
-        (latent_frames - 1) * self.ratio + 1
+        self.time.frames(latent_frames)
     }
 
     fn padding(&self, latent_frames: usize) -> usize {
@@ -269,7 +270,7 @@ mod tests {
         WindowRules {
             window: 13,
             patch_t: 1,
-            ratio: 4,
+            time: LatentTime::new(4),
             overlap,
             transition_windows,
             hold,

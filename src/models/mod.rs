@@ -1,20 +1,26 @@
 //! The networks. A model knows its weights and where its sites are; it does not know steps, prompts, other branches or
 //! processors.
 
+pub mod architecture;
+pub mod autoencoder;
 pub mod clip;
 pub mod cogvideox;
+mod latent_time;
 pub mod layers;
 pub mod lpips;
 pub mod stream;
 pub mod u2net;
 
 pub use crate::attention::{Added, Row, Time};
+pub use architecture::Architecture;
+pub use autoencoder::Autoencoder;
+pub use latent_time::LatentTime;
 
 use crate::attention::Hooks;
 use candle_core::{Result, Tensor};
 
 /// A video denoiser: noisy latents, conditions and a time in, a prediction out.
-pub trait Denoiser {
+pub trait Denoiser: Send + Sync {
     /// Predictions `[F, C, H, W]` in f32, one for each row the pass ends with (forks may have changed their number). Rows
     /// go through the network layer-major: all rows pass one layer before the next.
     ///

@@ -5,11 +5,8 @@
 //! run takes longer than its estimate.
 
 use crate::attention::{Branch, Half, Hooks, Pass};
-use crate::job::work;
-use crate::models::cogvideox::config::TransformerConfig;
-use crate::models::cogvideox::transformer::Transformer;
-use crate::models::cogvideox::vae::{Autoencoder, DecodeOptions, VaeConfig};
-use crate::models::{Denoiser, Row};
+use crate::models::Row;
+use crate::models::autoencoder::DecodeOptions;
 use crate::nn::conv::conv3d;
 use crate::nn::linear;
 use crate::nn::sdpa::Sdpa;
@@ -33,41 +30,40 @@ pub fn calibrate() -> Result<Speed> {
     let model = ModelFolder::embedded();
     let device = Device::Cpu;
     let since = Instant::now();
-    let part = model.part("transformer")?;
-    let config: TransformerConfig = model.json("transformer/config.json")?;
-    let transformer = Transformer::load(&config, part.var_builder(DType::F32, &device)?)?;
+    let architecture = model.architecture()?;
+    let (channels, text) = (architecture.geometry().channels, architecture.text());
+    let part = model.part(architecture.denoiser_part())?;
+    let denoiser = architecture.load_denoiser(part.var_builder(DType::F32, &device)?, false)?;
     part.hash()?;
     let load = part.bytes() as f64 / since.elapsed().as_secs_f64();
 
     let denoise = |frames: usize, height: usize, width: usize| -> Result<TimedPass> {
-        let latents = Tensor::zeros((frames, config.in_channels, height, width), DType::F32, &device)?;
-        let text = Tensor::zeros((config.max_text_seq_length, config.text_embed_dim), DType::F32, &device)?;
+        let latents = Tensor::zeros((frames, channels, height, width), DType::F32, &device)?;
+        let text = Tensor::zeros((text.length, text.width), DType::F32, &device)?;
         let row = Row::new(latents, text, 500.0);
         let seconds = best(|| {
             let branch = |half| Branch { half, window: 0, prompt: 0, reference: None };
             let rows = vec![branch(Half::UNCOND), branch(Half::COND)];
             let pass = Pass { step: 0, steps: 1 };
             let mut hooks = Hooks::new(pass, rows, Vec::new(), &mut [], Sdpa::default(), 2)?;
-            transformer.forward(&[row.clone(), row.clone()], &mut hooks)?;
+            denoiser.forward(&[row.clone(), row.clone()], &mut hooks)?;
             hooks.finish()?;
             Ok(())
         })?;
-        let tokens = (config.max_text_seq_length + frames * height * width / config.patch_size.pow(2)) as f64;
-        let (depth, dim) = (config.num_layers as f64, config.inner_dim() as f64);
-        let linear = 2.0 * depth * tokens * 12.0 * dim * dim;
-        Ok(TimedPass { linear, attention: 2.0 * depth * 2.0 * tokens * tokens * dim, layers: depth, seconds })
+        let row = architecture.row_work(frames, (height, width));
+        let linear = 2.0 * (row.linear.small + row.linear.wide);
+        Ok(TimedPass { linear, attention: 2.0 * row.attention, layers: row.layers as f64, seconds })
     };
     let passes = [denoise(2, 4, 6)?, denoise(7, 12, 18)?, denoise(13, 12, 18)?];
     let (linear, attention, layer) = solve(&passes);
 
-    let config: VaeConfig = model.json("vae/config.json")?;
-    let vae = Autoencoder::load_decoder(&config, model.part("vae")?.var_builder(DType::F32, &device)?)?;
+    let vae = architecture.load_autoencoder(model.part("vae")?.var_builder(DType::F32, &device)?, false)?;
     let decode = |height: usize, width: usize| -> Result<(f64, f64)> {
-        let latents = Tensor::zeros((2, config.latent_channels, height, width), DType::F32, &device)?;
-        let mut session = vae.session(height, width, &DecodeOptions::default())?;
-        session.next(&latents)?; // the first chunk is another
-        let seconds = best(|| Ok(session.next(&latents)?))?;
-        Ok((work::decoder(&config, 2, height * width, false).small, seconds))
+        let latents = Tensor::zeros((2, channels, height, width), DType::F32, &device)?;
+        let mut session = vae.decoding(height, width, &DecodeOptions::default())?;
+        session.decode(&latents)?; // the first chunk is another
+        let seconds = best(|| Ok(session.decode(&latents)?))?;
+        Ok((architecture.decoding_work(2, height * width, false).small, seconds))
     };
     let (small, large) = (decode(4, 6)?, decode(CELLS.0, CELLS.1)?);
     let conv = (large.0 - small.0) / (large.1 - small.1).max(1e-9);

@@ -86,7 +86,7 @@ impl Setting for Timeline<'_> {
         let (_, height, width) = job.latents;
         Ok(Some(KvBank::new(
             bank,
-            &bank_size(plan, &job.transformer, (height, width), job.rule().most_halves(job.steps)),
+            &bank_size(plan, &*job.architecture, (height, width), job.rule().most_halves(job.steps)),
         )?))
     }
 }

@@ -1,7 +1,9 @@
 //! The last stage: latents become frames, chunk by chunk, and frames are handed on as they come.
 
 use super::tape::{Begun, Tape};
-use crate::models::cogvideox::vae::{Autoencoder, DecodeOptions};
+use crate::job::Job;
+use crate::models::architecture::LatentGeometry;
+use crate::models::autoencoder::{Autoencoder, DecodeOptions};
 use crate::run::{Code, Event, Failure, Observer, Phase};
 use crate::video::Frame;
 use anyhow::Result;
@@ -11,29 +13,42 @@ use std::ops::Range;
 /// A frame whose brightest value is below this counts as black.
 const BLACK: u8 = 4;
 
+/// What decodes the latents of a job, and how.
+#[derive(Clone, Copy)]
+pub struct Decoder<'a> {
+    vae: &'a dyn Autoencoder,
+    geometry: &'a LatentGeometry,
+    options: &'a DecodeOptions,
+}
+
+impl<'a> Decoder<'a> {
+    pub fn new(job: &'a Job, vae: &'a dyn Autoencoder) -> Self {
+        Self { vae, geometry: job.architecture.geometry(), options: &job.decode }
+    }
+}
+
 /// Decodes `latents` `[F, C, H, W]` (scaled as the denoiser has them), timeline `part` of the video, and hands the frames in
 /// the range `frames` to `take`: those that the tape has first, the others by way of it.
 ///
 /// Values that are not finite, and a video without a single frame that is not black, are a failure
 /// ([`Code::Numbers`]): no user wants that file.
 pub fn decode(
-    vae: &Autoencoder,
+    decoder: &Decoder,
     latents: &Tensor,
-    options: &DecodeOptions,
     (part, frames): (usize, Range<usize>),
     tape: &mut Tape,
     take: &mut dyn FnMut(Frame) -> Result<()>,
     observer: &mut dyn Observer,
 ) -> Result<()> {
-    let latents = (latents / vae.config().scaling_factor)?;
+    let Decoder { vae, geometry, options } = *decoder;
     let (count, _, h, w) = latents.dims4()?;
-    let (height, width) = (h * vae.config().spatial_ratio(), w * vae.config().spatial_ratio());
+    let (height, width) = (h * geometry.spatial_ratio, w * geometry.spatial_ratio);
     let chunks = options.chunks(count);
     let of = chunks.len();
-    let mut session = vae.session(h, w, options)?;
-    let begun = tape.begin(part, (frames.len(), width * height * 3), of, &mut session)?;
+    let mut session = vae.decoding(h, w, options)?;
+    let begun = tape.begin(part, (frames.len(), width * height * 3), of, &mut *session)?;
     let Begun { frames: kept, chunks: done } = begun;
-    let mut seen = options.frames_of(vae.config(), &chunks[..done]);
+    let mut seen = options.frames_of(geometry.time.ratio, &chunks[..done]);
     let what = if done > 0 { format!("from part {}", done + 1) } else { String::new() };
     observer.event(&Event::Phase { phase: Phase::Decode, of, what })?;
     let mut brightest = 0;
@@ -44,7 +59,7 @@ pub fn decode(
         take(frame)?;
     }
     for (index, chunk) in chunks.into_iter().enumerate().skip(done) {
-        let pixels = session.next(&latents.narrow(0, chunk.start, chunk.len())?)?;
+        let pixels = session.decode(&latents.narrow(0, chunk.start, chunk.len())?)?;
         for frame in to_frames(&pixels, index)? {
             if frames.contains(&seen) {
                 bright(&frame);
@@ -54,7 +69,7 @@ pub fn decode(
             seen += 1;
         }
         observer.event(&Event::Chunk { phase: Phase::Decode, index, of })?;
-        tape.chunk(part, (index + 1, of), &session, observer)?;
+        tape.chunk(part, (index + 1, of), &*session, observer)?;
     }
     if brightest < BLACK {
         let message = "vae: every frame is black: try --dtype f32 or another --seed";

@@ -7,7 +7,7 @@
 
 use super::denoise::Fixed;
 use crate::job::{Given, GivenKind, Job, Segment};
-use crate::models::cogvideox::vae::{Autoencoder, EncodeOptions};
+use crate::models::autoencoder::EncodeOptions;
 use crate::run::{Code, Event, Failure, Manifest, Observer, Phase, WithCode};
 use crate::video::{self, Frame, Limits, Writer};
 use crate::weights::read_tensors;
@@ -97,9 +97,9 @@ fn encode(job: &Job, given: &Given, observer: &mut dyn Observer) -> Result<Tenso
     observer.event(&Event::Phase { phase: Phase::Load, of: 0, what: "vae".into() })?;
     let part = job.model.part("vae").code(Code::Model)?;
     let vb = part.var_builder(job.vae_dtype, &job.device).code(Code::Model)?;
-    let vae = Autoencoder::load(&job.vae, vb).code(Code::Model)?;
+    let vae = job.architecture.load_autoencoder(vb, true).code(Code::Model)?;
     observer.event(&Event::Phase { phase: Phase::Encode, of: 0, what: "given video".into() })?;
-    let tail = given.tail(job.rules.ratio);
+    let tail = given.tail(job.rules.time);
     let mut values = Vec::with_capacity(tail * 3 * job.width * job.height);
     for frame in frames(job, given, given.frames - tail..given.frames)? {
         let pixels = frame?.data;
@@ -109,7 +109,7 @@ fn encode(job: &Job, given: &Given, observer: &mut dyn Observer) -> Result<Tenso
     unchanged(values.len() == tail * 3 * job.width * job.height, given)?;
     let video = Tensor::from_vec(values, (tail, 3, job.height, job.width), &Device::Cpu)?; // [T, 3, H, W]
     let options = EncodeOptions { tile: job.decode.tile.clone(), ..EncodeOptions::default() };
-    let latents = (vae.encode(&video, &options)?.mode() * vae.config().scaling_factor)?;
+    let latents = vae.encode(&video, &options)?;
     Ok(latents.to_device(&Device::Cpu)?.to_dtype(DType::F32)?)
 }
 
@@ -139,7 +139,7 @@ pub fn wanted(job: &Job, index: usize) -> Range<usize> {
     let frames = job.segments[index].frames;
     match &job.given {
         Some(given) if index == 0 => {
-            let (decoded, dropped) = given.decoded(job.rules.ratio);
+            let (decoded, dropped) = given.decoded(job.rules.time);
             dropped..decoded + frames
         }
         _ => 0..frames,
@@ -157,7 +157,7 @@ mod tests {
     use crate::noise::{Noise, Stream};
     use crate::schedulers::{self, ScheduleConfig, SchedulerKind, Table};
     use crate::timeline::{BlendMode, ChunkPlan};
-    use std::cell::RefCell;
+    use std::sync::Mutex;
 
     const SHAPE: (usize, usize, usize) = (2, 3, 4);
     /// A divisor of 1000: with others diffusers' steps do not end at the levels where the next begin.
@@ -165,11 +165,11 @@ mod tests {
 
     /// Answers with something that has nothing to do with what is fixed, and remembers what it was asked about.
     #[derive(Default)]
-    struct Witness(RefCell<Vec<Tensor>>);
+    struct Witness(Mutex<Vec<Tensor>>);
 
     impl Denoiser for Witness {
         fn forward(&self, rows: &[Row], _: &mut Hooks) -> candle_core::Result<Vec<Tensor>> {
-            self.0.borrow_mut().push(rows[0].latents.copy()?);
+            self.0.lock().unwrap().push(rows[0].latents.copy()?);
             rows.iter().map(|row| row.latents.sin()? + 0.3).collect()
         }
     }
@@ -241,7 +241,7 @@ mod tests {
                             }
                             let noise = Noise::new(1).latents(Stream::Initial, 0..11, 0, SHAPE, &Device::Cpu).unwrap();
                             let noise = fixed.of(&noise).unwrap();
-                            let passes = witness.0.into_inner();
+                            let passes = witness.0.into_inner().unwrap();
                             assert_eq!(passes.len(), STEPS * 3);
                             for (pass, row) in passes.iter().enumerate() {
                                 let want = scheduler.noised(pass / 3, &fixed.latents, &noise).unwrap();

@@ -1,7 +1,7 @@
 //! The last stage: latents become frames, and frames a video.
 
 use super::checkpoint::Checkpointer;
-use super::decode::decode;
+use super::decode::{Decoder, decode};
 use super::extend;
 use super::fade::Fades;
 use super::latents::write_latents;
@@ -85,6 +85,7 @@ fn write(
 ) -> Result<Written, Failure> {
     observer.event(&Event::Phase { phase: Phase::Load, of: 0, what: "vae".into() })?;
     let vae = loaded.decoder(job)?;
+    let decoder = Decoder::new(job, &*vae);
     let mut writer = video::open(output).code(Code::Encoder)?;
     extend::write_given(job, &mut writer)?;
     let parts = latents.len();
@@ -102,7 +103,7 @@ fn write(
         fades.begin(job.segments[part].fade, wanted.len(), next.map_or(0, |next| next.fade))?;
         if job.pictures() == 1 {
             let mut take = |frame| fades.write(frame);
-            decode(&vae, &latents, &job.decode, (part, wanted), tape, &mut take, observer).map_err(encoder)?;
+            decode(&decoder, &latents, (part, wanted), tape, &mut take, observer).map_err(encoder)?;
             continue;
         }
         let frames = latents.dim(0)? / 2;
@@ -110,13 +111,13 @@ fn write(
         let mut spool = Spool::new()?;
         let mut wait = |frame: Frame| spool.push(&frame);
         let part = (part, wanted);
-        decode(&vae, &source, &job.decode, part.clone(), &mut Tape::off(), &mut wait, observer).map_err(encoder)?;
+        decode(&decoder, &source, part.clone(), &mut Tape::off(), &mut wait, observer).map_err(encoder)?;
         let mut sources = spool.frames()?;
         let mut take = |frame: Frame| {
             let source = sources.next()?.context("the source has fewer frames than its edited version")?;
             fades.write(video::side_by_side(&[source, frame])?)
         };
-        decode(&vae, &edited, &job.decode, part, tape, &mut take, observer).map_err(encoder)?;
+        decode(&decoder, &edited, part, tape, &mut take, observer).map_err(encoder)?;
     }
     observer.event(&Event::Phase { phase: Phase::Mux, of: 0, what: String::new() })?;
     writer.finish().code(Code::Encoder)

@@ -95,8 +95,8 @@ pub fn latents(
     };
     let heard = |keeping: &Option<&mut Checkpointer>| keeping.as_ref().map_or(Ok(()), |keeping| keeping.heard());
     heard(&keeping)?;
-    observer.event(&Event::Phase { phase: Phase::Load, of: 0, what: "transformer".into() })?;
-    let transformer = loaded.transformer(job)?;
+    observer.event(&Event::Phase { phase: Phase::Load, of: 0, what: job.architecture.denoiser_part().into() })?;
+    let denoiser = loaded.denoiser(job)?;
     heard(&keeping)?;
     let edit = job.controls.edit.as_ref();
     let mut done = Vec::with_capacity(job.segments.len());
@@ -135,7 +135,7 @@ pub fn latents(
         };
         let mut shown = previewer.then(keeper);
         let part = Denoising {
-            denoiser: &*transformer,
+            denoiser: &*denoiser,
             scheduler: &mut *scheduler,
             plan,
             texts: &texts_of_plan,

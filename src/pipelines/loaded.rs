@@ -2,8 +2,7 @@
 
 use crate::job::Job;
 use crate::job::values::Offload;
-use crate::models::cogvideox::transformer::Transformer;
-use crate::models::cogvideox::vae::Autoencoder;
+use crate::models::{Autoencoder, Denoiser};
 use crate::run::{Code, Failure, WithCode};
 use candle_core::DType;
 use std::sync::Arc;
@@ -13,8 +12,8 @@ use std::sync::Arc;
 #[derive(Default)]
 pub struct Loaded {
     keep: bool,
-    transformer: Option<(Key, Arc<Transformer>)>,
-    decoder: Option<(Key, Arc<Autoencoder>)>,
+    denoiser: Option<(Key, Arc<dyn Denoiser>)>,
+    decoder: Option<(Key, Arc<dyn Autoencoder>)>,
 }
 
 /// The model, the numbers it computes with and where.
@@ -38,33 +37,30 @@ impl Loaded {
         self.keep && job.offload == Offload::None
     }
 
-    /// The transformer of a job.
-    pub fn transformer(&mut self, job: &Job) -> Result<Arc<Transformer>, Failure> {
+    /// The denoiser of a job.
+    pub fn denoiser(&mut self, job: &Job) -> Result<Arc<dyn Denoiser>, Failure> {
         let key = Key::of(job, job.dtype);
         if !self.keeps(job) {
-            (self.transformer, self.decoder) = (None, None);
+            (self.denoiser, self.decoder) = (None, None);
         }
-        if let Some((_, network)) = self.transformer.as_ref().filter(|(loaded, _)| *loaded == key) {
+        if let Some((_, network)) = self.denoiser.as_ref().filter(|(loaded, _)| *loaded == key) {
             return Ok(network.clone());
         }
-        self.transformer = None; // before the next takes memory
-        let part = job.model.part("transformer").code(Code::Model)?;
+        self.denoiser = None; // before the next takes memory
+        let part = job.model.part(job.architecture.denoiser_part()).code(Code::Model)?;
         let vb = match job.offload {
             Offload::Block => part.var_builder_holding(job.dtype, &job.device),
             _ => part.var_builder_compact(job.dtype, &job.device),
         };
         let vb = vb.code(Code::Model)?;
-        let network = match job.offload {
-            Offload::Block | Offload::Disk => Transformer::load_streamed(&job.transformer, vb),
-            Offload::Auto | Offload::None | Offload::Model => Transformer::load(&job.transformer, vb),
-        };
-        let network = Arc::new(network.code(Code::Model)?);
-        self.transformer = self.keeps(job).then(|| (key, network.clone()));
+        let streamed = matches!(job.offload, Offload::Block | Offload::Disk);
+        let network = job.architecture.load_denoiser(vb, streamed).code(Code::Model)?;
+        self.denoiser = self.keeps(job).then(|| (key, network.clone()));
         Ok(network)
     }
 
     /// The decoder of a job.
-    pub fn decoder(&mut self, job: &Job) -> Result<Arc<Autoencoder>, Failure> {
+    pub fn decoder(&mut self, job: &Job) -> Result<Arc<dyn Autoencoder>, Failure> {
         let key = Key::of(job, job.vae_dtype);
         if let Some((_, network)) = self.decoder.as_ref().filter(|(loaded, _)| *loaded == key) {
             return Ok(network.clone());
@@ -72,7 +68,7 @@ impl Loaded {
         self.decoder = None;
         let part = job.model.part("vae").code(Code::Model)?;
         let vb = part.var_builder(job.vae_dtype, &job.device).code(Code::Model)?;
-        let network = Arc::new(Autoencoder::load_decoder(&job.vae, vb).code(Code::Model)?);
+        let network = job.architecture.load_autoencoder(vb, false).code(Code::Model)?;
         self.decoder = self.keeps(job).then(|| (key, network.clone()));
         Ok(network)
     }

@@ -9,7 +9,7 @@
 //! Where windows overlap, the maps of words are averaged with the weights of the blend, each window once. A window that
 //! attends to keys of another is seen with its own keys.
 
-use super::decode::decode;
+use super::decode::{Decoder, decode};
 use super::fade::Fades;
 use super::latents::{Beside, Watch, alone, latents, noise};
 use super::loaded::Loaded;
@@ -157,7 +157,7 @@ fn of_windows(job: &Job, segment: usize, kept: Vec<RecordedMap>) -> Vec<(usize, 
 
 /// By step and layer: the maps of all words on the whole timeline, `[words, F, H, W]` by latent frames.
 fn of_words(job: &Job, kept: &[Vec<RecordedMap>]) -> Result<BTreeMap<(usize, usize), Tensor>> {
-    let patch_t = job.transformer.patch_size_t.unwrap_or(1);
+    let patch_t = job.architecture.geometry().patch_t;
     let mut parts: BTreeMap<(usize, usize), Vec<Tensor>> = BTreeMap::new();
     for (index, (segment, kept)) in job.segments.iter().zip(kept).enumerate() {
         let mut blends: BTreeMap<(usize, usize), Blend> = BTreeMap::new();
@@ -316,7 +316,7 @@ fn overlaid(
             Ok(())
         };
         let frames = (part, 0..segment.frames);
-        decode(&vae, &latents, &job.decode, frames, &mut Tape::off(), &mut sink, observer)?;
+        decode(&Decoder::new(job, &*vae), &latents, frames, &mut Tape::off(), &mut sink, observer)?;
         before += segment.plan.keep - segment.padding;
     }
     drop(fades);

@@ -107,7 +107,7 @@ fn write(job: &Job, preview: &Preview, frames: &[&Frame]) -> Result<()> {
         PreviewKind::Video => {
             // a latent frame stands for several of the video
             let Rate { num, den } = job.output.fps;
-            let rate = Rate::new(num, den.saturating_mul(job.vae.temporal_ratio() as u32))?;
+            let rate = Rate::new(num, den.saturating_mul(job.architecture.geometry().time.ratio as u32))?;
             let output = Output { overwrite: true, ..Output::new(&preview.path, width, height, rate)? };
             let mut writer = video::open(&output)?;
             for frame in frames {

@@ -95,7 +95,7 @@ fn settings(job: &Job) -> Map<String, Value> {
         "padding": job.segments.iter().map(|segment| segment.padding).collect::<Vec<_>>(),
         "context_frames": job.segments.iter().map(|segment| segment.context).collect::<Vec<_>>(),
         "given_frames": job.given.as_ref().map_or(0, Given::kept),
-        "temporal_ratio": job.rules.ratio,
+        "temporal_ratio": job.rules.time.ratio,
         "device": job.device_name(),
         "dtype": job.dtype.as_str(),
         "text_dtype": job.text_dtype.as_str(),

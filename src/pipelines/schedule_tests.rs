@@ -5,8 +5,8 @@ use super::denoise::{Denoising, NoiseSource, denoise};
 use crate::attention::{AttentionProcessor, Feature, FeatureSite};
 use crate::guidance::{GuidanceSchedule, Rule};
 use crate::job::{Controls, Sharing, bank_size};
-use crate::models::cogvideox::config::TransformerConfig;
-use crate::models::cogvideox::transformer::Transformer;
+use crate::models::architecture::family;
+use crate::models::{Architecture, Denoiser};
 use crate::nn::sdpa::Sdpa;
 use crate::noise::Noise;
 use crate::processors::{KvBank, Ranges, Setting, Spec, build};
@@ -16,6 +16,7 @@ use candle_core::{DType, Device, Result, Tensor};
 use candle_nn::VarBuilder;
 use std::cell::Cell;
 use std::rc::Rc;
+use std::sync::Arc;
 
 const DEPTH: usize = 5;
 const STEPS: usize = 4;
@@ -41,7 +42,7 @@ impl AttentionProcessor for Counter {
 }
 
 struct Run<'a> {
-    config: &'a TransformerConfig,
+    architecture: &'a dyn Architecture,
     plan: &'a ChunkPlan,
     controls: &'a Controls,
 }
@@ -53,27 +54,34 @@ impl Setting for Run<'_> {
 
     fn bank(&self, _layers: &Ranges) -> anyhow::Result<Option<KvBank>> {
         let Some(bank) = self.controls.bank(self.plan, DType::F32, &Device::Cpu) else { return Ok(None) };
-        Ok(Some(KvBank::new(bank, &bank_size(self.plan, self.config, (LATENTS.1, LATENTS.2), 2))?))
+        Ok(Some(KvBank::new(bank, &bank_size(self.plan, self.architecture, (LATENTS.1, LATENTS.2), 2))?))
     }
 }
 
-fn config() -> TransformerConfig {
+/// The tiny model of the goldens, with another depth.
+fn architecture() -> Arc<dyn Architecture> {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/tiny-2b");
-    let text = std::fs::read_to_string(format!("{folder}/transformer/config.json")).unwrap();
-    let mut config: TransformerConfig = serde_json::from_str(&text).unwrap();
-    config.num_layers = DEPTH;
-    config
+    let read = |path: &str| {
+        let mut value: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(format!("{folder}/{path}"))?)?;
+        if path.starts_with("transformer") {
+            value["num_layers"] = DEPTH.into();
+        }
+        Ok(value)
+    };
+    let index: serde_json::Value = read("model_index.json").unwrap();
+    (family(index["_class_name"].as_str().unwrap()).unwrap().read)(&read).unwrap()
 }
 
 /// Rows of either half that pass a layer in a run over `windows` windows, all joined.
-fn counted(transformer: &Transformer, windows: usize, layers: &str, steps: &str, blend: BlendMode) -> (usize, usize) {
-    let (config, device) = (config(), Device::Cpu);
+fn counted(denoiser: &dyn Denoiser, windows: usize, layers: &str, steps: &str, blend: BlendMode) -> (usize, usize) {
+    let (architecture, device) = (architecture(), Device::Cpu);
     let plan = ChunkPlan::even(&[windows], 3, 1, 0);
     let spec: Spec = format!("kv-share:layers={layers},steps={steps}").parse().unwrap();
     let mut controls = Controls::default();
     controls.sharing = Some(Sharing { steps: spec.steps.clone(), layers: spec.layers.clone(), depth: DEPTH });
     controls.specs = vec![spec];
-    let mut stack = build(&controls.specs, &Run { config: &config, plan: &plan, controls: &controls }).unwrap();
+    let mut stack =
+        build(&controls.specs, &Run { architecture: &*architecture, plan: &plan, controls: &controls }).unwrap();
     let counter = Counter::default();
     stack.processors.insert(0, Box::new(counter.clone()));
 
@@ -84,9 +92,10 @@ fn counted(transformer: &Transformer, windows: usize, layers: &str, steps: &str,
     let schedule: ScheduleConfig = serde_json::from_str(&text.unwrap()).unwrap();
     let table = Table::Diffusers;
     let mut scheduler = crate::schedulers::build(&schedule, SchedulerKind::Ddim, table, STEPS, 0.0).unwrap();
-    let embedding = Tensor::zeros((config.max_text_seq_length, config.text_embed_dim), DType::F32, &device).unwrap();
+    let text = architecture.text();
+    let embedding = Tensor::zeros((text.length, text.width), DType::F32, &device).unwrap();
     let run = Denoising {
-        denoiser: transformer,
+        denoiser,
         scheduler: &mut *scheduler,
         plan: &plan,
         texts: std::slice::from_ref(&embedding),
@@ -152,7 +161,7 @@ fn the_formula_is_that_of_the_specification() {
 
 #[test]
 fn windows_pass_layers_as_often_as_the_formula_says() {
-    let transformer = Transformer::load(&config(), VarBuilder::zeros(DType::F32, &Device::Cpu)).unwrap();
+    let denoiser = architecture().load_denoiser(VarBuilder::zeros(DType::F32, &Device::Cpu), false).unwrap();
     for (layers, steps, first, last, sharing) in [
         ("3-4", "1-2", 3, 4, 2),
         ("4", "all", 4, 4, 4),
@@ -165,7 +174,7 @@ fn windows_pass_layers_as_often_as_the_formula_says() {
         for blend in [BlendMode::Repo, BlendMode::Paper] {
             for windows in [2, 3, 5, 7, 13] {
                 let want = formula(windows, DEPTH, STEPS, first, last, sharing, blend);
-                let got = counted(&transformer, windows, layers, steps, blend);
+                let got = counted(&*denoiser, windows, layers, steps, blend);
                 assert_eq!(got, (want, want), "{windows} windows, layers={layers}, steps={steps}, {blend}");
             }
         }

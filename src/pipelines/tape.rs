@@ -6,7 +6,7 @@
 
 use super::checkpoint::{Checkpointer, FramesPoint, STAY};
 use crate::job::values::{Every, OnInterrupt};
-use crate::models::cogvideox::vae::DecodeSession;
+use crate::models::autoencoder::Decoding;
 use crate::run::frames::{RawFrameReader, RawFrameWriter};
 use crate::run::journal::Record;
 use crate::run::{Event, Observer, Phase, interrupt};
@@ -87,7 +87,7 @@ impl<'k, 'a> Tape<'k, 'a> {
         part: usize,
         (frames, bytes): (usize, usize),
         chunks: usize,
-        session: &mut DecodeSession,
+        session: &mut dyn Decoding,
     ) -> Result<Begun> {
         let Some((_, point)) = &mut self.found else { return Ok(Begun::default()) };
         if part < point.part {
@@ -140,7 +140,7 @@ impl<'k, 'a> Tape<'k, 'a> {
         &mut self,
         part: usize,
         (done, of): (usize, usize),
-        session: &DecodeSession,
+        session: &dyn Decoding,
         observer: &mut dyn Observer,
     ) -> Result<()> {
         let Some(keeping) = &mut self.keeping else { return Ok(()) };
@@ -195,7 +195,7 @@ fn save(
     part: usize,
     chunks: usize,
     more: bool,
-    session: &DecodeSession,
+    session: &dyn Decoding,
 ) -> Result<std::path::PathBuf> {
     let (bytes, blake3) = out.mark()?;
     let dir = keeping.directory()?;

@@ -38,7 +38,7 @@ pub fn encode(job: &Job, observer: &mut dyn Observer) -> Result<Texts, Failure> 
         Some(TextCacheAt::Folder(folder)) => TextCache::open(Some(folder.clone())),
         _ => TextCache::off(),
     };
-    let length = job.transformer.max_text_seq_length;
+    let length = job.architecture.text().length;
     let edited = job.controls.edit.iter().flat_map(|edit| &edit.prompts);
     let mut texts: Vec<&str> = job.prompts.iter().chain(edited).map(String::as_str).collect();
     if let UncondText::Text(text) = &job.uncond {
@@ -63,8 +63,8 @@ pub fn encode(job: &Job, observer: &mut dyn Observer) -> Result<Texts, Failure> 
     }
     let mut prompts: Vec<Tensor> = encoded.into_iter().map(|encoded| encoded.embedding).collect();
     let width = prompts.first().map_or(Ok(0), |embedding| embedding.dim(1))?;
-    if width != job.transformer.text_embed_dim {
-        let wanted = job.transformer.text_embed_dim;
+    if width != job.architecture.text().width {
+        let wanted = job.architecture.text().width;
         let message = format!(
             "{}: the text encoder gives {width} values for a token and the transformer takes {wanted}: these parts are not \
              of one model",

@@ -2,7 +2,7 @@
 //! that says most of the model. No name of a model decides: recipes say what a network must be like (`[for]`).
 
 use super::entries::Recipe;
-use super::key::{Fact, RecipeKey};
+use crate::models::architecture::{Fact, RecipeKey};
 use crate::words::unknown;
 use anyhow::{Context, Error, Result, bail, ensure};
 use std::fmt;

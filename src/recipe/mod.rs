@@ -9,12 +9,13 @@ mod key;
 
 pub use entries::{DitCtrl, LatentRgb, Methods, Recipe, Uncond};
 pub use find::{Choice, Chosen, Listed, find, list};
-pub use key::{Fact, For, RecipeKey};
+pub use key::For;
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::attention::SiteKind;
+    use crate::models::architecture::RecipeKey;
     use crate::models::cogvideox::config::TransformerConfig;
     use anyhow::Result;
     use std::path::PathBuf;
@@ -31,7 +32,7 @@ mod tests {
     }
 
     fn own(text: &str, network: &TransformerConfig) -> Result<Chosen> {
-        find(Some(&Choice::Text(text.to_owned())), &RecipeKey::of(network))
+        find(Some(&Choice::Text(text.to_owned())), &network.recipe_key())
     }
 
     #[test]
@@ -46,7 +47,7 @@ mod tests {
             for spec in &recipe.method.ditctrl.attn_proc {
                 spec.check(recipe.steps, &[(SiteKind::Joint, layers)]).unwrap();
             }
-            let key = RecipeKey::of(&network(name));
+            let key = network(name).recipe_key();
             assert_eq!(find(None, &key).unwrap().name, *name);
             let chosen = find(Some(&Choice::Name((*name).to_owned())), &key).unwrap();
             assert_eq!((&chosen.recipe, chosen.warning), (recipe, None));
@@ -63,7 +64,7 @@ mod tests {
 
     #[test]
     fn a_network_of_another_depth_keeps_the_rest_of_its_kinds_recipe() {
-        let of = |network: &TransformerConfig| find(None, &RecipeKey::of(network)).unwrap().recipe;
+        let of = |network: &TransformerConfig| find(None, &network.recipe_key()).unwrap().recipe;
         let two = of(&network("cogvideox-2b"));
         let shallow = of(&TransformerConfig { num_layers: 6, ..network("cogvideox-2b") });
         assert_eq!(two.method.ditctrl.attn_proc, ["kv-share:layers=25-29,steps=2-24".parse().unwrap()]);
@@ -78,7 +79,7 @@ mod tests {
 
     #[test]
     fn controls_keep_their_part_of_the_run() {
-        let recipe = find(None, &RecipeKey::of(&network("cogvideox-2b"))).unwrap().recipe;
+        let recipe = find(None, &network("cogvideox-2b").recipe_key()).unwrap().recipe;
         let steps = |steps| recipe.controls(steps)[0].to_string();
         assert_eq!(steps(50), "kv-share:layers=25-29,steps=2-24");
         assert_eq!(steps(20), "kv-share:layers=25-29,steps=1-9");
@@ -86,7 +87,7 @@ mod tests {
 
     #[test]
     fn a_recipe_is_chosen_by_its_name() {
-        let key = RecipeKey::of(&network("cogvideox-2b"));
+        let key = network("cogvideox-2b").recipe_key();
         let find = |name: &str| name.parse().and_then(|choice| find(Some(&choice), &key));
         let chosen = find("cogvideox-5b").unwrap();
         assert_eq!(chosen.warning.unwrap(), "recipe cogvideox-5b is for rotary = true, and this model has false");
@@ -104,7 +105,7 @@ mod tests {
     #[test]
     fn a_file_says_what_is_different() {
         let two = network("cogvideox-2b");
-        let standard = find(None, &RecipeKey::of(&two)).unwrap().recipe;
+        let standard = find(None, &two.recipe_key()).unwrap().recipe;
         let chosen = own("steps = 7\n[method.ditctrl]\nhold = 1\n", &two).unwrap();
         assert_eq!((chosen.name.as_str(), chosen.recipe.steps), ("own", 7));
         // the controls that are not said act in the same part of the run

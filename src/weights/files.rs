@@ -6,6 +6,7 @@
 
 use super::error::{Result, refuse};
 use super::source::Source;
+use crate::models::architecture;
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -18,12 +19,6 @@ const VARIANTS: [&str; 3] = ["", ".fp16", ".bf16"];
 /// What pickled weights are called; they are named in the error, never opened.
 const PICKLES: [&str; 6] = ["bin", "ckpt", "pt", "pth", "pkl", "pickle"];
 
-/// The parts with weights, and the classes (`_class_name` of diffusers, `model_type` of transformers) that fit.
-pub(super) const WEIGHTED: [(&str, &[&str]); 3] = [
-    ("transformer", &["CogVideoXTransformer3DModel"]),
-    ("vae", &["AutoencoderKLCogVideoX"]),
-    ("text_encoder", &["t5"]),
-];
 pub(super) const SCHEDULER: &str = "scheduler/scheduler_config.json";
 /// A tokenizer is one of these.
 pub(super) const TOKENIZERS: [&str; 2] = ["tokenizer/tokenizer.json", "tokenizer/spiece.model"];
@@ -94,7 +89,7 @@ pub(super) fn missing_of(source: &Source, part: &str) -> Result<Vec<String>> {
 /// What a model folder lacks to be complete; empty when nothing. Looks at names and index files only.
 pub(super) fn missing(source: &Source) -> Result<Vec<String>> {
     let mut missing = Vec::new();
-    for (part, _) in WEIGHTED {
+    for (part, _) in architecture::by_parts(|part| !source.list(part).is_empty()).parts {
         missing.extend(missing_of(source, part)?);
     }
     if !TOKENIZERS.iter().any(|path| source.has(path)) {

@@ -7,10 +7,11 @@
 
 use super::cache::{Hub, HubId, is_commit};
 use super::error::{ModelError, Result, refuse};
-use super::files::{self, Index, Layout, SCHEDULER, WEIGHTED};
+use super::files::{self, Index, Layout, SCHEDULER};
 use super::header::Header;
 use super::source::{Head, Remote, Source, is_inside};
 use super::{Download, Form, ModelFolder, Wanted, network};
+use crate::models::architecture::by_parts;
 use hf_hub::api::Progress;
 use hf_hub::api::sync::{Api, ApiBuilder, ApiError, ApiRepo};
 use hf_hub::{Cache, Repo, RepoType};
@@ -138,7 +139,10 @@ impl<'a> Session<'a> {
     fn wanted(&self, form: Form) -> Result<(Vec<String>, Vec<String>)> {
         let (mut wanted, mut indices) = (Vec::new(), Vec::new());
         let (parts, tokenizer): (Vec<&str>, _) = match form {
-            Form::Pipeline => (WEIGHTED.iter().map(|(part, _)| *part).collect(), "tokenizer"),
+            Form::Pipeline => {
+                let there = |part: &str| self.files.keys().any(|path| path.starts_with(&files::inside(part, "")));
+                (by_parts(there).parts.iter().map(|(part, _)| *part).collect(), "tokenizer")
+            }
             Form::Network(_) => (vec![""], ""),
         };
         if form == Form::Pipeline {

@@ -2,9 +2,10 @@
 //! Headers and configurations are read, weights are not.
 
 use super::error::{ModelError, Result};
-use super::files::{SCHEDULER, TOKENIZERS, WEIGHTED};
+use super::files::{SCHEDULER, TOKENIZERS};
 use super::part::Part;
 use super::{ModelFolder, ToDownload, json};
+use crate::models::architecture::LatentGeometry;
 use serde::Serialize;
 use serde::de::IgnoredAny;
 use serde_json::Value;
@@ -85,8 +86,11 @@ pub struct FileInfo {
 
 /// Describes a model. What is missing or damaged is part of the description, not an error.
 pub fn info(model: &ModelFolder) -> ModelInfo {
-    let [transformer, vae, text_encoder] = WEIGHTED.map(|(name, _)| weighted(model, name));
-    let parts = vec![tokenizer(model), text_encoder, transformer, scheduler(model), vae];
+    // in the order in which a run uses them: the text first
+    let mut parts: Vec<PartInfo> = model.family().parts.iter().map(|(name, _)| weighted(model, name)).collect();
+    parts.rotate_right(1);
+    parts.insert(0, tokenizer(model));
+    parts.insert(parts.len() - 1, scheduler(model));
     ModelInfo {
         name: model.name().to_owned(),
         place: model.place(),
@@ -101,42 +105,11 @@ pub fn info(model: &ModelFolder) -> ModelInfo {
     }
 }
 
-/// Size, length and rate a model was made for, from the configurations of its transformer and its autoencoder.
+/// Size, length and rate a model was made for.
 pub fn native(model: &ModelFolder) -> anyhow::Result<Native> {
-    /// The values of a configuration that says nothing are those of diffusers' class.
-    #[derive(serde::Deserialize)]
-    #[serde(default)]
-    struct Transformer {
-        sample_width: u32,
-        sample_height: u32,
-        sample_frames: u32,
-        patch_size_t: Option<u32>,
-    }
-    impl Default for Transformer {
-        fn default() -> Self {
-            Self { sample_width: 90, sample_height: 60, sample_frames: 49, patch_size_t: None }
-        }
-    }
-    #[derive(serde::Deserialize)]
-    struct Vae {
-        block_out_channels: Vec<IgnoredAny>,
-    }
-    let transformer: Transformer = model.json("transformer/config.json")?;
-    let vae: Vae = model.json("vae/config.json")?;
-    // every block but the last halves both axes
-    let halvings = vae.block_out_channels.len().saturating_sub(1);
-    if halvings > 8 {
-        let place = model.0.source.show("vae/config.json");
-        return Err(ModelError::new(format!("{place}: {} block_out_channels are too many", halvings + 1)).into());
-    }
-    let pixels = |latents: u32| u64::from(latents) << halvings;
-    Ok(Native {
-        width: pixels(transformer.sample_width),
-        height: pixels(transformer.sample_height),
-        frames: u64::from(transformer.sample_frames),
-        // the models that patch in time (CogVideoX 1.5) were trained at twice the rate of the first ones
-        fps: if transformer.patch_size_t.is_some() { 16 } else { 8 },
-    })
+    let architecture = model.architecture()?;
+    let LatentGeometry { width, height, frames, fps, .. } = *architecture.geometry();
+    Ok(Native { width: width as u64, height: height as u64, frames: frames as u64, fps: fps.into() })
 }
 
 impl PartInfo {

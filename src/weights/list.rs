@@ -3,6 +3,7 @@
 use super::cache::{Hub, is_commit};
 use super::source::Source;
 use super::{EMBEDDED, MODEL_INDEX, ModelFolder, files};
+use crate::models::architecture;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 
@@ -59,7 +60,7 @@ fn cached(cache: &Path) -> Vec<Listed> {
             let Ok(index) = source.read(MODEL_INDEX, files::SMALL_FILE) else { continue };
             let class = serde_json::from_slice::<serde_json::Value>(&index).unwrap_or_default();
             let class = class["_class_name"].as_str().map(str::to_owned);
-            if !class.as_deref().is_some_and(|class| class.starts_with("CogVideoX")) {
+            if !class.as_deref().is_some_and(architecture::is_near) {
                 continue;
             }
             let revision = if main.trim() == commit { String::new() } else { format!("@{commit}") };

@@ -50,6 +50,8 @@ pub use part::{Part, TensorInfo};
 pub use tensor_cache::TensorCache;
 pub use tensors::{bytes_of, read_tensors, tensors_of, write_described, write_tensors};
 
+use crate::models::architecture::{self, Architecture, FAMILIES, Family};
+use anyhow::Context;
 use cache::{Hub, HubId};
 use error::{Result, refuse};
 use serde::de::DeserializeOwned;
@@ -61,7 +63,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 /// Pipeline classes (`_class_name` of `model_index.json`) that this program runs.
-pub const PIPELINES: [&str; 1] = ["CogVideoXPipeline"];
+pub fn pipelines() -> Vec<&'static str> {
+    FAMILIES.iter().flat_map(|family| family.pipelines).copied().collect()
+}
 
 const MODEL_INDEX: &str = "model_index.json";
 
@@ -168,6 +172,7 @@ struct Inner {
     /// Commit of a hub model.
     revision: Option<String>,
     index: ModelIndex,
+    family: &'static Family,
     /// Parts opened so far: their headers are read and their files hashed once.
     parts: Mutex<HashMap<String, Part>>,
 }
@@ -239,22 +244,12 @@ impl ModelFolder {
             refuse!("{}: no such file; a model folder of diffusers has one", source.show(MODEL_INDEX));
         }
         let index: ModelIndex = json(&source, MODEL_INDEX)?;
-        if !PIPELINES.contains(&index.class.as_str()) {
+        let Some(family) = architecture::family(&index.class) else {
             let (place, class) = (source.show(MODEL_INDEX), &index.class);
-            let remedy = match class.as_str() {
-                // its networks are those of the text-to-video pipeline
-                "CogVideoXVideoToVideoPipeline" => {
-                    "; it has the networks of CogVideoXPipeline: write that for _class_name in a copy of the file, and give \
-                     videos to vidgen extend"
-                }
-                class if class.contains("ImageToVideo") || class.contains("FunControl") => {
-                    "; its transformer takes more than noise and text: use the text-to-video model of the same family"
-                }
-                _ => "",
-            };
-            refuse!("{place}: pipeline class {class:?} is not supported; supported: {}{remedy}", PIPELINES.join(", "));
-        }
-        Ok(Self(Arc::new(Inner { name, source, revision, index, parts: Mutex::default() })))
+            let (known, remedy) = (pipelines().join(", "), architecture::remedy(class));
+            refuse!("{place}: pipeline class {class:?} is not supported; supported: {known}{remedy}");
+        };
+        Ok(Self(Arc::new(Inner { name, source, revision, index, family, parts: Mutex::default() })))
     }
 
     /// The name the model was opened by, for messages and the manifest.
@@ -278,7 +273,7 @@ impl ModelFolder {
         (files > 0).then_some(ToDownload { files, bytes })
     }
 
-    /// The pipeline class, one of [`PIPELINES`].
+    /// The pipeline class, one of [`pipelines`].
     pub fn class(&self) -> &str {
         &self.0.index.class
     }
@@ -293,6 +288,20 @@ impl ModelFolder {
         Ok(self.0.source.read(path, files::SMALL_FILE)?)
     }
 
+    /// What kind of model it is, from the configurations of its parts.
+    ///
+    /// # Errors
+    /// Files that are missing or damaged, and what this program does not compute, with the place of the model.
+    pub fn architecture(&self) -> anyhow::Result<Arc<dyn Architecture>> {
+        let read = |path: &str| self.json(path);
+        (self.0.family.read)(&read).with_context(|| self.place())
+    }
+
+    /// Its kind.
+    pub fn family(&self) -> &'static Family {
+        self.0.family
+    }
+
     /// A JSON file. Errors name the file and the key.
     pub fn json<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<T> {
         Ok(json(&self.0.source, path)?)
@@ -303,7 +312,7 @@ impl ModelFolder {
     pub fn configurations_hash(&self) -> anyhow::Result<String> {
         let source = &self.0.source;
         let mut paths: Vec<String> =
-            files::WEIGHTED.iter().map(|(part, _)| files::inside(part, "config.json")).collect();
+            self.0.family.parts.iter().map(|(part, _)| files::inside(part, "config.json")).collect();
         paths.push(files::SCHEDULER.to_owned());
         let tokenizer = source.list("tokenizer").into_iter().map(|name| files::inside("tokenizer", &name));
         paths.extend(
@@ -482,7 +491,9 @@ fn unknown(spec: &str, form: Form) -> ModelError {
 /// Refuses a part whose configuration says that it is something else than the pipeline needs.
 fn check_class(source: &Source, name: &str) -> Result<()> {
     let path = format!("{name}/config.json");
-    let Some((_, classes)) = files::WEIGHTED.iter().find(|(part, _)| *part == name) else { return Ok(()) };
+    let Some((_, classes)) = FAMILIES.iter().flat_map(|family| family.parts).find(|(part, _)| *part == name) else {
+        return Ok(());
+    };
     if !source.has(&path) {
         return Ok(()); // the reader of the configuration says so
     }

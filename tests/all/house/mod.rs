@@ -24,7 +24,7 @@ const ROOMS: [(&str, &[&str]); 21] = [
     ("guidance", &["attention", "schedulers"]),
     ("noise", &[]),
     ("timeline", &["words"]),
-    ("weights", &["disk"]),
+    ("weights", &["disk", "models"]),
     ("text", &["nn", "weights"]),
     ("video", &["words", "disk"]),
     ("saliency", &["nn", "models", "weights", "video"]),
@@ -74,6 +74,7 @@ const ROOMS: [(&str, &[&str]); 21] = [
         "cli",
         &[
             "disk",
+            "models",
             "weights",
             "video",
             "storyboard",

@@ -5,7 +5,7 @@ use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 use std::collections::HashMap;
 use vidgen::models::cogvideox::vae::{
-    Autoencoder, DecodeOptions, EncodeOptions, SingleFrameRule, TileOptions, VaeConfig,
+    AutoencoderKLCogVideoX, DecodeOptions, EncodeOptions, SingleFrameRule, TileOptions, VaeConfig,
 };
 
 const LIMIT: f64 = 1e-5;
@@ -15,16 +15,16 @@ fn config(kind: &str) -> VaeConfig {
     serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
 }
 
-fn load(kind: &str, dtype: DType) -> Autoencoder {
+fn load(kind: &str, dtype: DType) -> AutoencoderKLCogVideoX {
     let vb = VarBuilder::from_tensors(tiny::tensors(kind, "vae", kind), dtype, &Device::Cpu);
-    Autoencoder::load(&config(kind), vb).unwrap()
+    AutoencoderKLCogVideoX::load(&config(kind), vb).unwrap()
 }
 
 fn tile() -> TileOptions {
     TileOptions { sample_height: 32, sample_width: 40, overlap_factor_h: 0.25, overlap_factor_w: 0.2 }
 }
 
-fn decode(vae: &Autoencoder, latents: &Tensor, options: &DecodeOptions) -> Tensor {
+fn decode(vae: &AutoencoderKLCogVideoX, latents: &Tensor, options: &DecodeOptions) -> Tensor {
     let mut frames = Vec::new();
     vae.decode(latents, options, &mut |chunk| {
         frames.push(chunk);
@@ -33,7 +33,10 @@ fn decode(vae: &Autoencoder, latents: &Tensor, options: &DecodeOptions) -> Tenso
     .unwrap();
     assert_eq!(frames.len(), options.chunks(latents.dim(0).unwrap()).len());
     let frames = Tensor::cat(&frames, 0).unwrap();
-    assert_eq!(frames.dim(0).unwrap(), options.frames(vae.config(), latents.dim(0).unwrap()));
+    assert_eq!(
+        frames.dim(0).unwrap(),
+        options.frames_of(vae.config().temporal_ratio(), &options.chunks(latents.dim(0).unwrap()))
+    );
     assert_eq!(frames.dtype(), DType::F32);
     frames
 }
@@ -54,7 +57,7 @@ fn shape(tensor: &Tensor) -> Vec<usize> {
 /// A model of a kind and what the reference makes of it.
 struct Case {
     kind: &'static str,
-    vae: Autoencoder,
+    vae: AutoencoderKLCogVideoX,
     golden: HashMap<String, Tensor>,
 }
 
@@ -145,14 +148,14 @@ fn encode_equals_the_reference() {
 }
 
 /// Weights whose norms forget what they see, so that nothing but the caches can tell one chunking from another.
-fn without_statistics(kind: &str) -> Autoencoder {
+fn without_statistics(kind: &str) -> AutoencoderKLCogVideoX {
     let mut tensors = tiny::tensors(kind, "vae", kind);
     for (name, tensor) in &mut tensors {
         if name.contains("norm") && name.ends_with("weight") && tensor.rank() == 1 {
             *tensor = tensor.zeros_like().unwrap();
         }
     }
-    Autoencoder::load(&config(kind), VarBuilder::from_tensors(tensors, DType::F32, &Device::Cpu)).unwrap()
+    AutoencoderKLCogVideoX::load(&config(kind), VarBuilder::from_tensors(tensors, DType::F32, &Device::Cpu)).unwrap()
 }
 
 #[test]
@@ -217,17 +220,17 @@ fn memory_is_known_beforehand() {
             let latents = tiny::unit("memory", &[3, vae.config().latent_channels, 5, 7]);
             let mut session = vae.session(5, 7, &options).unwrap();
             session.next(&latents).unwrap();
-            let memory = options.memory(vae.config(), 7, 5, 7).unwrap();
+            let memory = vae.config().memory(&options, 7, 5, 7).unwrap();
             assert_eq!(session.cache_bytes(), 4 * memory.caches, "{kind}");
             assert!(memory.map > 0);
         }
     }
     // the published size: the first chunk's 12 frames (counted without the exception for the first) of 256 channels
     let config = VaeConfig::default();
-    let memory = DecodeOptions::default().memory(&config, 13, 60, 90).unwrap();
+    let memory = config.memory(&DecodeOptions::default(), 13, 60, 90).unwrap();
     assert_eq!(memory.map, 12 * 256 * 480 * 720);
-    let tile = Some(TileOptions::for_config(&config));
-    let tiled = DecodeOptions { tile, ..Default::default() }.memory(&config, 13, 60, 90).unwrap();
+    let tile = Some(config.tile());
+    let tiled = config.memory(&DecodeOptions { tile, ..Default::default() }, 13, 60, 90).unwrap();
     assert_eq!(tiled.map, 12 * 256 * 240 * 360);
     assert!(tiled.caches > memory.caches);
     println!("{memory:?} {tiled:?}");
@@ -272,11 +275,14 @@ fn misuse_is_refused() {
     assert!(error(&[5, 3, 16, 16], EncodeOptions { chunk: 6, tile: None }).contains("multiple of 4"));
 
     let tensors = || VarBuilder::from_tensors(tiny::tensors("tiny-2b", "vae", "tiny-2b"), DType::F32, &Device::Cpu);
-    let half = Autoencoder::load_decoder(&config("tiny-2b"), tensors()).unwrap();
+    let half = AutoencoderKLCogVideoX::load_decoder(&config("tiny-2b"), tensors()).unwrap();
     let video = Tensor::zeros((1, 3, 8, 8), DType::F32, &Device::Cpu).unwrap();
     assert!(half.encode(&video, &EncodeOptions::default()).unwrap_err().to_string().contains("without its encoder"));
     let wrong = VaeConfig { layers_per_block: 2, ..config("tiny-2b") };
     assert!(
-        Autoencoder::load(&wrong, tensors()).unwrap_err().to_string().contains("decoder.up_blocks.0.resnets.2.norm1")
+        AutoencoderKLCogVideoX::load(&wrong, tensors())
+            .unwrap_err()
+            .to_string()
+            .contains("decoder.up_blocks.0.resnets.2.norm1")
     );
 }

@@ -1,7 +1,10 @@
 //! `vae/config.json` of `AutoencoderKLCogVideoX`: its keys, diffusers' defaults, and what of it is refused.
 
+use super::tiling::Grid;
+use crate::models::autoencoder::{DecodeMemory, DecodeOptions, TileOptions};
 use candle_core::{Result, bail};
 use serde::Deserialize;
+use std::ops::Range;
 
 /// The configuration of the autoencoder. Missing keys take diffusers' defaults, unknown keys are ignored;
 /// [`VaeConfig::validate`] refuses values that this implementation would have to guess about.
@@ -158,6 +161,46 @@ impl VaeConfig {
     /// Frames per latent frame (the first latent frame stands for one).
     pub fn temporal_ratio(&self) -> usize {
         self.temporal_compression_ratio as usize
+    }
+
+    /// The tiles where nobody asks for others, diffusers' defaults: half the size the model was made for, overlapping by a sixth
+    /// in height and a fifth in width.
+    pub fn tile(&self) -> TileOptions {
+        TileOptions {
+            sample_height: self.sample_height / 2,
+            sample_width: self.sample_width / 2,
+            overlap_factor_h: 1.0 / 6.0,
+            overlap_factor_w: 1.0 / 5.0,
+        }
+    }
+
+    /// What decoding so many latent frames of `height` by `width` cells needs besides the weights, known before they are
+    /// loaded. The configuration must be valid; errors are those of impossible tiles.
+    pub fn memory(
+        &self,
+        options: &DecodeOptions,
+        latent_frames: usize,
+        height: usize,
+        width: usize,
+    ) -> Result<DecodeMemory> {
+        let chunks: Vec<usize> = options.chunks(latent_frames).iter().take(2).map(Range::len).collect();
+        let Some(grid) = self.grid(options, height, width)? else {
+            return Ok(self.tile_memory(&chunks, height, width));
+        };
+        let tiles = grid.sizes().map(|(height, width)| self.tile_memory(&chunks, height, width));
+        Ok(tiles.fold(DecodeMemory { caches: 0, map: 0, alive: 0 }, |sum, tile| DecodeMemory {
+            caches: sum.caches.saturating_add(tile.caches),
+            map: sum.map.max(tile.map),
+            alive: sum.alive.max(tile.alive),
+        }))
+    }
+
+    /// The tiles of latents of this size; none where they are decoded whole.
+    pub(super) fn grid(&self, options: &DecodeOptions, height: usize, width: usize) -> Result<Option<Grid>> {
+        match &options.tile {
+            Some(tile) => Grid::new(tile, self.spatial_ratio(), height, width),
+            None => Ok(None),
+        }
     }
 
     /// How many of the blocks halve or double the number of frames.

@@ -7,6 +7,7 @@
 
 use super::blocks::{CausalConv3d, Condition, ConvCache, Norm3D, ResnetBlock3D, load_resnets};
 use super::config::VaeConfig;
+use crate::models::autoencoder::DecodeMemory;
 use crate::nn::conv::{Conv2d, conv2d};
 use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
@@ -107,21 +108,12 @@ impl Decoder3D {
     }
 }
 
-/// What a decode holds apart from the weights, in numbers of values of the autoencoder's dtype.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct DecodeMemory {
-    /// In the caches, from the first chunk to the end of the video.
-    pub caches: usize,
-    /// In the largest feature map.
-    pub map: usize,
-    /// Alive at once beside the caches, as measured on the program's peak: three of the largest maps in the first chunk, whose
-    /// caches are still to be filled, and five in the others, which hold old and new ones.
-    pub alive: usize,
-}
-
-impl DecodeMemory {
-    /// For latents (or one tile of them) of `height` by `width` cells in chunks of so many latent frames.
-    pub(super) fn new(config: &VaeConfig, chunks: &[usize], height: usize, width: usize) -> Self {
+impl VaeConfig {
+    /// What decoding latents (or one tile of them) of `height` by `width` cells needs, in chunks of so many latent frames.
+    /// Alive at once, as measured on the program's peak, are three of the largest maps in the first chunk, whose caches are still
+    /// to be filled, and five in the others, which hold old and new ones.
+    pub(super) fn tile_memory(&self, chunks: &[usize], height: usize, width: usize) -> DecodeMemory {
+        let config = self;
         let latent_frames = chunks.first().copied().unwrap_or(0);
         let later = chunks.get(1).copied().unwrap_or(0);
         let (mut first_map, mut later_map) = (0, 0);
@@ -148,6 +140,6 @@ impl DecodeMemory {
         }
         caches = caches.saturating_add((context * shallowest).saturating_mul(cells)); // conv_out
         let alive = first_map.saturating_mul(3).max(later_map.saturating_mul(5));
-        Self { caches, map, alive }
+        DecodeMemory { caches, map, alive }
     }
 }

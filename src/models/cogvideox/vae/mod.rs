@@ -15,11 +15,11 @@ mod decoder;
 mod encoder;
 mod tiling;
 
+pub use crate::models::autoencoder::{DecodeMemory, DecodeOptions, EncodeOptions, SingleFrameRule, TileOptions};
 pub use config::VaeConfig;
-pub use decoder::DecodeMemory;
 pub use encoder::LatentDistribution;
-pub use tiling::TileOptions;
 
+use crate::models::autoencoder::{self, Decoding, chunks};
 use crate::nn::compute_dtype;
 use crate::nn::conv::{Conv3d, conv3d};
 use blocks::ConvCache;
@@ -27,110 +27,11 @@ use candle_core::{DType, Device, Result, Tensor, bail};
 use candle_nn::VarBuilder;
 use decoder::Decoder3D;
 use encoder::Encoder3D;
-use std::ops::Range;
 use tiling::Grid;
-
-/// How a decode goes about it.
-#[derive(Debug, Clone, PartialEq)]
-pub struct DecodeOptions {
-    /// Latent frames at a time; the first chunk takes the remainder as well.
-    pub chunk: usize,
-    /// Cut frames larger than a tile into tiles.
-    pub tile: Option<TileOptions>,
-    pub single_frame: SingleFrameRule,
-}
-
-/// Which chunks keep their first latent frame a single frame.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SingleFrameRule {
-    /// The first chunk of the video.
-    FirstChunk,
-    /// Every chunk with an odd number of latent frames, no other: the reference's rule.
-    OddChunks,
-}
-
-impl Default for DecodeOptions {
-    fn default() -> Self {
-        Self { chunk: 2, tile: None, single_frame: SingleFrameRule::FirstChunk }
-    }
-}
-
-impl DecodeOptions {
-    /// The chunks of a video of so many latent frames.
-    pub fn chunks(&self, latent_frames: usize) -> Vec<Range<usize>> {
-        chunks(latent_frames, self.chunk)
-    }
-
-    /// The number of frames that so many latent frames become.
-    pub fn frames(&self, config: &VaeConfig, latent_frames: usize) -> usize {
-        self.frames_of(config, &self.chunks(latent_frames))
-    }
-
-    /// The number of frames that some chunks become.
-    pub fn frames_of(&self, config: &VaeConfig, chunks: &[Range<usize>]) -> usize {
-        let begins = |chunk: &&Range<usize>| match self.single_frame {
-            SingleFrameRule::FirstChunk => chunk.start == 0,
-            SingleFrameRule::OddChunks => chunk.len() % 2 == 1,
-        };
-        let singles = chunks.iter().filter(begins).count();
-        config.temporal_ratio() * (chunks.iter().map(Range::len).sum::<usize>() - singles) + singles
-    }
-
-    /// What decoding so many latent frames of `height` by `width` cells needs besides the weights, known before they are
-    /// loaded. The configuration must be valid; errors are those of impossible tiles.
-    pub fn memory(
-        &self,
-        config: &VaeConfig,
-        latent_frames: usize,
-        height: usize,
-        width: usize,
-    ) -> Result<DecodeMemory> {
-        let chunks: Vec<usize> = self.chunks(latent_frames).iter().take(2).map(Range::len).collect();
-        let Some(grid) = self.grid(config, height, width)? else {
-            return Ok(DecodeMemory::new(config, &chunks, height, width));
-        };
-        let tiles = grid.sizes().map(|(height, width)| DecodeMemory::new(config, &chunks, height, width));
-        Ok(tiles.fold(DecodeMemory { caches: 0, map: 0, alive: 0 }, |sum, tile| DecodeMemory {
-            caches: sum.caches.saturating_add(tile.caches),
-            map: sum.map.max(tile.map),
-            alive: sum.alive.max(tile.alive),
-        }))
-    }
-
-    fn grid(&self, config: &VaeConfig, height: usize, width: usize) -> Result<Option<Grid>> {
-        match &self.tile {
-            Some(tile) => Grid::new(tile, config.spatial_ratio(), height, width),
-            None => Ok(None),
-        }
-    }
-}
-
-/// How an encode goes about it.
-#[derive(Debug, Clone, PartialEq)]
-pub struct EncodeOptions {
-    /// Frames at a time, a multiple of the temporal ratio; the first chunk takes the remainder as well.
-    pub chunk: usize,
-    /// Cut frames larger than a tile into tiles.
-    pub tile: Option<TileOptions>,
-}
-
-impl Default for EncodeOptions {
-    fn default() -> Self {
-        Self { chunk: 8, tile: None }
-    }
-}
-
-/// Ranges of `size`, the first with the remainder on top.
-fn chunks(count: usize, size: usize) -> Vec<Range<usize>> {
-    let size = size.max(1);
-    let first = if count < size { count } else { size + count % size };
-    let rest = (first..count).step_by(size).map(|start| start..start + size);
-    std::iter::once(0..first).chain(rest).filter(|chunk| !chunk.is_empty()).collect()
-}
 
 /// `AutoencoderKLCogVideoX`.
 #[derive(Debug)]
-pub struct Autoencoder {
+pub struct AutoencoderKLCogVideoX {
     config: VaeConfig,
     encoder: Option<Encoder3D>,      // encoder
     decoder: Decoder3D,              // decoder
@@ -140,7 +41,7 @@ pub struct Autoencoder {
     device: Device,
 }
 
-impl Autoencoder {
+impl AutoencoderKLCogVideoX {
     /// Loads both halves; they compute in the dtype of `vb`, on the CPU in f32 but for products
     /// in bf16. Errors name the configuration key or the tensor.
     pub fn load(config: &VaeConfig, vb: VarBuilder) -> Result<Self> {
@@ -201,7 +102,7 @@ impl Autoencoder {
         if height == 0 || width == 0 {
             bail!("latents of {height} by {width} cells cannot be decoded")
         }
-        let grid = options.grid(&self.config, height, width)?;
+        let grid = self.config.grid(options, height, width)?;
         let tiles = grid.as_ref().map_or(1, Grid::len);
         let caches = std::iter::repeat_with(ConvCache::default).take(tiles).collect();
         Ok(DecodeSession {
@@ -263,7 +164,7 @@ impl Autoencoder {
 /// A running decode: the caches of one video.
 #[derive(Debug)]
 pub struct DecodeSession<'a> {
-    autoencoder: &'a Autoencoder,
+    autoencoder: &'a AutoencoderKLCogVideoX,
     single_frame: SingleFrameRule,
     size: (usize, usize),
     grid: Option<Grid>,
@@ -323,5 +224,31 @@ impl DecodeSession<'_> {
     /// Bytes that the caches hold between two chunks.
     pub fn cache_bytes(&self) -> usize {
         self.caches.iter().map(ConvCache::bytes).sum()
+    }
+}
+
+/// In the denoiser's scale: `scaling_factor` times what the encoder says (diffusers' `vae.config.scaling_factor`).
+impl autoencoder::Autoencoder for AutoencoderKLCogVideoX {
+    fn encode(&self, video: &Tensor, options: &EncodeOptions) -> Result<Tensor> {
+        Self::encode(self, video, options)?.mode() * self.config.scaling_factor
+    }
+
+    fn decoding<'a>(&'a self, height: usize, width: usize, options: &DecodeOptions) -> Result<Box<dyn Decoding + 'a>> {
+        Ok(Box::new(self.session(height, width, options)?))
+    }
+}
+
+impl Decoding for DecodeSession<'_> {
+    fn decode(&mut self, latents: &Tensor) -> Result<Tensor> {
+        let latents = (latents / self.autoencoder.config.scaling_factor)?;
+        self.next(&latents)
+    }
+
+    fn state(&self) -> Vec<Vec<Tensor>> {
+        Self::state(self)
+    }
+
+    fn restore(&mut self, state: Vec<Vec<Tensor>>) -> Result<()> {
+        Self::restore(self, state)
     }
 }

@@ -6,31 +6,8 @@
 //! here both follow from the step in latent cells. Tiles are walked inside each chunk of time, one cache per tile, so that
 //! frames leave in order.
 
-use super::config::VaeConfig;
+use crate::models::autoencoder::TileOptions;
 use candle_core::{Device, Result, Tensor, bail};
-
-/// Size and overlap of the tiles.
-#[derive(Debug, Clone, PartialEq)]
-pub struct TileOptions {
-    /// Height of a tile in pixels (rounded down to whole latent cells).
-    pub sample_height: usize,
-    pub sample_width: usize,
-    /// The part of a tile's height that it shares with the next tile, 0 to 1 (1 excluded).
-    pub overlap_factor_h: f64,
-    pub overlap_factor_w: f64,
-}
-
-impl TileOptions {
-    /// The reference's defaults: half the size the model was made for, overlapping by a sixth in height and a fifth in width.
-    pub fn for_config(config: &VaeConfig) -> Self {
-        Self {
-            sample_height: config.sample_height / 2,
-            sample_width: config.sample_width / 2,
-            overlap_factor_h: 1.0 / 6.0,
-            overlap_factor_w: 1.0 / 5.0,
-        }
-    }
-}
 
 /// The tiles along one axis, in latent cells.
 #[derive(Debug, Clone)]
@@ -163,7 +140,7 @@ mod tests {
 
     #[test]
     fn defaults_cut_the_published_size_like_the_reference() {
-        let tile = TileOptions::for_config(&VaeConfig::default());
+        let tile = crate::models::cogvideox::vae::VaeConfig::default().tile();
         let grid = Grid::new(&tile, 8, 60, 90).unwrap().unwrap();
         assert_eq!(grid.rows.tiles, [(0, 30), (25, 30), (50, 10)]);
         assert_eq!(grid.columns.tiles, [(0, 45), (36, 45), (72, 18)]);

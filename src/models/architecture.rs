@@ -1,0 +1,241 @@
+//! What the rest of the program knows of a kind of model: its parts, its sizes, how much it takes and how it is loaded. Which
+//! kind a folder is `model_index.json` says ([`FAMILIES`]); every number comes from the configurations of its parts.
+
+use super::autoencoder::{Autoencoder, DecodeMemory, DecodeOptions, TileOptions};
+use super::latent_time::LatentTime;
+use super::{Denoiser, cogvideox};
+use crate::attention::SiteKind;
+use anyhow::Result;
+use candle_nn::VarBuilder;
+use serde::Deserialize;
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::fmt::{self, Debug};
+use std::sync::Arc;
+
+/// All kinds of models that the program runs.
+pub static FAMILIES: &[&Family] = &[&cogvideox::FAMILY];
+
+/// A kind of model, before any folder is read.
+pub struct Family {
+    /// What recipes call it (`[for] architecture`).
+    pub name: &'static str,
+    /// Values of `_class_name` in `model_index.json`.
+    pub pipelines: &'static [&'static str],
+    /// Other such values and what to do about them: a word of the class, and the end of a message.
+    pub remedies: &'static [(&'static str, &'static str)],
+    /// The parts with weights in the order of work, and the classes (`_class_name` of diffusers, `model_type` of
+    /// transformers) that fit.
+    pub parts: &'static [(&'static str, &'static [&'static str])],
+    /// The kinds of attention its networks have.
+    pub sites: &'static [SiteKind],
+    /// Makes the architecture of a folder from its configurations.
+    ///
+    /// # Errors
+    /// Those of the reader, and what this implementation does not compute, in one line that names the key.
+    pub read: fn(&Configurations) -> Result<Arc<dyn Architecture>>,
+}
+
+/// Reads a JSON file of a model folder by its path inside it.
+pub type Configurations<'a> = dyn Fn(&str) -> Result<Value> + 'a;
+
+/// The kind of a pipeline class.
+pub fn family(pipeline: &str) -> Option<&'static Family> {
+    FAMILIES.iter().copied().find(|family| family.pipelines.contains(&pipeline))
+}
+
+/// Whether a pipeline class is one that this program runs, or one that it has advice about.
+pub fn is_near(pipeline: &str) -> bool {
+    family(pipeline).is_some() || !remedy(pipeline).is_empty()
+}
+
+/// The kind most of whose parts are there, for folders and repositories whose class is not known yet.
+pub fn by_parts(there: impl Fn(&str) -> bool) -> &'static Family {
+    let count = |family: &Family| family.parts.iter().filter(|(part, _)| there(part)).count();
+    // of equals the first
+    FAMILIES.iter().copied().rev().max_by_key(|family| count(family)).unwrap_or(&cogvideox::FAMILY)
+}
+
+/// What to do about a pipeline class that is of no kind here, as the end of a message; nothing where nothing is known.
+pub fn remedy(pipeline: &str) -> &'static str {
+    let known = FAMILIES.iter().flat_map(|family| family.remedies);
+    known.filter(|(word, _)| pipeline.contains(word)).map(|(_, remedy)| *remedy).next().unwrap_or_default()
+}
+
+/// Attention sites of one kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sites {
+    pub kind: SiteKind,
+    pub layers: usize,
+    pub heads: usize,
+    pub head_dim: usize,
+}
+
+/// Sizes of a model.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct LatentGeometry {
+    pub time: LatentTime,
+    /// Pixels of a latent cell, in height and in width.
+    pub spatial_ratio: usize,
+    /// Latent cells of a token, in height and in width.
+    pub patch: usize,
+    /// Latent frames of a token.
+    pub patch_t: usize,
+    /// Channels of the latents.
+    pub channels: usize,
+    /// Latent frames that the model was trained on.
+    pub window: usize,
+    /// Pixels and frames of the videos it was trained on.
+    pub width: usize,
+    pub height: usize,
+    pub frames: usize,
+    /// Frames of them in a second.
+    pub fps: u32,
+}
+
+impl LatentGeometry {
+    /// Sides of videos are multiples of so many pixels.
+    pub fn unit(&self) -> usize {
+        self.spatial_ratio * self.patch
+    }
+
+    /// Frames, height and width of the tokens of so many latent frames of `height` by `width` cells.
+    pub fn grid(&self, frames: usize, (height, width): (usize, usize)) -> (usize, usize, usize) {
+        (frames / self.patch_t, height / self.patch, width / self.patch)
+    }
+}
+
+/// What the denoiser takes of a text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TextSpec {
+    /// Tokens.
+    pub length: usize,
+    /// Values of a token.
+    pub width: usize,
+}
+
+/// What recipes are found by.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RecipeKey {
+    pub architecture: &'static str,
+    pub facts: BTreeMap<&'static str, Fact>,
+}
+
+/// One thing that is so of a network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(untagged, expecting = "true, false or a whole number")]
+pub enum Fact {
+    Flag(bool),
+    Number(usize),
+}
+
+impl fmt::Display for Fact {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            Self::Flag(flag) => write!(f, "{flag}"),
+            Self::Number(number) => write!(f, "{number}"),
+        }
+    }
+}
+
+/// Multiply-adds of one kind of operation at small sizes and at large ones, which a CPU does at different speeds.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Kinds {
+    pub small: f64,
+    pub wide: f64,
+}
+
+/// Widths from which matrix products count as wide, channels from which convolutions do.
+pub const WIDE: (usize, usize) = (512, 65);
+
+/// Multiply-adds of one row of a window that goes through the denoiser once.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct RowWork {
+    pub linear: Kinds,
+    pub attention: f64,
+    pub layers: usize,
+}
+
+/// Bytes that denoising one window holds beside weights and timelines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RowMemory {
+    /// The state of one row between two layers.
+    pub state: u64,
+    /// The states of all rows, and what the row at work needs.
+    pub activations: u64,
+    /// Chunks of attention scores.
+    pub scores: u64,
+}
+
+/// A model as its configurations describe it.
+pub trait Architecture: Debug + Send + Sync {
+    fn geometry(&self) -> &LatentGeometry;
+
+    /// The denoiser's attention, the kind that sharing acts on first.
+    fn sites(&self) -> &[Sites];
+
+    fn text(&self) -> TextSpec;
+
+    fn recipe_key(&self) -> RecipeKey;
+
+    /// Names of the parts that hold the denoiser, the autoencoder and the text encoder.
+    fn denoiser_part(&self) -> &'static str;
+
+    /// What the names of the weights of its repeated units begin with, before their numbers: those of the denoiser that can
+    /// be streamed.
+    fn unit_prefix(&self) -> &'static str;
+
+    /// Work of one row of so many latent frames of `cells` (height, width).
+    fn row_work(&self, frames: usize, cells: (usize, usize)) -> RowWork;
+
+    /// Memory of a window's rows, of so many halves of guidance, in numbers of `element` bytes. `score_budget`: most bytes of a
+    /// chunk of scores.
+    fn row_memory(&self, rows: WindowRows, element: u64, score_budget: u64) -> RowMemory;
+
+    /// Work of decoding so many latent frames of so many cells. `begins`: the first of them stays one frame.
+    fn decoding_work(&self, frames: usize, cells: usize, begins: bool) -> Kinds;
+
+    /// What decoding so many latent frames needs besides the weights. Errors are those of impossible tiles.
+    fn decoding_memory(
+        &self,
+        options: &DecodeOptions,
+        frames: usize,
+        cells: (usize, usize),
+    ) -> candle_core::Result<DecodeMemory>;
+
+    /// The tiles of its autoencoder where nobody asks for others.
+    fn tile(&self) -> TileOptions;
+
+    /// Loads the denoiser from the weights of its part: whole, or `streamed`, with no more than two of its units in memory at
+    /// a time. The results are the same.
+    fn load_denoiser(&self, vb: VarBuilder<'static>, streamed: bool) -> candle_core::Result<Arc<dyn Denoiser>>;
+
+    /// Loads the autoencoder from the weights of its part, with its encoder where that is wanted.
+    fn load_autoencoder(&self, vb: VarBuilder, encoder: bool) -> candle_core::Result<Arc<dyn Autoencoder>>;
+}
+
+/// The rows of a window as far as memory depends on them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WindowRows {
+    /// Latent frames.
+    pub frames: usize,
+    /// Height and width of a latent frame.
+    pub cells: (usize, usize),
+    /// Halves of guidance.
+    pub halves: usize,
+}
+
+impl dyn Architecture + '_ {
+    /// Sites of the kind that controls between windows act on.
+    pub fn main_sites(&self) -> Sites {
+        let none = Sites { kind: SiteKind::Joint, layers: 0, heads: 0, head_dim: 0 };
+        self.sites().first().copied().unwrap_or(none)
+    }
+
+    /// Tokens of one row of so many latent frames of `cells`, those of the text included.
+    pub fn tokens(&self, frames: usize, cells: (usize, usize)) -> usize {
+        let geometry = self.geometry();
+        let patch = geometry.patch.pow(2) * geometry.patch_t;
+        self.text().length + frames * cells.0 * cells.1 / patch
+    }
+}

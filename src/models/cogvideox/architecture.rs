@@ -1,0 +1,230 @@
+//! CogVideoX folders as the rest of the program sees them: `CogVideoXPipeline` of diffusers, with its transformer, its causal
+//! autoencoder and a T5 encoder.
+
+use super::config::TransformerConfig;
+use super::transformer::Transformer;
+use super::vae::{AutoencoderKLCogVideoX, VaeConfig};
+use crate::attention::SiteKind;
+use crate::models::architecture::{
+    Architecture, Configurations, Fact, Family, Kinds, LatentGeometry, RecipeKey, RowMemory, RowWork, Sites, TextSpec,
+    WIDE, WindowRows,
+};
+use crate::models::autoencoder::{DecodeMemory, DecodeOptions, TileOptions};
+use crate::models::{Autoencoder, Denoiser, LatentTime};
+use anyhow::{Context, Result, ensure};
+use candle_nn::VarBuilder;
+use serde::de::DeserializeOwned;
+use std::sync::Arc;
+
+pub static FAMILY: Family = Family {
+    name: "cogvideox",
+    pipelines: &["CogVideoXPipeline"],
+    remedies: &[
+        // its networks are those of the text-to-video pipeline
+        (
+            "CogVideoXVideoToVideoPipeline",
+            "; it has the networks of CogVideoXPipeline: write that for _class_name in a copy of the file, and give videos to \
+             vidgen extend",
+        ),
+        ("ImageToVideo", MORE_INPUTS),
+        ("FunControl", MORE_INPUTS),
+    ],
+    parts: &[
+        ("transformer", &["CogVideoXTransformer3DModel"]),
+        ("vae", &["AutoencoderKLCogVideoX"]),
+        ("text_encoder", &["t5"]),
+    ],
+    sites: &[SiteKind::Joint],
+    read,
+};
+
+const MORE_INPUTS: &str =
+    "; its transformer takes more than noise and text: use the text-to-video model of the same family";
+
+/// The configurations of a folder.
+#[derive(Debug)]
+struct CogVideoX {
+    transformer: TransformerConfig,
+    vae: VaeConfig,
+    geometry: LatentGeometry,
+    sites: [Sites; 1],
+}
+
+fn read(configurations: &Configurations) -> Result<Arc<dyn Architecture>> {
+    let transformer: TransformerConfig = parse(configurations, "transformer/config.json")?;
+    transformer.check()?;
+    ensure!(
+        transformer.in_channels == transformer.out_channels,
+        "an image-to-video model ({} input channels for {}) is not supported yet: use a text-to-video model",
+        transformer.in_channels,
+        transformer.out_channels
+    );
+    let vae: VaeConfig = parse(configurations, "vae/config.json")?;
+    vae.validate()?;
+    ensure!(
+        vae.latent_channels == transformer.in_channels,
+        "the vae makes {} latent channels and the transformer takes {}: these parts are not of one model",
+        vae.latent_channels,
+        transformer.in_channels
+    );
+    let ratio = vae.spatial_ratio();
+    let geometry = LatentGeometry {
+        time: LatentTime::new(vae.temporal_ratio()),
+        spatial_ratio: ratio,
+        patch: transformer.patch_size,
+        patch_t: transformer.patch_size_t.unwrap_or(1),
+        channels: transformer.in_channels,
+        window: transformer.window(),
+        width: transformer.sample_width * ratio,
+        height: transformer.sample_height * ratio,
+        frames: transformer.sample_frames,
+        // the models that patch in time (1.5) were trained at twice the rate of the first ones
+        fps: if transformer.patch_size_t.is_some() { 16 } else { 8 },
+    };
+    let sites = [Sites {
+        kind: SiteKind::Joint,
+        layers: transformer.num_layers,
+        heads: transformer.num_attention_heads,
+        head_dim: transformer.attention_head_dim,
+    }];
+    Ok(Arc::new(CogVideoX { transformer, vae, geometry, sites }))
+}
+
+fn parse<T: DeserializeOwned>(configurations: &Configurations, path: &str) -> Result<T> {
+    serde_json::from_value(configurations(path)?).with_context(|| path.to_owned())
+}
+
+impl Architecture for CogVideoX {
+    fn geometry(&self) -> &LatentGeometry {
+        &self.geometry
+    }
+
+    fn sites(&self) -> &[Sites] {
+        &self.sites
+    }
+
+    fn text(&self) -> TextSpec {
+        TextSpec { length: self.transformer.max_text_seq_length, width: self.transformer.text_embed_dim }
+    }
+
+    fn recipe_key(&self) -> RecipeKey {
+        self.transformer.recipe_key()
+    }
+
+    fn denoiser_part(&self) -> &'static str {
+        "transformer"
+    }
+
+    fn unit_prefix(&self) -> &'static str {
+        "transformer_blocks."
+    }
+
+    /// Projections (4 D^2) and feed-forward (8 D^2) for each token; attention (2 L D).
+    fn row_work(&self, frames: usize, cells: (usize, usize)) -> RowWork {
+        let tokens = (self as &dyn Architecture).tokens(frames, cells) as f64;
+        let (depth, dim) = (self.transformer.num_layers as f64, self.transformer.inner_dim() as f64);
+        let products = depth * tokens * 12.0 * dim * dim;
+        let linear = if self.transformer.inner_dim() >= WIDE.0 {
+            Kinds { wide: products, ..Kinds::default() }
+        } else {
+            Kinds { small: products, ..Kinds::default() }
+        };
+        RowWork { linear, attention: depth * 2.0 * tokens * tokens * dim, layers: self.transformer.num_layers }
+    }
+
+    fn row_memory(&self, rows: WindowRows, element: u64, score_budget: u64) -> RowMemory {
+        let tokens = (self as &dyn Architecture).tokens(rows.frames, rows.cells) as u64;
+        let state = tokens * self.transformer.inner_dim() as u64 * element;
+        // the states of the rows of a window; of the row at work: its norm, queries, keys, values, their rotated copies, or
+        // four times the width in the feed-forward layer, before and after the activation
+        let activations = state * (2 * rows.halves as u64 + 12);
+        let scores = (self.transformer.num_attention_heads as u64 * tokens * tokens * 4).min(score_budget);
+        RowMemory { state, activations, scores }
+    }
+
+    fn decoding_work(&self, frames: usize, cells: usize, begins: bool) -> Kinds {
+        self.vae.decoding_work(frames, cells, begins)
+    }
+
+    fn decoding_memory(
+        &self,
+        options: &DecodeOptions,
+        frames: usize,
+        cells: (usize, usize),
+    ) -> candle_core::Result<DecodeMemory> {
+        self.vae.memory(options, frames, cells.0, cells.1)
+    }
+
+    fn tile(&self) -> TileOptions {
+        self.vae.tile()
+    }
+
+    fn load_denoiser(&self, vb: VarBuilder<'static>, streamed: bool) -> candle_core::Result<Arc<dyn Denoiser>> {
+        let network = if streamed {
+            Transformer::load_streamed(&self.transformer, vb)
+        } else {
+            Transformer::load(&self.transformer, vb)
+        };
+        Ok(Arc::new(network?))
+    }
+
+    fn load_autoencoder(&self, vb: VarBuilder, encoder: bool) -> candle_core::Result<Arc<dyn Autoencoder>> {
+        let network = if encoder {
+            AutoencoderKLCogVideoX::load(&self.vae, vb)
+        } else {
+            AutoencoderKLCogVideoX::load_decoder(&self.vae, vb)
+        };
+        Ok(Arc::new(network?))
+    }
+}
+
+impl TransformerConfig {
+    /// What recipes are found by.
+    pub fn recipe_key(&self) -> RecipeKey {
+        let facts = [
+            ("layers", Fact::Number(self.num_layers)),
+            ("heads", Fact::Number(self.num_attention_heads)),
+            ("latent_channels", Fact::Number(self.in_channels)),
+            ("patch_t", Fact::Number(self.patch_size_t.unwrap_or(1))),
+            ("rotary", Fact::Flag(self.use_rotary_positional_embeddings)),
+            ("window", Fact::Number(self.window())),
+        ];
+        RecipeKey { architecture: FAMILY.name, facts: facts.into() }
+    }
+}
+
+impl VaeConfig {
+    /// Multiply-adds of the decoder for some latent frames of `cells`: its 3x3x3 convolutions, two in each residual block, at the
+    /// sizes of its blocks, and the 3x3 one after each enlargement. `begins`: the first of them stays one frame.
+    fn decoding_work(&self, frames: usize, cells: usize, begins: bool) -> Kinds {
+        let channels: Vec<usize> = self.block_out_channels.iter().rev().copied().collect();
+        let doublings = self.temporal_ratio().ilog2() as usize;
+        let (mut frames, mut cells) = (frames as f64, cells as f64);
+        let mut kinds = Kinds::default();
+        let mut add = |from: usize, to: usize, times: f64| {
+            let work = times * (from * to) as f64;
+            if from.max(to) >= WIDE.1 {
+                kinds.wide += work;
+            } else {
+                kinds.small += work;
+            }
+        };
+        let mut before = channels[0];
+        add(self.latent_channels, before, 27.0 * frames * cells);
+        add(before, before, 4.0 * 27.0 * frames * cells);
+        for (block, &channels) in channels.iter().enumerate() {
+            add(before, channels, 27.0 * frames * cells);
+            add(channels, channels, (2 * self.layers_per_block + 1) as f64 * 27.0 * frames * cells);
+            if block + 1 < self.block_out_channels.len() {
+                cells *= 4.0;
+                add(channels, channels, 9.0 * frames * cells);
+                if block < doublings {
+                    frames = 2.0 * frames - if begins { 1.0 } else { 0.0 };
+                }
+            }
+            before = channels;
+        }
+        add(before, self.out_channels, 27.0 * frames * cells);
+        kinds
+    }
+}
