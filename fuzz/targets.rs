@@ -12,7 +12,7 @@ use vidgen::models::cogvideox::vae::VaeConfig;
 use vidgen::recipe::{self, Choice};
 use vidgen::run::Manifest;
 use vidgen::run::journal::{self, Journal};
-use vidgen::schedulers::{self, ScheduleConfig, SchedulerKind, Table};
+use vidgen::schedulers::{self, ScheduleKeys, SchedulerKind, Table};
 use vidgen::storyboard::{Form, Storyboard};
 use vidgen::text::Tokenizer;
 use vidgen::weights;
@@ -85,7 +85,8 @@ pub fn model_config(data: &[u8]) {
     if let Ok(config) = serde_json::from_slice::<VaeConfig>(data) {
         let _ = black_box(config.validate());
     }
-    if let Ok(config) = serde_json::from_slice::<ScheduleConfig>(data) {
+    let keys = serde_json::from_slice::<ScheduleKeys>(data).map_err(anyhow::Error::from);
+    if let Ok(config) = keys.and_then(|keys| keys.config(&schedulers::CLASSES)) {
         for kind in [SchedulerKind::Ddim, SchedulerKind::Dpmpp2mSde] {
             let _ = black_box(schedulers::build(&config, kind, Table::Diffusers, 3, 0.0).map(|_| ()));
         }

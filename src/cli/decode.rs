@@ -14,8 +14,8 @@ const EXAMPLES: &str = "\
 Examples:
   vidgen decode last -o small.webm
   vidgen decode 3fb2c9d0 --crf 10 --fps 16 -o fine.mp4
-  vidgen decode last --model /data/CogVideoX-2b -o moved.mp4
-  vidgen decode latents.safetensors --model cogvideox-2b -o clip.mp4
+  vidgen decode last --model /data/model -o moved.mp4
+  vidgen decode latents.safetensors --model org/model -o clip.mp4
 
 A run keeps its latents until its video is whole, and with --keep afterwards as well; --save-latents writes them to a file. \
 A file of latents does not say where it came from, so its video carries no record.";

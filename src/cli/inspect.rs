@@ -134,7 +134,7 @@ mod tests {
 
     const RECORD: &str = r#"{"schema": "vidgen.manifest.v1", "version": "0.1.0", "command": "multi-prompt",
         "prompts": ["a ball\u001b[31m", "a box\nin the snow"], "seed": 18446744073709551615,
-        "model": {"name": "org/m", "revision": "abc", "class": "CogVideoXPipeline", "hashes": {"text_encoder": "12"}},
+        "model": {"name": "org/m", "revision": "abc", "class": "ToyPipeline", "hashes": {"text_encoder": "12"}},
         "settings": {"width": 144, "height": 96, "frames": 49, "fps": "8", "steps": 50, "guidance_scale": "wave:6",
             "negative_prompt": null, "seed": 1, "joined": [[false]], "attn_proc": ["a", "b"]},
         "output": {"codec": "libx264", "pix_fmt": "yuv420p", "crf": 17}}"#;

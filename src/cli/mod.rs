@@ -41,7 +41,7 @@ Examples:
   vidgen multi-prompt prompts/seasons.txt -o seasons.mp4
   vidgen extend seasons.mp4 \"a red ball rests on a beach\" -o longer.mp4
   vidgen edit ball.mp4 --swap \"red=>blue\" -o blue.mp4
-  vidgen generate --model cogvideox-2b \"a panda plays the guitar in a bamboo forest\"
+  vidgen generate --model org/model \"a panda plays the guitar in a bamboo forest\"
   vidgen inspect ball.mp4";
 
 /// Long, controlled video generation.

@@ -10,15 +10,15 @@ use clap::builder::FalseyValueParser;
 const INFO: &str = "\
 Examples:
   vidgen model info toyland
-  vidgen model info ./CogVideoX-2b
-  vidgen model info cogvideox-5b --offline --json
+  vidgen model info ./model
+  vidgen model info org/model --offline --json
 
 Headers and configurations are read, weights are not. The exit code is 3 when a part is missing or damaged.";
 
 const MODEL: &str = "\
 Examples:
   vidgen model list
-  vidgen model info cogvideox-2b";
+  vidgen model info org/model";
 
 const LIST: &str = "\
 Examples:

@@ -16,7 +16,7 @@ Examples:
   vidgen plan prompts/seasons.txt
   vidgen plan \"a red ball rolls to the right\" --steps 20 --size 288x192
   vidgen plan -p \"a red ball in the snow\" -p \"a red ball in the desert\" --json | jq .seconds.total
-  vidgen plan story.toml --model ./CogVideoX-2b
+  vidgen plan story.toml --model ./model
 
 The first plan on a machine measures it for a second or two and keeps the result in the user's cache directory.";
 

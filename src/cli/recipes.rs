@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 pub const EXAMPLES: &str = "\
 Examples:
   vidgen recipes
-  vidgen model info cogvideox-5b    # the recipe that a model has by itself
+  vidgen model info org/model    # the recipe that a model has by itself
   vidgen generate \"a red ball\" --recipe mine.toml -o ball.mp4
 
 A recipe is chosen with --recipe NAME, or by what it is for: the one that says most of a model. A file of your own says what is \

@@ -17,7 +17,7 @@ const GENERATE: &str = "\
 Examples:
   vidgen generate \"a blue car moves to the right on a city street at night\" -o car.mp4
   vidgen generate -p \"a yellow star rests in the snow\" --seed 7 --steps 20 -o frames/
-  vidgen generate --model ./CogVideoX-2b \"a panda plays the guitar\" --size 720x480 --device cuda";
+  vidgen generate --model ./model \"a panda plays the guitar\" --size 720x480 --device cuda";
 
 const MULTI_PROMPT: &str = "\
 Examples:

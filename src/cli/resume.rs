@@ -18,7 +18,7 @@ Examples:
   vidgen resume last
   vidgen resume 3fb2c9d0
   vidgen resume last -y -o again.mp4
-  vidgen resume last --model /data/CogVideoX-2b
+  vidgen resume last --model /data/model
 
 The video is the one that the run would have made without the interruption, byte for byte. `vidgen runs` lists what can be \
 resumed; --resume on the command that began a run finds it as well.";

@@ -3,6 +3,7 @@
 //! A latent frame belongs to the prompt of the window that weighs most in it (triangular weights, spec of DiTCtrl), windows on
 //! interpolated text left out; of equals the earlier. A frame that only such transition windows cover belongs to none.
 
+use crate::models::LatentTime;
 use crate::timeline::triangle;
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -102,8 +103,10 @@ impl Layout {
             let frames = recorded.segment_frames[segment];
             start -= fades[segment];
             let fade = (fades[segment], fades[segment + 1]);
-            let goes_on = contexts[segment] > 0;
-            let timeline = Timeline { start, frames, fade, goes_on, ratio: recorded.temporal_ratio };
+            // what goes on from given latent frames has as many frames for its first latent frame as for the others
+            let whole = LatentTime::new(recorded.temporal_ratio);
+            let time = if contexts[segment] > 0 { whole.continued() } else { whole };
+            let timeline = Timeline { start, frames, fade, time };
             let mut windows = Vec::new();
             for &(first, len, text) in &recorded.windows[segment] {
                 let text = recorded.texts[segment].get(text);
@@ -192,24 +195,18 @@ struct Timeline {
     frames: usize,
     /// Frames mixed with the segment before, and with the one after.
     fade: (usize, usize),
-    /// Whether it continues given latent frames: then its first latent frame has as many frames as the others.
-    goes_on: bool,
-    ratio: usize,
+    time: LatentTime,
 }
 
 impl Timeline {
     /// Latent frames of which something is seen.
     fn latents(&self) -> usize {
-        if self.goes_on { self.frames.div_ceil(self.ratio) } else { (self.frames - 1).div_ceil(self.ratio) + 1 }
+        self.time.latent_frames(self.frames)
     }
 
     fn frames_of(&self, latent: usize) -> Range<usize> {
-        let end = |latents: usize| match (latents, self.goes_on) {
-            (0, _) => 0,
-            (latents, true) => (latents * self.ratio).min(self.frames),
-            (latents, false) => ((latents - 1) * self.ratio + 1).min(self.frames),
-        };
-        self.start + end(latent)..self.start + end(latent + 1)
+        let Range { start, end } = self.time.span(latent);
+        self.start + start.min(self.frames)..self.start + end.min(self.frames)
     }
 }
 

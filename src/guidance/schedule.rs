@@ -11,7 +11,7 @@ use std::{f64::consts::PI, fmt, str::FromStr};
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum GuidanceSchedule {
     Constant(f64),
-    /// CogVideoX's dynamic guidance, `1 + s (1 - cos(pi ((n - t)/n)^5)) / 2` in f64, with t the raw timestep (999, 979, ..)
+    /// Dynamic guidance (diffusers' `use_dynamic_cfg`), `1 + s (1 - cos(pi ((n - t)/n)^5)) / 2` in f64, with t the raw timestep (999, 979, ..)
     /// and not the step, so the values swing between 1 and 1 + s (spec/ditctrl.md 1.4; diffusers' `use_dynamic_cfg`).
     Wave(f64),
     /// From the first value at the first step to the second at the last, in equal stages.

@@ -171,7 +171,7 @@ fn windows(job: &Job) -> Vec<WindowRow> {
 
 fn seconds(job: &Job, speed: &Speed) -> Result<Seconds> {
     let bytes = |part: &str| Ok::<_, anyhow::Error>(job.model.part(part)?.bytes() as f64);
-    let text = job.model.part("text_encoder")?;
+    let text = job.model.part(job.architecture.text().part)?;
     let texts: HashSet<&String> = job.prompts.iter().collect();
     let texts = texts.len() + usize::from(matches!(job.uncond, UncondText::Text(_)));
     let products = text.elements() as f64 * (texts * job.architecture.text().length) as f64;

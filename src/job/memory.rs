@@ -9,6 +9,7 @@ use super::values::{MemorySize, Offload, Tiling};
 use crate::models::architecture::WindowRows;
 use crate::nn::{compute_dtype, sdpa::Sdpa};
 use crate::run::{self, Code, Failure, human_bytes};
+use crate::text::encoder_class;
 use crate::weights::{self, Part};
 use anyhow::Result;
 use candle_core::{DType, Device};
@@ -162,9 +163,9 @@ fn transformer(job: &Job, offload: Offload) -> Result<(u64, u64)> {
 
 /// The encoder is read block by block, after the table of embeddings, which is gone by then.
 fn text(job: &Job) -> Result<u64> {
-    let part = job.model.part("text_encoder")?;
+    let part = job.model.part(job.architecture.text().part)?;
     let dtype = compute_dtype(job.text_dtype, &job.device);
-    let layers = Layers::new(&part, "encoder.block.")?;
+    let layers = Layers::new(&part, encoder_class(&part)?.blocks)?;
     Ok(share((layers.block + layers.in_block).max(2 * layers.largest), &part, dtype, &job.device))
 }
 

@@ -39,7 +39,7 @@ use crate::nn::compute_dtype;
 use crate::nn::kernel::{self, Kernel};
 use crate::recipe::{self, Chosen};
 use crate::run::{Code, Failure, WithCode};
-use crate::schedulers::{ScheduleConfig, SchedulerKind, Table};
+use crate::schedulers::{ScheduleConfig, ScheduleKeys, SchedulerKind, Table};
 use crate::storyboard::{self, Scene, Storyboard};
 use crate::timeline::BlendMode;
 use crate::video::{self, Output};
@@ -370,7 +370,8 @@ struct Configs {
 impl Configs {
     fn read(model: &ModelFolder) -> Result<Self> {
         let architecture = model.architecture()?;
-        let schedule: ScheduleConfig = model.json("scheduler/scheduler_config.json")?;
+        let keys: ScheduleKeys = model.json("scheduler/scheduler_config.json")?;
+        let schedule = keys.config(model.family().schedulers).with_context(|| model.place())?;
         // its values, apart from those of the flags
         crate::schedulers::build(&schedule, SchedulerKind::Ddim, Table::Diffusers, 1, 0.0)
             .with_context(|| model.place())?;

@@ -5,6 +5,7 @@ use super::autoencoder::{Autoencoder, DecodeMemory, DecodeOptions, TileOptions};
 use super::latent_time::LatentTime;
 use super::{Denoiser, cogvideox};
 use crate::attention::SiteKind;
+use crate::schedulers::SchedulerClass;
 use anyhow::Result;
 use candle_nn::VarBuilder;
 use serde::Deserialize;
@@ -27,6 +28,8 @@ pub struct Family {
     /// The parts with weights in the order of work, and the classes (`_class_name` of diffusers, `model_type` of
     /// transformers) that fit.
     pub parts: &'static [(&'static str, &'static [&'static str])],
+    /// Its own scheduler classes; the common ones are [`crate::schedulers::CLASSES`].
+    pub schedulers: &'static [SchedulerClass],
     /// The kinds of attention its networks have.
     pub sites: &'static [SiteKind],
     /// Makes the architecture of a folder from its configurations.
@@ -108,7 +111,9 @@ impl LatentGeometry {
 /// What the denoiser takes of a text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TextSpec {
-    /// Tokens.
+    /// The part that encodes it.
+    pub part: &'static str,
+    /// Tokens, padding included.
     pub length: usize,
     /// Values of a token.
     pub width: usize,

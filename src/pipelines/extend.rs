@@ -218,7 +218,7 @@ mod tests {
     #[test]
     fn known_frames_stay_and_are_seen_under_the_right_noise() {
         let (c, h, w) = SHAPE;
-        let zero = ScheduleConfig::cogvideox(3.0);
+        let zero = ScheduleConfig::zero_snr(3.0);
         let some_signal = ScheduleConfig { rescale_betas_zero_snr: false, ..zero.clone() };
         for config in [zero, some_signal] {
             for table in [Table::Diffusers, Table::Sat] {

@@ -10,7 +10,7 @@ use crate::models::{Architecture, Denoiser};
 use crate::nn::sdpa::Sdpa;
 use crate::noise::Noise;
 use crate::processors::{KvBank, Ranges, Setting, Spec, build};
-use crate::schedulers::{ScheduleConfig, SchedulerKind, Table};
+use crate::schedulers::{ScheduleKeys, SchedulerKind, Table};
 use crate::timeline::{BlendMode, ChunkPlan};
 use candle_core::{DType, Device, Result, Tensor};
 use candle_nn::VarBuilder;
@@ -89,7 +89,8 @@ fn counted(denoiser: &dyn Denoiser, windows: usize, layers: &str, steps: &str, b
         env!("CARGO_MANIFEST_DIR"),
         "/tests/golden/tiny-2b/scheduler/scheduler_config.json"
     ));
-    let schedule: ScheduleConfig = serde_json::from_str(&text.unwrap()).unwrap();
+    let keys: ScheduleKeys = serde_json::from_str(&text.unwrap()).unwrap();
+    let schedule = keys.config(crate::models::architecture::FAMILIES[0].schedulers).unwrap();
     let table = Table::Diffusers;
     let mut scheduler = crate::schedulers::build(&schedule, SchedulerKind::Ddim, table, STEPS, 0.0).unwrap();
     let text = architecture.text();

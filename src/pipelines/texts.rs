@@ -38,20 +38,22 @@ pub fn encode(job: &Job, observer: &mut dyn Observer) -> Result<Texts, Failure> 
         Some(TextCacheAt::Folder(folder)) => TextCache::open(Some(folder.clone())),
         _ => TextCache::off(),
     };
-    let length = job.architecture.text().length;
+    let spec = job.architecture.text();
     let edited = job.controls.edit.iter().flat_map(|edit| &edit.prompts);
     let mut texts: Vec<&str> = job.prompts.iter().chain(edited).map(String::as_str).collect();
     if let UncondText::Text(text) = &job.uncond {
         texts.push(text);
     }
-    let encoded = match encode_all(&job.model, &texts, length, job.text_dtype, &job.device, &cache) {
+    let encoded = match encode_all(&job.model, spec, &texts, job.text_dtype, &job.device, &cache) {
         Err(error) if error.is::<NotFinite>() => return Err(Failure::new(Code::Numbers, error)),
         encoded => encoded.code(Code::Model)?,
     };
     for (text, Encoded { tokens, .. }) in texts.iter().zip(&encoded) {
         if let Some(cut) = &tokens.cut {
-            let message =
-                format!("the prompt is longer than {length} tokens; this part is not read: {cut:?} (of {text:?})");
+            let message = format!(
+                "the prompt is longer than {} tokens; this part is not read: {cut:?} (of {text:?})",
+                spec.length
+            );
             observer.event(&Event::Warning(message))?;
         }
         if let Some(message) = not_understood(text, &tokens.unknown) {
@@ -63,8 +65,8 @@ pub fn encode(job: &Job, observer: &mut dyn Observer) -> Result<Texts, Failure> 
     }
     let mut prompts: Vec<Tensor> = encoded.into_iter().map(|encoded| encoded.embedding).collect();
     let width = prompts.first().map_or(Ok(0), |embedding| embedding.dim(1))?;
-    if width != job.architecture.text().width {
-        let wanted = job.architecture.text().width;
+    if width != spec.width {
+        let wanted = spec.width;
         let message = format!(
             "{}: the text encoder gives {width} values for a token and the transformer takes {wanted}: these parts are not \
              of one model",

@@ -13,7 +13,7 @@ use serde::Deserialize;
 words!(
     /// The text of the unconditional half.
     Uncond, "unconditional text", {
-        /// An all-zero embedding: what CogVideoX's training dropped to.
+        /// An all-zero embedding: what models that SAT trained were trained to drop to.
         Zeros = "zeros",
         /// The encoding of "": what diffusers uses.
         Empty = "empty",

@@ -28,7 +28,7 @@ pub enum Choice {
     Text(String),
 }
 
-/// `cogvideox-2b`, `mine.toml`, or several lines of TOML.
+/// `toyland`, `mine.toml`, or several lines of TOML.
 impl FromStr for Choice {
     type Err = Error;
 

@@ -33,7 +33,7 @@ impl For {
     }
 }
 
-/// `cogvideox, rotary = true`.
+/// The architecture, then the facts: `NAME, rotary = true`.
 impl fmt::Display for For {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         f.write_str(&self.architecture)?;

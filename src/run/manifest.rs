@@ -276,7 +276,7 @@ mod tests {
             model: ModelRecord {
                 name: "toyland".to_owned(),
                 revision: None,
-                class: "CogVideoXPipeline".to_owned(),
+                class: "ToyPipeline".to_owned(),
                 hashes: BTreeMap::from([("vae".to_owned(), "ab".to_owned())]),
             },
             settings: settings.as_object().unwrap().clone(),

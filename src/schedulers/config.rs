@@ -1,22 +1,94 @@
-//! `scheduler/scheduler_config.json` of a model folder.
+//! `scheduler/scheduler_config.json` of a model folder: its keys, and what they are where the file does not say, which
+//! depends on the class that it names.
 //!
-//! Keys and defaults are those of diffusers' CogVideoXDDIMScheduler and CogVideoXDPMScheduler, which have the same ones.
-//! Keys that neither class uses when it samples (`clip_sample`, `clip_sample_range`, `sample_max_value`) are ignored here
-//! as well.
+//! Keys are those of diffusers' DDIMScheduler and its relatives. Which sampler a class stands for, and its defaults, are a
+//! [`SchedulerClass`]: an architecture brings those of its own, and [`CLASSES`] are the common ones.
 
 use super::SchedulerKind;
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use serde::Deserialize;
 
 /// More training timesteps than any model has; a table of this length is still small.
 const MOST_TIMESTEPS: usize = 100_000;
 
-/// The noise schedule of a model.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(default)]
-pub struct ScheduleConfig {
+/// A scheduler of diffusers that this program has a sampler for.
+#[derive(Debug)]
+pub struct SchedulerClass {
+    /// `_class_name` of its `scheduler_config.json`.
+    pub class: &'static str,
+    pub kind: SchedulerKind,
+    /// The values of keys that a file leaves out.
+    pub defaults: fn() -> ScheduleConfig,
+    /// Whether the class clips its estimates where its file does not say. None for a class that never does.
+    pub clip_sample: Option<bool>,
+}
+
+/// The classes that belong to no single architecture.
+pub static CLASSES: [SchedulerClass; 1] = [SchedulerClass {
+    class: "DDIMScheduler",
+    kind: SchedulerKind::Ddim,
+    defaults: ScheduleConfig::default,
+    clip_sample: Some(true),
+}];
+
+/// The keys of a `scheduler_config.json` as they stand in it.
+#[derive(Debug, Clone, Default, Deserialize)]
+pub struct ScheduleKeys {
     #[serde(rename = "_class_name")]
+    class_name: Option<String>,
+    num_train_timesteps: Option<usize>,
+    beta_start: Option<f64>,
+    beta_end: Option<f64>,
+    beta_schedule: Option<BetaSchedule>,
+    trained_betas: Option<Vec<f64>>,
+    set_alpha_to_one: Option<bool>,
+    steps_offset: Option<usize>,
+    prediction_type: Option<PredictionType>,
+    timestep_spacing: Option<TimestepSpacing>,
+    rescale_betas_zero_snr: Option<bool>,
+    snr_shift_scale: Option<f64>,
+    clip_sample: Option<bool>,
+}
+
+impl ScheduleKeys {
+    /// The schedule, by the defaults of its class: one of `own`, those of the model's architecture, or of [`CLASSES`]. A class
+    /// that is none of them, or is not named, has diffusers' common defaults and no sampler of its own
+    /// ([`ScheduleConfig::kind`]).
+    ///
+    /// # Errors
+    /// Where the class would clip its estimates, which no sampler here does.
+    pub fn config(self, own: &[SchedulerClass]) -> Result<ScheduleConfig> {
+        let name = self.class_name.as_deref();
+        let class = own.iter().chain(&CLASSES).find(|class| Some(class.class) == name);
+        let defaults = class.map_or_else(ScheduleConfig::default, |class| (class.defaults)());
+        let clips = class.and_then(|class| class.clip_sample).is_some_and(|clips| self.clip_sample.unwrap_or(clips));
+        if clips {
+            bail!("scheduler_config.json: `clip_sample` is true, which is not supported: models of latents have false")
+        }
+        Ok(ScheduleConfig {
+            num_train_timesteps: self.num_train_timesteps.unwrap_or(defaults.num_train_timesteps),
+            beta_start: self.beta_start.unwrap_or(defaults.beta_start),
+            beta_end: self.beta_end.unwrap_or(defaults.beta_end),
+            beta_schedule: self.beta_schedule.unwrap_or(defaults.beta_schedule),
+            trained_betas: self.trained_betas.or(defaults.trained_betas),
+            set_alpha_to_one: self.set_alpha_to_one.unwrap_or(defaults.set_alpha_to_one),
+            steps_offset: self.steps_offset.unwrap_or(defaults.steps_offset),
+            prediction_type: self.prediction_type.unwrap_or(defaults.prediction_type),
+            timestep_spacing: self.timestep_spacing.unwrap_or(defaults.timestep_spacing),
+            rescale_betas_zero_snr: self.rescale_betas_zero_snr.unwrap_or(defaults.rescale_betas_zero_snr),
+            snr_shift_scale: self.snr_shift_scale.unwrap_or(defaults.snr_shift_scale),
+            kind: class.map(|class| class.kind),
+            class_name: self.class_name,
+        })
+    }
+}
+
+/// The noise schedule of a model.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ScheduleConfig {
     pub class_name: Option<String>,
+    /// The sampler of the class, where there is one.
+    pub kind: Option<SchedulerKind>,
     pub num_train_timesteps: usize,
     pub beta_start: f64,
     pub beta_end: f64,
@@ -31,34 +103,39 @@ pub struct ScheduleConfig {
     pub timestep_spacing: TimestepSpacing,
     /// Shifts the table so that the last timestep has no signal left (Lin et al. 2023, arXiv 2305.08891, algorithm 1).
     pub rescale_betas_zero_snr: bool,
-    /// Divides the signal-to-noise ratio of every level; before the rescale.
+    /// Divides the signal-to-noise ratio of every level; before the rescale. 1 where a class has no such key.
     pub snr_shift_scale: f64,
 }
 
 impl Default for ScheduleConfig {
+    /// diffusers' common defaults, those of its DDIMScheduler.
     fn default() -> Self {
         Self {
             class_name: None,
+            kind: None,
             num_train_timesteps: 1000,
-            beta_start: 0.00085,
-            beta_end: 0.012,
-            beta_schedule: BetaSchedule::ScaledLinear,
+            beta_start: 0.0001,
+            beta_end: 0.02,
+            beta_schedule: BetaSchedule::Linear,
             trained_betas: None,
             set_alpha_to_one: true,
             steps_offset: 0,
             prediction_type: PredictionType::Epsilon,
             timestep_spacing: TimestepSpacing::Leading,
             rescale_betas_zero_snr: false,
-            snr_shift_scale: 3.0,
+            snr_shift_scale: 1.0,
         }
     }
 }
 
 impl ScheduleConfig {
-    /// What the CogVideoX folders say: scaled linear betas, zero terminal SNR, v-prediction, trailing timesteps. The shift
-    /// is 3 for CogVideoX-2b and 1 for 5b and 1.5.
-    pub fn cogvideox(snr_shift_scale: f64) -> Self {
+    /// A schedule without signal at its last timestep: scaled linear betas (0.00085 to 0.012), zero terminal SNR,
+    /// v-prediction, trailing timesteps, and the signal-to-noise ratio divided by `snr_shift_scale`.
+    pub fn zero_snr(snr_shift_scale: f64) -> Self {
         Self {
+            beta_start: 0.00085,
+            beta_end: 0.012,
+            beta_schedule: BetaSchedule::ScaledLinear,
             prediction_type: PredictionType::VPrediction,
             timestep_spacing: TimestepSpacing::Trailing,
             rescale_betas_zero_snr: true,
@@ -69,9 +146,13 @@ impl ScheduleConfig {
 
     /// The sampler that the file names.
     pub fn kind(&self) -> Result<SchedulerKind> {
-        SchedulerKind::from_class_name(
-            self.class_name.as_deref().context("scheduler_config.json: `_class_name` is missing")?,
-        )
+        match (self.kind, &self.class_name) {
+            (Some(kind), _) => Ok(kind),
+            (None, None) => bail!("scheduler_config.json: `_class_name` is missing"),
+            (None, Some(name)) => {
+                bail!("scheduler_config.json: `_class_name` is \"{name}\", which is not supported: use --scheduler ddim or dpm")
+            }
+        }
     }
 
     /// Refuses values outside their range, naming the key.
@@ -147,14 +228,39 @@ mod tests {
     use super::*;
     use crate::schedulers::{Table, build};
 
+    fn read(text: &str, own: &[SchedulerClass]) -> Result<ScheduleConfig> {
+        serde_json::from_str::<ScheduleKeys>(text)?.config(own)
+    }
+
     #[test]
     fn defaults_are_those_of_the_class() {
-        let config: ScheduleConfig =
-            serde_json::from_str(r#"{"_class_name": "CogVideoXDPMScheduler", "new_key": 1}"#).unwrap();
+        let own = [SchedulerClass {
+            class: "ToyScheduler",
+            kind: SchedulerKind::Dpmpp2mSde,
+            defaults: || ScheduleConfig::zero_snr(3.0),
+            clip_sample: None,
+        }];
+        let config = read(r#"{"_class_name": "ToyScheduler", "clip_sample": true, "new_key": 1, "beta_end": 0.01}"#, &own);
+        let config = config.unwrap();
         assert_eq!(config.kind().unwrap(), SchedulerKind::Dpmpp2mSde);
-        assert_eq!(config, ScheduleConfig { class_name: config.class_name.clone(), ..ScheduleConfig::default() });
-        let config: ScheduleConfig = serde_json::from_str("{}").unwrap();
-        assert!(config.kind().unwrap_err().to_string().contains("_class_name"));
+        let class = config.class_name.clone();
+        let kind = config.kind;
+        assert_eq!(config, ScheduleConfig { class_name: class, kind, beta_end: 0.01, ..ScheduleConfig::zero_snr(3.0) });
+        // the shift is a key of some classes only
+        let config = read(r#"{"_class_name": "DDIMScheduler", "clip_sample": false}"#, &own).unwrap();
+        assert_eq!((config.kind().unwrap(), config.snr_shift_scale), (SchedulerKind::Ddim, 1.0));
+        assert_eq!((config.beta_end, config.beta_schedule), (0.02, BetaSchedule::Linear));
+        for text in ["{}", r#"{"_class_name": "OtherScheduler"}"#] {
+            let config = read(text, &own).unwrap();
+            assert!(config.kind().unwrap_err().to_string().contains("_class_name"));
+        }
+    }
+
+    #[test]
+    fn estimates_that_would_be_clipped_are_refused() {
+        for text in [r#"{"_class_name": "DDIMScheduler"}"#, r#"{"_class_name": "DDIMScheduler", "clip_sample": true}"#] {
+            assert!(read(text, &[]).unwrap_err().to_string().contains("clip_sample"));
+        }
     }
 
     #[test]
@@ -181,7 +287,7 @@ mod tests {
             ("steps_offset", "999"),
             ("steps_offset", "18446744073709551615"),
         ] {
-            let config: ScheduleConfig = serde_json::from_str(&format!(r#"{{"{key}": {value}}}"#)).unwrap();
+            let config = read(&format!(r#"{{"{key}": {value}}}"#), &[]).unwrap();
             let error = build(&config, SchedulerKind::Ddim, Table::Diffusers, 4, 0.0).err().unwrap().to_string();
             assert!(error.contains(&format!("`{key}`")), "{key} {value}: {error}");
         }

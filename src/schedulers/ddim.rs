@@ -1,6 +1,6 @@
 //! DDIM (Song et al. 2020, arXiv 2010.02502, equations 12 and 16).
 //!
-//! With `eta` 0 this is diffusers' CogVideoXDDIMScheduler, which knows no other value (it accepts `eta` and ignores it);
+//! With `eta` 0 this is diffusers' `scheduling_ddim_cog*.py`, which knows no other value (it accepts `eta` and ignores it);
 //! above 0 it is diffusers' DDIMScheduler on the same noise levels.
 
 use super::{Scheduler, levels::Levels};
@@ -95,7 +95,7 @@ mod tests {
     use candle_core::{DType, Device};
 
     fn sampler(table: Table, steps: usize, eta: f64) -> Ddim {
-        Ddim::new(Levels::new(&ScheduleConfig::cogvideox(3.0), table, steps).unwrap(), eta).unwrap()
+        Ddim::new(Levels::new(&ScheduleConfig::zero_snr(3.0), table, steps).unwrap(), eta).unwrap()
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! DPM-Solver++ 2M in its SDE form (Lu et al. 2022, arXiv 2211.01095), for a network trained on discrete levels.
 //!
-//! Follows diffusers' CogVideoXDPMScheduler and spec/ditctrl.md 1.5 (SAT's VPSDEDPMPP2MSampler), which are the same rule.
+//! Follows diffusers' `scheduling_dpm_cog*.py` and spec/ditctrl.md 1.5 (SAT's VPSDEDPMPP2MSampler), which are the same rule.
 //! With `a` the level (`alpha_bar`), `lambda = ln sqrt(a / (1 - a))`, `h = lambda_next - lambda`,
 //! `r = (lambda - lambda_back) / h`:
 //!
@@ -128,7 +128,7 @@ mod tests {
     use candle_core::{DType, Device};
 
     fn sampler(table: Table, steps: usize) -> Dpmpp2m {
-        Dpmpp2m::new(Levels::new(&ScheduleConfig::cogvideox(3.0), table, steps).unwrap()).unwrap()
+        Dpmpp2m::new(Levels::new(&ScheduleConfig::zero_snr(3.0), table, steps).unwrap()).unwrap()
     }
 
     #[test]

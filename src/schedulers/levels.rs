@@ -1,6 +1,6 @@
 //! The noise level of every step of a run: which timesteps, and how much signal before and after each.
 //!
-//! Follows diffusers' scheduling_ddim_cogvideox.py and scheduling_dpm_cogvideox.py (one table, `Table::Diffusers`) and
+//! Follows diffusers' `scheduling_ddim_cog*.py` and `scheduling_dpm_cog*.py` (one table, `Table::Diffusers`) and
 //! spec/ditctrl.md 1.4 (`Table::Sat`). Levels are `alpha_bar`, the square of the signal's factor: 0 is pure noise, 1 none.
 //!
 //! Different on purpose: with trailing spacing and 61, 103, ... steps numpy's `arange` yields one value too many, and
@@ -294,7 +294,7 @@ mod tests {
     use super::*;
 
     fn levels(table: Table, steps: usize) -> Levels {
-        Levels::new(&ScheduleConfig::cogvideox(3.0), table, steps).unwrap()
+        Levels::new(&ScheduleConfig::zero_snr(3.0), table, steps).unwrap()
     }
 
     fn now(levels: &Levels) -> Vec<f64> {
@@ -322,7 +322,7 @@ mod tests {
     #[test]
     fn sat_estimates_at_the_nearest_entry_of_its_full_table() {
         let sat = levels(Table::Sat, 50);
-        let (full, _) = alpha_bar(&ScheduleConfig::cogvideox(3.0));
+        let (full, _) = alpha_bar(&ScheduleConfig::zero_snr(3.0));
         let mut furthest = 0.0f64;
         for (level, &t) in sat.levels.iter().zip(&sat.timesteps) {
             let (s, a, t) = (level.now.sqrt(), level.estimate.sqrt(), t as usize);
@@ -353,7 +353,7 @@ mod tests {
     fn a_run_ends_where_the_stride_leads() {
         // 6 steps: 166 - 166 = 0, so the last step ends at the level of timestep 0; 4 steps: 249 - 250 is past it
         let (six, four) = (levels(Table::Diffusers, 6), levels(Table::Diffusers, 4));
-        let (full, _) = alpha_bar(&ScheduleConfig::cogvideox(3.0));
+        let (full, _) = alpha_bar(&ScheduleConfig::zero_snr(3.0));
         assert_eq!(six.timesteps, [999.0, 832.0, 666.0, 499.0, 332.0, 166.0]);
         assert_eq!((six.levels[5].next, six.levels[0].next), (full[0], full[833]));
         assert!(six.levels[5].back.is_some());
@@ -362,7 +362,7 @@ mod tests {
 
     #[test]
     fn an_epsilon_network_cannot_start_without_signal() {
-        let config = ScheduleConfig { prediction_type: PredictionType::Epsilon, ..ScheduleConfig::cogvideox(3.0) };
+        let config = ScheduleConfig { prediction_type: PredictionType::Epsilon, ..ScheduleConfig::zero_snr(3.0) };
         for table in [Table::Diffusers, Table::Sat] {
             let error = Levels::new(&config, table, 4).unwrap_err().to_string();
             assert!(error.contains("`prediction_type`") && error.contains("999"), "{error}");
@@ -375,7 +375,7 @@ mod tests {
     #[test]
     fn step_counts_out_of_range_are_refused() {
         for steps in [0, 1001] {
-            let error = Levels::new(&ScheduleConfig::cogvideox(3.0), Table::Sat, steps).unwrap_err().to_string();
+            let error = Levels::new(&ScheduleConfig::zero_snr(3.0), Table::Sat, steps).unwrap_err().to_string();
             assert!(error.contains(&format!("--steps is {steps}")), "{error}");
         }
     }

@@ -1,7 +1,7 @@
 //! Noise schedules and samplers. A scheduler knows the noise levels and how to take a step; it draws no random numbers
 //! (noise is an argument) and works on the whole timeline in f32.
 //!
-//! Two samplers, as CogVideoX uses them: DDIM ([`SchedulerKind::Ddim`]) and the SDE form of DPM-Solver++ 2M
+//! Two samplers: DDIM ([`SchedulerKind::Ddim`]) and the SDE form of DPM-Solver++ 2M
 //! ([`SchedulerKind::Dpmpp2mSde`]). Both run on either of two tables of noise levels: diffusers' and that of SAT, the
 //! framework of the original release ([`Table`]); the levels of each step are in `levels`, the two update rules in `ddim`
 //! and `dpmpp_2m`.
@@ -11,7 +11,9 @@ mod ddim;
 mod dpmpp_2m;
 mod levels;
 
-pub use config::{BetaSchedule, PredictionType, ScheduleConfig, TimestepSpacing};
+pub use config::{
+    BetaSchedule, CLASSES, PredictionType, ScheduleConfig, ScheduleKeys, SchedulerClass, TimestepSpacing,
+};
 
 use crate::words::words;
 use anyhow::{Result as AnyResult, bail};
@@ -56,26 +58,12 @@ words!(
     /// The samplers.
     #[derive(Hash)]
     SchedulerKind, "scheduler", {
-        /// diffusers' CogVideoXDDIMScheduler; SAT's VideoDDIMSampler.
+        /// diffusers' DDIMScheduler and its relatives; SAT's VideoDDIMSampler.
         Ddim = "ddim",
-        /// diffusers' CogVideoXDPMScheduler; SAT's VPSDEDPMPP2MSampler.
+        /// DPM-Solver++ 2M as a stochastic equation; SAT's VPSDEDPMPP2MSampler.
         Dpmpp2mSde = "dpmpp-2m-sde" | "dpm",
     }
 );
-
-impl SchedulerKind {
-    /// From `_class_name` of a `scheduler_config.json`.
-    pub fn from_class_name(name: &str) -> AnyResult<Self> {
-        match name {
-            "CogVideoXDDIMScheduler" => Ok(Self::Ddim),
-            "CogVideoXDPMScheduler" => Ok(Self::Dpmpp2mSde),
-            _ => bail!(
-                "scheduler_config.json: `_class_name` is \"{name}\"; known are CogVideoXDDIMScheduler and \
-                 CogVideoXDPMScheduler"
-            ),
-        }
-    }
-}
 
 words!(
     /// Which timesteps are visited, and at which noise levels.
@@ -130,12 +118,11 @@ mod tests {
         assert_eq!("dpm".parse::<SchedulerKind>().unwrap(), SchedulerKind::Dpmpp2mSde);
         assert!("euler".parse::<SchedulerKind>().unwrap_err().to_string().contains("dpmpp-2m-sde"));
         assert!("other".parse::<Table>().is_err());
-        assert!(SchedulerKind::from_class_name("DDIMScheduler").unwrap_err().to_string().contains("_class_name"));
     }
 
     #[test]
     fn bad_eta_is_refused() {
-        let config = ScheduleConfig::cogvideox(3.0);
+        let config = ScheduleConfig::zero_snr(3.0);
         let refused = |kind, eta| build(&config, kind, Table::Diffusers, 4, eta).err().unwrap().to_string();
         assert!(refused(SchedulerKind::Ddim, -0.1).contains("--eta"));
         assert!(refused(SchedulerKind::Ddim, 1.5).contains("--eta"));

@@ -1,8 +1,8 @@
-//! Text embeddings kept between runs, so that the text encoder (the largest part of CogVideoX) is loaded for new texts only.
+//! Text embeddings kept between runs, so that the text encoder (often a model's largest part) is loaded for new texts only.
 
-use super::t5::T5Config;
+use super::encoder::TextEncoder;
 use crate::weights::TensorCache;
-use candle_core::{DType, Result, Tensor};
+use candle_core::{Result, Tensor};
 use std::path::PathBuf;
 
 /// 226 tokens of T5-XXL take 3.7 MB.
@@ -21,14 +21,16 @@ pub struct TextKey {
 }
 
 impl TextKey {
-    /// `weights` is the hash of the encoder's weights, `dtype` what it computes in.
-    pub fn new(weights: &str, config: &T5Config, dtype: DType, ids: &[u32]) -> Self {
+    /// `weights` is the hash of the encoder's weights.
+    pub fn new(weights: &str, encoder: &dyn TextEncoder, ids: &[u32]) -> Self {
         let mut hasher = blake3::Hasher::new();
-        hasher.update(format!("{VERSION}\n{weights}\n{config:?}\n{}\n", dtype.as_str()).as_bytes());
+        hasher.update(
+            format!("{VERSION}\n{weights}\n{}\n{}\n", encoder.fingerprint(), encoder.dtype().as_str()).as_bytes(),
+        );
         for id in ids {
             hasher.update(&id.to_le_bytes());
         }
-        Self { hash: hasher.finalize(), shape: [ids.len(), config.d_model] }
+        Self { hash: hasher.finalize(), shape: [ids.len(), encoder.width()] }
     }
 }
 

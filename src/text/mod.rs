@@ -5,6 +5,7 @@
 
 mod cache;
 mod clip;
+mod encoder;
 mod special;
 mod spiece;
 mod t5;
@@ -13,11 +14,13 @@ mod words;
 
 pub use cache::{TextCache, TextKey};
 pub use clip::ClipTokenizer;
-pub use t5::{T5Config, TextEncoder};
+pub use encoder::{EncoderClass, TextEncoder};
+pub use t5::{T5Config, T5Encoder};
 pub use tokenizer::{Tokenizer, Tokens};
 pub use words::swapped;
 
-use crate::weights::ModelFolder;
+use crate::models::architecture::TextSpec;
+use crate::weights::{ModelError, ModelFolder, Part};
 use anyhow::{Context, ensure};
 use candle_core::{DType, Device, Tensor};
 use std::collections::HashMap;
@@ -44,28 +47,50 @@ impl fmt::Display for NotFinite {
 
 impl std::error::Error for NotFinite {}
 
-/// Encodes texts to `length` tokens each, in their order; equal ones once. The encoder is loaded only if some text is not
-/// in the cache. `dtype` is f32 or bf16.
+/// The kinds of text encoders, one line each.
+static ENCODERS: [&EncoderClass; 1] = [&t5::CLASS];
+
+/// The kind of a part, by the `model_type` of its configuration.
+pub fn encoder_class(part: &Part) -> anyhow::Result<&'static EncoderClass> {
+    let config: serde_json::Value = part.config()?;
+    let known = || ENCODERS.map(|class| format!("{:?}", class.model_type)).join(", ");
+    let place = part.config_place();
+    let Some(name) = config["model_type"].as_str() else {
+        let known = known();
+        return Err(ModelError::new(format!("{place}: key \"model_type\" is missing; supported: {known}")).into());
+    };
+    match ENCODERS.into_iter().find(|class| class.model_type == name) {
+        Some(class) => Ok(class),
+        None => {
+            let known = known();
+            Err(ModelError::new(format!("{place}: model_type {name:?} is no text encoder here; supported: {known}"))
+                .into())
+        }
+    }
+}
+
+/// Encodes texts for a denoiser that takes `spec` of them, in their order; equal ones once. Weights are read only if some
+/// text is not in the cache. `dtype` is f32 or bf16.
 ///
 /// Errors: a missing or damaged tokenizer or text encoder, by file; ids that the encoder does not have; [`NotFinite`].
 /// That a prompt was cut is in its tokens, that the cache cannot be written in the cache.
 pub fn encode_all(
     model: &ModelFolder,
+    spec: TextSpec,
     texts: &[&str],
-    length: usize,
     dtype: DType,
     device: &Device,
     cache: &TextCache,
 ) -> anyhow::Result<Vec<Encoded>> {
     let tokenizer = Tokenizer::open(model)?;
-    let tokens = texts.iter().map(|text| tokenizer.encode(text, length)).collect::<anyhow::Result<Vec<_>>>()?;
+    let tokens = texts.iter().map(|text| tokenizer.encode(text, spec.length)).collect::<anyhow::Result<Vec<_>>>()?;
     drop(tokenizer);
 
-    let (part, config) = TextEncoder::part(model)?;
-    let dtype = t5::compute_dtype(dtype, device)?;
+    let part = model.part(spec.part)?;
+    let encoder = (encoder_class(&part)?.open)(&part, dtype, device)?;
     // the hash reads all weights once
     let weights = if cache.is_off() { String::new() } else { part.hash()? };
-    let key = |ids: &[u32]| TextKey::new(&weights, &config, dtype, ids);
+    let key = |ids: &[u32]| TextKey::new(&weights, &*encoder, ids);
 
     let mut embeddings: HashMap<&[u32], Tensor> = HashMap::new();
     let mut missing: Vec<&[u32]> = Vec::new();
@@ -79,11 +104,11 @@ pub fn encode_all(
         }
     }
     if !missing.is_empty() {
-        let encoded = TextEncoder::load(model, dtype, device)?.encode_all(&missing).context("encoding the prompts")?;
+        let encoded = encoder.encode_all(&missing).context("encoding the prompts")?;
         for (ids, embedding) in missing.into_iter().zip(encoded) {
             // a sum is finite only if all its terms are
             let sum = embedding.sum_all()?.to_scalar::<f32>()?;
-            ensure!(sum.is_finite(), NotFinite(dtype));
+            ensure!(sum.is_finite(), NotFinite(encoder.dtype()));
             cache.put(&key(ids), &embedding)?;
             embeddings.insert(ids, embedding);
         }

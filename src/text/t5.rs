@@ -1,14 +1,15 @@
 //! The encoder half of T5 ("Exploring the Limits of Transfer Learning", Raffel et al. 2020; T5 1.1), as
-//! `T5EncoderModel` of transformers computes it. No attention mask: diffusers' CogVideoX gives none, so the padding takes
+//! `T5EncoderModel` of transformers computes it. No attention mask: diffusers' pipelines give none, so the padding takes
 //! part like any other token.
 //!
 //! Deliberately different: blocks are loaded one after the other, each is used for all texts and dropped before the next
 //! (T5-XXL takes 19 GB in f32, one of its 24 blocks 0.8 GB). On the CPU the arithmetic is f32 whatever the dtype. candle's
 //! own `t5.rs` holds all weights at once, has no bf16 on the CPU, and knows no activation but ReLU without a gate.
 
+use super::encoder::{EncoderClass, TextEncoder};
 use crate::nn::act;
 use crate::nn::linear::{Linear, linear};
-use crate::weights::{ModelError, ModelFolder, Part};
+use crate::weights::{ModelError, Part};
 use candle_core::{DType, Device, Result, Tensor, bail};
 use candle_nn::VarBuilder;
 use candle_nn::ops::{rms_norm, softmax_last_dim};
@@ -134,17 +135,24 @@ impl Activation {
     }
 }
 
-/// A T5 text encoder. Opening it reads no weights.
-pub struct TextEncoder {
+/// A T5 text encoder. On the CPU it computes in f32 whatever the dtype.
+pub struct T5Encoder {
     config: T5Config,
     vb: VarBuilder<'static>,
 }
 
-impl TextEncoder {
-    /// The text encoder of a model. `dtype` is f32 or bf16 (T5 overflows in f16); on the CPU it computes in f32 either way.
-    /// Errors name the file and the key of the configuration.
-    pub fn load(model: &ModelFolder, dtype: DType, device: &Device) -> anyhow::Result<Self> {
-        let (part, config) = Self::part(model)?;
+/// T5's encoders (it overflows in f16).
+pub(super) static CLASS: EncoderClass = EncoderClass {
+    model_type: "t5",
+    blocks: "encoder.block.",
+    open: |part, dtype, device| Ok(Box::new(T5Encoder::open(part, dtype, device)?)),
+};
+
+impl T5Encoder {
+    /// The text encoder that a part is. `dtype` is f32 or bf16.
+    pub fn open(part: &Part, dtype: DType, device: &Device) -> anyhow::Result<Self> {
+        let config: T5Config = part.config()?;
+        config.check().map_err(|reason| ModelError::new(format!("{}: {reason}", part.config_place())))?;
         let vb = part.var_builder_compact(compute_dtype(dtype, device)?, device)?;
         Ok(Self { config, vb })
     }
@@ -154,45 +162,6 @@ impl TextEncoder {
         config.check().map_err(anyhow::Error::msg)?;
         compute_dtype(vb.dtype(), vb.device())?;
         Ok(Self { config, vb })
-    }
-
-    /// The weights and the checked configuration.
-    pub(super) fn part(model: &ModelFolder) -> anyhow::Result<(Part, T5Config)> {
-        let part = model.part("text_encoder")?;
-        let config: T5Config = part.config()?;
-        let refused = |reason| ModelError::new(format!("{}/text_encoder/config.json: {reason}", model.place()));
-        config.check().map_err(refused)?;
-        Ok((part, config))
-    }
-
-    /// The embedding of one text, `[L, D]` f32 for L ids.
-    pub fn encode(&mut self, ids: &[u32]) -> Result<Tensor> {
-        Ok(self.encode_all(&[ids])?.remove(0))
-    }
-
-    /// The embeddings of several texts; reads each weight once. A text's embedding does not depend on the others.
-    pub fn encode_all(&mut self, texts: &[&[u32]]) -> Result<Vec<Tensor>> {
-        let (config, vb) = (&self.config, &self.vb);
-        let mut hidden = self.embed(texts)?;
-        let encoder = vb.pp("encoder");
-        let table = (config.relative_attention_num_buckets, config.num_heads);
-        let table = encoder.pp("block.0.layer.0.SelfAttention.relative_attention_bias").get(table, "weight")?;
-        let table = table.to_dtype(vb.dtype())?;
-        let mut bias: Option<Tensor> = None;
-        for layer in 0..config.num_layers {
-            let block = Block::load(config, encoder.pp(format!("block.{layer}")))?;
-            for x in &mut hidden {
-                let length = x.dim(0)?;
-                let bias = match &mut bias {
-                    Some(bias) if bias.dim(1)? == length => bias,
-                    other => other.insert(position_bias(config, &table, length)?),
-                };
-                *x = block.forward(x, bias)?;
-            }
-        }
-        let norm = encoder.pp("final_layer_norm").get(config.d_model, "weight")?;
-        let eps = config.layer_norm_epsilon as f32;
-        hidden.iter().map(|x| rms_norm(x, &norm, eps)?.to_dtype(DType::F32)).collect()
     }
 
     /// `[L, D]` each.
@@ -217,8 +186,46 @@ impl TextEncoder {
     }
 }
 
+impl TextEncoder for T5Encoder {
+    fn width(&self) -> usize {
+        self.config.d_model
+    }
+
+    fn dtype(&self) -> DType {
+        self.vb.dtype()
+    }
+
+    fn fingerprint(&self) -> String {
+        format!("{:?}", self.config)
+    }
+
+    fn encode_all(&self, texts: &[&[u32]]) -> Result<Vec<Tensor>> {
+        let (config, vb) = (&self.config, &self.vb);
+        let mut hidden = self.embed(texts)?;
+        let encoder = vb.pp("encoder");
+        let table = (config.relative_attention_num_buckets, config.num_heads);
+        let table = encoder.pp("block.0.layer.0.SelfAttention.relative_attention_bias").get(table, "weight")?;
+        let table = table.to_dtype(vb.dtype())?;
+        let mut bias: Option<Tensor> = None;
+        for layer in 0..config.num_layers {
+            let block = Block::load(config, encoder.pp(format!("block.{layer}")))?;
+            for x in &mut hidden {
+                let length = x.dim(0)?;
+                let bias = match &mut bias {
+                    Some(bias) if bias.dim(1)? == length => bias,
+                    other => other.insert(position_bias(config, &table, length)?),
+                };
+                *x = block.forward(x, bias)?;
+            }
+        }
+        let norm = encoder.pp("final_layer_norm").get(config.d_model, "weight")?;
+        let eps = config.layer_norm_epsilon as f32;
+        hidden.iter().map(|x| rms_norm(x, &norm, eps)?.to_dtype(DType::F32)).collect()
+    }
+}
+
 /// What the arithmetic is done in.
-pub(super) fn compute_dtype(dtype: DType, device: &Device) -> anyhow::Result<DType> {
+fn compute_dtype(dtype: DType, device: &Device) -> anyhow::Result<DType> {
     match dtype {
         DType::F32 | DType::BF16 => Ok(crate::nn::compute_dtype(dtype, device)),
         other => anyhow::bail!("the text encoder runs in f32 or bf16, not {}", other.as_str()),

@@ -8,7 +8,7 @@ use super::*;
 #[track_caller]
 fn refused(file: &[u8]) -> String {
     let folder = tempfile::tempdir().unwrap();
-    std::fs::write(folder.path().join("model_index.json"), br#"{"_class_name":"CogVideoXPipeline"}"#).unwrap();
+    std::fs::write(folder.path().join("model_index.json"), index()).unwrap();
     std::fs::create_dir(folder.path().join("vae")).unwrap();
     let path = folder.path().join("vae/diffusion_pytorch_model.safetensors");
     std::fs::write(&path, file).unwrap();

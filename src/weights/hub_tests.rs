@@ -186,7 +186,7 @@ fn files() -> Files {
         "b":"diffusion_pytorch_model-00002-of-00002.safetensors"}}"#;
     let text = |text: &str| text.as_bytes().to_vec();
     vec![
-        ("model_index.json", text(r#"{"_class_name":"CogVideoXPipeline"}"#)),
+        ("model_index.json", index().into_bytes()),
         ("README.md", text("a card")),
         ("preview.mp4", vec![0; 1000]),
         ("transformer/config.json", text(r#"{"sample_width":6,"sample_height":4,"sample_frames":9}"#)),
@@ -201,7 +201,7 @@ fn files() -> Files {
         ("text_encoder/model.safetensors", small()),
         ("tokenizer/spiece.model", vec![1; 10]),
         ("tokenizer/tokenizer_config.json", text("{}")),
-        ("scheduler/scheduler_config.json", text(r#"{"_class_name":"CogVideoXDDIMScheduler"}"#)),
+        ("scheduler/scheduler_config.json", text(r#"{"_class_name":"DDIMScheduler"}"#)),
     ]
 }
 
@@ -352,8 +352,9 @@ fn models_that_cannot_run_are_not_fetched() {
         .into_iter()
         .filter(|(path, _)| !path.starts_with("transformer/") || !path.contains("safetensors"))
         .collect();
+    let supported = format!("supported: {}", pipeline());
     let cases: [(Files, &[&str]); 5] = [
-        (other, &["WanPipeline", "supported: CogVideoXPipeline"]),
+        (other, &["WanPipeline", &supported]),
         (pickled, &["transformer/diffusion_pytorch_model.bin", "never opened"]),
         (without("text_encoder/model"), &["text_encoder has no safetensors"]),
         (without("-00002-of"), &["-00002-of-00002.safetensors is missing"]),

@@ -211,12 +211,13 @@ mod tests {
             .iter()
             .map(|part| (part.name.as_str(), part.class.as_deref().unwrap(), part.parameters))
             .collect();
+        let family = ModelFolder::embedded().family();
         let expected = [
             ("tokenizer", "T5TokenizerFast", 0),
             ("text_encoder", "T5EncoderModel", 344_192),
-            ("transformer", "CogVideoXTransformer3DModel", 4_582_816),
-            ("scheduler", "CogVideoXDDIMScheduler", 0),
-            ("vae", "AutoencoderKLCogVideoX", 2_033_059),
+            ("transformer", family.parts[0].1[0], 4_582_816),
+            ("scheduler", family.schedulers[0].class, 0),
+            ("vae", family.parts[1].1[0], 2_033_059),
         ];
         assert_eq!(parts, expected);
         assert_eq!((info.parameters, info.bytes), (6_960_067, 2 * 6_960_067));

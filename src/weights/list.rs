@@ -90,6 +90,7 @@ fn size(folder: &Path, depth: usize) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::weights::tests::pipeline;
     use std::fs;
 
     #[test]
@@ -105,15 +106,15 @@ mod tests {
             fs::write(snapshot.join("model_index.json"), format!(r#"{{"_class_name": "{class}"}}"#)).unwrap();
             fs::write(snapshot.join("vae/config.json"), "{}").unwrap();
         };
-        add("org/video", &commits[0], "CogVideoXPipeline");
-        add("org/video", &commits[1], "CogVideoXPipeline");
+        add("org/video", &commits[0], pipeline());
+        add("org/video", &commits[1], pipeline());
         add("org/image", &commits[0], "StableDiffusionPipeline");
         fs::create_dir_all(cache.path().join("models--org--empty/snapshots").join(&commits[2])).unwrap();
         fs::create_dir_all(cache.path().join("datasets--org--x")).unwrap();
         let listed = cached(cache.path());
         let names: Vec<&str> = listed.iter().map(|model| model.name.as_str()).collect();
         assert_eq!(names, ["org/video", &format!("org/video@{}", commits[1])]);
-        assert_eq!(listed[0].bytes, r#"{"_class_name": "CogVideoXPipeline"}{}"#.len() as u64);
+        assert_eq!(listed[0].bytes, format!("{{\"_class_name\": {:?}}}{{}}", pipeline()).len() as u64);
         assert!(listed[0].problem.as_deref().is_some_and(|problem| problem.starts_with("incomplete: no ")));
         assert!(cached(&cache.path().join("none")).is_empty());
     }

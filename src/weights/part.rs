@@ -91,6 +91,11 @@ impl Part {
         Ok(super::json(&self.0.source, &files::inside(&self.0.name, "config.json"))?)
     }
 
+    /// Where the part's `config.json` is, for messages.
+    pub fn config_place(&self) -> String {
+        self.0.source.show(&files::inside(&self.0.name, "config.json"))
+    }
+
     /// The weight files, in order.
     pub(super) fn map(&self) -> Result<Vec<Bytes>> {
         self.0.shards.iter().map(|shard| shard.map(&self.0.source)).collect()

@@ -24,10 +24,21 @@ pub(super) fn small() -> Vec<u8> {
 const WEIGHTS: &str = "transformer/diffusion_pytorch_model.safetensors";
 const INDEX: &str = "transformer/diffusion_pytorch_model.safetensors.index.json";
 
+/// A pipeline class that is known.
+pub(super) fn pipeline() -> &'static str {
+    FAMILIES[0].pipelines[0]
+}
+
+/// A model index of it.
+pub(super) fn index() -> String {
+    format!("{{\"_class_name\":{:?}}}", pipeline())
+}
+
 /// A folder with these files (and a model index, unless one is given).
 pub(super) fn folder(files: &[(&str, &[u8])]) -> TempDir {
     let folder = tempfile::tempdir().unwrap();
-    let index: (&str, &[u8]) = ("model_index.json", br#"{"_class_name":"CogVideoXPipeline"}"#);
+    let text = index();
+    let index: (&str, &[u8]) = ("model_index.json", text.as_bytes());
     for (path, content) in std::iter::once(&index).chain(files) {
         let path = folder.path().join(path);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -87,7 +98,7 @@ fn a_folder_and_the_embedded_model_are_the_same() {
     let embedded = ModelFolder::open(EMBEDDED, true).unwrap();
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("models/toyland");
     let folder = ModelFolder::open(path.to_str().unwrap(), true).unwrap();
-    assert_eq!((embedded.name(), embedded.class()), ("toyland", "CogVideoXPipeline"));
+    assert_eq!((embedded.name(), embedded.class()), ("toyland", pipeline()));
     for name in ["transformer", "vae", "text_encoder"] {
         let (a, b) = (embedded.part(name).unwrap(), folder.part(name).unwrap());
         assert_eq!(a.tensors().unwrap(), b.tensors().unwrap());
@@ -274,7 +285,10 @@ fn a_wrong_folder_says_what_is_wrong() {
     let says = |spec: &Path, parts: &[&str]| {
         assert_says(&message(ModelFolder::open(spec.to_str().unwrap(), true).map(drop)), parts);
     };
-    says(Path::new("cogvideo-2b"), &["\"cogvideo-2b\"", "no known model", "toyland", "did you mean cogvideox-2b?"]);
+    let name = short_names().next().unwrap();
+    let typed = name.replacen('o', "", 1);
+    let (quoted, hint) = (format!("{typed:?}"), format!("did you mean {name}?"));
+    says(Path::new(&typed), &[&quoted, "no known model", "toyland", &hint]);
     says(Path::new(""), &["\"\"", "no such folder"]);
     let empty = tempfile::tempdir().unwrap();
     says(&empty.path().join("none"), &["none", "no such folder"]);
@@ -282,10 +296,12 @@ fn a_wrong_folder_says_what_is_wrong() {
     fs::write(empty.path().join("w.safetensors"), small()).unwrap();
     says(&empty.path().join("w.safetensors"), &["w.safetensors", "not a model folder"]);
 
+    let supported = format!("supported: {}", pipeline());
+    let whole = index();
     let index: &[(&[u8], &[&str])] = &[
-        (br#"{"_class_name":"WanPipeline"}"#, &["model_index.json", "\"WanPipeline\"", "supported: CogVideoXPipeline"]),
+        (br#"{"_class_name":"WanPipeline"}"#, &["model_index.json", "\"WanPipeline\"", &supported]),
         (br#"{}"#, &["model_index.json", "_class_name"]),
-        (br#"{"_class_name":"CogVideoXPipeline""#, &["model_index.json", "EOF"]),
+        (whole.trim_end_matches('}').as_bytes(), &["model_index.json", "EOF"]),
         (b"", &["model_index.json"]),
     ];
     for (text, parts) in index {
@@ -405,8 +421,9 @@ fn refusals_name_what_is_there_and_what_to_do() {
         let text = format!("{{\"_class_name\": {class:?}}}");
         message(open(&folder(&[("model_index.json", text.as_bytes())])).map(drop))
     };
-    assert_says(&class("CogVideoXVideoToVideoPipeline"), &["_class_name", "CogVideoXPipeline", "extend"]);
-    assert_says(&class("CogVideoXImageToVideoPipeline"), &["text-to-video model"]);
+    let of = |task: &str| class(&pipeline().replace("Pipeline", &format!("{task}Pipeline")));
+    assert_says(&of("VideoToVideo"), &["_class_name", pipeline(), "extend"]);
+    assert_says(&of("ImageToVideo"), &["text-to-video model"]);
 
     // names within another network's
     let header = r#"{"module.a":{"dtype":"F16","shape":[2],"data_offsets":[0,4]}}"#;
@@ -425,8 +442,11 @@ fn refusals_name_what_is_there_and_what_to_do() {
 
 #[test]
 fn json_of_editors_and_of_python_is_read() {
-    let text = b"\xef\xbb\xbf{\r\n \"_class_name\": \"CogVideoXPipeline\",\r\n \"a\": NaN, \"b\": [-Infinity, 1], \"c\": \"NaN \\\" Infinity\"}";
-    let kept = folder(&[("model_index.json", text)]);
+    let class = pipeline();
+    let text = format!(
+        "\u{feff}{{\r\n \"_class_name\": {class:?},\r\n \"a\": NaN, \"b\": [-Infinity, 1], \"c\": \"NaN \\\" Infinity\"}}"
+    );
+    let kept = folder(&[("model_index.json", text.as_bytes())]);
     let model = open(&kept).unwrap();
     let value: serde_json::Value = model.json("model_index.json").unwrap();
     assert!(value["a"].is_null() && value["b"][0].is_null() && value["b"][1] == 1);

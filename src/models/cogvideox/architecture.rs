@@ -11,6 +11,7 @@ use crate::models::architecture::{
 };
 use crate::models::autoencoder::{DecodeMemory, DecodeOptions, TileOptions};
 use crate::models::{Autoencoder, Denoiser, LatentTime};
+use crate::schedulers::{BetaSchedule, ScheduleConfig, SchedulerClass, SchedulerKind};
 use anyhow::{Context, Result, ensure};
 use candle_nn::VarBuilder;
 use serde::de::DeserializeOwned;
@@ -34,9 +35,34 @@ pub static FAMILY: Family = Family {
         ("vae", &["AutoencoderKLCogVideoX"]),
         ("text_encoder", &["t5"]),
     ],
+    schedulers: &[
+        SchedulerClass {
+            class: "CogVideoXDDIMScheduler",
+            kind: SchedulerKind::Ddim,
+            defaults: schedule,
+            clip_sample: None,
+        },
+        SchedulerClass {
+            class: "CogVideoXDPMScheduler",
+            kind: SchedulerKind::Dpmpp2mSde,
+            defaults: schedule,
+            clip_sample: None,
+        },
+    ],
     sites: &[SiteKind::Joint],
     read,
 };
+
+/// The defaults that both scheduler classes have in diffusers; neither looks at `clip_sample`.
+fn schedule() -> ScheduleConfig {
+    ScheduleConfig {
+        beta_start: 0.00085,
+        beta_end: 0.012,
+        beta_schedule: BetaSchedule::ScaledLinear,
+        snr_shift_scale: 3.0,
+        ..ScheduleConfig::default()
+    }
+}
 
 const MORE_INPUTS: &str =
     "; its transformer takes more than noise and text: use the text-to-video model of the same family";
@@ -104,7 +130,11 @@ impl Architecture for CogVideoX {
     }
 
     fn text(&self) -> TextSpec {
-        TextSpec { length: self.transformer.max_text_seq_length, width: self.transformer.text_embed_dim }
+        TextSpec {
+            part: "text_encoder",
+            length: self.transformer.max_text_seq_length,
+            width: self.transformer.text_embed_dim,
+        }
     }
 
     fn recipe_key(&self) -> RecipeKey {

@@ -57,7 +57,7 @@ fn assert_follows(
 
 #[test]
 fn ddim_equals_diffusers() {
-    let (config, goldens) = (ScheduleConfig::cogvideox(3.0), golden("schedulers/ddim"));
+    let (config, goldens) = (ScheduleConfig::zero_snr(3.0), golden("schedulers/ddim"));
     for steps in [4, 6, 10, 50] {
         assert_follows(&config, SchedulerKind::Ddim, Table::Diffusers, 0.0, &goldens, "eta0", steps);
         assert_follows(&config, SchedulerKind::Ddim, Table::Diffusers, 0.5, &goldens, "eta0.5", steps);
@@ -66,7 +66,7 @@ fn ddim_equals_diffusers() {
 
 #[test]
 fn dpm_equals_diffusers() {
-    let (config, goldens) = (ScheduleConfig::cogvideox(3.0), golden("schedulers/dpm"));
+    let (config, goldens) = (ScheduleConfig::zero_snr(3.0), golden("schedulers/dpm"));
     for steps in [4, 6, 10, 50] {
         assert_follows(&config, SchedulerKind::Dpmpp2mSde, Table::Diffusers, 0.0, &goldens, "dpm", steps);
     }
@@ -74,20 +74,20 @@ fn dpm_equals_diffusers() {
 
 #[test]
 fn sat_table_equals_the_transcription() {
-    let (config, goldens) = (ScheduleConfig::cogvideox(3.0), golden("schedulers/sat"));
+    let (config, goldens) = (ScheduleConfig::zero_snr(3.0), golden("schedulers/sat"));
     for steps in [4, 6, 10, 50] {
         assert_follows(&config, SchedulerKind::Ddim, Table::Sat, 0.0, &goldens, "ddim", steps);
         assert_follows(&config, SchedulerKind::Dpmpp2mSde, Table::Sat, 0.0, &goldens, "dpm", steps);
     }
-    let shift1 = ScheduleConfig::cogvideox(1.0);
+    let shift1 = ScheduleConfig::zero_snr(1.0);
     assert_follows(&shift1, SchedulerKind::Dpmpp2mSde, Table::Sat, 0.0, &goldens, "dpm-shift1", 6);
 }
 
 /// What tests/reference/schedulers.py calls VARIANTS.
 fn variants() -> Vec<(&'static str, ScheduleConfig)> {
-    let base = || ScheduleConfig::cogvideox(3.0);
+    let base = || ScheduleConfig::zero_snr(3.0);
     vec![
-        ("shift1", ScheduleConfig::cogvideox(1.0)),
+        ("shift1", ScheduleConfig::zero_snr(1.0)),
         ("linear", ScheduleConfig { beta_schedule: BetaSchedule::Linear, ..base() }),
         ("cosine", ScheduleConfig { beta_schedule: BetaSchedule::SquaredcosCapV2, ..base() }),
         (
@@ -141,7 +141,7 @@ fn timesteps_of_every_run_length_equal_diffusers() {
         ("leading", TimestepSpacing::Leading),
         ("linspace", TimestepSpacing::Linspace),
     ] {
-        let config = ScheduleConfig { timestep_spacing, ..ScheduleConfig::cogvideox(3.0) };
+        let config = ScheduleConfig { timestep_spacing, ..ScheduleConfig::zero_snr(3.0) };
         for (index, want) in goldens[name].to_vec1::<f64>().unwrap().into_iter().enumerate() {
             let scheduler = build(&config, SchedulerKind::Ddim, Table::Diffusers, index + 1, 0.0).unwrap();
             assert_eq!(scheduler.timesteps().len(), index + 1);
@@ -153,7 +153,7 @@ fn timesteps_of_every_run_length_equal_diffusers() {
 
 #[test]
 fn a_resumed_run_equals_an_uninterrupted_one_bit_for_bit() {
-    let config = ScheduleConfig::cogvideox(3.0);
+    let config = ScheduleConfig::zero_snr(3.0);
     for (kind, table) in [
         (SchedulerKind::Ddim, Table::Diffusers),
         (SchedulerKind::Dpmpp2mSde, Table::Diffusers),

@@ -8,7 +8,8 @@ use serde::Deserialize;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::Path;
-use vidgen::text::{Encoded, T5Config, TextCache, TextEncoder, TextKey, Tokenizer, encode_all};
+use vidgen::models::architecture::TextSpec;
+use vidgen::text::{Encoded, T5Config, T5Encoder, TextCache, TextEncoder, TextKey, Tokenizer, encode_all};
 use vidgen::weights::{ModelError, ModelFolder};
 
 #[derive(Deserialize)]
@@ -117,9 +118,9 @@ impl SimpleBackend for Formula {
     }
 }
 
-fn encoder(prefix: &'static str, table: &'static str, config: T5Config, dtype: DType) -> TextEncoder {
+fn encoder(prefix: &'static str, table: &'static str, config: T5Config, dtype: DType) -> T5Encoder {
     let vb = VarBuilder::from_backend(Box::new(Formula { prefix, table }), dtype, Device::Cpu);
-    TextEncoder::new(config, vb).unwrap()
+    T5Encoder::new(config, vb).unwrap()
 }
 
 fn config(path: &str) -> T5Config {
@@ -141,7 +142,7 @@ fn embeddings_equal_transformers() {
     for (kind, prefix) in tiny::KINDS.into_iter().zip(prefixes) {
         let config = config(&format!("{kind}/text_encoder/config.json"));
         assert_ne!(config.d_kv * config.num_heads, config.d_model);
-        let mut encoder = encoder(prefix, "shared.weight", config, DType::F32);
+        let encoder = encoder(prefix, "shared.weight", config, DType::F32);
         let long = "the camera pans slowly over a quiet lake ".repeat(4);
         let texts = [("plain", "a red ball rolls to the right"), ("empty", ""), ("long", long.as_str())];
         let ids: Vec<_> = texts.iter().map(|(_, text)| tokenizer.encode(text, 12).unwrap().ids).collect();
@@ -160,14 +161,14 @@ fn long_texts_and_other_shapes_equal_transformers() {
     let want = golden("text/embeddings");
     let tiny = config("tiny-2b/text_encoder/config.json");
     for table in ["shared.weight", "encoder.embed_tokens.weight"] {
-        let mut encoder = encoder("tiny-2b/text_encoder", table, tiny.clone(), DType::F32);
+        let encoder = encoder("tiny-2b/text_encoder", table, tiny.clone(), DType::F32);
         // another length first: the position bias is made anew
         let texts = [sequence(9, 600), sequence(226, 600)];
         let got = encoder.encode_all(&[&texts[0], &texts[1]]).unwrap();
         assert_close(table, &got[1], &want["tiny-2b/226"], PARITY);
     }
     for name in ["relu", "gated-silu"] {
-        let mut encoder = encoder(name, "shared.weight", config(&format!("text/{name}.json")), DType::F32);
+        let encoder = encoder(name, "shared.weight", config(&format!("text/{name}.json")), DType::F32);
         assert_close(name, &encoder.encode(&sequence(150, 50)).unwrap(), &want[name], PARITY);
     }
 }
@@ -175,14 +176,18 @@ fn long_texts_and_other_shapes_equal_transformers() {
 #[test]
 fn ids_of_another_tokenizer_are_refused() {
     let tiny = config("tiny-2b/text_encoder/config.json");
-    let mut encoder = encoder("tiny-2b/text_encoder", "shared.weight", tiny, DType::F32);
+    let encoder = encoder("tiny-2b/text_encoder", "shared.weight", tiny, DType::F32);
     let message = encoder.encode(&[3, 600, 1]).unwrap_err().to_string();
     assert!(message.contains("token id 600"), "{message}");
     assert!(encoder.encode(&[]).is_err());
 }
 
+fn spec(length: usize) -> TextSpec {
+    TextSpec { part: "text_encoder", length, width: 32 }
+}
+
 fn encode(folder: &Path, texts: &[&str], dtype: DType, cache: &TextCache) -> anyhow::Result<Vec<Encoded>> {
-    encode_all(&ModelFolder::folder(folder)?, texts, 12, dtype, &Device::Cpu, cache)
+    encode_all(&ModelFolder::folder(folder)?, spec(12), texts, dtype, &Device::Cpu, cache)
 }
 
 fn rows(embedding: &Tensor) -> Vec<Vec<f32>> {
@@ -212,7 +217,8 @@ fn the_stage_equals_transformers_with_and_without_its_cache() {
     // an entry that is whole is used, a damaged one is made anew
     let part = ModelFolder::folder(model.path()).unwrap().part("text_encoder").unwrap();
     let ids = encode(model.path(), &texts[..1], DType::F32, &off).unwrap().remove(0).tokens.ids;
-    let key = TextKey::new(&part.hash().unwrap(), &part.config().unwrap(), DType::F32, &ids);
+    let encoder = T5Encoder::open(&part, DType::F32, &Device::Cpu).unwrap();
+    let key = TextKey::new(&part.hash().unwrap(), &encoder, &ids);
     let other = tiny::unit("other", &[12, 32]);
     on.put(&key, &other).unwrap();
     let encoded = encode(model.path(), &texts, DType::F32, &on).unwrap();
@@ -245,7 +251,7 @@ fn other_weights_have_other_entries() {
 fn the_embedded_model_encodes() {
     let model = ModelFolder::embedded();
     let texts = ["a red ball rolls to the right in a green meadow on a sunny day", ""];
-    let encoded = encode_all(&model, &texts, 32, DType::F32, &Device::Cpu, &TextCache::off()).unwrap();
+    let encoded = encode_all(&model, spec(32), &texts, DType::F32, &Device::Cpu, &TextCache::off()).unwrap();
     let config: T5Config = model.json("text_encoder/config.json").unwrap();
     assert_eq!(encoded[0].embedding.dims(), [32, config.d_model]);
     assert!(!encoded[0].tokens.pieces.contains(&"<unk>".to_string()));

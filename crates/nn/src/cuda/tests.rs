@@ -138,7 +138,7 @@ fn what_the_attention_kernels_cannot_take_is_left() {
 
 #[test]
 fn full_size_launches_fit() {
-    // CogVideoX-5B at 49 frames of 480x720: 17,776 tokens, 48 heads of 64; tensors that are never made
+    // a model of 5B parameters at 49 frames of 480x720: 17,776 tokens, 48 heads of 64; tensors that are never made
     let one = Tensor::zeros((1, 1, 1, 64), DType::BF16, &Device::Cpu).unwrap();
     let q = one.broadcast_as((2, 48, 17_776, 64)).unwrap();
     let launch = attention(HOPPER, &q, &q, &q, 0.125).unwrap().unwrap();
