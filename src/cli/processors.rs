@@ -1,7 +1,7 @@
 //! `processors`: the controls of attention that can be asked for by name.
 
 use crate::attention::SiteKind;
-use crate::models::architecture::FAMILIES;
+use crate::models::registry::FAMILIES;
 use crate::processors::when::kind_name;
 use crate::processors::{COMMON, Control, Parameter, list};
 use crate::run::{Failure, print};

@@ -1,21 +1,19 @@
 //! What the rest of the program knows of a kind of model: its parts, its sizes, how much it takes and how it is loaded. Which
-//! kind a folder is `model_index.json` says ([`FAMILIES`]); every number comes from the configurations of its parts.
+//! kind a folder is `model_index.json` says ([`super::registry`]); every number comes from the configurations of its parts.
 
+use super::Denoiser;
 use super::autoencoder::{Autoencoder, DecodeMemory, DecodeOptions, TileOptions};
 use super::latent_time::LatentTime;
-use super::{Denoiser, cogvideox};
 use crate::attention::SiteKind;
 use crate::schedulers::SchedulerClass;
 use anyhow::Result;
 use candle_nn::VarBuilder;
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fmt::{self, Debug};
 use std::sync::Arc;
-
-/// All kinds of models that the program runs.
-pub static FAMILIES: &[&Family] = &[&cogvideox::FAMILY];
 
 /// A kind of model, before any folder is read.
 pub struct Family {
@@ -42,27 +40,16 @@ pub struct Family {
 /// Reads a JSON file of a model folder by its path inside it.
 pub type Configurations<'a> = dyn Fn(&str) -> Result<Value> + 'a;
 
-/// The kind of a pipeline class.
-pub fn family(pipeline: &str) -> Option<&'static Family> {
-    FAMILIES.iter().copied().find(|family| family.pipelines.contains(&pipeline))
-}
-
-/// Whether a pipeline class is one that this program runs, or one that it has advice about.
-pub fn is_near(pipeline: &str) -> bool {
-    family(pipeline).is_some() || !remedy(pipeline).is_empty()
-}
-
-/// The kind most of whose parts are there, for folders and repositories whose class is not known yet.
-pub fn by_parts(there: impl Fn(&str) -> bool) -> &'static Family {
-    let count = |family: &Family| family.parts.iter().filter(|(part, _)| there(part)).count();
-    // of equals the first
-    FAMILIES.iter().copied().rev().max_by_key(|family| count(family)).unwrap_or(&cogvideox::FAMILY)
-}
-
-/// What to do about a pipeline class that is of no kind here, as the end of a message; nothing where nothing is known.
-pub fn remedy(pipeline: &str) -> &'static str {
-    let known = FAMILIES.iter().flat_map(|family| family.remedies);
-    known.filter(|(word, _)| pipeline.contains(word)).map(|(_, remedy)| *remedy).next().unwrap_or_default()
+/// A configuration by its path inside the model.
+///
+/// # Errors
+/// Those of the reader, and keys with values of another kind, by file and key.
+pub fn config<T: DeserializeOwned>(configurations: &Configurations, path: &str) -> Result<T> {
+    serde_path_to_error::deserialize(configurations(path)?).map_err(|error| {
+        let key = error.path().to_string();
+        let key = if key == "." { String::new() } else { format!("key {key:?}: ") };
+        anyhow::anyhow!("{path}: {key}{}", error.inner())
+    })
 }
 
 /// Attention sites of one kind.

@@ -8,6 +8,7 @@ pub mod cogvideox;
 mod latent_time;
 pub mod layers;
 pub mod lpips;
+pub mod registry;
 pub mod stream;
 pub mod u2net;
 

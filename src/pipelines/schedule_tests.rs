@@ -5,7 +5,7 @@ use super::denoise::{Denoising, NoiseSource, denoise};
 use crate::attention::{AttentionProcessor, Feature, FeatureSite};
 use crate::guidance::{GuidanceSchedule, Rule};
 use crate::job::{Controls, Sharing, bank_size};
-use crate::models::architecture::family;
+use crate::models::registry::family;
 use crate::models::{Architecture, Denoiser};
 use crate::nn::sdpa::Sdpa;
 use crate::noise::Noise;
@@ -90,7 +90,7 @@ fn counted(denoiser: &dyn Denoiser, windows: usize, layers: &str, steps: &str, b
         "/tests/golden/tiny-2b/scheduler/scheduler_config.json"
     ));
     let keys: ScheduleKeys = serde_json::from_str(&text.unwrap()).unwrap();
-    let schedule = keys.config(crate::models::architecture::FAMILIES[0].schedulers).unwrap();
+    let schedule = keys.config(crate::models::registry::FAMILIES[0].schedulers).unwrap();
     let table = Table::Diffusers;
     let mut scheduler = crate::schedulers::build(&schedule, SchedulerKind::Ddim, table, STEPS, 0.0).unwrap();
     let text = architecture.text();

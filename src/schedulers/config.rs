@@ -269,7 +269,7 @@ mod tests {
             let text = format!(r#"{{"{key}": "other"}}"#);
             // as the file of a model is read
             let read = &mut serde_json::Deserializer::from_str(&text);
-            let error = serde_path_to_error::deserialize::<_, ScheduleConfig>(read).unwrap_err().to_string();
+            let error = serde_path_to_error::deserialize::<_, ScheduleKeys>(read).unwrap_err().to_string();
             assert!(error.contains(key) && error.contains("other"), "{error}");
         }
     }

@@ -367,6 +367,6 @@ mod tests {
         assert_eq!(compute_dtype(DType::BF16, &Device::Cpu).unwrap(), DType::F32);
         assert!(compute_dtype(DType::F16, &Device::Cpu).unwrap_err().to_string().contains("f16"));
         let vb = VarBuilder::zeros(DType::F16, &Device::Cpu);
-        assert!(TextEncoder::new(config(), vb).is_err());
+        assert!(T5Encoder::new(config(), vb).is_err());
     }
 }

@@ -6,7 +6,7 @@
 
 use super::error::{Result, refuse};
 use super::source::Source;
-use crate::models::architecture;
+use crate::models::registry;
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -89,7 +89,7 @@ pub(super) fn missing_of(source: &Source, part: &str) -> Result<Vec<String>> {
 /// What a model folder lacks to be complete; empty when nothing. Looks at names and index files only.
 pub(super) fn missing(source: &Source) -> Result<Vec<String>> {
     let mut missing = Vec::new();
-    for (part, _) in architecture::by_parts(|part| !source.list(part).is_empty()).parts {
+    for (part, _) in registry::by_parts(|part| !source.list(part).is_empty()).parts {
         missing.extend(missing_of(source, part)?);
     }
     if !TOKENIZERS.iter().any(|path| source.has(path)) {

@@ -1,14 +1,14 @@
 //! Weight files made wrong on purpose: each says what is wrong, and none panics or takes memory that it names.
 
 use super::header::{Header, RANK_LIMIT};
-use super::tests::{message, safetensors, small};
+use super::tests::{message, model_index, safetensors, small};
 use super::*;
 
 /// What opening a folder with this weight file says.
 #[track_caller]
 fn refused(file: &[u8]) -> String {
     let folder = tempfile::tempdir().unwrap();
-    std::fs::write(folder.path().join("model_index.json"), index()).unwrap();
+    std::fs::write(folder.path().join("model_index.json"), model_index()).unwrap();
     std::fs::create_dir(folder.path().join("vae")).unwrap();
     let path = folder.path().join("vae/diffusion_pytorch_model.safetensors");
     std::fs::write(&path, file).unwrap();

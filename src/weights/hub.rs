@@ -11,7 +11,7 @@ use super::files::{self, Index, Layout, SCHEDULER};
 use super::header::Header;
 use super::source::{Head, Remote, Source, is_inside};
 use super::{Download, Form, ModelFolder, Wanted, network};
-use crate::models::architecture::by_parts;
+use crate::models::registry::by_parts;
 use hf_hub::api::Progress;
 use hf_hub::api::sync::{Api, ApiBuilder, ApiError, ApiRepo};
 use hf_hub::{Cache, Repo, RepoType};

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
-use super::tests::{message, safetensors, small};
+use super::tests::{message, model_index, pipeline, safetensors, small};
 use super::*;
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
@@ -186,7 +186,7 @@ fn files() -> Files {
         "b":"diffusion_pytorch_model-00002-of-00002.safetensors"}}"#;
     let text = |text: &str| text.as_bytes().to_vec();
     vec![
-        ("model_index.json", index().into_bytes()),
+        ("model_index.json", model_index().into_bytes()),
         ("README.md", text("a card")),
         ("preview.mp4", vec![0; 1000]),
         ("transformer/config.json", text(r#"{"sample_width":6,"sample_height":4,"sample_frames":9}"#)),

@@ -50,7 +50,8 @@ pub use part::{Part, TensorInfo};
 pub use tensor_cache::TensorCache;
 pub use tensors::{bytes_of, read_tensors, tensors_of, write_described, write_tensors};
 
-use crate::models::architecture::{self, Architecture, FAMILIES, Family};
+use crate::models::architecture::{Architecture, Family};
+use crate::models::registry::{self, FAMILIES};
 use anyhow::Context;
 use cache::{Hub, HubId};
 use error::{Result, refuse};
@@ -244,9 +245,9 @@ impl ModelFolder {
             refuse!("{}: no such file; a model folder of diffusers has one", source.show(MODEL_INDEX));
         }
         let index: ModelIndex = json(&source, MODEL_INDEX)?;
-        let Some(family) = architecture::family(&index.class) else {
+        let Some(family) = registry::family(&index.class) else {
             let (place, class) = (source.show(MODEL_INDEX), &index.class);
-            let (known, remedy) = (pipelines().join(", "), architecture::remedy(class));
+            let (known, remedy) = (pipelines().join(", "), registry::remedy(class));
             refuse!("{place}: pipeline class {class:?} is not supported; supported: {known}{remedy}");
         };
         Ok(Self(Arc::new(Inner { name, source, revision, index, family, parts: Mutex::default() })))

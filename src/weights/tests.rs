@@ -26,18 +26,18 @@ const INDEX: &str = "transformer/diffusion_pytorch_model.safetensors.index.json"
 
 /// A pipeline class that is known.
 pub(super) fn pipeline() -> &'static str {
-    FAMILIES[0].pipelines[0]
+    registry::FAMILIES[0].pipelines[0]
 }
 
 /// A model index of it.
-pub(super) fn index() -> String {
+pub(super) fn model_index() -> String {
     format!("{{\"_class_name\":{:?}}}", pipeline())
 }
 
 /// A folder with these files (and a model index, unless one is given).
 pub(super) fn folder(files: &[(&str, &[u8])]) -> TempDir {
     let folder = tempfile::tempdir().unwrap();
-    let text = index();
+    let text = model_index();
     let index: (&str, &[u8]) = ("model_index.json", text.as_bytes());
     for (path, content) in std::iter::once(&index).chain(files) {
         let path = folder.path().join(path);
@@ -297,7 +297,7 @@ fn a_wrong_folder_says_what_is_wrong() {
     says(&empty.path().join("w.safetensors"), &["w.safetensors", "not a model folder"]);
 
     let supported = format!("supported: {}", pipeline());
-    let whole = index();
+    let whole = model_index();
     let index: &[(&[u8], &[&str])] = &[
         (br#"{"_class_name":"WanPipeline"}"#, &["model_index.json", "\"WanPipeline\"", &supported]),
         (br#"{}"#, &["model_index.json", "_class_name"]),

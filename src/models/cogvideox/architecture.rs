@@ -7,14 +7,13 @@ use super::vae::{AutoencoderKLCogVideoX, VaeConfig};
 use crate::attention::SiteKind;
 use crate::models::architecture::{
     Architecture, Configurations, Fact, Family, Kinds, LatentGeometry, RecipeKey, RowMemory, RowWork, Sites, TextSpec,
-    WIDE, WindowRows,
+    WIDE, WindowRows, config,
 };
 use crate::models::autoencoder::{DecodeMemory, DecodeOptions, TileOptions};
 use crate::models::{Autoencoder, Denoiser, LatentTime};
 use crate::schedulers::{BetaSchedule, ScheduleConfig, SchedulerClass, SchedulerKind};
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use candle_nn::VarBuilder;
-use serde::de::DeserializeOwned;
 use std::sync::Arc;
 
 pub static FAMILY: Family = Family {
@@ -77,7 +76,7 @@ struct CogVideoX {
 }
 
 fn read(configurations: &Configurations) -> Result<Arc<dyn Architecture>> {
-    let transformer: TransformerConfig = parse(configurations, "transformer/config.json")?;
+    let transformer: TransformerConfig = config(configurations, "transformer/config.json")?;
     transformer.check()?;
     ensure!(
         transformer.in_channels == transformer.out_channels,
@@ -85,7 +84,7 @@ fn read(configurations: &Configurations) -> Result<Arc<dyn Architecture>> {
         transformer.in_channels,
         transformer.out_channels
     );
-    let vae: VaeConfig = parse(configurations, "vae/config.json")?;
+    let vae: VaeConfig = config(configurations, "vae/config.json")?;
     vae.validate()?;
     ensure!(
         vae.latent_channels == transformer.in_channels,
@@ -114,10 +113,6 @@ fn read(configurations: &Configurations) -> Result<Arc<dyn Architecture>> {
         head_dim: transformer.attention_head_dim,
     }];
     Ok(Arc::new(CogVideoX { transformer, vae, geometry, sites }))
-}
-
-fn parse<T: DeserializeOwned>(configurations: &Configurations, path: &str) -> Result<T> {
-    serde_json::from_value(configurations(path)?).with_context(|| path.to_owned())
 }
 
 impl Architecture for CogVideoX {

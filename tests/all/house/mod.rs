@@ -18,14 +18,14 @@ const ROOMS: [(&str, &[&str]); 21] = [
     ("disk", &[]),
     ("nn", &[]),
     ("attention", &["nn"]),
-    ("models", &["nn", "attention"]),
-    ("processors", &["nn", "attention"]),
     ("schedulers", &["words"]),
+    ("models", &["nn", "attention", "schedulers"]),
+    ("processors", &["nn", "attention"]),
     ("guidance", &["attention", "schedulers"]),
     ("noise", &[]),
     ("timeline", &["words"]),
     ("weights", &["disk", "models"]),
-    ("text", &["nn", "weights"]),
+    ("text", &["nn", "models", "weights"]),
     ("video", &["words", "disk"]),
     ("saliency", &["nn", "models", "weights", "video"]),
     ("eval", &["nn", "models", "timeline", "weights", "text", "video"]),
@@ -177,6 +177,70 @@ fn no_files_import_each_other_in_a_ring() {
         format!("a ring of {} files:{}", ring.len(), uses.into_iter().collect::<String>())
     });
     none("files import each other", offences);
+}
+
+/// Where the names of a family of models may stand: with its networks, where it is registered, and in the hub's table of names.
+const NAMED: [&str; 4] =
+    ["src/models/cogvideox/", "src/models/mod.rs", "src/models/registry.rs", "src/weights/cache.rs"];
+
+#[test]
+fn no_room_but_models_knows_which_networks_there_are() {
+    let mut offences = Vec::new();
+    for path in sources(&["src", "crates"]) {
+        if NAMED.iter().any(|named| path.starts_with(named)) {
+            continue;
+        }
+        let text = fs::read_to_string(root().join(&path)).unwrap();
+        let named = text.lines().enumerate().filter(|(_, line)| line.to_ascii_lowercase().contains("cogvideox"));
+        offences.extend(named.map(|(at, line)| format!("{path}:{}: {}", at + 1, line.trim())));
+    }
+    none("the name of a family of models stands outside of it", offences);
+}
+
+#[test]
+fn nothing_depends_on_the_name_of_a_model_or_a_recipe() {
+    // the names that are known: the embedded model's, the recipes', the hub's
+    let recipes = fs::read_dir(root().join("configs")).unwrap().map(|entry| entry.unwrap().path());
+    let mut names: Vec<String> = recipes.map(|path| path.file_stem().unwrap().to_str().unwrap().to_owned()).collect();
+    names.extend(vidgen::weights::short_names().map(str::to_owned));
+    names.push(vidgen::weights::EMBEDDED.to_owned());
+    let mut offences = Vec::new();
+    for path in sources(&["src", "crates"]) {
+        let text = fs::read_to_string(root().join(&path)).unwrap();
+        let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap();
+        let tests = path.ends_with("tests.rs");
+        for (at, line) in code.lines().enumerate().filter(|_| !tests) {
+            let compares = |name: &String| {
+                let quoted = format!("\"{name}\"");
+                // compared, or a pattern
+                [format!("== {quoted}"), format!("!= {quoted}"), format!("{quoted} =="), format!("{quoted} =>")]
+                    .iter()
+                    .any(|form| line.contains(form))
+            };
+            if names.iter().any(compares) {
+                offences.push(format!("{path}:{}: {}", at + 1, line.trim()));
+            }
+        }
+    }
+    none("code compares the name of a model or a recipe; ask its architecture for facts", offences);
+}
+
+/// Rust files below some folders, by their paths below the repository.
+fn sources(folders: &[&str]) -> Vec<String> {
+    let mut open: Vec<PathBuf> = folders.iter().map(|folder| root().join(folder)).collect();
+    let mut found = Vec::new();
+    while let Some(folder) = open.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                open.push(path);
+            } else if path.extension().is_some_and(|suffix| suffix == "rs") {
+                found.push(path.strip_prefix(root()).unwrap().to_str().unwrap().to_owned());
+            }
+        }
+    }
+    assert!(found.len() > 150, "the sources were not found");
+    found
 }
 
 #[test]

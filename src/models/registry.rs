@@ -1,0 +1,30 @@
+//! The kinds of models that the program runs, one line each.
+
+use super::architecture::Family;
+use super::cogvideox;
+
+/// All kinds of models that the program runs.
+pub static FAMILIES: &[&Family] = &[&cogvideox::FAMILY];
+
+/// The kind of a pipeline class.
+pub fn family(pipeline: &str) -> Option<&'static Family> {
+    FAMILIES.iter().copied().find(|family| family.pipelines.contains(&pipeline))
+}
+
+/// Whether a pipeline class is one that this program runs, or one that it has advice about.
+pub fn is_near(pipeline: &str) -> bool {
+    family(pipeline).is_some() || !remedy(pipeline).is_empty()
+}
+
+/// The kind most of whose parts are there, for folders and repositories whose class is not known yet.
+pub fn by_parts(there: impl Fn(&str) -> bool) -> &'static Family {
+    let count = |family: &Family| family.parts.iter().filter(|(part, _)| there(part)).count();
+    // of equals the first
+    FAMILIES.iter().copied().rev().max_by_key(|family| count(family)).unwrap_or(&cogvideox::FAMILY)
+}
+
+/// What to do about a pipeline class that is of no kind here, as the end of a message; nothing where nothing is known.
+pub fn remedy(pipeline: &str) -> &'static str {
+    let known = FAMILIES.iter().flat_map(|family| family.remedies);
+    known.filter(|(word, _)| pipeline.contains(word)).map(|(_, remedy)| *remedy).next().unwrap_or_default()
+}
