@@ -146,8 +146,8 @@ fn model() -> Check {
     if let Some(problem) = info.parts.iter().find_map(|part| part.problem.clone()) {
         return check("built-in model", CheckState::Failed, problem);
     }
-    let hashes = ["text_encoder", "transformer", "vae"].map(|part| model.part(part).and_then(|part| part.hash()));
-    match hashes.into_iter().collect::<anyhow::Result<Vec<String>>>() {
+    let hashes = model.family().weighted().map(|part| model.part(part.name).and_then(|part| part.hash()));
+    match hashes.collect::<anyhow::Result<Vec<String>>>() {
         Ok(hashes) => {
             let short: Vec<&str> = hashes.iter().map(|hash| hash.get(..12).unwrap_or(hash)).collect();
             check("built-in model", CheckState::Ok, format!("{}, blake3 {}", human_bytes(info.bytes), short.join(" ")))

@@ -1,6 +1,7 @@
 //! What a job is going to do and take, before anything is loaded: what `vidgen plan` and `--dry-run` tell.
 
 use super::{Job, Need, UncondText, memory, work};
+use crate::models::architecture::Role;
 use crate::run::{Outline, Speed};
 use crate::timeline::TextMix;
 use crate::video::{Format, PixelFormat};
@@ -176,7 +177,8 @@ fn seconds(job: &Job, speed: &Speed) -> Result<Seconds> {
     let texts = texts.len() + usize::from(matches!(job.uncond, UncondText::Text(_)));
     let products = text.elements() as f64 * (texts * job.architecture.text().length) as f64;
     let rate = if text.elements() > 100_000_000 { speed.linear_wide } else { speed.linear };
-    let load = (bytes(job.architecture.denoiser_part())? + bytes("vae")?) / speed.load;
+    let load =
+        (bytes(job.architecture.part(Role::Denoiser))? + bytes(job.architecture.part(Role::Autoencoder))?) / speed.load;
     let encode = text.bytes() as f64 / speed.load + products / rate;
     let (denoise, decode) = (work::denoising(job).seconds(speed), work::decoding(job).seconds(speed));
     let mux = (job.width * job.height * job.frames) as f64 * speed.pixel;

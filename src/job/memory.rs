@@ -6,6 +6,7 @@
 use super::Job;
 use super::settings::Settings;
 use super::values::{MemorySize, Offload, Tiling};
+use crate::models::architecture::Role;
 use crate::models::architecture::WindowRows;
 use crate::nn::{compute_dtype, sdpa::Sdpa};
 use crate::run::{self, Code, Failure, human_bytes};
@@ -42,11 +43,12 @@ impl Need {
         self.base + self.text.max(self.denoise).max(self.decode)
     }
 
-    fn stage(&self) -> &'static str {
+    /// The part that needs the most.
+    fn stage(&self) -> Role {
         match self.text.max(self.denoise).max(self.decode) {
-            most if most == self.text => "text encoder",
-            most if most == self.denoise => "transformer",
-            _ => "decoder",
+            most if most == self.text => Role::TextEncoder,
+            most if most == self.denoise => Role::Denoiser,
+            _ => Role::Autoencoder,
         }
     }
 }
@@ -74,8 +76,9 @@ impl Budget {
         let need = need(job, offload)?;
         let stay = match offload {
             Offload::None => {
-                let transformer = weights(&job.model.part(job.architecture.denoiser_part())?, job.dtype, &job.device);
-                let vae = job.model.part("vae")?.bytes_as(job.vae_dtype);
+                let transformer =
+                    weights(&job.model.part(job.architecture.part(Role::Denoiser))?, job.dtype, &job.device);
+                let vae = job.model.part(job.architecture.part(Role::Autoencoder))?.bytes_as(job.vae_dtype);
                 need.base + (need.denoise + vae).max(need.decode + transformer)
             }
             _ => 0,
@@ -151,7 +154,7 @@ fn share(values: u64, part: &Part, dtype: DType, device: &Device) -> u64 {
 
 /// Bytes of the transformer's weights: those that are alive at once, and those that wait.
 fn transformer(job: &Job, offload: Offload) -> Result<(u64, u64)> {
-    let part = job.model.part(job.architecture.denoiser_part())?;
+    let part = job.model.part(job.architecture.part(Role::Denoiser))?;
     if !matches!(offload, Offload::Block | Offload::Disk) {
         return Ok((weights(&part, job.dtype, &job.device), 0));
     }
@@ -239,7 +242,7 @@ fn shared(job: &Job, state: u64) -> u64 {
 fn decode(job: &Job) -> Result<u64> {
     // about half of the autoencoder is its encoder, which is loaded where a video is given and needs as much for its maps
     let share = if job.given.is_some() { 10 } else { 6 };
-    let weights = job.model.part("vae")?.bytes_as(job.vae_dtype) * share / 10;
+    let weights = job.model.part(job.architecture.part(Role::Autoencoder))?.bytes_as(job.vae_dtype) * share / 10;
     let (_, height, width) = job.latents;
     let frames = job.segments.iter().map(|segment| segment.plan.keep - segment.padding).max().unwrap_or(0);
     let memory = job.architecture.decoding_memory(&job.decode, frames, (height, width))?;
@@ -266,6 +269,11 @@ fn check(job: &mut Job, budget: &Budget) -> Result<()> {
         None => format!("{} of memory are free", human_bytes(bytes)),
     };
     let advice = advice(job, budget, stage)?;
+    let stage = match stage {
+        Role::TextEncoder => "text encoder",
+        Role::Autoencoder => "decoder",
+        denoiser => job.architecture.part(denoiser),
+    };
     let message = format!("the {stage} needs about {} and {limit}: {advice}", human_bytes(job.need.peak()));
     if !job.device.is_cpu() && budget.asked.is_none() {
         job.warnings.push(message);
@@ -274,16 +282,16 @@ fn check(job: &mut Job, budget: &Budget) -> Result<()> {
     Err(Failure::message(Code::Memory, message).into())
 }
 
-fn advice(job: &Job, budget: &Budget, stage: &str) -> Result<String> {
+fn advice(job: &Job, budget: &Budget, stage: Role) -> Result<String> {
     if let Some(mode) = budget.first(job)?.filter(|&mode| mode != job.offload) {
         return Ok(format!("use --offload {mode}"));
     }
-    let part = job.model.part(job.architecture.denoiser_part())?;
+    let part = job.model.part(job.architecture.part(Role::Denoiser))?;
     let half = weights(&part, job.dtype, &job.device).saturating_sub(weights(&part, DType::BF16, &job.device));
     Ok(match stage {
-        "transformer" if half > 0 => "use --dtype bf16, or a smaller size",
-        "decoder" if job.decode.tile.is_none() => "use --vae-tiling on, or a smaller size",
-        "text encoder" => "use a machine with more memory",
+        Role::Denoiser if half > 0 => "use --dtype bf16, or a smaller size",
+        Role::Autoencoder if job.decode.tile.is_none() => "use --vae-tiling on, or a smaller size",
+        Role::TextEncoder => "use a machine with more memory",
         _ => "use a smaller size or a machine with more memory",
     }
     .to_owned())

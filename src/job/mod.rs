@@ -34,6 +34,7 @@ pub use sharing::Sharing;
 
 use crate::guidance::{GuidanceSchedule, Rule};
 use crate::models::Architecture;
+use crate::models::architecture::Role;
 use crate::models::autoencoder::DecodeOptions;
 use crate::nn::compute_dtype;
 use crate::nn::kernel::{self, Kernel};
@@ -470,7 +471,7 @@ fn one(
     };
 
     let device = device(settings.device.unwrap_or(DeviceSpec::Auto))?;
-    let stored = model.part(architecture.denoiser_part()).code(Code::Model)?.stored_dtype();
+    let stored = model.part(architecture.part(Role::Denoiser)).code(Code::Model)?.stored_dtype();
     let dtype = match (settings.dtype.unwrap_or(Precision::Auto), &device, stored) {
         (Precision::F32, ..) | (Precision::Auto, Device::Cpu, _) => DType::F32,
         (Precision::Bf16, ..) => DType::BF16,

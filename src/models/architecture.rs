@@ -19,13 +19,14 @@ use std::sync::Arc;
 pub struct Family {
     /// What recipes call it (`[for] architecture`).
     pub name: &'static str,
+    /// What the classes of all pipelines over its networks begin with, those included that this program does not run.
+    pub stem: &'static str,
     /// Values of `_class_name` in `model_index.json`.
     pub pipelines: &'static [&'static str],
     /// Other such values and what to do about them: a word of the class, and the end of a message.
     pub remedies: &'static [(&'static str, &'static str)],
-    /// The parts with weights in the order of work, and the classes (`_class_name` of diffusers, `model_type` of
-    /// transformers) that fit.
-    pub parts: &'static [(&'static str, &'static [&'static str])],
+    /// In the order of a run.
+    pub parts: &'static [PartClass],
     /// Its own scheduler classes; the common ones are [`crate::schedulers::CLASSES`].
     pub schedulers: &'static [SchedulerClass],
     /// The kinds of attention its networks have.
@@ -35,6 +36,62 @@ pub struct Family {
     /// # Errors
     /// Those of the reader, and what this implementation does not compute, in one line that names the key.
     pub read: fn(&Configurations) -> Result<Arc<dyn Architecture>>,
+}
+
+impl Family {
+    /// The parts with weights.
+    pub fn weighted(&self) -> impl Iterator<Item = &'static PartClass> {
+        self.parts.iter().filter(|part| part.role.has_weights())
+    }
+
+    /// The name of the part of a role, which is also the word for it in messages; of several the first.
+    pub fn part(&self, role: Role) -> &'static str {
+        self.parts.iter().find(|part| part.role == role).map_or(role.usual(), |part| part.name)
+    }
+}
+
+/// A part of a model: a folder of it.
+#[derive(Debug)]
+pub struct PartClass {
+    /// The folder.
+    pub name: &'static str,
+    pub role: Role,
+    /// The classes that fit, of parts with weights ([`Role::class_key`]).
+    pub classes: &'static [&'static str],
+    /// Whether no run is possible without it.
+    pub required: bool,
+}
+
+/// What a part is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    Tokenizer,
+    TextEncoder,
+    Denoiser,
+    Scheduler,
+    Autoencoder,
+}
+
+impl Role {
+    pub fn has_weights(self) -> bool {
+        matches!(self, Self::TextEncoder | Self::Denoiser | Self::Autoencoder)
+    }
+
+    /// The key of its configuration that names its class: transformers' or diffusers'.
+    pub fn class_key(self) -> &'static str {
+        if self == Self::TextEncoder { "model_type" } else { "_class_name" }
+    }
+
+    /// The usual name of such a part.
+    fn usual(self) -> &'static str {
+        match self {
+            Self::Tokenizer => "tokenizer",
+            Self::TextEncoder => "text_encoder",
+            Self::Denoiser => "transformer",
+            Self::Scheduler => "scheduler",
+            Self::Autoencoder => "vae",
+        }
+    }
 }
 
 /// Reads a JSON file of a model folder by its path inside it.
@@ -170,8 +227,7 @@ pub trait Architecture: Debug + Send + Sync {
 
     fn recipe_key(&self) -> RecipeKey;
 
-    /// Names of the parts that hold the denoiser, the autoencoder and the text encoder.
-    fn denoiser_part(&self) -> &'static str;
+    fn family(&self) -> &'static Family;
 
     /// What the names of the weights of its repeated units begin with, before their numbers: those of the denoiser that can
     /// be streamed.
@@ -218,6 +274,11 @@ pub struct WindowRows {
 }
 
 impl dyn Architecture + '_ {
+    /// The name of the part of a role.
+    pub fn part(&self, role: Role) -> &'static str {
+        self.family().part(role)
+    }
+
     /// Sites of the kind that controls between windows act on.
     pub fn main_sites(&self) -> Sites {
         let none = Sites { kind: SiteKind::Joint, layers: 0, heads: 0, head_dim: 0 };

@@ -16,11 +16,9 @@ pub fn is_near(pipeline: &str) -> bool {
     family(pipeline).is_some() || !remedy(pipeline).is_empty()
 }
 
-/// The kind most of whose parts are there, for folders and repositories whose class is not known yet.
-pub fn by_parts(there: impl Fn(&str) -> bool) -> &'static Family {
-    let count = |family: &Family| family.parts.iter().filter(|(part, _)| there(part)).count();
-    // of equals the first
-    FAMILIES.iter().copied().rev().max_by_key(|family| count(family)).unwrap_or(&cogvideox::FAMILY)
+/// The kind of whose networks a pipeline of this class is made, whether this program runs that pipeline or not.
+pub fn akin(pipeline: &str) -> Option<&'static Family> {
+    FAMILIES.iter().copied().find(|family| pipeline.starts_with(family.stem))
 }
 
 /// What to do about a pipeline class that is of no kind here, as the end of a message; nothing where nothing is known.

@@ -6,6 +6,7 @@
 
 use crate::attention::{Branch, Half, Hooks, Pass};
 use crate::models::Row;
+use crate::models::architecture::Role;
 use crate::models::autoencoder::DecodeOptions;
 use crate::nn::conv::conv3d;
 use crate::nn::linear;
@@ -32,7 +33,7 @@ pub fn calibrate() -> Result<Speed> {
     let since = Instant::now();
     let architecture = model.architecture()?;
     let (channels, text) = (architecture.geometry().channels, architecture.text());
-    let part = model.part(architecture.denoiser_part())?;
+    let part = model.part(architecture.part(Role::Denoiser))?;
     let denoiser = architecture.load_denoiser(part.var_builder(DType::F32, &device)?, false)?;
     part.hash()?;
     let load = part.bytes() as f64 / since.elapsed().as_secs_f64();
@@ -57,7 +58,8 @@ pub fn calibrate() -> Result<Speed> {
     let passes = [denoise(2, 4, 6)?, denoise(7, 12, 18)?, denoise(13, 12, 18)?];
     let (linear, attention, layer) = solve(&passes);
 
-    let vae = architecture.load_autoencoder(model.part("vae")?.var_builder(DType::F32, &device)?, false)?;
+    let vae = architecture
+        .load_autoencoder(model.part(architecture.part(Role::Autoencoder))?.var_builder(DType::F32, &device)?, false)?;
     let decode = |height: usize, width: usize| -> Result<(f64, f64)> {
         let latents = Tensor::zeros((2, channels, height, width), DType::F32, &device)?;
         let mut session = vae.decoding(height, width, &DecodeOptions::default())?;

@@ -7,6 +7,7 @@
 
 use super::denoise::Fixed;
 use crate::job::{Given, GivenKind, Job, Segment};
+use crate::models::architecture::Role;
 use crate::models::autoencoder::EncodeOptions;
 use crate::run::{Code, Event, Failure, Manifest, Observer, Phase, WithCode};
 use crate::video::{self, Frame, Limits, Writer};
@@ -94,8 +95,12 @@ fn unchanged(same: bool, given: &Given) -> Result<()> {
 
 /// `[K, C, H, W]` in f32 on the CPU, scaled.
 fn encode(job: &Job, given: &Given, observer: &mut dyn Observer) -> Result<Tensor, Failure> {
-    observer.event(&Event::Phase { phase: Phase::Load, of: 0, what: "vae".into() })?;
-    let part = job.model.part("vae").code(Code::Model)?;
+    observer.event(&Event::Phase {
+        phase: Phase::Load,
+        of: 0,
+        what: job.architecture.part(Role::Autoencoder).into(),
+    })?;
+    let part = job.model.part(job.architecture.part(Role::Autoencoder)).code(Code::Model)?;
     let vb = part.var_builder(job.vae_dtype, &job.device).code(Code::Model)?;
     let vae = job.architecture.load_autoencoder(vb, true).code(Code::Model)?;
     observer.event(&Event::Phase { phase: Phase::Encode, of: 0, what: "given video".into() })?;

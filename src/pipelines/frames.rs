@@ -9,6 +9,7 @@ use super::loaded::Loaded;
 use super::tape::Tape;
 use crate::disk;
 use crate::job::Job;
+use crate::models::architecture::Role;
 use crate::run::manifest::{Manifest, sidecar_path};
 use crate::run::{Code, Event, Failure, Observer, Phase, WithCode};
 use crate::video::{self, Fault, Format, Frame, Output, Spool, VideoError, Written};
@@ -83,7 +84,11 @@ fn write(
     tape: &mut Tape,
     observer: &mut dyn Observer,
 ) -> Result<Written, Failure> {
-    observer.event(&Event::Phase { phase: Phase::Load, of: 0, what: "vae".into() })?;
+    observer.event(&Event::Phase {
+        phase: Phase::Load,
+        of: 0,
+        what: job.architecture.part(Role::Autoencoder).into(),
+    })?;
     let vae = loaded.decoder(job)?;
     let decoder = Decoder::new(job, &*vae);
     let mut writer = video::open(output).code(Code::Encoder)?;

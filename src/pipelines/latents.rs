@@ -8,6 +8,7 @@ use super::loaded::Loaded;
 use super::preview::Previewer;
 use super::texts::Texts;
 use crate::job::{Job, Maps, Segment, work};
+use crate::models::architecture::Role;
 use crate::nn::sdpa::Sdpa;
 use crate::noise::Noise;
 use crate::processors::attention_map::RecordedMap;
@@ -95,7 +96,7 @@ pub fn latents(
     };
     let heard = |keeping: &Option<&mut Checkpointer>| keeping.as_ref().map_or(Ok(()), |keeping| keeping.heard());
     heard(&keeping)?;
-    observer.event(&Event::Phase { phase: Phase::Load, of: 0, what: job.architecture.denoiser_part().into() })?;
+    observer.event(&Event::Phase { phase: Phase::Load, of: 0, what: job.architecture.part(Role::Denoiser).into() })?;
     let denoiser = loaded.denoiser(job)?;
     heard(&keeping)?;
     let edit = job.controls.edit.as_ref();

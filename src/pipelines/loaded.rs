@@ -2,6 +2,7 @@
 
 use crate::job::Job;
 use crate::job::values::Offload;
+use crate::models::architecture::Role;
 use crate::models::{Autoencoder, Denoiser};
 use crate::run::{Code, Failure, WithCode};
 use candle_core::DType;
@@ -47,7 +48,7 @@ impl Loaded {
             return Ok(network.clone());
         }
         self.denoiser = None; // before the next takes memory
-        let part = job.model.part(job.architecture.denoiser_part()).code(Code::Model)?;
+        let part = job.model.part(job.architecture.part(Role::Denoiser)).code(Code::Model)?;
         let vb = match job.offload {
             Offload::Block => part.var_builder_holding(job.dtype, &job.device),
             _ => part.var_builder_compact(job.dtype, &job.device),
@@ -66,7 +67,7 @@ impl Loaded {
             return Ok(network.clone());
         }
         self.decoder = None;
-        let part = job.model.part("vae").code(Code::Model)?;
+        let part = job.model.part(job.architecture.part(Role::Autoencoder)).code(Code::Model)?;
         let vb = part.var_builder(job.vae_dtype, &job.device).code(Code::Model)?;
         let network = job.architecture.load_autoencoder(vb, false).code(Code::Model)?;
         self.decoder = self.keeps(job).then(|| (key, network.clone()));

@@ -17,6 +17,7 @@ use super::tape::Tape;
 use super::text_to_video::plan;
 use super::texts::encode;
 use crate::job::{Job, MapView, Maps};
+use crate::models::architecture::Role;
 use crate::processors::attention_map::RecordedMap;
 use crate::run::{Code, Event, Failure, Observer, Phase, WithCode};
 use crate::timeline::{Blend, BlendMode};
@@ -285,7 +286,11 @@ fn overlaid(
     folder: &Folder,
     observer: &mut dyn Observer,
 ) -> Result<(), Failure> {
-    observer.event(&Event::Phase { phase: Phase::Load, of: 0, what: "vae".into() })?;
+    observer.event(&Event::Phase {
+        phase: Phase::Load,
+        of: 0,
+        what: job.architecture.part(Role::Autoencoder).into(),
+    })?;
     let vae = loaded.decoder(job)?;
     let (_, _, height, width) = maps.dims4()?;
     let scaled: Vec<Vec<f32>> = (0..paths.len())

@@ -36,10 +36,8 @@ pub fn record(job: &Job) -> Result<Manifest> {
 
 /// blake3 of the weights by part.
 pub fn hashes(job: &Job) -> Result<BTreeMap<String, String>> {
-    ["text_encoder", "transformer", "vae"]
-        .map(|part| Ok::<_, anyhow::Error>((part.to_owned(), job.model.part(part)?.hash()?)))
-        .into_iter()
-        .collect()
+    let parts = job.model.family().weighted().map(|part| part.name);
+    parts.map(|part| Ok((part.to_owned(), job.model.part(part)?.hash()?))).collect()
 }
 
 fn settings(job: &Job) -> Map<String, Value> {

@@ -150,7 +150,9 @@ impl ScheduleConfig {
             (Some(kind), _) => Ok(kind),
             (None, None) => bail!("scheduler_config.json: `_class_name` is missing"),
             (None, Some(name)) => {
-                bail!("scheduler_config.json: `_class_name` is \"{name}\", which is not supported: use --scheduler ddim or dpm")
+                bail!(
+                    "scheduler_config.json: `_class_name` is \"{name}\", which is not supported: use --scheduler ddim or dpm"
+                )
             }
         }
     }
@@ -240,7 +242,8 @@ mod tests {
             defaults: || ScheduleConfig::zero_snr(3.0),
             clip_sample: None,
         }];
-        let config = read(r#"{"_class_name": "ToyScheduler", "clip_sample": true, "new_key": 1, "beta_end": 0.01}"#, &own);
+        let config =
+            read(r#"{"_class_name": "ToyScheduler", "clip_sample": true, "new_key": 1, "beta_end": 0.01}"#, &own);
         let config = config.unwrap();
         assert_eq!(config.kind().unwrap(), SchedulerKind::Dpmpp2mSde);
         let class = config.class_name.clone();
@@ -258,7 +261,8 @@ mod tests {
 
     #[test]
     fn estimates_that_would_be_clipped_are_refused() {
-        for text in [r#"{"_class_name": "DDIMScheduler"}"#, r#"{"_class_name": "DDIMScheduler", "clip_sample": true}"#] {
+        for text in [r#"{"_class_name": "DDIMScheduler"}"#, r#"{"_class_name": "DDIMScheduler", "clip_sample": true}"#]
+        {
             assert!(read(text, &[]).unwrap_err().to_string().contains("clip_sample"));
         }
     }

@@ -6,7 +6,7 @@
 
 use super::error::{Result, refuse};
 use super::source::Source;
-use crate::models::registry;
+use crate::models::architecture::Family;
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -86,11 +86,11 @@ pub(super) fn missing_of(source: &Source, part: &str) -> Result<Vec<String>> {
     Ok(missing)
 }
 
-/// What a model folder lacks to be complete; empty when nothing. Looks at names and index files only.
-pub(super) fn missing(source: &Source) -> Result<Vec<String>> {
+/// What a model folder of a kind lacks to be complete; empty when nothing. Looks at names and index files only.
+pub(super) fn missing(source: &Source, family: &Family) -> Result<Vec<String>> {
     let mut missing = Vec::new();
-    for (part, _) in registry::by_parts(|part| !source.list(part).is_empty()).parts {
-        missing.extend(missing_of(source, part)?);
+    for part in family.weighted().filter(|part| part.required) {
+        missing.extend(missing_of(source, part.name)?);
     }
     if !TOKENIZERS.iter().any(|path| source.has(path)) {
         missing.push(TOKENIZERS.join(" or "));

@@ -11,7 +11,6 @@ use super::files::{self, Index, Layout, SCHEDULER};
 use super::header::Header;
 use super::source::{Head, Remote, Source, is_inside};
 use super::{Download, Form, ModelFolder, Wanted, network};
-use crate::models::registry::by_parts;
 use hf_hub::api::Progress;
 use hf_hub::api::sync::{Api, ApiBuilder, ApiError, ApiRepo};
 use hf_hub::{Cache, Repo, RepoType};
@@ -69,11 +68,17 @@ pub(super) fn download(hub: &Hub, id: &HubId, form: Form, progress: &mut dyn Dow
     // nothing large is fetched for a model that this program cannot run
     session.fetch(&[form.index().to_owned()], &mut ())?;
     let source = Source::Folder(session.snapshot.clone());
-    match form {
-        Form::Pipeline => drop(ModelFolder::from_source(id.name(), source.clone(), None)?),
-        Form::Network(kind) => network::check(&source, kind)?,
-    }
-    let (mut wanted, indices) = session.wanted(form)?;
+    let parts: Vec<&str> = match form {
+        Form::Pipeline => {
+            let model = ModelFolder::from_source(id.name(), source.clone(), None)?;
+            model.family().weighted().filter(|part| part.required).map(|part| part.name).collect()
+        }
+        Form::Network(kind) => {
+            network::check(&source, kind)?;
+            vec![""]
+        }
+    };
+    let (mut wanted, indices) = session.wanted(form, &parts)?;
     session.fetch(&indices, &mut ())?;
     for path in &indices {
         let part = path.rsplit_once('/').map_or("", |(part, _)| part);
@@ -136,15 +141,9 @@ impl<'a> Session<'a> {
     }
 
     /// The files to fetch, but for the shards; and the indices that name those.
-    fn wanted(&self, form: Form) -> Result<(Vec<String>, Vec<String>)> {
+    fn wanted(&self, form: Form, parts: &[&str]) -> Result<(Vec<String>, Vec<String>)> {
         let (mut wanted, mut indices) = (Vec::new(), Vec::new());
-        let (parts, tokenizer): (Vec<&str>, _) = match form {
-            Form::Pipeline => {
-                let there = |part: &str| self.files.keys().any(|path| path.starts_with(&files::inside(part, "")));
-                (by_parts(there).parts.iter().map(|(part, _)| *part).collect(), "tokenizer")
-            }
-            Form::Network(_) => (vec![""], ""),
-        };
+        let tokenizer = if form == Form::Pipeline { "tokenizer" } else { "" };
         if form == Form::Pipeline {
             wanted.push(SCHEDULER.to_owned());
         }

@@ -6,6 +6,7 @@ use super::files::{SCHEDULER, TOKENIZERS};
 use super::part::Part;
 use super::{ModelFolder, ToDownload, json};
 use crate::models::architecture::LatentGeometry;
+use crate::models::architecture::{PartClass, Role};
 use serde::Serialize;
 use serde::de::IgnoredAny;
 use serde_json::Value;
@@ -86,11 +87,8 @@ pub struct FileInfo {
 
 /// Describes a model. What is missing or damaged is part of the description, not an error.
 pub fn info(model: &ModelFolder) -> ModelInfo {
-    // in the order in which a run uses them: the text first
-    let mut parts: Vec<PartInfo> = model.family().parts.iter().map(|(name, _)| weighted(model, name)).collect();
-    parts.rotate_right(1);
-    parts.insert(0, tokenizer(model));
-    parts.insert(parts.len() - 1, scheduler(model));
+    let there = |part: &&PartClass| part.required || !model.0.source.list(part.name).is_empty();
+    let parts: Vec<PartInfo> = model.family().parts.iter().filter(there).map(|part| described(model, part)).collect();
     ModelInfo {
         name: model.name().to_owned(),
         place: model.place(),
@@ -141,13 +139,23 @@ impl PartInfo {
     }
 }
 
+fn described(model: &ModelFolder, part: &PartClass) -> PartInfo {
+    match part.role {
+        Role::Tokenizer => tokenizer(model),
+        Role::Scheduler => scheduler(model),
+        Role::TextEncoder | Role::Denoiser | Role::Autoencoder => weighted(model, part.name),
+    }
+}
+
 /// A part with weights.
 fn weighted(model: &ModelFolder, name: &str) -> PartInfo {
     let source = &model.0.source;
     let config = format!("{name}/config.json");
     let opened = Part::open(source, name);
     let checked = match &opened {
-        Ok(Some(_)) => json::<Value>(source, &config).and_then(|_| super::check_class(source, name)).map(Some),
+        Ok(Some(_)) => {
+            json::<Value>(source, &config).and_then(|_| super::check_class(source, model.family(), name)).map(Some)
+        }
         Ok(None) => Ok(None),
         Err(error) => Err(error.clone()),
     };
@@ -212,12 +220,13 @@ mod tests {
             .map(|part| (part.name.as_str(), part.class.as_deref().unwrap(), part.parameters))
             .collect();
         let family = ModelFolder::embedded().family();
+        let class = |role| family.parts.iter().find(|part| part.role == role).unwrap().classes[0];
         let expected = [
             ("tokenizer", "T5TokenizerFast", 0),
             ("text_encoder", "T5EncoderModel", 344_192),
-            ("transformer", family.parts[0].1[0], 4_582_816),
+            ("transformer", class(Role::Denoiser), 4_582_816),
             ("scheduler", family.schedulers[0].class, 0),
-            ("vae", family.parts[1].1[0], 2_033_059),
+            ("vae", class(Role::Autoencoder), 2_033_059),
         ];
         assert_eq!(parts, expected);
         assert_eq!((info.parameters, info.bytes), (6_960_067, 2 * 6_960_067));
@@ -232,8 +241,7 @@ mod tests {
         let files: [(&str, &[u8]); 6] = [
             (
                 "transformer/config.json",
-                br#"{"_class_name":"CogVideoXTransformer3DModel","sample_width":170,
-                "sample_height":96,"sample_frames":81,"patch_size_t":2}"#,
+                br#"{"sample_width":170,"sample_height":96,"sample_frames":81,"patch_size_t":2}"#,
             ),
             ("transformer/diffusion_pytorch_model.safetensors", &small()[..60]),
             ("vae/config.json", br#"{"_class_name":"AutoencoderKL","block_out_channels":[1,2,3,4]}"#),
@@ -245,7 +253,6 @@ mod tests {
         let model = open(&folder).unwrap();
         let info = info(&model);
         assert!(!info.complete);
-        // CogVideoX 1.5
         assert_eq!(info.native, Some(Native { width: 1360, height: 768, frames: 81, fps: 16 }));
         let states: Vec<_> = info.parts.iter().map(|part| (part.name.as_str(), part.state)).collect();
         use PartState::{Damaged, Missing};

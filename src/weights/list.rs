@@ -3,7 +3,7 @@
 use super::cache::{Hub, is_commit};
 use super::source::Source;
 use super::{EMBEDDED, MODEL_INDEX, ModelFolder, files};
-use crate::models::architecture;
+use crate::models::registry;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 
@@ -60,11 +60,9 @@ fn cached(cache: &Path) -> Vec<Listed> {
             let Ok(index) = source.read(MODEL_INDEX, files::SMALL_FILE) else { continue };
             let class = serde_json::from_slice::<serde_json::Value>(&index).unwrap_or_default();
             let class = class["_class_name"].as_str().map(str::to_owned);
-            if !class.as_deref().is_some_and(architecture::is_near) {
-                continue;
-            }
+            let Some(family) = class.as_deref().and_then(registry::akin) else { continue };
             let revision = if main.trim() == commit { String::new() } else { format!("@{commit}") };
-            let problem = match files::missing(&source) {
+            let problem = match files::missing(&source, family) {
                 Ok(missing) if missing.is_empty() => ModelFolder::folder(&place).err().map(|error| error.to_string()),
                 Ok(missing) => Some(format!("incomplete: no {}", missing.join(", "))),
                 Err(error) => Some(error.to_string()),

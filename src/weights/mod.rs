@@ -50,7 +50,7 @@ pub use part::{Part, TensorInfo};
 pub use tensor_cache::TensorCache;
 pub use tensors::{bytes_of, read_tensors, tensors_of, write_described, write_tensors};
 
-use crate::models::architecture::{Architecture, Family};
+use crate::models::architecture::{Architecture, Family, PartClass, Role};
 use crate::models::registry::{self, FAMILIES};
 use anyhow::Context;
 use cache::{Hub, HubId};
@@ -312,8 +312,10 @@ impl ModelFolder {
     /// scheduler, and the files of the tokenizer. The same for copies of a model.
     pub fn configurations_hash(&self) -> anyhow::Result<String> {
         let source = &self.0.source;
-        let mut paths: Vec<String> =
-            self.0.family.parts.iter().map(|(part, _)| files::inside(part, "config.json")).collect();
+        // in the order in which records have them
+        let roles = [Role::Denoiser, Role::Autoencoder, Role::TextEncoder];
+        let parts = roles.into_iter().flat_map(|role| self.0.family.parts.iter().filter(move |part| part.role == role));
+        let mut paths: Vec<String> = parts.map(|part| files::inside(part.name, "config.json")).collect();
         paths.push(files::SCHEDULER.to_owned());
         let tokenizer = source.list("tokenizer").into_iter().map(|name| files::inside("tokenizer", &name));
         paths.extend(
@@ -335,7 +337,7 @@ impl ModelFolder {
             return Ok(part.clone());
         }
         let Some(part) = Part::open(&self.0.source, name)? else { return Err(self.missing(name).into()) };
-        check_class(&self.0.source, name)?;
+        check_class(&self.0.source, self.0.family, name)?;
         parts.insert(name.to_owned(), part.clone());
         Ok(part)
     }
@@ -390,7 +392,11 @@ impl Form {
     fn missing(self, source: &Source) -> Result<Vec<String>> {
         match self {
             _ if !source.has(self.index()) => Ok(vec![self.index().to_owned()]),
-            Self::Pipeline => files::missing(source),
+            Self::Pipeline => {
+                let index: ModelIndex = json(source, MODEL_INDEX)?;
+                // a pipeline of another kind lacks nothing: opening it says what it is
+                registry::family(&index.class).map_or(Ok(Vec::new()), |family| files::missing(source, family))
+            }
             Self::Network(_) => files::missing_of(source, ""),
         }
     }
@@ -490,16 +496,14 @@ fn unknown(spec: &str, form: Form) -> ModelError {
 }
 
 /// Refuses a part whose configuration says that it is something else than the pipeline needs.
-fn check_class(source: &Source, name: &str) -> Result<()> {
+fn check_class(source: &Source, family: &Family, name: &str) -> Result<()> {
     let path = format!("{name}/config.json");
-    let Some((_, classes)) = FAMILIES.iter().flat_map(|family| family.parts).find(|(part, _)| *part == name) else {
-        return Ok(());
-    };
+    let Some(PartClass { role, classes, .. }) = family.weighted().find(|part| part.name == name) else { return Ok(()) };
     if !source.has(&path) {
         return Ok(()); // the reader of the configuration says so
     }
     let config: serde_json::Value = json(source, &path)?;
-    let key = if name == "text_encoder" { "model_type" } else { "_class_name" };
+    let key = role.class_key();
     match config[key].as_str() {
         Some(class) if !classes.contains(&class) => {
             refuse!("{}: {key} {class:?} is not supported here; supported: {}", source.show(&path), classes.join(", "))

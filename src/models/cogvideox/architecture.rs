@@ -6,8 +6,8 @@ use super::transformer::Transformer;
 use super::vae::{AutoencoderKLCogVideoX, VaeConfig};
 use crate::attention::SiteKind;
 use crate::models::architecture::{
-    Architecture, Configurations, Fact, Family, Kinds, LatentGeometry, RecipeKey, RowMemory, RowWork, Sites, TextSpec,
-    WIDE, WindowRows, config,
+    Architecture, Configurations, Fact, Family, Kinds, LatentGeometry, PartClass, RecipeKey, Role, RowMemory, RowWork,
+    Sites, TextSpec, WIDE, WindowRows, config,
 };
 use crate::models::autoencoder::{DecodeMemory, DecodeOptions, TileOptions};
 use crate::models::{Autoencoder, Denoiser, LatentTime};
@@ -18,6 +18,7 @@ use std::sync::Arc;
 
 pub static FAMILY: Family = Family {
     name: "cogvideox",
+    stem: "CogVideoX",
     pipelines: &["CogVideoXPipeline"],
     remedies: &[
         // its networks are those of the text-to-video pipeline
@@ -30,9 +31,16 @@ pub static FAMILY: Family = Family {
         ("FunControl", MORE_INPUTS),
     ],
     parts: &[
-        ("transformer", &["CogVideoXTransformer3DModel"]),
-        ("vae", &["AutoencoderKLCogVideoX"]),
-        ("text_encoder", &["t5"]),
+        PartClass { name: "tokenizer", role: Role::Tokenizer, classes: &[], required: true },
+        PartClass { name: "text_encoder", role: Role::TextEncoder, classes: &["t5"], required: true },
+        PartClass {
+            name: "transformer",
+            role: Role::Denoiser,
+            classes: &["CogVideoXTransformer3DModel"],
+            required: true,
+        },
+        PartClass { name: "scheduler", role: Role::Scheduler, classes: &[], required: true },
+        PartClass { name: "vae", role: Role::Autoencoder, classes: &["AutoencoderKLCogVideoX"], required: true },
     ],
     schedulers: &[
         SchedulerClass {
@@ -136,8 +144,8 @@ impl Architecture for CogVideoX {
         self.transformer.recipe_key()
     }
 
-    fn denoiser_part(&self) -> &'static str {
-        "transformer"
+    fn family(&self) -> &'static Family {
+        &FAMILY
     }
 
     fn unit_prefix(&self) -> &'static str {
