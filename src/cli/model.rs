@@ -2,6 +2,7 @@
 
 use super::table::aligned;
 use crate::job;
+use crate::models::architecture::Native;
 use crate::run::{Code, Failure, WithCode, human_bytes, print};
 use crate::weights::{self, Listed, ModelFolder, ModelInfo, PartInfo, PartState, ToDownload};
 use clap::Subcommand;
@@ -102,7 +103,7 @@ fn describe(info: &ModelInfo, recipe: Option<String>) -> String {
     facts.extend(info.revision.iter().map(|revision| ["revision".to_owned(), revision.clone()]));
     facts.push(["pipeline".to_owned(), info.class.clone()]);
     facts.extend(info.native.iter().map(|native| {
-        let weights::Native { width, height, frames, fps } = native;
+        let Native { width, height, frames, fps } = native;
         ["made for".to_owned(), format!("{width}x{height}, {frames} frames at {fps} per second")]
     }));
     facts.extend(recipe.map(|recipe| ["recipe".to_owned(), recipe]));

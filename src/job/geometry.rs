@@ -33,8 +33,8 @@ impl Geometry {
             Some(Size { width, height }) => (Some(width), Some(height)),
             None => (settings.width, settings.height),
         };
-        let width = width.unwrap_or(latent.width);
-        let height = height.unwrap_or(latent.height);
+        let width = width.unwrap_or(latent.native.width);
+        let height = height.unwrap_or(latent.native.height);
         let unit = latent.unit();
         check_side("width", width, unit)?;
         check_side("height", height, unit)?;

@@ -422,7 +422,7 @@ fn one(
     let given = source.map(|source| source.given(&rules, only_new)).transpose()?;
     let given = given.map(|given| Given { fit: settings.fit.unwrap_or_default(), ..given });
     let segments = match *command {
-        Command::Generate => vec![rules.single(geometry.frames.unwrap_or(latent.frames))],
+        Command::Generate => vec![rules.single(geometry.frames.unwrap_or(latent.native.frames))],
         Command::Extend if given.is_none() && geometry.frames.is_none() => {
             let long = scenes.iter().any(|scene| scene.length.is_some());
             ensure!(long, "how long is the video to be? give --duration, as 30s, or --frames");

@@ -8,8 +8,8 @@ use crate::attention::SiteKind;
 use crate::schedulers::SchedulerClass;
 use anyhow::Result;
 use candle_nn::VarBuilder;
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fmt::{self, Debug};
@@ -31,6 +31,8 @@ pub struct Family {
     pub schedulers: &'static [SchedulerClass],
     /// The kinds of attention its networks have.
     pub sites: &'static [SiteKind],
+    /// The video that a model was made for, from as few keys of its configurations as say so.
+    pub native: fn(&Configurations) -> Result<Native>,
     /// Makes the architecture of a folder from its configurations.
     ///
     /// # Errors
@@ -109,6 +111,17 @@ pub fn config<T: DeserializeOwned>(configurations: &Configurations, path: &str) 
     })
 }
 
+/// The video a model was made for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Native {
+    /// Pixels.
+    pub width: usize,
+    pub height: usize,
+    pub frames: usize,
+    /// Frames per second.
+    pub fps: u32,
+}
+
 /// Attention sites of one kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Sites {
@@ -132,12 +145,8 @@ pub struct LatentGeometry {
     pub channels: usize,
     /// Latent frames that the model was trained on.
     pub window: usize,
-    /// Pixels and frames of the videos it was trained on.
-    pub width: usize,
-    pub height: usize,
-    pub frames: usize,
-    /// Frames of them in a second.
-    pub fps: u32,
+    /// The videos it was trained on.
+    pub native: Native,
 }
 
 impl LatentGeometry {

@@ -150,7 +150,7 @@ fn formula(
 
 #[test]
 fn the_formula_is_that_of_the_specification() {
-    // spec/ditctrl.md 10.3, CogVideoX-2b: layer-windows and their share of the reference's, to the digits printed there
+    // spec/ditctrl.md 10.3, the model of 30 layers: layer-windows and their share of the reference's, to the digits printed there
     for (windows, share) in [(2, 1.00), (3, 0.77), (4, 0.69), (5, 0.65), (7, 0.615), (10, 0.59), (13, 0.577)] {
         let ours = formula(windows, 30, 50, 25, 29, 23, BlendMode::Repo);
         assert_eq!(ours, 27 * 30 * windows + 23 * (25 * windows + 5 * 2 * (windows - 1)));

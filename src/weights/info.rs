@@ -5,8 +5,7 @@ use super::error::{ModelError, Result};
 use super::files::{SCHEDULER, TOKENIZERS};
 use super::part::Part;
 use super::{ModelFolder, ToDownload, json};
-use crate::models::architecture::LatentGeometry;
-use crate::models::architecture::{PartClass, Role};
+use crate::models::architecture::{Native, PartClass, Role};
 use serde::Serialize;
 use serde::de::IgnoredAny;
 use serde_json::Value;
@@ -35,17 +34,6 @@ pub struct ModelInfo {
     /// What a run would have to fetch first; none where everything is there.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub download: Option<ToDownload>,
-}
-
-/// The video a model was made for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-pub struct Native {
-    /// Pixels.
-    pub width: u64,
-    pub height: u64,
-    pub frames: u64,
-    /// Frames per second.
-    pub fps: u64,
 }
 
 /// One part of a model.
@@ -94,20 +82,13 @@ pub fn info(model: &ModelFolder) -> ModelInfo {
         place: model.place(),
         revision: model.revision().map(str::to_owned),
         class: model.class().to_owned(),
-        native: native(model).ok(),
+        native: model.native().ok(),
         parameters: parts.iter().map(|part| part.parameters).sum(),
         bytes: parts.iter().map(|part| part.bytes).sum(),
         complete: parts.iter().all(|part| part.state == PartState::Present),
         download: model.to_download(),
         parts,
     }
-}
-
-/// Size, length and rate a model was made for.
-pub fn native(model: &ModelFolder) -> anyhow::Result<Native> {
-    let architecture = model.architecture()?;
-    let LatentGeometry { width, height, frames, fps, .. } = *architecture.geometry();
-    Ok(Native { width: width as u64, height: height as u64, frames: frames as u64, fps: fps.into() })
 }
 
 impl PartInfo {

@@ -42,7 +42,7 @@ pub use cache::short_names;
 pub use embedded::{EMBEDDED, u2netp};
 pub use error::ModelError;
 pub use host::free_memory;
-pub use info::{FileInfo, ModelInfo, Native, PartInfo, PartState, info, native};
+pub use info::{FileInfo, ModelInfo, PartInfo, PartState, info};
 pub use list::{Listed, list};
 pub use measures::Measure;
 pub use network::NetworkFolder;
@@ -50,7 +50,7 @@ pub use part::{Part, TensorInfo};
 pub use tensor_cache::TensorCache;
 pub use tensors::{bytes_of, read_tensors, tensors_of, write_described, write_tensors};
 
-use crate::models::architecture::{Architecture, Family, PartClass, Role};
+use crate::models::architecture::{Architecture, Family, Native, PartClass, Role};
 use crate::models::registry::{self, FAMILIES};
 use anyhow::Context;
 use cache::{Hub, HubId};
@@ -296,6 +296,11 @@ impl ModelFolder {
     pub fn architecture(&self) -> anyhow::Result<Arc<dyn Architecture>> {
         let read = |path: &str| self.json(path);
         (self.0.family.read)(&read).with_context(|| self.place())
+    }
+
+    /// The video it was made for, from as few keys of its configurations as say so: also of a model that cannot be run.
+    pub fn native(&self) -> anyhow::Result<Native> {
+        (self.0.family.native)(&|path: &str| self.json(path)).with_context(|| self.place())
     }
 
     /// Its kind.

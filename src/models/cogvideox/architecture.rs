@@ -6,14 +6,16 @@ use super::transformer::Transformer;
 use super::vae::{AutoencoderKLCogVideoX, VaeConfig};
 use crate::attention::SiteKind;
 use crate::models::architecture::{
-    Architecture, Configurations, Fact, Family, Kinds, LatentGeometry, PartClass, RecipeKey, Role, RowMemory, RowWork,
-    Sites, TextSpec, WIDE, WindowRows, config,
+    Architecture, Configurations, Fact, Family, Kinds, LatentGeometry, Native, PartClass, RecipeKey, Role, RowMemory,
+    RowWork, Sites, TextSpec, WIDE, WindowRows, config,
 };
 use crate::models::autoencoder::{DecodeMemory, DecodeOptions, TileOptions};
 use crate::models::{Autoencoder, Denoiser, LatentTime};
 use crate::schedulers::{BetaSchedule, ScheduleConfig, SchedulerClass, SchedulerKind};
 use anyhow::{Result, ensure};
 use candle_nn::VarBuilder;
+use serde::Deserialize;
+use serde::de::IgnoredAny;
 use std::sync::Arc;
 
 pub static FAMILY: Family = Family {
@@ -57,6 +59,7 @@ pub static FAMILY: Family = Family {
         },
     ],
     sites: &[SiteKind::Joint],
+    native,
     read,
 };
 
@@ -73,6 +76,40 @@ fn schedule() -> ScheduleConfig {
 
 const MORE_INPUTS: &str =
     "; its transformer takes more than noise and text: use the text-to-video model of the same family";
+
+/// From latent cells of `ratio` pixels. The models that patch in time (1.5) were trained at twice the rate of the first ones.
+fn native_of(width: usize, height: usize, frames: usize, patches_time: bool, ratio: usize) -> Native {
+    Native { width: width * ratio, height: height * ratio, frames, fps: if patches_time { 16 } else { 8 } }
+}
+
+fn native(configurations: &Configurations) -> Result<Native> {
+    /// The values of a configuration that says nothing are those of diffusers' class.
+    #[derive(Deserialize)]
+    #[serde(default)]
+    struct Sample {
+        sample_width: u16,
+        sample_height: u16,
+        sample_frames: u32,
+        patch_size_t: Option<u32>,
+    }
+    impl Default for Sample {
+        fn default() -> Self {
+            Self { sample_width: 90, sample_height: 60, sample_frames: 49, patch_size_t: None }
+        }
+    }
+    #[derive(Deserialize)]
+    struct Levels {
+        block_out_channels: Vec<IgnoredAny>,
+    }
+    let Sample { sample_width, sample_height, sample_frames, patch_size_t } =
+        config(configurations, "transformer/config.json")?;
+    let Levels { block_out_channels } = config(configurations, "vae/config.json")?;
+    // every block but the last halves both axes
+    let halvings = block_out_channels.len().saturating_sub(1);
+    ensure!(halvings <= 8, "vae/config.json: {} block_out_channels are too many", halvings + 1);
+    let (width, height) = (usize::from(sample_width), usize::from(sample_height));
+    Ok(native_of(width, height, sample_frames as usize, patch_size_t.is_some(), 1 << halvings))
+}
 
 /// The configurations of a folder.
 #[derive(Debug)]
@@ -108,11 +145,13 @@ fn read(configurations: &Configurations) -> Result<Arc<dyn Architecture>> {
         patch_t: transformer.patch_size_t.unwrap_or(1),
         channels: transformer.in_channels,
         window: transformer.window(),
-        width: transformer.sample_width * ratio,
-        height: transformer.sample_height * ratio,
-        frames: transformer.sample_frames,
-        // the models that patch in time (1.5) were trained at twice the rate of the first ones
-        fps: if transformer.patch_size_t.is_some() { 16 } else { 8 },
+        native: native_of(
+            transformer.sample_width,
+            transformer.sample_height,
+            transformer.sample_frames,
+            transformer.patch_size_t.is_some(),
+            ratio,
+        ),
     };
     let sites = [Sites {
         kind: SiteKind::Joint,

@@ -10,3 +10,6 @@ pub mod transformer;
 pub mod vae;
 
 pub use architecture::FAMILY;
+
+#[cfg(test)]
+mod recipe_tests;
