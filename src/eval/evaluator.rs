@@ -449,7 +449,8 @@ mod tests {
         assert!(one.absent[&Metric::Seam].contains("speaks of 17 frames, the video has 1"));
         assert!(one.absent[&Metric::Judge].contains("two frames"));
         let all = evaluate((0..17).map(|t| frame(t, 0)).collect());
-        assert_eq!(all.absent.keys().copied().collect::<Vec<_>>(), [Metric::TextImage, Metric::JudgeTime]);
+        let absent = [Metric::TextImage, Metric::JudgeTime, Metric::LpipsNeighbours];
+        assert_eq!(all.absent.keys().copied().collect::<Vec<_>>(), absent);
         assert_eq!(all.scenes[0].judge["motion"].asked.as_deref(), Some("still"));
         assert_eq!(all.scenes[0].judge["place"].asked, None);
         let lists = all.per_frame.unwrap();

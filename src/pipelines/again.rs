@@ -7,6 +7,7 @@ use super::loaded::Loaded;
 use super::record::record;
 use super::text_to_video::{Outcome, plan};
 use crate::job::Job;
+use crate::models::architecture::Role;
 use crate::run::directory::RunDir;
 use crate::run::manifest::Stopwatch;
 use crate::run::{Code, Event, Failure, Observer, WithCode};
@@ -21,9 +22,10 @@ use std::path::Path;
 pub fn kept_latents(path: &Path, job: &Job) -> Result<Vec<Tensor>, Failure> {
     let opened = RunDir::open(path)?;
     let shown = path.display();
-    let vae = job.model.part("vae").and_then(|part| part.hash()).code(Code::Model)?;
-    if opened.plan.identity["weights"]["vae"].as_str() != Some(&vae) {
-        let message = format!("{shown}: the weights of the vae of {} are not those of the run", job.model.place());
+    let part = job.architecture.part(Role::Autoencoder);
+    let hash = job.model.part(part).and_then(|part| part.hash()).code(Code::Model)?;
+    if opened.plan.identity["weights"][part].as_str() != Some(&hash) {
+        let message = format!("{shown}: the weights of the {part} of {} are not those of the run", job.model.place());
         return Err(Failure::message(Code::Model, message));
     }
     let read = |part: usize| read_latents(job, part, &opened.dir, opened.latents(part)?);

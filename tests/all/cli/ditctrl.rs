@@ -197,7 +197,7 @@ fn words_are_scaled_where_they_stand_among_the_keys_that_are_read() {
 fn what_cannot_act_is_refused() {
     let program = program("tiny-2b");
     for (flags, words) in [
-        (&["--transition", "attention"][..], &["no recipe", "3 layers", "kv-share:layers=2-2"][..]),
+        (&["--transition", "attention"][..], &["no recipe", "3 layers", "kv-share:layers=2,steps="][..]),
         (&["--transition", "blend", "--attn-proc", "kv-share"], &["kv-share has no effect", "attention transition"]),
         (&["--transition", "cut", "--attn-proc", "kv-share"], &["kv-share has no effect"]),
         (&["--subject", "ball"], &["--subject has no effect"]),
