@@ -232,7 +232,7 @@ fn bad_places_are_found_before_the_run() {
     fails(&at("file/a.gif"), "Not a directory");
     fs::create_dir(directory.path().join("d.gif")).unwrap();
     fails(&at("d.gif"), "is a directory");
-    fails(&at(&format!("{}.gif", "n".repeat(300))), "name too long");
+    fails(&at(&format!("{}.gif", "n".repeat(300))), "304 bytes are too long for the name of a file");
     let frames = Output { format: Format::PngDir, ..at("file") };
     fails(&frames, "is a file");
     let zero = Output { width: 0, ..at("a.gif") };
