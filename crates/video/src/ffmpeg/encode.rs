@@ -5,7 +5,7 @@
 
 use super::{explain, forget_line, init};
 use crate::fault::{failed, usage};
-use crate::format::{Codec, Format, PixelFormat, list};
+use crate::format::{Codec, Format, PixelFormat};
 use crate::partial::{PartialFile, shown};
 use crate::yuv::{self, Matrix};
 use crate::{Frame, FrameSink, Output, OutputCheck, Written};
@@ -15,6 +15,7 @@ use ffmpeg_next::format::{self, Pixel, context::StreamIo};
 use ffmpeg_next::util::{color, frame};
 use ffmpeg_next::{Dictionary, Error, Packet, Rational, encoder, ffi};
 use std::ffi::CString;
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
@@ -408,6 +409,11 @@ impl FrameSink for FfmpegSink {
         let frames = frames as u64;
         Ok(Written { path: committed.path, codec: choice.encoder.into(), warnings, bytes: committed.bytes, frames })
     }
+}
+
+/// Names with commas, for messages.
+fn list<T: fmt::Display>(items: &[T]) -> String {
+    items.iter().map(T::to_string).collect::<Vec<_>>().join(", ")
 }
 
 #[cfg(test)]
