@@ -26,8 +26,8 @@ use std::ops::Range;
 pub enum Reference {
     /// Those of a row of this pass, which is then always in the same micro-batch.
     Row(usize),
-    /// Those that an earlier pass of this step put into a bank for a window; of the same half.
-    Banked { window: usize },
+    /// Those that an earlier pass put into a bank for a window of a timeline; of the same half.
+    Banked { timeline: usize, window: usize },
 }
 
 /// What one row of a pass is.
@@ -35,15 +35,22 @@ pub enum Reference {
 pub struct Branch {
     /// Which conditions it sees.
     pub half: Half,
-    /// Index of the window in the plan.
+    /// Index of the timeline among those that are denoised together.
+    pub timeline: usize,
+    /// Index of the window in the timeline's plan.
     pub window: usize,
-    /// Index of the conditioning in the plan; rows that do not see it keep the prompt of their window.
+    /// Index of the conditioning among those of all timelines; rows that do not see it keep the prompt of their window.
     pub prompt: usize,
     /// Whose keys and values a sharing control reads, if any.
     pub reference: Option<Reference>,
 }
 
 impl Branch {
+    /// A row of the first timeline that refers to no other.
+    pub fn new(half: Half, window: usize, prompt: usize) -> Self {
+        Self { half, timeline: 0, window, prompt, reference: None }
+    }
+
     /// The row of this pass that this one refers to.
     pub fn reference_row(&self) -> Option<usize> {
         match self.reference {

@@ -365,26 +365,26 @@ impl<'a> Prompts<'a> {
 }
 
 impl Controls {
-    /// The tokens of a word in each text of a plan; those of a text between two prompts are those of either.
-    pub fn positions(&self, word: &str, plan: &ChunkPlan) -> Vec<Vec<u32>> {
-        self.words.get(word).map_or_else(Vec::new, |positions| by_text(positions, plan))
+    /// The tokens of a word in each of some texts; those of a text between two prompts are those of either.
+    pub fn positions(&self, word: &str, texts: &[TextMix]) -> Vec<Vec<u32>> {
+        self.words.get(word).map_or_else(Vec::new, |positions| by_text(positions, texts))
     }
 
-    /// The words that an edit reweights with their tokens in each text of a plan, and their factors.
-    pub fn reweighted(&self, plan: &ChunkPlan) -> Vec<(Word, f64)> {
+    /// The words that an edit reweights with their tokens in each of some texts, and their factors.
+    pub fn reweighted(&self, texts: &[TextMix]) -> Vec<(Word, f64)> {
         let edit = self.edit.iter();
         let words = edit.flat_map(|edit| edit.changes.reweightings().iter().zip(&edit.words));
-        let word = |text: &str, positions: &[_]| Word { text: text.to_owned(), positions: by_text(positions, plan) };
+        let word = |text: &str, positions: &[_]| Word { text: text.to_owned(), positions: by_text(positions, texts) };
         words.map(|(new, positions)| (word(&new.words, positions), new.factor)).collect()
     }
 
-    /// The subject with its tokens in each text of a plan: one word, since which words name it may differ from prompt to
+    /// The subject with its tokens in each of some texts: one word, since which words name it may differ from prompt to
     /// prompt.
-    pub fn subject(&self, plan: &ChunkPlan) -> Option<Placed> {
+    pub fn subject(&self, texts: &[TextMix]) -> Option<Placed> {
         let Subject { words, threshold, positions } = self.subject.as_ref()?;
         let names: BTreeSet<&str> = words.iter().flatten().map(String::as_str).collect();
         let text = names.into_iter().collect::<Vec<_>>().join(", ");
-        Some(Placed { words: vec![Word { text, positions: by_text(positions, plan) }], threshold: *threshold })
+        Some(Placed { words: vec![Word { text, positions: by_text(positions, texts) }], threshold: *threshold })
     }
 
     /// The bank through which the windows of a plan share.
@@ -403,7 +403,7 @@ impl Controls {
     }
 }
 
-pub(super) fn by_text(positions: &[Vec<u32>], plan: &ChunkPlan) -> Vec<Vec<u32>> {
+pub(super) fn by_text(positions: &[Vec<u32>], texts: &[TextMix]) -> Vec<Vec<u32>> {
     let of = |prompt: usize| positions.get(prompt).map_or(&[][..], Vec::as_slice);
     let text = |text: &TextMix| match *text {
         TextMix::Prompt(prompt) => of(prompt).to_vec(),
@@ -411,7 +411,7 @@ pub(super) fn by_text(positions: &[Vec<u32>], plan: &ChunkPlan) -> Vec<Vec<u32>>
             of(from).iter().chain(of(to)).copied().collect::<BTreeSet<_>>().into_iter().collect()
         }
     };
-    plan.texts.iter().map(text).collect()
+    texts.iter().map(text).collect()
 }
 
 /// What a bank for a plan is made for. `halves`: most that a step of the guidance has.

@@ -6,7 +6,7 @@
 //! - with a swap where the model's recipe shares between windows, or an explicit control of sharing does;
 //! - without one in steps 0 and 1, in all layers. A single window's explicit control of sharing replaces that as well.
 //!
-//! A reweighted word is scaled in all layers and steps, in both halves of the guidance, wherever it is asked for in a prompt
+//! A reweighted word is scaled in all layers and steps, in all halves of the guidance, wherever it is asked for in a prompt
 //! of the edited version; where keys are the source's, it is the source's word whose keys are scaled.
 //!
 //! In a video of several windows an edited window reads what its own source window attends to: its plain estimate the keys
@@ -14,8 +14,10 @@
 //! gives the source, bit for bit. The reference has no such edits; the rest is as in its code.
 
 use super::sharing::Sharing;
+use super::timelines::{Reads, Timeline, TimelineRole};
 use crate::processors::WordFactor;
 use crate::text::swapped;
+use crate::timeline::ChunkPlan;
 use crate::words::list;
 use anyhow::{Error, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
@@ -150,6 +152,19 @@ pub struct Edit {
 }
 
 impl Edit {
+    /// The source and, reading it, the edited version: the same windows, on the same noise, on texts of their own. `prompts`:
+    /// number of the source's, after which those of the edited version count.
+    pub fn timelines(&self, plan: &ChunkPlan, prompts: usize, steps: usize) -> Vec<Timeline> {
+        let source = Timeline {
+            role: TimelineRole::Companion,
+            steps: self.source_steps(steps),
+            shown: self.changes.side_by_side,
+            ..Timeline::output(plan.clone())
+        };
+        let reads = Some(Reads { timeline: 0, sharing: self.reading.clone() });
+        vec![source, Timeline { reads, ..Timeline::output(plan.on_prompts_from(prompts)) }]
+    }
+
     /// Steps of a run of `steps` in which the source is needed.
     pub fn source_steps(&self, steps: usize) -> usize {
         match self.changes.side_by_side {

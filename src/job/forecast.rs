@@ -188,7 +188,7 @@ fn seconds(job: &Job, speed: &Speed) -> Result<Seconds> {
 /// Bytes of the file. Exact for y4m but for some bytes at each frame. The others are what Toyland's frames take, as measured
 /// (docs/plan.md): a mean over scenes and sizes, at the default quality or, for H.264, twice as much for every six below it.
 fn written(job: &Job) -> u64 {
-    let pixels = (job.width * job.pictures() * job.height * job.frames) as f64;
+    let pixels = (job.width * job.shown() * job.height * job.frames) as f64;
     let output = &job.output;
     let bytes = match output.format {
         Format::Mp4 => 0.042 * 2f64.powf((17.0 - f64::from(output.crf.unwrap_or(17))) / 6.0),

@@ -4,7 +4,7 @@ use super::Job;
 use super::controls::{Prompts, by_text};
 use crate::processors::attention_map::View;
 use crate::processors::{Ranges, Recording, Word};
-use crate::timeline::ChunkPlan;
+use crate::timeline::TextMix;
 use crate::words::words;
 use anyhow::{Context, Error, Result, bail, ensure};
 use std::str::FromStr;
@@ -154,12 +154,12 @@ fn place_of(job: &Job, frame: usize) -> Option<(usize, usize, usize)> {
 }
 
 impl Maps {
-    /// What is recorded in a run over a plan.
-    pub fn recording(&self, plan: &ChunkPlan) -> Recording {
+    /// What is recorded in a run over some texts.
+    pub fn recording(&self, texts: &[TextMix]) -> Recording {
         let words = self.words.iter().zip(&self.positions);
         let word = |(text, positions): (&String, &Vec<Vec<u32>>)| Word {
             text: text.clone(),
-            positions: by_text(positions, plan),
+            positions: by_text(positions, texts),
         };
         Recording {
             words: words.map(word).collect(),

@@ -218,9 +218,8 @@ fn activations(job: &Job) -> u64 {
     let frames: usize = job.segments.iter().map(|segment| segment.plan.frames).sum();
     // the timeline, its estimate, the last estimate, the blend's sum and the noise, in f32
     let timeline = (frames * channels * height * width) as u64 * 4 * 6;
-    // an edit has the source's rows and timeline beside its own
-    let lines = job.lines() as u64;
-    lines * (memory.activations + timeline + shared(job, memory.state)) + memory.scores
+    let timelines = job.segments.iter().map(|segment| job.timelines(segment).len()).max().unwrap_or(1) as u64;
+    timelines * (memory.activations + timeline + shared(job, memory.state)) + memory.scores
 }
 
 /// What sharing adds: the states of rows that have parted, and the keys and values on their way to the next window.

@@ -16,6 +16,7 @@ mod preview;
 mod request;
 pub mod settings;
 mod sharing;
+pub mod timelines;
 pub mod values;
 pub mod work;
 
@@ -31,6 +32,7 @@ pub use preview::Preview;
 pub use request::Request;
 pub use settings::{Group, Settings};
 pub use sharing::Sharing;
+pub use timelines::{Reads, Timeline, TimelineRole};
 
 use crate::guidance::{GuidanceSchedule, Rule};
 use crate::models::Architecture;
@@ -156,14 +158,17 @@ pub struct Job {
 }
 
 impl Job {
-    /// Timelines that are denoised side by side: an edit's source has its own.
-    pub fn lines(&self) -> usize {
-        if self.controls.edit.is_some() { 2 } else { 1 }
+    /// The timelines of a segment, in the order in which they are kept.
+    pub fn timelines(&self, segment: &Segment) -> Vec<Timeline> {
+        match &self.controls.edit {
+            Some(edit) => edit.timelines(&segment.plan, self.prompts.len(), self.steps),
+            None => vec![Timeline::output(segment.plan.clone())],
+        }
     }
 
-    /// Those that are seen, the edited version last.
-    pub fn pictures(&self) -> usize {
-        if self.controls.edit.as_ref().is_some_and(|edit| edit.changes.side_by_side) { 2 } else { 1 }
+    /// Videos that are decoded: the output, and companions that are seen beside it.
+    pub fn shown(&self) -> usize {
+        1 + usize::from(self.controls.edit.as_ref().is_some_and(|edit| edit.changes.side_by_side))
     }
 
     /// How the halves of guidance become one prediction.

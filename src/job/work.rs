@@ -103,10 +103,10 @@ pub fn decoding(job: &Job) -> Decoding {
     for segment in &job.segments {
         let frames = segment.plan.keep - segment.padding;
         let Kinds { small, wide } = job.architecture.decoding_work(frames, height * width, true);
-        let pictures = job.pictures() as f64;
-        work.conv.small += pictures * small;
-        work.conv.wide += pictures * wide;
-        work.chunks += pictures * job.decode.chunks(frames).len() as f64;
+        let shown = job.shown() as f64;
+        work.conv.small += shown * small;
+        work.conv.wide += shown * wide;
+        work.chunks += shown * job.decode.chunks(frames).len() as f64;
     }
     work
 }

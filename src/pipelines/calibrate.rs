@@ -43,8 +43,7 @@ pub fn calibrate() -> Result<Speed> {
         let text = Tensor::zeros((text.length, text.width), DType::F32, &device)?;
         let row = Row::new(latents, text, 500.0);
         let seconds = best(|| {
-            let branch = |half| Branch { half, window: 0, prompt: 0, reference: None };
-            let rows = vec![branch(Half::UNCOND), branch(Half::COND)];
+            let rows = [Half::UNCOND, Half::COND].map(|half| Branch::new(half, 0, 0)).to_vec();
             let pass = Pass { step: 0, steps: 1 };
             let mut hooks = Hooks::new(pass, rows, Vec::new(), &mut [], Sdpa::default(), 2)?;
             denoiser.forward(&[row.clone(), row.clone()], &mut hooks)?;

@@ -1,18 +1,18 @@
 //! Checkpoints of a run: written while it is in progress, read when it is resumed.
 //!
-//! Saved are the timeline between two steps with the state of the sampler, denoised timelines, and (see `tape`) decoded
-//! frames. Everything else follows from the plan: noise is computed again for any step, and no control has state from one
+//! Saved are the timelines of a segment between two steps with the states of their samplers, denoised ones, and (see
+//! [`super::frame_cache`]) decoded frames. Everything else follows from the plan: noise is computed again for any step, and no control has state from one
 //! step to the next. So a resumed run equals one that was never interrupted, byte for byte.
 //!
 //! The run directory is created when there is something to save: at the first checkpoint that is due, when the run is
 //! interrupted, or when the first timeline is done. A directory that cannot be written does not end the run.
 
-use super::denoise::{SamplerState, StepHook, StepInfo};
+use super::denoise::{SamplerState, StepHook, StepInfo, TimelineState};
 use super::extend::Context as Before;
-use super::latents::kept;
 use super::record::hashes;
-use crate::job::Job;
+use super::segment::kept;
 use crate::job::values::{Every, OnInterrupt};
+use crate::job::{Job, Timeline};
 use crate::run::directory::{self, Plan, RunDir, RunLocked, RunReadOnly};
 use crate::run::journal::{Record, SCHEMA, StoredFile};
 use crate::run::{Code, Event, Failure, Observer, Phase, WithCode, interrupt};
@@ -68,7 +68,7 @@ impl<'a> Checkpointer<'a> {
     /// When another process works on it, or it cannot be written. What is damaged is told, and the run begins where it still can.
     pub fn begin(job: &'a Job, observer: &mut dyn Observer) -> Result<Self, Failure> {
         let now = Instant::now();
-        let mut keeping = Self {
+        let mut checkpoints = Self {
             job,
             dir: None,
             done: BTreeMap::new(),
@@ -86,10 +86,10 @@ impl<'a> Checkpointer<'a> {
                 let message = "--resume: there is no user directory to look for runs in: give --work-dir";
                 return Err(Failure::message(Code::Usage, message));
             }
-            return Ok(keeping);
+            return Ok(checkpoints);
         };
         if !rules.resume && !root.exists() {
-            return Ok(keeping); // the common case costs nothing
+            return Ok(checkpoints); // the common case costs nothing
         }
         let path = root.join(directory::id(&identity(job).code(Code::Model)?));
         let mut warn = |message: String| observer.event(&Event::Warning(message));
@@ -98,7 +98,7 @@ impl<'a> Checkpointer<'a> {
                 let (seed, root) = (job.seed, root.display());
                 warn(format!("no run of this plan with seed {seed} is kept in {root}: beginning anew"))?;
             }
-            return Ok(keeping);
+            return Ok(checkpoints);
         }
         if !rules.resume {
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -106,19 +106,19 @@ impl<'a> Checkpointer<'a> {
             warn(format!(
                 "an earlier run of this plan is kept as {name}; it is replaced by this one: --resume would go on with it"
             ))?;
-            return Ok(keeping);
+            return Ok(checkpoints);
         }
         match RunDir::open(&path) {
             Ok(opened) => {
                 for warning in opened.warnings {
                     warn(warning)?;
                 }
-                keeping.take(opened.dir, opened.records, observer)?;
+                checkpoints.take(opened.dir, opened.records, observer)?;
             }
             Err(error) if error.is::<RunLocked>() || error.is::<RunReadOnly>() => return Err(error.into()),
             Err(error) => warn(format!("{error:#}: beginning anew"))?,
         }
-        Ok(keeping)
+        Ok(checkpoints)
     }
 
     /// Takes over what a directory holds.
@@ -180,19 +180,18 @@ impl<'a> Checkpointer<'a> {
         (0..self.job.segments.len()).all(|part| self.done.contains_key(&part))
     }
 
-    /// The newest place in a timeline that can be trusted.
-    pub fn point(&mut self, part: usize, observer: &mut dyn Observer) -> Result<Option<SamplerState>> {
-        let Some(segment) = self.job.segments.get(part) else { return Ok(None) };
+    /// The newest place in the steps of a segment that can be trusted.
+    pub fn point(
+        &mut self,
+        part: usize,
+        timelines: &[Timeline],
+        observer: &mut dyn Observer,
+    ) -> Result<Option<SamplerState>> {
         while let Some((at, done, file)) = self.steps.last().filter(|(at, ..)| *at == part).cloned() {
-            let (c, h, w) = self.job.latents;
-            let shape = [segment.plan.frames * self.job.lines(), c, h, w];
-            let place = |tensor: Tensor| tensor.to_device(&self.job.device);
             let read = || -> Result<SamplerState> {
                 ensure!(at == part && done < self.job.steps, "step {done} of {}", self.job.steps);
                 let bytes = self.dir.as_ref().context("no directory")?.get(&file)?;
-                let timeline = tensor(&bytes, "timeline", &shape)?.context("holds no timeline")?;
-                let scheduler = tensor(&bytes, "scheduler", &shape)?.map(place).transpose()?;
-                Ok(SamplerState { done, timeline: place(timeline)?, scheduler })
+                Ok(SamplerState { done, timelines: unpack(self.job, timelines, &bytes)? })
             };
             match read() {
                 Ok(state) => return Ok(Some(state)),
@@ -247,15 +246,8 @@ impl<'a> Checkpointer<'a> {
         observer.event(&Event::Warning(format!("the run cannot be kept: {error:#}; it goes on without")))
     }
 
-    fn save_step(&mut self, at: &StepInfo) -> Result<()> {
-        let cpu = |tensor: &Tensor| tensor.to_device(&Device::Cpu)?.to_dtype(DType::F32);
-        let mut tensors = vec![("timeline", cpu(at.timeline)?)];
-        if let Some(state) = at.scheduler.state() {
-            tensors.push(("scheduler", cpu(&state)?));
-        }
-        let tensors: Vec<(&str, &Tensor)> = tensors.iter().map(|(name, tensor)| (*name, tensor)).collect();
-        let bytes = bytes_of(&tensors)?;
-        let (part, done) = (at.part, at.done);
+    fn save_step(&mut self, part: usize, state: &SamplerState) -> Result<()> {
+        let (bytes, done) = (pack(&state.timelines)?, state.done);
         let dir = self.directory()?;
         let file = dir.put(&format!("step-{part}-{done}.safetensors"), &bytes, true)?;
         dir.note(&Record::Step { part, done, file: file.clone() }, true)?;
@@ -379,7 +371,7 @@ impl StepHook for Checkpointer<'_> {
         }
         let asked = interrupt::asked();
         if due || asked {
-            match self.save_step(at) {
+            match self.save_step(at.part, &(at.state)()) {
                 Ok(()) => {
                     let (index, of) = (at.part * at.steps + at.done, self.job.segments.len() * at.steps);
                     let path = self.directory()?.path().to_owned();
@@ -390,7 +382,8 @@ impl StepHook for Checkpointer<'_> {
         }
         if asked {
             if self.job.keep.on_interrupt == OnInterrupt::Decode {
-                let estimate = kept(self.job, &self.job.segments[at.part], &(at.estimate)()?)?;
+                let segment = &self.job.segments[at.part];
+                let estimate = kept(segment, &self.job.timelines(segment), &(at.estimates)()?)?;
                 self.draft = Some(match &self.before {
                     Some(before) => before.before(estimate)?,
                     None => estimate,
@@ -407,7 +400,7 @@ pub(super) fn read_latents(job: &Job, part: usize, dir: &RunDir, file: &StoredFi
     let segment = job.segments.get(part).with_context(|| format!("part {part} of {}", job.segments.len()))?;
     let latents = tensors_of(&dir.get(file)?)?.remove("latents").context("holds no latents")?;
     let (c, h, w) = job.latents;
-    let frames = (segment.plan.keep - segment.padding) * job.pictures();
+    let frames = (segment.plan.keep - segment.padding) * job.shown();
     // before those of a part that goes on from given latents are the given ones
     let fits = |found: usize| found == frames || (segment.context > 0 && found > frames);
     ensure!(
@@ -419,11 +412,38 @@ pub(super) fn read_latents(job: &Job, part: usize, dir: &RunDir, file: &StoredFi
     Ok(latents.squeeze(0)?)
 }
 
-/// A tensor of a piece; none if it is not there.
-fn tensor(bytes: &[u8], name: &str, shape: &[usize]) -> Result<Option<Tensor>> {
-    let Some(tensor) = tensors_of(bytes)?.remove(name) else { return Ok(None) };
-    ensure!(tensor.dims() == shape, "{name} has shape {:?}, this run needs {shape:?}", tensor.dims());
-    Ok(Some(tensor))
+/// The timelines of a segment as a file: `timeline` and, where the samplers have a state, `scheduler`, each all timelines
+/// one after the other on the axis of frames.
+fn pack(timelines: &[TimelineState]) -> Result<Vec<u8>> {
+    let joined = |parts: Vec<&Tensor>| Tensor::cat(&parts, 0)?.to_device(&Device::Cpu)?.to_dtype(DType::F32);
+    let timeline = joined(timelines.iter().map(|state| &state.latents).collect())?;
+    let remembered: Option<Vec<&Tensor>> = timelines.iter().map(|state| state.scheduler.as_ref()).collect();
+    let scheduler = remembered.map(joined).transpose()?;
+    let mut tensors = vec![("timeline", &timeline)];
+    tensors.extend(scheduler.as_ref().map(|scheduler| ("scheduler", scheduler)));
+    bytes_of(&tensors)
+}
+
+fn unpack(job: &Job, timelines: &[Timeline], bytes: &[u8]) -> Result<Vec<TimelineState>> {
+    let (c, h, w) = job.latents;
+    let shape = [timelines.iter().map(|timeline| timeline.plan.frames).sum(), c, h, w];
+    let mut tensors = tensors_of(bytes)?;
+    let mut take = |name: &str| -> Result<Option<Tensor>> {
+        let Some(tensor) = tensors.remove(name) else { return Ok(None) };
+        ensure!(tensor.dims() == shape, "{name} has shape {:?}, this run needs {shape:?}", tensor.dims());
+        Ok(Some(tensor.to_device(&job.device)?))
+    };
+    let latents = take("timeline")?.context("holds no timeline")?;
+    let scheduler = take("scheduler")?;
+    let mut start = 0;
+    let part = |timeline: &Timeline| -> Result<TimelineState> {
+        let frames = timeline.plan.frames;
+        let own = |x: &Tensor| x.narrow(0, start, frames)?.contiguous();
+        let state = TimelineState { latents: own(&latents)?, scheduler: scheduler.as_ref().map(own).transpose()? };
+        start += frames;
+        Ok(state)
+    };
+    timelines.iter().map(part).collect()
 }
 
 /// All that decides the bytes of a video: what was asked for, by which program, on which weights and numbers.

@@ -1,24 +1,25 @@
-//! The stack of processors of one timeline.
+//! The stack of processors of the timelines of a segment.
 
 use crate::attention::SiteKind;
-use crate::job::{Controls, Job, Maps, Sharing, bank_size};
+use crate::job::timelines::texts;
+use crate::job::{Controls, Job, Maps, Sharing, Timeline, TimelineRole, bank_size};
 use crate::processors::{
     Builder, Keys, KvBank, Order, Ranges, Reweight, RowGather, Setting, Stack, Subject, Word, check_order,
 };
-use crate::timeline::ChunkPlan;
+use crate::timeline::TextMix;
 use anyhow::Result;
 
-/// Makes the stack of a job for one of its timelines, and records `maps` before everything. Sharing is left out where no
-/// windows are joined.
-pub fn stack(job: &Job, plan: &ChunkPlan, maps: Option<&Maps>) -> Result<Stack> {
-    let joined = plan.windows.iter().any(|window| window.joined);
+/// Makes the stack of a job for the timelines of a segment, and records `maps` before everything. Sharing is left out where
+/// no windows are joined.
+pub fn stack(job: &Job, timelines: &[Timeline], maps: Option<&Maps>) -> Result<Stack> {
+    let joined = timelines.iter().any(|timeline| timeline.plan.windows.iter().any(|window| window.joined));
     let specs = job.controls.specs.iter().filter(|spec| joined || !spec.control.joins_windows);
     let specs: Vec<_> = specs.cloned().collect();
     check_order(&specs)?;
-    let timeline = Timeline { job, plan };
-    let mut builder = Builder::new(&timeline);
+    let run = Run { job, timelines, texts: texts(timelines) };
+    let mut builder = Builder::new(&run);
     if let Some(maps) = maps {
-        builder.keep(maps.recording(plan));
+        builder.keep(maps.recording(&run.texts));
     }
     let (last, before): (Vec<_>, Vec<_>) = specs.iter().partition(|spec| matches!(spec.control.order, Order::Last(_)));
     before.iter().try_for_each(|spec| spec.build(&mut builder))?;
@@ -28,30 +29,33 @@ pub fn stack(job: &Job, plan: &ChunkPlan, maps: Option<&Maps>) -> Result<Stack> 
         builder.add(RowGather::kv_sharing().behind_bank());
     }
     last.iter().try_for_each(|spec| spec.build(&mut builder))?;
-    let words = job.controls.reweighted(plan);
+    let words = job.controls.reweighted(&run.texts);
     if !words.is_empty() {
         let keys = words.iter().map(|(word, _)| word.clone()).collect();
         let own = words.into_iter().map(|(mut word, factor)| {
-            let source = plan.texts.len() / 2; // its texts come first and keep their words
-            word.positions.iter_mut().take(source).for_each(Vec::clear);
+            // companions keep their words
+            let own = timelines.iter().flat_map(|of| of.plan.texts.iter().map(|_| of.role == TimelineRole::Output));
+            word.positions.iter_mut().zip(own).filter(|(_, own)| !own).for_each(|(positions, _)| positions.clear());
             (word, factor)
         });
-        let keys = Keys { own_only: true, ..timeline.whose(keys) };
+        let keys = Keys { own_only: true, ..run.whose(keys) };
         builder.at(&Ranges::all(), &Ranges::all(), &[]);
         builder.add(Reweight::new(own.collect()).with_keys(keys));
     }
     Ok(builder.stack())
 }
 
-struct Timeline<'a> {
+struct Run<'a> {
     job: &'a Job,
-    plan: &'a ChunkPlan,
+    timelines: &'a [Timeline],
+    /// Of all timelines.
+    texts: Vec<TextMix>,
 }
 
-impl Timeline<'_> {
+impl Run<'_> {
     /// Whose keys rows attend to; `words`: with their tokens in all texts.
     fn whose(&self, words: Vec<Word>) -> Keys {
-        let Self { job, plan } = *self;
+        let Self { job, timelines, .. } = *self;
         let ranges = |sharing: Option<&Sharing>| match sharing {
             Some(sharing) => (sharing.steps.clone(), sharing.layers.clone()),
             None => (Ranges::none(), Ranges::none()),
@@ -59,20 +63,20 @@ impl Timeline<'_> {
         Keys {
             rows: ranges(job.controls.edit.as_ref().map(|edit| &edit.reading)),
             banked: ranges(job.controls.sharing.as_ref()),
-            texts: plan.windows.iter().map(|window| window.text).collect(),
+            texts: texts_of_windows(timelines),
             words,
             own_only: false,
         }
     }
 }
 
-impl Setting for Timeline<'_> {
+impl Setting for Run<'_> {
     fn positions(&self, word: &str) -> Result<Vec<Vec<u32>>> {
-        Ok(self.job.controls.positions(word, self.plan))
+        Ok(self.job.controls.positions(word, &self.texts))
     }
 
     fn subject(&self, _words: &[String], _threshold: f64) -> Result<Option<Subject>> {
-        Ok(self.job.controls.subject(self.plan))
+        Ok(self.job.controls.subject(&self.texts))
     }
 
     fn keys(&self, words: Vec<Word>) -> Option<Keys> {
@@ -81,7 +85,9 @@ impl Setting for Timeline<'_> {
     }
 
     fn bank(&self, _layers: &Ranges) -> Result<Option<KvBank>> {
-        let Self { job, plan } = *self;
+        let Self { job, timelines, .. } = *self;
+        // companions are cut into the same windows
+        let Some(plan) = timelines.last().map(|timeline| &timeline.plan) else { return Ok(None) };
         let Some(bank) = job.controls.bank(plan, job.dtype, &job.device) else { return Ok(None) };
         let (_, height, width) = job.latents;
         Ok(Some(KvBank::new(
@@ -89,4 +95,15 @@ impl Setting for Timeline<'_> {
             &bank_size(plan, &*job.architecture, (height, width), job.rule().most_halves(job.steps)),
         )?))
     }
+}
+
+/// By timeline and window, the index of its text among those of all timelines.
+fn texts_of_windows(timelines: &[Timeline]) -> Vec<Vec<usize>> {
+    let mut before = 0;
+    let of_timeline = |timeline: &Timeline| {
+        let texts = timeline.plan.windows.iter().map(|window| before + window.text).collect();
+        before += timeline.plan.texts.len();
+        texts
+    };
+    timelines.iter().map(of_timeline).collect()
 }

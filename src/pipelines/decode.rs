@@ -1,6 +1,6 @@
 //! The last stage: latents become frames, chunk by chunk, and frames are handed on as they come.
 
-use super::tape::{Begun, Tape};
+use super::frame_cache::{Begun, FrameCache};
 use crate::job::Job;
 use crate::models::architecture::LatentGeometry;
 use crate::models::autoencoder::{Autoencoder, DecodeOptions};
@@ -28,7 +28,7 @@ impl<'a> Decoder<'a> {
 }
 
 /// Decodes `latents` `[F, C, H, W]` (scaled as the denoiser has them), timeline `part` of the video, and hands the frames in
-/// the range `frames` to `take`: those that the tape has first, the others by way of it.
+/// the range `frames` to `take`: those that the cache has first, the others by way of it.
 ///
 /// Values that are not finite, and a video without a single frame that is not black, are a failure
 /// ([`Code::Numbers`]): no user wants that file.
@@ -36,7 +36,7 @@ pub fn decode(
     decoder: &Decoder,
     latents: &Tensor,
     (part, frames): (usize, Range<usize>),
-    tape: &mut Tape,
+    cache: &mut FrameCache,
     take: &mut dyn FnMut(Frame) -> Result<()>,
     observer: &mut dyn Observer,
 ) -> Result<()> {
@@ -46,7 +46,7 @@ pub fn decode(
     let chunks = options.chunks(count);
     let of = chunks.len();
     let mut session = vae.decoding(h, w, options)?;
-    let begun = tape.begin(part, (frames.len(), width * height * 3), of, &mut *session)?;
+    let begun = cache.begin(part, (frames.len(), width * height * 3), of, &mut *session)?;
     let Begun { frames: kept, chunks: done } = begun;
     let mut seen = options.frames_of(geometry.time.ratio, &chunks[..done]);
     let what = if done > 0 { format!("from part {}", done + 1) } else { String::new() };
@@ -54,7 +54,7 @@ pub fn decode(
     let mut brightest = 0;
     let mut bright = |frame: &Frame| brightest = brightest.max(frame.data.iter().copied().max().unwrap_or(0));
     for _ in 0..kept {
-        let frame = tape.kept(width, height)?;
+        let frame = cache.kept(width, height)?;
         bright(&frame);
         take(frame)?;
     }
@@ -63,13 +63,13 @@ pub fn decode(
         for frame in to_frames(&pixels, index)? {
             if frames.contains(&seen) {
                 bright(&frame);
-                tape.push(&frame, observer)?;
+                cache.push(&frame, observer)?;
                 take(frame)?;
             }
             seen += 1;
         }
         observer.event(&Event::Chunk { phase: Phase::Decode, index, of })?;
-        tape.chunk(part, (index + 1, of), &*session, observer)?;
+        cache.chunk(part, (index + 1, of), &*session, observer)?;
     }
     if brightest < BLACK {
         let message = "vae: every frame is black: try --dtype f32 or another --seed";

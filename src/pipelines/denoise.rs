@@ -1,21 +1,21 @@
-//! The denoising loop, written once. Every mode is a plan of windows, the texts they are asked for and a stack of attention
+//! The denoising loop, written once. Every mode is some timelines with their windows and texts, and a stack of attention
 //! processors for this loop.
 //!
 //! Each step asks the network about every window, guides, blends the overlapping estimates per latent frame and takes one
-//! sampler step on the whole timeline. What is blended is the guided prediction: on one timeline that is the same as
+//! sampler step on each whole timeline. What is blended is the guided prediction: on one timeline that is the same as
 //! blending estimates of the clean video, which DiTCtrl does (spec section 3), because the sampler's map from one to the
 //! other is the same for all windows.
 
-use super::rows::{self, Lines, RowPlan};
-use crate::attention::{AttentionProcessor, Hooks, Pass};
+use super::rows::{self, RowPlan};
+use crate::attention::{AttentionProcessor, Branch, Hooks, Pass};
 use crate::guidance::{self, Rule};
-use crate::job::Sharing;
-use crate::models::{Denoiser, Row};
+use crate::job::{Sharing, Timeline};
+use crate::models::{Denoiser, Row, Time};
 use crate::nn::sdpa::Sdpa;
 use crate::noise::{Noise, Stream};
 use crate::run::{Clock, Code, Event, Failure, Observer, Phase};
 use crate::schedulers::{Scheduler, Table};
-use crate::timeline::{Blend, BlendMode, ChunkPlan};
+use crate::timeline::{Blend, BlendMode};
 use anyhow::{Context, Result};
 use candle_core::{DType, Device, Tensor};
 use std::ops::Range;
@@ -58,17 +58,17 @@ impl NoiseSource {
     }
 }
 
-/// Frames of the timeline that are known, such as the end of a video that is continued. In every step the estimate of
+/// Frames of a timeline that are known, such as the end of a video that is continued. In every step the estimate of
 /// them is what they are, so they are under the right noise in all windows that see them; and they come out bit for bit.
 #[derive(Debug, Clone)]
-pub struct Fixed {
+pub struct Known {
     /// The first of them on the timeline.
     pub start: usize,
     /// `[F, C, H, W]` in f32, scaled, on the device of the run.
     pub latents: Tensor,
 }
 
-impl Fixed {
+impl Known {
     /// The known frames of a tensor over the timeline.
     pub fn of(&self, timeline: &Tensor) -> Result<Tensor> {
         Ok(timeline.narrow(0, self.start, self.latents.dim(0)?)?)
@@ -86,34 +86,40 @@ impl Fixed {
     }
 }
 
-/// A timeline between two steps.
+/// One timeline between two steps.
 #[derive(Debug, Clone)]
-pub struct SamplerState {
-    /// Steps that are done.
-    pub done: usize,
+pub struct TimelineState {
     /// `[F, C, H, W]` in f32.
-    pub timeline: Tensor,
+    pub latents: Tensor,
     /// The state of the sampler, as [`Scheduler::state`] gives it.
     pub scheduler: Option<Tensor>,
 }
 
+/// A run between two steps.
+#[derive(Debug, Clone)]
+pub struct SamplerState {
+    /// Steps that are done.
+    pub done: usize,
+    pub timelines: Vec<TimelineState>,
+}
+
 /// What a hook sees after a step.
 pub struct StepInfo<'a> {
-    /// Which of the video's timelines it is.
+    /// Which of the video's segments it is.
     pub part: usize,
     /// Steps that are done.
     pub done: usize,
     pub steps: usize,
-    pub timeline: &'a Tensor,
-    pub scheduler: &'a dyn Scheduler,
-    /// The estimate of the clean timeline at the step just done.
-    pub estimate: &'a dyn Fn() -> candle_core::Result<Tensor>,
+    /// What the run could go on from.
+    pub state: &'a dyn Fn() -> SamplerState,
+    /// The estimates of the clean timelines at the step just done.
+    pub estimates: &'a dyn Fn() -> Result<Vec<Tensor>>,
 }
 
-/// Called after each step of a timeline: to save it, or to show it.
+/// Called after each step: to save it, or to show it.
 pub trait StepHook {
-    /// Called after each step. An error stops the run: that is how an interruption reaches the loop.
-    fn step(&mut self, at: &StepInfo, observer: &mut dyn Observer) -> Result<()>;
+    /// An error stops the run: that is how an interruption reaches the loop.
+    fn step(&mut self, done: &StepInfo, observer: &mut dyn Observer) -> Result<()>;
 }
 
 /// Does nothing.
@@ -123,153 +129,254 @@ impl StepHook for () {
     }
 }
 
-/// A video and its edited version, denoised together: the plan, its texts and the latents are those of both, one after the
-/// other ([`ChunkPlan::twice`]). Both start from the same noise, and the same noise enters their steps.
-pub struct Pair<'a> {
-    /// Where the edited version reads keys and values of the other; the stack then has the control that does.
-    pub reading: &'a Sharing,
-    /// Steps in which the other version is needed.
-    pub steps: usize,
-}
-
-impl Pair<'_> {
-    fn at(&self, step: usize) -> Lines {
-        Lines::Two { reading: self.reading.at(step).is_some(), source: step < self.steps }
-    }
-}
-
-/// Everything the loop works with.
-pub struct Denoising<'a> {
+/// The network, and how it is asked.
+pub struct Network<'a> {
     pub denoiser: &'a dyn Denoiser,
-    pub scheduler: &'a mut dyn Scheduler,
-    pub plan: &'a ChunkPlan,
-    /// One embedding `[L, D]` for each of the plan's texts.
-    pub texts: &'a [Tensor],
-    /// The embedding `[L, D]` of the halves that see no text.
-    pub uncond: &'a Tensor,
-    pub rule: &'a Rule,
-    /// The program whose schedule is followed; dynamic guidance depends on it.
-    pub table: Table,
-    pub blend: BlendMode,
-    pub noise: &'a NoiseSource,
-    /// The timeline's first frame among all of the video, for noise that does not depend on how a video is cut.
-    pub start: usize,
-    /// Frames that are known already.
-    pub fixed: Option<&'a Fixed>,
-    /// Where to go on; none from the beginning.
-    pub from: Option<SamplerState>,
-    pub keeper: &'a mut dyn StepHook,
-    pub shape: LatentShape,
-    pub device: &'a Device,
-    /// Where joined windows share keys and values; the stack then has the control that does.
-    pub sharing: Option<&'a Sharing>,
-    pub pair: Option<Pair<'a>>,
     pub stack: &'a mut [Box<dyn AttentionProcessor>],
     pub kernel: Sdpa,
     /// Rows that may share a batch.
     pub micro_batch: usize,
+    pub device: &'a Device,
+}
+
+/// How what it says becomes steps.
+pub struct Sampling<'a> {
+    pub rule: &'a Rule,
+    /// The program whose schedule is followed; dynamic guidance depends on it.
+    pub table: Table,
+    pub blend: BlendMode,
+    /// Where joined windows share keys and values; the stack then has the control that does.
+    pub sharing: Option<&'a Sharing>,
+    pub noise: &'a NoiseSource,
+    pub shape: LatentShape,
     /// Steps that are taken: all, but for those who only want to watch some.
     pub until: usize,
-    /// Which of the video's timelines this is, of how many; for the progress that is told.
+}
+
+/// A timeline, and what its rows are made of.
+pub struct Input<'a> {
+    pub timeline: &'a Timeline,
+    /// One embedding `[L, D]` for each of its plan's texts.
+    pub texts: Vec<Tensor>,
+    /// What stands behind its latents on the channel axis, `[F, C', H, W]`; zeros in halves that see no image.
+    pub concat: Option<Tensor>,
+    /// Its first frame among all of the video, for noise that does not depend on how a video is cut.
+    pub start: usize,
+    /// Frames that are known already; of a timeline at a time of its own, all.
+    pub known: Option<Known>,
+    pub scheduler: Box<dyn Scheduler>,
+}
+
+/// Who is told, and what of.
+pub struct Told<'a> {
+    pub steps: &'a mut dyn StepHook,
+    /// Which of the video's segments this is, of how many.
     pub part: (usize, usize),
     /// Whether it is the first one that is worked on.
     pub begins: bool,
-    /// Work that follows the loop, in steps; for the remaining time that is told.
+    /// Work that follows the loop, in steps; for the remaining time.
     pub after: f64,
 }
 
-/// Runs the steps; returns the denoised timeline `[F, C, H, W]` in f32.
-pub fn denoise(run: Denoising, observer: &mut dyn Observer) -> Result<Tensor> {
-    let Denoising { denoiser, scheduler, plan, texts, uncond, stack, keeper, .. } = run;
-    let timesteps = scheduler.timesteps().to_vec();
-    let lines = if run.pair.is_some() { 2 } else { 1 };
-    let frames = run.start..run.start + plan.frames / lines;
-    let of_all = |noise: Tensor| if lines == 1 { Ok(noise) } else { Tensor::cat(&vec![noise; lines], 0) };
-    let (first, mut timeline) = match run.from {
-        Some(SamplerState { done, timeline, scheduler: state }) => {
-            scheduler.restore(state);
-            (done, timeline)
-        }
-        None => {
-            let noise = of_all(run.noise.initial(frames.clone(), run.shape, run.device)?)?;
-            let timeline = (noise * scheduler.init_noise_sigma())?;
-            if let Some(fixed) = run.fixed {
-                fixed.put(&timeline, &scheduler.noised(0, &fixed.latents, &fixed.of(&timeline)?)?)?;
-            }
-            (0, timeline)
-        }
-    };
-    let mut blend = Blend::lines(plan, run.blend, lines);
-    let steps = run.until.min(timesteps.len());
-    let mut clock = Clock::new(steps, first, run.part, run.after);
-    if run.begins {
-        let of = steps * run.part.1;
-        let what = match run.part.0 * steps + first {
+/// Everything the loop works with.
+pub struct Denoising<'a> {
+    pub network: Network<'a>,
+    pub sampling: Sampling<'a>,
+    /// In the order of the plan; one of them is the output.
+    pub timelines: Vec<Input<'a>>,
+    /// The embedding `[L, D]` of the halves that see no text.
+    pub uncond: &'a Tensor,
+    /// Where to go on; none from the beginning.
+    pub from: Option<SamplerState>,
+    pub told: Told<'a>,
+}
+
+/// Runs the steps; returns the denoised timelines, each `[F, C, H, W]` in f32.
+pub fn denoise(run: Denoising, observer: &mut dyn Observer) -> Result<Vec<Tensor>> {
+    let Denoising { mut network, sampling, timelines, uncond, from, told } = run;
+    let plan: Vec<Timeline> = timelines.iter().map(|input| input.timeline.clone()).collect();
+    let timesteps = timelines.last().context("no timeline")?.scheduler.timesteps().to_vec();
+    let first = from.as_ref().map_or(0, |state| state.done);
+    let mut states = from.map_or_else(Vec::new, |state| state.timelines).into_iter();
+    let mut tracks = Vec::with_capacity(timelines.len());
+    for input in timelines {
+        tracks.push(Track::begin(input, states.next(), &sampling, network.device)?);
+    }
+    let steps = sampling.until.min(timesteps.len());
+    let mut clock = Clock::new(steps, first, told.part, told.after);
+    if told.begins {
+        let of = steps * told.part.1;
+        let what = match told.part.0 * steps + first {
             0 => String::new(),
             done => format!("from step {}", done + 1),
         };
         observer.event(&Event::Phase { phase: Phase::Denoise, of, what })?;
     }
     for (step, &timestep) in timesteps.iter().enumerate().take(steps).skip(first) {
-        let pass = Pass { step, steps: timesteps.len() };
-        let at = guidance::Step { index: step, count: timesteps.len(), timestep, table: run.table };
-        let halves = run.rule.halves(&at);
-        let layers = run.sharing.and_then(|sharing| sharing.at(step));
-        let lines = run.pair.as_ref().map_or(Lines::One, |pair| pair.at(step));
-        let passes = rows::passes(plan, lines, halves, layers, |window| blend.estimates(window));
-        for RowPlan { rows, forks, estimates } in passes {
-            let inputs = rows
-                .iter()
-                .map(|row| {
-                    let window = &plan.windows[row.window];
-                    let text = if row.half.text { &texts[row.prompt] } else { uncond };
-                    Ok(Row::new(timeline.narrow(0, window.start, window.len)?, text.clone(), timestep))
-                })
-                .collect::<Result<Vec<_>>>()?;
-            let mut hooks = Hooks::new(pass, rows, forks, stack, run.kernel.clone(), run.micro_batch)?;
-            let outputs = denoiser.forward(&inputs, &mut hooks).with_context(|| format!("step {}", step + 1))?;
-            hooks.finish()?;
-            for estimate in estimates {
-                let parts = halves.iter().zip(&estimate.rows);
-                let parts: Vec<_> =
-                    parts.map(|(&half, &row)| guidance::Output { half, prediction: &outputs[row] }).collect();
-                let window = &plan.windows[estimate.window];
-                let known = run.fixed.map_or_else(Vec::new, |fixed| fixed.within(window.start..window.end()));
-                let prediction = run.rule.combine(&at, &parts, &known)?;
-                match estimate.kind {
-                    Some(kind) => blend.accumulate_estimate(estimate.window, kind, &prediction)?,
-                    None => blend.accumulate(estimate.window, &prediction)?,
-                }
-            }
+        let at = guidance::Step { index: step, count: timesteps.len(), timestep, table: sampling.table };
+        let halves = sampling.rule.halves(&at);
+        let layers = sampling.sharing.and_then(|sharing| sharing.at(step));
+        let passes = rows::passes(&plan, step, halves, layers, |timeline, window| tracks[timeline].entering(window));
+        tracks.iter_mut().for_each(|track| track.last = None); // no memory that a pass could use
+        for pass in passes {
+            ask(&mut network, &sampling, &at, pass, &mut tracks, uncond)?;
         }
-        let prediction = blend.finish()?;
-        check_finite(&prediction, step, "transformer")?;
-        if let Some(fixed) = run.fixed {
-            let known = scheduler.predict_from_x0(step, &fixed.latents, &fixed.of(&timeline)?)?;
-            fixed.put(&prediction, &known)?;
+        for track in tracks.iter_mut().filter(|track| track.moves(step)) {
+            track.advance(step, &sampling, network.device)?;
         }
-        let noise = scheduler
-            .needs_noise(step)
-            .then(|| anyhow::Ok(of_all(run.noise.step(step, frames.clone(), run.shape, run.device)?)?))
-            .transpose()?;
-        let before = timeline;
-        timeline = scheduler.step(step, &prediction, &before, noise.as_ref())?;
-        check_finite(&timeline, step, "scheduler")?;
         observer.event(&clock.step(step))?;
-        let at = StepInfo {
-            part: run.part.0,
+        let state = || SamplerState { done: step + 1, timelines: tracks.iter().map(Track::state).collect() };
+        let estimates = || tracks.iter().map(|track| track.estimate(step)).collect();
+        let done = StepInfo {
+            part: told.part.0,
             done: step + 1,
             steps: timesteps.len(),
-            timeline: &timeline,
-            scheduler: &*scheduler,
-            estimate: &|| scheduler.predict_x0(step, &prediction, &before),
+            state: &state,
+            estimates: &estimates,
         };
-        keeper.step(&at, observer)?;
+        told.steps.step(&done, observer)?;
     }
-    if let Some(fixed) = run.fixed {
-        fixed.put(&timeline, &fixed.latents)?; // without what the steps have rounded
+    tracks.into_iter().map(Track::finish).collect()
+}
+
+/// One pass through the network; its estimates go to the timelines they are of.
+fn ask(
+    network: &mut Network,
+    sampling: &Sampling,
+    at: &guidance::Step,
+    pass: RowPlan,
+    tracks: &mut [Track],
+    uncond: &Tensor,
+) -> Result<()> {
+    let RowPlan { rows, forks, estimates } = pass;
+    let inputs: Vec<Row> =
+        rows.iter().map(|branch| tracks[branch.timeline].row(branch, at.timestep, uncond)).collect::<Result<_>>()?;
+    let pass = Pass { step: at.index, steps: at.count };
+    let mut hooks = Hooks::new(pass, rows, forks, network.stack, network.kernel.clone(), network.micro_batch)?;
+    let outputs = network.denoiser.forward(&inputs, &mut hooks).with_context(|| format!("step {}", at.index + 1))?;
+    hooks.finish()?;
+    for estimate in estimates {
+        let parts = sampling.rule.halves(at).iter().zip(&estimate.rows);
+        let parts: Vec<_> = parts.map(|(&half, &row)| guidance::Output { half, prediction: &outputs[row] }).collect();
+        let track = &mut tracks[estimate.timeline];
+        let prediction = sampling.rule.combine(at, &parts, &track.known(estimate.window))?;
+        let Some(blend) = &mut track.blend else { continue };
+        match estimate.kind {
+            Some(kind) => blend.accumulate_estimate(estimate.window, kind, &prediction)?,
+            None => blend.accumulate(estimate.window, &prediction)?,
+        }
     }
-    Ok(timeline)
+    Ok(())
+}
+
+/// A timeline at work.
+struct Track<'a> {
+    input: Input<'a>,
+    latents: Tensor,
+    /// None where no step changes it.
+    blend: Option<Blend>,
+    /// The prediction of the last step, and the latents before it.
+    last: Option<(Tensor, Tensor)>,
+}
+
+impl<'a> Track<'a> {
+    fn begin(mut input: Input<'a>, from: Option<TimelineState>, sampling: &Sampling, device: &Device) -> Result<Self> {
+        let plan = &input.timeline.plan;
+        if input.timeline.time.is_some() {
+            let known = input.known.as_ref().filter(|known| known.latents.dims().first() == Some(&plan.frames));
+            let latents = known.context("a timeline at a time of its own is not known")?.latents.clone();
+            return Ok(Self { input, latents, blend: None, last: None });
+        }
+        let blend = Some(Blend::new(plan, sampling.blend));
+        if let Some(TimelineState { latents, scheduler }) = from {
+            input.scheduler.restore(scheduler);
+            return Ok(Self { input, latents, blend, last: None });
+        }
+        let noise = sampling.noise.initial(input.frames(), sampling.shape, device)?;
+        let latents = (noise * input.scheduler.init_noise_sigma())?;
+        if let Some(known) = &input.known {
+            known.put(&latents, &input.scheduler.noised(0, &known.latents, &known.of(&latents)?)?)?;
+        }
+        Ok(Self { input, latents, blend, last: None })
+    }
+
+    /// The estimates of a window that enter the blend.
+    fn entering(&self, window: usize) -> &[crate::timeline::Estimate] {
+        self.blend.as_ref().map_or(&[], |blend| blend.estimates(window))
+    }
+
+    /// What the network is asked about a window.
+    fn row(&self, branch: &Branch, timestep: f64, uncond: &Tensor) -> Result<Row> {
+        let Input { timeline, texts, concat, .. } = &self.input;
+        let window = &timeline.plan.windows[branch.window];
+        let frames = |x: &Tensor| x.narrow(0, window.start, window.len);
+        let concat = match concat {
+            Some(concat) if branch.half.image => Some(frames(concat)?),
+            Some(concat) => Some(frames(concat)?.zeros_like()?),
+            None => None,
+        };
+        let context = if branch.half.text { &texts[window.text] } else { uncond };
+        let time = Time::One(timeline.time.unwrap_or(timestep));
+        Ok(Row { concat, time, ..Row::new(frames(&self.latents)?, context.clone(), timestep) })
+    }
+
+    /// Places in a window whose frames are known.
+    fn known(&self, window: usize) -> Vec<usize> {
+        let window = &self.input.timeline.plan.windows[window];
+        self.input.known.as_ref().map_or_else(Vec::new, |known| known.within(window.start..window.end()))
+    }
+
+    /// Whether a step changes it.
+    fn moves(&self, step: usize) -> bool {
+        self.blend.is_some() && step < self.input.timeline.steps
+    }
+
+    /// Takes a step on the estimates that have come.
+    fn advance(&mut self, step: usize, sampling: &Sampling, device: &Device) -> Result<()> {
+        let Some(blend) = &mut self.blend else { return Ok(()) };
+        let prediction = blend.finish()?;
+        check_finite(&prediction, step, "transformer")?;
+        let scheduler = &mut self.input.scheduler;
+        if let Some(known) = &self.input.known {
+            let values = scheduler.predict_from_x0(step, &known.latents, &known.of(&self.latents)?)?;
+            known.put(&prediction, &values)?;
+        }
+        let noise = if scheduler.needs_noise(step) {
+            Some(sampling.noise.step(step, self.input.frames(), sampling.shape, device)?)
+        } else {
+            None
+        };
+        let next = self.input.scheduler.step(step, &prediction, &self.latents, noise.as_ref())?;
+        check_finite(&next, step, "scheduler")?;
+        self.last = Some((prediction, std::mem::replace(&mut self.latents, next)));
+        Ok(())
+    }
+
+    fn state(&self) -> TimelineState {
+        TimelineState { latents: self.latents.clone(), scheduler: self.input.scheduler.state() }
+    }
+
+    /// The estimate of the clean timeline at a step, or what it is where that step did not change it.
+    fn estimate(&self, step: usize) -> Result<Tensor> {
+        match self.last.as_ref().filter(|_| self.moves(step)) {
+            Some((prediction, before)) => Ok(self.input.scheduler.predict_x0(step, prediction, before)?),
+            None => Ok(self.latents.clone()),
+        }
+    }
+
+    fn finish(self) -> Result<Tensor> {
+        if let Some(known) = self.input.known.filter(|_| self.blend.is_some()) {
+            known.put(&self.latents, &known.latents)?; // without what the steps have rounded
+        }
+        Ok(self.latents)
+    }
+}
+
+impl Input<'_> {
+    /// Its frames among all of the video.
+    fn frames(&self) -> Range<usize> {
+        self.start..self.start + self.timeline.plan.frames
+    }
 }
 
 /// NaN and infinity never become a video: the run stops and names where they came from.

@@ -5,7 +5,7 @@
 //! random. The new frames are decoded together with the latents before them, whose own frames are dropped: the decoder is
 //! causal and sees what it would see in the middle of a video.
 
-use super::denoise::Fixed;
+use super::denoise::Known;
 use crate::job::{Given, GivenKind, Job, Segment};
 use crate::models::architecture::Role;
 use crate::models::autoencoder::EncodeOptions;
@@ -30,8 +30,8 @@ pub struct Context {
 
 impl Context {
     /// The known frames of a timeline.
-    pub fn fixed(&self, segment: &Segment, device: &Device) -> Result<Fixed> {
-        Ok(Fixed { start: segment.padding, latents: self.latents.to_device(device)? })
+    pub fn known(&self, segment: &Segment, device: &Device) -> Result<Known> {
+        Ok(Known { start: segment.padding, latents: self.latents.to_device(device)? })
     }
 
     /// A denoised timeline with the given latents before it, as far as they are not on it already.
@@ -153,14 +153,15 @@ pub fn wanted(job: &Job, index: usize) -> Range<usize> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::denoise::{Denoising, NoiseSource, denoise};
+    use super::super::denoise::{Denoising, Input, Network, NoiseSource, Sampling, Told, denoise};
     use super::*;
     use crate::attention::Hooks;
     use crate::guidance::{GuidanceSchedule, Rule};
+    use crate::job::Timeline;
     use crate::models::{Denoiser, Row};
     use crate::nn::sdpa::Sdpa;
     use crate::noise::{Noise, Stream};
-    use crate::schedulers::{self, ScheduleConfig, SchedulerKind, Table};
+    use crate::schedulers::{self, ScheduleConfig, Scheduler, SchedulerKind, Table};
     use crate::timeline::{BlendMode, ChunkPlan};
     use std::sync::Mutex;
 
@@ -168,7 +169,7 @@ mod tests {
     /// A divisor of 1000: with others diffusers' steps do not end at the levels where the next begin.
     const STEPS: usize = 5;
 
-    /// Answers with something that has nothing to do with what is fixed, and remembers what it was asked about.
+    /// Answers with something that has nothing to do with what is known, and remembers what it was asked about.
     #[derive(Default)]
     struct Witness(Mutex<Vec<Tensor>>);
 
@@ -179,38 +180,41 @@ mod tests {
         }
     }
 
-    fn run(scheduler: &mut dyn schedulers::Scheduler, blend: BlendMode, fixed: Option<&Fixed>) -> (Tensor, Witness) {
+    fn run(scheduler: Box<dyn Scheduler>, blend: BlendMode, known: Option<&Known>) -> (Tensor, Witness) {
         let witness = Witness::default();
         let text = Tensor::zeros((1, 1), DType::F32, &Device::Cpu).unwrap();
-        let plan = ChunkPlan::even(&[3], 5, 2, 0);
-        let noise = NoiseSource::Seeded(Noise::new(1));
-        let part = Denoising {
-            denoiser: &witness,
-            scheduler,
-            plan: &plan,
-            texts: std::slice::from_ref(&text),
+        let timeline = Timeline::output(ChunkPlan::even(&[3], 5, 2, 0));
+        let texts = vec![text.clone()];
+        let run = Denoising {
+            network: Network {
+                denoiser: &witness,
+                stack: &mut [],
+                kernel: Sdpa::default(),
+                micro_batch: 2,
+                device: &Device::Cpu,
+            },
+            sampling: Sampling {
+                rule: &Rule::classifier_free(GuidanceSchedule::Constant(3.0)),
+                table: Table::Diffusers,
+                blend,
+                sharing: None,
+                noise: &NoiseSource::Seeded(Noise::new(1)),
+                shape: SHAPE,
+                until: usize::MAX,
+            },
+            timelines: vec![Input {
+                timeline: &timeline,
+                texts,
+                concat: None,
+                start: 0,
+                known: known.cloned(),
+                scheduler,
+            }],
             uncond: &text,
-            rule: &Rule::classifier_free(GuidanceSchedule::Constant(3.0)),
-            table: Table::Diffusers,
-            blend,
-            noise: &noise,
-            start: 0,
-            fixed,
             from: None,
-            keeper: &mut (),
-            shape: SHAPE,
-            device: &Device::Cpu,
-            sharing: None,
-            stack: &mut [],
-            kernel: Sdpa::default(),
-            pair: None,
-            until: usize::MAX,
-            micro_batch: 2,
-            part: (0, 1),
-            begins: true,
-            after: 0.0,
+            told: Told { steps: &mut (), part: (0, 1), begins: true, after: 0.0 },
         };
-        let timeline = denoise(part, &mut ()).unwrap();
+        let timeline = denoise(run, &mut ()).unwrap().remove(0);
         (timeline, witness)
     }
 
@@ -233,23 +237,22 @@ mod tests {
                     for blend in [BlendMode::Repo, BlendMode::Paper] {
                         for (start, count) in [(0, 2), (1, 4)] {
                             let latents = Noise::new(7).latents(Stream::Encode, 0..count, 0, SHAPE, &Device::Cpu);
-                            let fixed = Fixed { start, latents: latents.unwrap() };
-                            let mut scheduler = schedulers::build(&config, kind, table, STEPS, eta).unwrap();
-                            let (timeline, witness) = run(&mut *scheduler, blend, Some(&fixed));
+                            let known = Known { start, latents: latents.unwrap() };
+                            let scheduler = || schedulers::build(&config, kind, table, STEPS, eta).unwrap();
+                            let (timeline, witness) = run(scheduler(), blend, Some(&known));
                             assert_eq!(timeline.dims(), [11, c, h, w]);
-                            assert_eq!(values(&fixed.of(&timeline).unwrap()), values(&fixed.latents));
-                            let (free, _) =
-                                run(&mut *schedulers::build(&config, kind, table, STEPS, eta).unwrap(), blend, None);
-                            assert_ne!(values(&fixed.of(&free).unwrap()), values(&fixed.latents));
+                            assert_eq!(values(&known.of(&timeline).unwrap()), values(&known.latents));
+                            let (free, _) = run(scheduler(), blend, None);
+                            assert_ne!(values(&known.of(&free).unwrap()), values(&known.latents));
                             if (kind, eta) != (SchedulerKind::Ddim, 0.0) {
                                 continue;
                             }
                             let noise = Noise::new(1).latents(Stream::Initial, 0..11, 0, SHAPE, &Device::Cpu).unwrap();
-                            let noise = fixed.of(&noise).unwrap();
+                            let noise = known.of(&noise).unwrap();
                             let passes = witness.0.into_inner().unwrap();
                             assert_eq!(passes.len(), STEPS * 3);
                             for (pass, row) in passes.iter().enumerate() {
-                                let want = scheduler.noised(pass / 3, &fixed.latents, &noise).unwrap();
+                                let want = scheduler().noised(pass / 3, &known.latents, &noise).unwrap();
                                 let window = 3 * (pass % 3)..3 * (pass % 3) + 5;
                                 for frame in (start..start + count).filter(|frame| window.contains(frame)) {
                                     let seen = values(&row.get(frame - window.start).unwrap());

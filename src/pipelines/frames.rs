@@ -4,9 +4,9 @@ use super::checkpoint::Checkpointer;
 use super::decode::{Decoder, decode};
 use super::extend;
 use super::fade::Fades;
+use super::frame_cache::FrameCache;
 use super::latents::write_latents;
 use super::loaded::Loaded;
-use super::tape::Tape;
 use crate::disk;
 use crate::job::Job;
 use crate::models::architecture::Role;
@@ -36,13 +36,13 @@ pub fn frames(
     loaded: &mut Loaded,
     latents: &[Tensor],
     manifest: &Manifest,
-    keeping: &mut Checkpointer,
+    checkpoints: &mut Checkpointer,
     observer: &mut dyn Observer,
 ) -> Result<Written, Failure> {
     let mut output = job.output.clone();
     output.metadata = job.manifest.embeds().then(|| manifest.embedded_json()).transpose()?;
-    let mut tape = Tape::new(keeping, observer)?;
-    write(job, loaded, latents, &output, &mut tape, observer)
+    let mut cache = FrameCache::new(checkpoints, observer)?;
+    write(job, loaded, latents, &output, &mut cache, observer)
 }
 
 /// Decodes latents that were kept.
@@ -55,7 +55,7 @@ pub fn again(
 ) -> Result<Written, Failure> {
     let mut output = job.output.clone();
     output.metadata = job.manifest.embeds().then(|| manifest.embedded_json()).transpose()?;
-    write(job, loaded, latents, &output, &mut Tape::off(), observer)
+    write(job, loaded, latents, &output, &mut FrameCache::off(), observer)
 }
 
 /// A draft of the video from the latents there are, under a name of its own: `NAME.draft.mp4` for `NAME.mp4`. Its record
@@ -73,7 +73,7 @@ pub fn draft(
         None => format!("{}.draft", path.file_name().unwrap_or_default().to_string_lossy()),
     };
     let output = Output { path: path.with_file_name(name), metadata: None, overwrite: true, ..job.output.clone() };
-    write(job, loaded, latents, &output, &mut Tape::off(), observer)
+    write(job, loaded, latents, &output, &mut FrameCache::off(), observer)
 }
 
 fn write(
@@ -81,7 +81,7 @@ fn write(
     loaded: &mut Loaded,
     latents: &[Tensor],
     output: &Output,
-    tape: &mut Tape,
+    cache: &mut FrameCache,
     observer: &mut dyn Observer,
 ) -> Result<Written, Failure> {
     observer.event(&Event::Phase {
@@ -106,9 +106,9 @@ fn write(
         // a draft may end here: then nothing is mixed behind it
         let next = job.segments.get(part + 1).filter(|_| part + 1 < parts);
         fades.begin(job.segments[part].fade, wanted.len(), next.map_or(0, |next| next.fade))?;
-        if job.pictures() == 1 {
+        if job.shown() == 1 {
             let mut take = |frame| fades.write(frame);
-            decode(&decoder, &latents, (part, wanted), tape, &mut take, observer).map_err(encoder)?;
+            decode(&decoder, &latents, (part, wanted), cache, &mut take, observer).map_err(encoder)?;
             continue;
         }
         let frames = latents.dim(0)? / 2;
@@ -116,13 +116,13 @@ fn write(
         let mut spool = Spool::new()?;
         let mut wait = |frame: Frame| spool.push(&frame);
         let part = (part, wanted);
-        decode(&decoder, &source, part.clone(), &mut Tape::off(), &mut wait, observer).map_err(encoder)?;
+        decode(&decoder, &source, part.clone(), &mut FrameCache::off(), &mut wait, observer).map_err(encoder)?;
         let mut sources = spool.frames()?;
         let mut take = |frame: Frame| {
             let source = sources.next()?.context("the source has fewer frames than its edited version")?;
             fades.write(video::side_by_side(&[source, frame])?)
         };
-        decode(&decoder, &edited, part, tape, &mut take, observer).map_err(encoder)?;
+        decode(&decoder, &edited, part, cache, &mut take, observer).map_err(encoder)?;
     }
     observer.event(&Event::Phase { phase: Phase::Mux, of: 0, what: String::new() })?;
     writer.finish().code(Code::Encoder)

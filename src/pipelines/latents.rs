@@ -2,21 +2,22 @@
 
 use super::checkpoint::Checkpointer;
 use super::controls;
-use super::denoise::{Denoising, NoiseSource, Pair, StepHook, denoise};
+use super::denoise::{Denoising, Input, Network, NoiseSource, Sampling, StepHook, Told, denoise};
 use super::extend::Context;
 use super::loaded::Loaded;
 use super::preview::Previewer;
+use super::segment::kept;
 use super::texts::Texts;
-use crate::job::{Job, Maps, Segment, work};
+use crate::job::{Job, Maps, Segment, Timeline, work};
 use crate::models::architecture::Role;
 use crate::nn::sdpa::Sdpa;
 use crate::noise::Noise;
 use crate::processors::attention_map::RecordedMap;
 use crate::run::{Event, Failure, Observer, Phase, Speed, speed};
-use crate::timeline;
+use crate::timeline::mix;
 use crate::weights::{read_tensors, write_tensors};
 use anyhow::{Result, bail, ensure};
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
 use std::cell::RefCell;
 use std::path::Path;
 
@@ -44,8 +45,8 @@ pub fn noise(job: &Job) -> Result<NoiseSource> {
     Ok(NoiseSource::Given { initial: initial.squeeze(0)?, steps })
 }
 
-/// Someone who looks at a run.
-pub struct Watch<'a> {
+/// Maps that are recorded in a run.
+pub struct Recording<'a> {
     /// Steps to take; all for those who want the latents as well.
     pub until: usize,
     pub maps: &'a Maps,
@@ -53,130 +54,118 @@ pub struct Watch<'a> {
     pub kept: RefCell<Vec<Vec<RecordedMap>>>,
 }
 
-/// Who is there while latents are made.
-pub enum Beside<'a, 'b> {
-    /// One who keeps what is done, and ends the run where the user asks for it.
-    Keeping(&'a mut Checkpointer<'b>),
-    /// One who looks at it; nothing is kept.
-    Watching(&'a Watch<'a>),
-}
-
-/// What is kept of a segment's timelines: without padding, on the CPU; of an edit the edited version, after its source where
-/// both are to be seen.
-pub fn kept(job: &Job, segment: &Segment, timelines: &Tensor) -> Result<Tensor> {
-    let Segment { plan, padding, .. } = segment;
-    let lines = job.lines() - job.pictures()..job.lines();
-    let lines = lines.map(|line| timelines.narrow(0, line * plan.frames + padding, plan.keep - padding));
-    Ok(Tensor::cat(&lines.collect::<candle_core::Result<Vec<_>>>()?, 0)?.to_device(&Device::Cpu)?)
-}
-
-/// The latents of the video alone, without those of the source of an edit beside it.
-pub fn alone(job: &Job, latents: &[Tensor]) -> Result<Vec<Tensor>> {
-    let last = latents.iter().map(|latents| {
-        let frames = latents.dim(0)? / job.pictures();
-        latents.narrow(0, latents.dim(0)? - frames, frames)
-    });
-    Ok(last.collect::<candle_core::Result<_>>()?)
+/// What the latents of a job are made from.
+pub struct Prepared<'a> {
+    pub texts: &'a Texts,
+    pub noise: &'a NoiseSource,
+    /// What is known of the video that it continues.
+    pub context: Option<&'a Context>,
 }
 
 /// The denoised latents of each segment, `[F, C, H, W]`, as [`kept`] has them; those of the first begin with what is given.
-/// Those that are kept are not made again.
+/// Those that `checkpoints` holds are not made again.
 pub fn latents(
     job: &Job,
     loaded: &mut Loaded,
-    texts: &Texts,
-    noise: &NoiseSource,
-    context: Option<&Context>,
-    beside: Beside,
+    prepared: &Prepared,
+    mut checkpoints: Option<&mut Checkpointer>,
+    recording: Option<&Recording>,
     observer: &mut dyn Observer,
 ) -> Result<Vec<Tensor>, Failure> {
-    let (mut keeping, watch) = match beside {
-        Beside::Keeping(keeping) => (Some(keeping), None),
-        Beside::Watching(watch) => (None, Some(watch)),
-    };
-    let heard = |keeping: &Option<&mut Checkpointer>| keeping.as_ref().map_or(Ok(()), |keeping| keeping.heard());
-    heard(&keeping)?;
+    let heard = |checkpoints: &Option<&mut Checkpointer>| checkpoints.as_ref().map_or(Ok(()), |kept| kept.heard());
+    heard(&checkpoints)?;
     observer.event(&Event::Phase { phase: Phase::Load, of: 0, what: job.architecture.part(Role::Denoiser).into() })?;
     let denoiser = loaded.denoiser(job)?;
-    heard(&keeping)?;
-    let edit = job.controls.edit.as_ref();
+    heard(&checkpoints)?;
     let mut done = Vec::with_capacity(job.segments.len());
     let mut start = 0;
-    let speed = speed::kept(job.threads).unwrap_or(Speed::TYPICAL);
+    let after = work::after(job, &speed::kept(job.threads).unwrap_or(Speed::TYPICAL));
     let mut previewer = Previewer::new(job);
     let mut begins = true;
+    let rule = job.rule();
     for (index, segment) in job.segments.iter().enumerate() {
-        let once = &segment.plan;
-        if let Some(latents) = keeping.as_ref().and_then(|keeping| keeping.finished(index)) {
-            start += once.frames;
+        let before = start;
+        start += segment.plan.frames;
+        if let Some(latents) = checkpoints.as_ref().and_then(|checkpoints| checkpoints.finished(index)) {
             done.push(latents);
             continue;
         }
-        let both = edit.map(|_| once.twice(job.prompts.len()));
-        let plan = both.as_ref().unwrap_or(once);
-        let context = context.filter(|_| segment.context > 0);
+        let timelines = job.timelines(segment);
+        let context = prepared.context.filter(|_| segment.context > 0);
         let mut from = None;
-        if let Some(keeping) = &mut keeping {
-            from = keeping.point(index, observer)?;
-            keeping.goes_on_from(context.cloned());
+        if let Some(checkpoints) = &mut checkpoints {
+            from = checkpoints.point(index, &timelines, observer)?;
+            checkpoints.goes_on_from(context.cloned());
         }
-        let fixed = context.map(|context| context.fixed(segment, &job.device)).transpose()?;
-        let mut scheduler = crate::schedulers::build(&job.schedule, job.scheduler, job.table, job.steps, job.eta)?;
-        let (c, h, w) = job.latents;
-        let texts_of_plan = plan
-            .texts
-            .iter()
-            .map(|text| timeline::mix(&texts.prompts, text))
-            .collect::<candle_core::Result<Vec<_>>>()?;
-        let mut stack = controls::stack(job, plan, watch.map(|watch| watch.maps))?;
+        let mut stack = controls::stack(job, &timelines, recording.map(|recording| recording.maps))?;
         let mut nobody = ();
-        let keeper: &mut dyn StepHook = match &mut keeping {
-            Some(keeping) => &mut **keeping,
+        let steps: &mut dyn StepHook = match &mut checkpoints {
+            Some(checkpoints) => &mut **checkpoints,
             None => &mut nobody,
         };
-        let mut shown = previewer.then(keeper);
-        let part = Denoising {
-            denoiser: &*denoiser,
-            scheduler: &mut *scheduler,
-            plan,
-            texts: &texts_of_plan,
-            uncond: &texts.uncond,
-            rule: &job.rule(),
-            table: job.table,
-            blend: job.blend,
-            noise,
-            start,
-            fixed: fixed.as_ref(),
+        let mut shown = previewer.then(steps);
+        let inputs = timelines.iter().map(|timeline| input(job, segment, timeline, prepared, before));
+        let run = Denoising {
+            network: Network {
+                denoiser: &*denoiser,
+                stack: &mut stack.processors,
+                kernel: Sdpa { kernel: job.attention, bf16: job.dtype == DType::BF16, ..Sdpa::default() },
+                micro_batch: 2,
+                device: &job.device,
+            },
+            sampling: Sampling {
+                rule: &rule,
+                table: job.table,
+                blend: job.blend,
+                sharing: job.controls.sharing.as_ref(),
+                noise: prepared.noise,
+                shape: job.latents,
+                until: recording.map_or(job.steps, |recording| recording.until),
+            },
+            timelines: inputs.collect::<Result<_>>()?,
+            uncond: &prepared.texts.uncond,
             from,
-            keeper: &mut shown,
-            shape: (c, h, w),
-            device: &job.device,
-            sharing: job.controls.sharing.as_ref(),
-            pair: edit.map(|edit| Pair { reading: &edit.reading, steps: edit.source_steps(job.steps) }),
-            stack: &mut stack.processors,
-            kernel: Sdpa { kernel: job.attention, bf16: job.dtype == DType::BF16, ..Sdpa::default() },
-            micro_batch: 2,
-            until: watch.map_or(job.steps, |watch| watch.until),
-            part: (index, job.segments.len()),
-            begins: std::mem::take(&mut begins),
-            after: work::after(job, &speed),
+            told: Told {
+                steps: &mut shown,
+                part: (index, job.segments.len()),
+                begins: std::mem::take(&mut begins),
+                after,
+            },
         };
-        let latents = denoise(part, observer)?;
-        if let Some(watch) = watch {
-            watch.kept.borrow_mut().push(stack.take_maps());
+        let latents = kept(segment, &timelines, &denoise(run, observer)?)?;
+        if let Some(recording) = recording {
+            recording.kept.borrow_mut().push(stack.take_maps());
         }
-        start += once.frames;
-        let latents = kept(job, segment, &latents)?;
         let latents = match context {
             Some(context) => context.before(latents)?,
             None => latents,
         };
-        if let Some(keeping) = &mut keeping {
-            keeping.latents(index, &latents, observer)?;
+        if let Some(checkpoints) = &mut checkpoints {
+            checkpoints.latents(index, &latents, observer)?;
         }
         done.push(latents);
     }
     Ok(done)
+}
+
+/// What a timeline's rows are made of. `start`: its first frame among all of the video.
+fn input<'a>(
+    job: &Job,
+    segment: &Segment,
+    timeline: &'a Timeline,
+    prepared: &Prepared,
+    start: usize,
+) -> Result<Input<'a>> {
+    let texts = timeline.plan.texts.iter().map(|text| mix(&prepared.texts.prompts, text));
+    let context = prepared.context.filter(|_| segment.context > 0);
+    Ok(Input {
+        timeline,
+        texts: texts.collect::<candle_core::Result<_>>()?,
+        concat: None,
+        start,
+        known: context.map(|context| context.known(segment, &job.device)).transpose()?,
+        scheduler: crate::schedulers::build(&job.schedule, job.scheduler, job.table, job.steps, job.eta)?,
+    })
 }
 
 /// Writes the latents of all segments as one timeline: `latents` `[1, F, C, H, W]` in f32.

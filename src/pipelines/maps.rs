@@ -11,12 +11,13 @@
 
 use super::decode::{Decoder, decode};
 use super::fade::Fades;
-use super::latents::{Beside, Watch, alone, latents, noise};
+use super::frame_cache::FrameCache;
+use super::latents::{Prepared, Recording, latents, noise};
 use super::loaded::Loaded;
-use super::tape::Tape;
+use super::segment::alone;
 use super::text_to_video::plan;
 use super::texts::encode;
-use crate::job::{Job, MapView, Maps};
+use crate::job::{Job, MapView, Maps, TimelineRole};
 use crate::models::architecture::Role;
 use crate::processors::attention_map::RecordedMap;
 use crate::run::{Code, Event, Failure, Observer, Phase, WithCode};
@@ -65,10 +66,11 @@ pub fn attention_maps(
     let mut loaded = Loaded::default();
 
     let until = if overlay { job.steps } else { maps.until(job.steps) };
-    let watch = Watch { until, maps, kept: RefCell::default() };
-    let denoised = latents(job, &mut loaded, &texts, &noise, None, Beside::Watching(&watch), observer)?;
+    let recording = Recording { until, maps, kept: RefCell::default() };
+    let prepared = Prepared { texts: &texts, noise: &noise, context: None };
+    let denoised = latents(job, &mut loaded, &prepared, None, Some(&recording), observer)?;
 
-    let kept = watch.kept.into_inner();
+    let kept = recording.kept.into_inner();
     let (mut tensors, mut files) = (Vec::new(), Vec::new());
     match maps.view {
         MapView::Words => {
@@ -144,15 +146,16 @@ fn description(job: &Job, maps: &Maps) -> HashMap<String, String> {
     ])
 }
 
-/// The maps of a segment's windows, of the edited version where there is one; of a window that went through a layer as
-/// source and as target the first.
+/// The maps of the windows of a segment's output; of a window that went through a layer as source and as target the first.
 fn of_windows(job: &Job, segment: usize, kept: Vec<RecordedMap>) -> Vec<(usize, RecordedMap)> {
-    let first = if job.controls.edit.is_some() { job.segments[segment].plan.windows.len() } else { 0 };
+    let timelines = job.timelines(&job.segments[segment]);
+    let of_output =
+        |kept: &RecordedMap| timelines.get(kept.branch.timeline).is_some_and(|of| of.role == TimelineRole::Output);
     let mut seen = std::collections::BTreeSet::new();
-    let shown = kept.into_iter().filter(|kept| kept.branch.window >= first);
-    shown
+    kept.into_iter()
+        .filter(of_output)
         .filter(|kept| seen.insert((kept.step, kept.layer, kept.branch.window, format!("{:?}", kept.view))))
-        .map(|kept| (kept.branch.window - first, kept))
+        .map(|kept| (kept.branch.window, kept))
         .collect()
 }
 
@@ -321,7 +324,7 @@ fn overlaid(
             Ok(())
         };
         let frames = (part, 0..segment.frames);
-        decode(&Decoder::new(job, &*vae), &latents, frames, &mut Tape::off(), &mut sink, observer)?;
+        decode(&Decoder::new(job, &*vae), &latents, frames, &mut FrameCache::off(), &mut sink, observer)?;
         before += segment.plan.keep - segment.padding;
     }
     drop(fades);

@@ -12,6 +12,7 @@ pub mod denoise;
 mod devices;
 mod extend;
 mod fade;
+mod frame_cache;
 mod frames;
 mod latents;
 mod loaded;
@@ -21,7 +22,7 @@ mod record;
 mod rows;
 #[cfg(test)]
 mod schedule_tests;
-mod tape;
+mod segment;
 mod text_to_video;
 mod texts;
 

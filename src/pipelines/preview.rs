@@ -5,10 +5,10 @@
 
 use super::denoise::{StepHook, StepInfo};
 use crate::job::values::PreviewKind;
-use crate::job::{Job, Preview, Segment};
+use crate::job::{Job, Preview, TimelineRole};
 use crate::run::{Event, Observer};
 use crate::video::{self, Frame, Output, Rate};
-use anyhow::Result;
+use anyhow::{Context, Result};
 use candle_core::{DType, Device, Tensor};
 
 /// Frames of a strip.
@@ -29,9 +29,9 @@ impl<'a> Previewer<'a> {
         Self { job, preview: job.preview.as_ref(), before: Vec::new() }
     }
 
-    /// One who shows steps, and then asks `keeper` as well.
-    pub fn then<'b>(&'b mut self, keeper: &'b mut dyn StepHook) -> Shown<'b, 'a> {
-        Shown { previewer: self, keeper }
+    /// One who shows steps, and then calls `next` as well.
+    pub fn then<'b>(&'b mut self, next: &'b mut dyn StepHook) -> Shown<'b, 'a> {
+        Shown { previewer: self, next }
     }
 
     fn show(&mut self, at: &StepInfo, observer: &mut dyn Observer) -> Result<()> {
@@ -40,9 +40,11 @@ impl<'a> Previewer<'a> {
         if !preview.due(index, job.steps) {
             return Ok(());
         }
-        let Segment { plan, padding, .. } = &job.segments[part];
-        let first = (job.lines() - 1) * plan.frames + padding; // the edited version, where there are two
-        let frames = frames(&(at.estimate)()?.narrow(0, first, plan.keep - padding)?, preview)?;
+        let segment = &job.segments[part];
+        let output = job.timelines(segment).iter().position(|timeline| timeline.role == TimelineRole::Output);
+        let estimates = (at.estimates)()?;
+        let estimate = output.and_then(|output| estimates.get(output)).context("no output among the timelines")?;
+        let frames = frames(&estimate.narrow(0, segment.padding, segment.plan.keep - segment.padding)?, preview)?;
         let all: Vec<&Frame> = self.before.iter().chain(&frames).collect();
         match write(job, preview, &all) {
             Ok(()) => {
@@ -64,13 +66,13 @@ impl<'a> Previewer<'a> {
 /// Updates the preview, then calls another hook.
 pub struct Shown<'b, 'a> {
     previewer: &'b mut Previewer<'a>,
-    keeper: &'b mut dyn StepHook,
+    next: &'b mut dyn StepHook,
 }
 
 impl StepHook for Shown<'_, '_> {
     fn step(&mut self, at: &StepInfo, observer: &mut dyn Observer) -> Result<()> {
         self.previewer.show(at, observer)?;
-        self.keeper.step(at, observer)
+        self.next.step(at, observer)
     }
 }
 

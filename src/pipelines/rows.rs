@@ -10,80 +10,14 @@
 //! the next window, and a shared row, which reads what the window before left there. In steps without sharing nothing parts.
 //! A plain row whose estimate nobody needs (the paper's blend has one for each window) ends after the last sharing layer.
 //!
-//! An edit has two timelines on one axis ([`ChunkPlan::twice`]): the video as it was, and its edited version. Where the
-//! edited one reads keys and values of the other, a window and its edited twin go through the network together, every row of
-//! the twin beside the row it stands for.
+//! Where a timeline reads a companion (an edited version its source, a video a reference picture), a window and the
+//! companion's go through the network together, every row beside the row of the companion that it refers to. A companion
+//! that nobody reads at a step is walked like any other timeline.
 
 use crate::attention::{Branch, Fork, Half, Reference};
-use crate::timeline::{self, ChunkPlan};
+use crate::job::Timeline;
+use crate::timeline;
 use std::ops::RangeInclusive;
-
-/// The timelines of a plan at a step.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Lines {
-    One,
-    /// A video and its edited version.
-    Two {
-        /// Whether the edited version reads keys and values of the other.
-        reading: bool,
-        /// Whether the other is still wanted, to be read or to be seen. One that is not goes on with the estimates of the
-        /// edited version.
-        source: bool,
-    },
-}
-
-/// The passes of a step, in order. `halves`: those that the guidance needs. `layers`: the first and the last of those in which joined windows share at this step.
-/// `entering`: by window, the estimates that enter the blend.
-pub fn passes<'a>(
-    plan: &ChunkPlan,
-    lines: Lines,
-    halves: &[Half],
-    layers: Option<RangeInclusive<usize>>,
-    entering: impl Fn(usize) -> &'a [timeline::Estimate],
-) -> Vec<RowPlan> {
-    let one = |window: usize| match &layers {
-        Some(layers) => shared(plan, window, halves, layers.clone(), entering(window)),
-        None => plain(plan, window, halves),
-    };
-    let count = plan.windows.len();
-    match lines {
-        Lines::One | Lines::Two { reading: false, source: true } => (0..count).map(one).collect(),
-        Lines::Two { reading: true, .. } => (0..count / 2).map(|window| paired(plan, one(window))).collect(),
-        Lines::Two { reading: false, source: false } => (count / 2..count)
-            .map(|window| {
-                let mut pass = one(window);
-                let source = window - count / 2;
-                pass.estimates.extend(pass.estimates.clone().into_iter().map(|e| WindowRows { window: source, ..e }));
-                pass
-            })
-            .collect(),
-    }
-}
-
-/// A pass over a window, with its edited twin: every row has one, on the twin's latents and text, that refers to it.
-fn paired(plan: &ChunkPlan, pass: RowPlan) -> RowPlan {
-    let (windows, texts) = (plan.windows.len() / 2, plan.texts.len() / 2);
-    let twin = |row: usize, branch: &Branch| Branch {
-        window: branch.window + windows,
-        prompt: branch.prompt + texts,
-        reference: Some(Reference::Row(row)),
-        ..branch.clone()
-    };
-    let RowPlan { mut rows, mut forks, mut estimates } = pass;
-    let mut before = rows.len(); // rows of the window itself
-    rows.extend(rows.clone().iter().enumerate().map(|(row, branch)| twin(row, branch)));
-    for fork in &mut forks {
-        let own = fork.rows.clone();
-        fork.rows.extend(own.iter().enumerate().map(|(row, (from, branch))| (from + before, twin(row, branch))));
-        before = own.len();
-    }
-    estimates.extend(estimates.clone().into_iter().map(|e| WindowRows {
-        window: e.window + windows,
-        rows: e.rows.iter().map(|row| row + before).collect(),
-        ..e
-    }));
-    RowPlan { rows, forks, estimates }
-}
 
 /// One forward pass of the network.
 #[derive(Debug, Clone, PartialEq)]
@@ -98,6 +32,7 @@ pub struct RowPlan {
 /// An estimate of one window, from rows of the network's output.
 #[derive(Debug, Clone, PartialEq)]
 pub struct WindowRows {
+    pub timeline: usize,
     pub window: usize,
     /// How it was made; none where it stands for all estimates of its window, because nothing is shared.
     pub kind: Option<timeline::Estimate>,
@@ -105,30 +40,104 @@ pub struct WindowRows {
     pub rows: Vec<usize>,
 }
 
+/// The passes of a step, in order. `halves`: those that the guidance needs. `layers`: the first and the last of those in
+/// which joined windows share at this step. `entering`: by timeline and window, the estimates that enter the blend.
+pub fn passes<'a>(
+    timelines: &[Timeline],
+    step: usize,
+    halves: &[Half],
+    layers: Option<RangeInclusive<usize>>,
+    entering: impl Fn(usize, usize) -> &'a [timeline::Estimate],
+) -> Vec<RowPlan> {
+    let one = |index: usize, window: usize| match &layers {
+        Some(layers) => shared(timelines, (index, window), halves, layers.clone(), entering(index, window)),
+        None => plain(timelines, (index, window), halves),
+    };
+    let alive = |timeline: &Timeline| step < timeline.steps;
+    let read: Vec<usize> =
+        timelines.iter().filter(|timeline| alive(timeline)).filter_map(|timeline| timeline.read_at(step)).collect();
+    let mut passes = Vec::new();
+    for (index, timeline) in timelines.iter().enumerate().filter(|(_, timeline)| alive(timeline)) {
+        let windows = timeline.plan.windows.len();
+        if let Some(companion) = timeline.read_at(step) {
+            let last = timelines[companion].plan.windows.len() - 1;
+            passes.extend((0..windows).map(|window| {
+                let mut pass = one(companion, window.min(last));
+                if window > last {
+                    pass.estimates.clear(); // they have come
+                }
+                beside(timelines, pass, (index, window), halves.len())
+            }));
+        } else if !read.contains(&index) && timeline.time.is_none() {
+            passes.extend((0..windows).map(|window| one(index, window)));
+        }
+    }
+    for pass in &mut passes {
+        pass.estimates.retain(|estimate| timelines[estimate.timeline].time.is_none());
+    }
+    passes
+}
+
+/// The row of a window for a half, that refers to no other.
+fn branch(timelines: &[Timeline], (timeline, window): (usize, usize), half: Half) -> Branch {
+    let before: usize = timelines[..timeline].iter().map(|timeline| timeline.plan.texts.len()).sum();
+    let prompt = before + timelines[timeline].plan.windows[window].text;
+    Branch { timeline, ..Branch::new(half, window, prompt) }
+}
+
+/// A pass over a companion's window, with one over a window of a timeline that reads it: every row of the companion has one
+/// of the reader beside it, that refers to it.
+fn beside(timelines: &[Timeline], pass: RowPlan, reader: (usize, usize), halves: usize) -> RowPlan {
+    let twin =
+        |row: usize, of: &Branch| Branch { reference: Some(Reference::Row(row)), ..branch(timelines, reader, of.half) };
+    let RowPlan { mut rows, mut forks, mut estimates } = pass;
+    let mut before = rows.len(); // rows of the companion itself
+    rows.extend(rows.clone().iter().enumerate().map(|(row, of)| twin(row, of)));
+    for fork in &mut forks {
+        let own = fork.rows.clone();
+        fork.rows.extend(own.iter().enumerate().map(|(row, (from, of))| (from + before, twin(row, of))));
+        before = own.len();
+    }
+    let (timeline, window) = reader;
+    if estimates.is_empty() {
+        estimates.push(WindowRows { timeline, window, kind: None, rows: (before..before + halves).collect() });
+        return RowPlan { rows, forks, estimates };
+    }
+    estimates.extend(estimates.clone().into_iter().map(|e| WindowRows {
+        timeline,
+        window,
+        rows: e.rows.iter().map(|row| row + before).collect(),
+        ..e
+    }));
+    RowPlan { rows, forks, estimates }
+}
+
 /// A pass over one window that shares nothing.
-fn plain(plan: &ChunkPlan, window: usize, halves: &[Half]) -> RowPlan {
-    let prompt = plan.windows[window].text;
-    let rows: Vec<Branch> = halves.iter().map(|&half| Branch { half, window, prompt, reference: None }).collect();
-    let estimate = WindowRows { window, kind: None, rows: (0..rows.len()).collect() };
+fn plain(timelines: &[Timeline], place: (usize, usize), halves: &[Half]) -> RowPlan {
+    let rows: Vec<Branch> = halves.iter().map(|&half| branch(timelines, place, half)).collect();
+    let (timeline, window) = place;
+    let estimate = WindowRows { timeline, window, kind: None, rows: (0..rows.len()).collect() };
     RowPlan { rows, forks: Vec::new(), estimates: vec![estimate] }
 }
 
 /// A pass over one window of a step that shares in `layers` (the first and the last of those that do). `entering`: the
 /// estimates of the window that enter the blend.
 fn shared(
-    plan: &ChunkPlan,
-    window: usize,
+    timelines: &[Timeline],
+    place: (usize, usize),
     halves: &[Half],
     layers: RangeInclusive<usize>,
     entering: &[timeline::Estimate],
 ) -> RowPlan {
-    let alone = plain(plan, window, halves);
-    if !plan.windows[window].joined {
+    let alone = plain(timelines, place, halves);
+    let (timeline, window) = place;
+    let windows = &timelines[timeline].plan.windows;
+    if !windows[window].joined {
         return alone; // at most it is read
     }
-    let read = plan.windows.get(window + 1).is_some_and(|next| next.joined);
+    let read = windows.get(window + 1).is_some_and(|next| next.joined);
     let finished = entering.contains(&timeline::Estimate::Plain);
-    let reference = Some(Reference::Banked { window: window - 1 });
+    let reference = Some(Reference::Banked { timeline, window: window - 1 });
     let mut parted = Vec::new(); // by half: the plain row, the shared row
     for (row, branch) in alone.rows.iter().enumerate() {
         parted.extend((read || finished).then(|| (row, branch.clone())));
@@ -147,7 +156,7 @@ fn shared(
             parted.iter().position(|(_, branch)| (branch.half, branch.reference.is_some()) == (*half, shared))
         };
         let rows = halves.iter().map(row).collect::<Option<Vec<usize>>>()?;
-        Some(WindowRows { window, kind: Some(kind), rows })
+        Some(WindowRows { timeline, window, kind: Some(kind), rows })
     };
     let estimates = entering.iter().filter_map(estimate).collect();
     RowPlan { rows: alone.rows, forks, estimates }
@@ -156,7 +165,8 @@ fn shared(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::timeline::{Blend, BlendMode};
+    use crate::job::{Reads, Sharing, TimelineRole};
+    use crate::timeline::{Blend, BlendMode, ChunkPlan};
 
     const HALVES: &[Half] = &[Half::UNCOND, Half::COND];
 
@@ -164,10 +174,22 @@ mod tests {
         ChunkPlan::even(&[windows], 5, 2, 0)
     }
 
+    fn alone(plan: &ChunkPlan) -> [Timeline; 1] {
+        [Timeline::output(plan.clone())]
+    }
+
+    /// A companion of `source` that is read in steps 1 and 2, and needed in steps 0 to 2.
+    fn reading(source: ChunkPlan, output: ChunkPlan) -> [Timeline; 2] {
+        let source = Timeline { role: TimelineRole::Companion, steps: 3, ..Timeline::output(source) };
+        let (steps, layers) = ("1-2".parse().unwrap(), "all".parse().unwrap());
+        let reads = Some(Reads { timeline: 0, sharing: Sharing { steps, layers, depth: 5 } });
+        [source, Timeline { reads, ..Timeline::output(output) }]
+    }
+
     /// Rows after the fork before layer 3, rows at the end, and estimates as whether they are shared, and their rows.
     fn parts(plan: &ChunkPlan, window: usize, mode: BlendMode) -> (usize, usize, Vec<(bool, Vec<usize>)>) {
         let blend = Blend::new(plan, mode);
-        let rows = shared(plan, window, HALVES, 3..=4, blend.estimates(window));
+        let rows = shared(&alone(plan), (0, window), HALVES, 3..=4, blend.estimates(window));
         let after = rows.forks.first().map_or(rows.rows.len(), |fork| fork.rows.len());
         let end = rows.forks.last().map_or(rows.rows.len(), |fork| fork.rows.len());
         assert!(rows.forks.iter().zip([3, 5]).all(|(fork, layer)| fork.layer == layer));
@@ -196,7 +218,7 @@ mod tests {
         let plan = plan(3);
         let blend = Blend::new(&plan, BlendMode::Repo);
         let rows = |halves: &[Half]| {
-            let rows = shared(&plan, 1, halves, 3..=4, blend.estimates(1));
+            let rows = shared(&alone(&plan), (0, 1), halves, 3..=4, blend.estimates(1));
             let estimates = rows.estimates.iter().map(|estimate| estimate.rows.clone()).collect::<Vec<_>>();
             (rows.rows.len(), rows.forks[0].rows.len(), estimates)
         };
@@ -206,13 +228,12 @@ mod tests {
     }
 
     #[test]
-    fn every_row_of_an_edited_window_stands_beside_the_one_it_reads() {
-        let once = plan(3);
-        let plan = once.twice(1);
+    fn every_row_of_a_reader_stands_beside_the_one_it_reads() {
+        let source = plan(3);
+        let timelines = reading(source.clone(), source.on_prompts_from(1));
         for (mode, forked) in [(BlendMode::Repo, vec![4]), (BlendMode::Paper, vec![4, 2])] {
-            let blend = Blend::lines(&plan, mode, 2);
-            let reading = Lines::Two { reading: true, source: true };
-            let passes = passes(&plan, reading, HALVES, Some(3..=4), |window| blend.estimates(window));
+            let blend = Blend::new(&source, mode);
+            let passes = passes(&timelines, 1, HALVES, Some(3..=4), |_, window| blend.estimates(window));
             assert_eq!(passes.len(), 3, "a pass has both versions of a window");
             let pass = &passes[1];
             assert_eq!(pass.rows.len(), 4);
@@ -221,7 +242,8 @@ mod tests {
             for rows in std::iter::once(pass.rows.clone()).chain(stages) {
                 let (sources, twins) = rows.split_at(rows.len() / 2);
                 for (row, (source, twin)) in sources.iter().zip(twins).enumerate() {
-                    assert_eq!((twin.window, twin.prompt), (source.window + 3, source.prompt + once.texts.len()));
+                    assert_eq!((source.timeline, source.window, source.prompt), (0, 1, 0));
+                    assert_eq!((twin.timeline, twin.window, twin.prompt), (1, 1, 1));
                     assert_eq!((twin.half, twin.reference), (source.half, Some(Reference::Row(row))));
                     assert!(source.reference_row().is_none());
                 }
@@ -235,24 +257,39 @@ mod tests {
             let (sources, twins) = pass.estimates.split_at(pass.estimates.len() / 2);
             for (source, twin) in sources.iter().zip(twins) {
                 let rows: Vec<usize> = source.rows.iter().map(|row| row + before).collect();
-                assert_eq!((twin.window, &twin.rows), (source.window + 3, &rows));
+                assert_eq!((source.timeline, twin.timeline), (0, 1));
+                assert_eq!((twin.window, &twin.rows), (source.window, &rows));
             }
         }
     }
 
     #[test]
-    fn a_source_that_is_not_wanted_any_more_costs_nothing() {
-        let plan = plan(3).twice(1);
-        let blend = Blend::lines(&plan, BlendMode::Repo, 2);
-        let of = |source| {
-            passes(&plan, Lines::Two { reading: false, source }, HALVES, None, |window| blend.estimates(window))
-        };
-        assert_eq!(of(true).len(), 6);
-        let alone = of(false);
-        assert_eq!(alone.len(), 3);
-        for (window, pass) in alone.iter().enumerate() {
-            assert!(pass.rows.iter().all(|row| row.window == window + 3 && row.reference.is_none()));
-            assert_eq!(pass.estimates.iter().map(|estimate| estimate.window).collect::<Vec<_>>(), [window + 3, window]);
+    fn a_companion_that_is_not_needed_any_more_costs_nothing() {
+        let timelines = reading(plan(3), plan(3));
+        let blend = Blend::new(&plan(3), BlendMode::Repo);
+        let of = |step| passes(&timelines, step, HALVES, None, |_, window| blend.estimates(window));
+        assert_eq!([0, 1, 2, 3].map(|step| of(step).len()), [6, 3, 3, 3]);
+        for (window, pass) in of(3).iter().enumerate() {
+            assert!(pass.rows.iter().all(|row| (row.timeline, row.window, row.reference) == (1, window, None)));
+            let estimates = pass.estimates.iter().map(|estimate| (estimate.timeline, estimate.window));
+            assert_eq!(estimates.collect::<Vec<_>>(), [(1, window)]);
+        }
+    }
+
+    #[test]
+    fn a_clean_frame_stands_in_every_pass_and_is_not_estimated() {
+        let mut timelines = reading(ChunkPlan::single(1), plan(3).on_prompts_from(1));
+        timelines[0] = Timeline::reference(ChunkPlan::single(1), 0.0);
+        let blend = Blend::new(&plan(3), BlendMode::Repo);
+        for (step, rows) in [(0, 2), (1, 4)] {
+            let passes = passes(&timelines, step, HALVES, None, |_, window| blend.estimates(window));
+            assert_eq!(passes.len(), 3);
+            for (window, pass) in passes.iter().enumerate() {
+                let places: Vec<_> = pass.rows.iter().map(|row| (row.timeline, row.window)).collect();
+                assert_eq!(places, [vec![(0, 0); rows - 2], vec![(1, window); 2]].concat());
+                let rows = vec![rows - 2, rows - 1];
+                assert_eq!(pass.estimates, [WindowRows { timeline: 1, window, kind: None, rows }]);
+            }
         }
     }
 
@@ -262,13 +299,16 @@ mod tests {
         plan.windows[2].joined = false;
         for mode in [BlendMode::Repo, BlendMode::Paper] {
             let blend = Blend::new(&plan, mode);
-            let rows = shared(&plan, 2, HALVES, 3..=4, blend.estimates(2));
-            assert_eq!(rows, super::plain(&plan, 2, HALVES));
+            let rows = shared(&alone(&plan), (0, 2), HALVES, 3..=4, blend.estimates(2));
+            assert_eq!(rows, super::plain(&alone(&plan), (0, 2), HALVES));
             // nobody reads window 1
-            let rows = shared(&plan, 1, HALVES, 3..=4, blend.estimates(1));
+            let rows = shared(&alone(&plan), (0, 1), HALVES, 3..=4, blend.estimates(1));
             assert_eq!(rows.forks.len(), 1);
             assert_eq!(rows.forks[0].rows.len(), if mode == BlendMode::Repo { 4 } else { 2 });
         }
-        assert_eq!(shared(&ChunkPlan::single(5), 0, HALVES, 3..=4, &[timeline::Estimate::Plain]).forks, []);
+        assert_eq!(
+            shared(&alone(&ChunkPlan::single(5)), (0, 0), HALVES, 3..=4, &[timeline::Estimate::Plain]).forks,
+            []
+        );
     }
 }

@@ -1,10 +1,10 @@
 //! The de-duplicated schedule (spec/ditctrl.md 10.3): how many layers the rows of a run really go through, counted in the
 //! network itself, against the closed formula.
 
-use super::denoise::{Denoising, NoiseSource, denoise};
+use super::denoise::{Denoising, Input, Network, NoiseSource, Sampling, Told, denoise};
 use crate::attention::{AttentionProcessor, Feature, FeatureSite};
 use crate::guidance::{GuidanceSchedule, Rule};
-use crate::job::{Controls, Sharing, bank_size};
+use crate::job::{Controls, Sharing, Timeline, bank_size};
 use crate::models::registry::family;
 use crate::models::{Architecture, Denoiser};
 use crate::nn::sdpa::Sdpa;
@@ -92,37 +92,35 @@ fn counted(denoiser: &dyn Denoiser, windows: usize, layers: &str, steps: &str, b
     let keys: ScheduleKeys = serde_json::from_str(&text.unwrap()).unwrap();
     let schedule = keys.config(crate::models::registry::FAMILIES[0].schedulers).unwrap();
     let table = Table::Diffusers;
-    let mut scheduler = crate::schedulers::build(&schedule, SchedulerKind::Ddim, table, STEPS, 0.0).unwrap();
+    let scheduler = crate::schedulers::build(&schedule, SchedulerKind::Ddim, table, STEPS, 0.0).unwrap();
     let text = architecture.text();
     let embedding = Tensor::zeros((text.length, text.width), DType::F32, &device).unwrap();
+    let timeline = Timeline::output(plan.clone());
+    let texts = vec![embedding.clone()];
     let run = Denoising {
-        denoiser,
-        scheduler: &mut *scheduler,
-        plan: &plan,
-        texts: std::slice::from_ref(&embedding),
+        network: Network {
+            denoiser,
+            stack: &mut stack.processors,
+            kernel: Sdpa::default(),
+            micro_batch: 2,
+            device: &device,
+        },
+        sampling: Sampling {
+            rule: &Rule::classifier_free(GuidanceSchedule::Constant(6.0)),
+            table,
+            blend,
+            sharing: controls.sharing.as_ref(),
+            noise: &NoiseSource::Seeded(Noise::new(1)),
+            shape: LATENTS,
+            until: usize::MAX,
+        },
+        timelines: vec![Input { timeline: &timeline, texts, concat: None, start: 0, known: None, scheduler }],
         uncond: &embedding,
-        rule: &Rule::classifier_free(GuidanceSchedule::Constant(6.0)),
-        table,
-        blend,
-        noise: &NoiseSource::Seeded(Noise::new(1)),
-        start: 0,
-        fixed: None,
         from: None,
-        keeper: &mut (),
-        begins: true,
-        shape: LATENTS,
-        device: &device,
-        sharing: controls.sharing.as_ref(),
-        stack: &mut stack.processors,
-        kernel: Sdpa::default(),
-        pair: None,
-        until: usize::MAX,
-        micro_batch: 2,
-        part: (0, 1),
-        after: 0.0,
+        told: Told { steps: &mut (), part: (0, 1), begins: true, after: 0.0 },
     };
     let latents = denoise(run, &mut ()).unwrap();
-    assert_eq!(latents.dim(0).unwrap(), plan.frames);
+    assert_eq!(latents[0].dim(0).unwrap(), plan.frames);
     (counter.cond.get(), counter.uncond.get())
 }
 

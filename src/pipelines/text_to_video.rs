@@ -4,9 +4,10 @@
 use super::checkpoint::Checkpointer;
 use super::extend;
 use super::frames::{draft, frames, keep, sweep};
-use super::latents::{Beside, alone, latents, noise, write_latents};
+use super::latents::{Prepared, latents, noise, write_latents};
 use super::loaded::Loaded;
 use super::record::record;
+use super::segment::alone;
 use super::texts::encode;
 use crate::job::values::OnInterrupt;
 use crate::job::{Job, outline};
@@ -49,9 +50,9 @@ fn run_in_pool(job: &Job, loaded: &mut Loaded, observer: &mut dyn Observer) -> R
     }
     observer.event(&Event::Plan(Box::new(plan(job))))?;
     sweep(job, observer)?;
-    let mut keeping = Checkpointer::begin(job, observer)?;
+    let mut checkpoints = Checkpointer::begin(job, observer)?;
     let mut watch = Stopwatch::new(observer);
-    match made(job, loaded, &mut keeping, &mut watch) {
+    match made(job, loaded, &mut checkpoints, &mut watch) {
         Ok((video, mut manifest)) => {
             manifest.run = Some(RunFacts { offload: Some(job.offload.to_string()), ..watch.facts(job.threads) });
             if job.manifest.writes_sidecar()
@@ -59,14 +60,14 @@ fn run_in_pool(job: &Job, loaded: &mut Loaded, observer: &mut dyn Observer) -> R
             {
                 observer.event(&Event::Saved { kind: "manifest", path })?;
             }
-            keeping.finish(&video.path.to_string_lossy(), observer)?;
+            checkpoints.finish(&video.path.to_string_lossy(), observer)?;
             Ok(Outcome { video, manifest })
         }
-        Err(failure) if failure.code == Code::Interrupted => Err(match keeping.draft() {
+        Err(failure) if failure.code == Code::Interrupted => Err(match checkpoints.draft() {
             latents if latents.is_empty() => failure,
             latents => drafted(job, loaded, &latents, failure, observer),
         }),
-        Err(failure) => Err(keeping.failed(failure)),
+        Err(failure) => Err(checkpoints.failed(failure)),
     }
 }
 
@@ -74,17 +75,18 @@ fn run_in_pool(job: &Job, loaded: &mut Loaded, observer: &mut dyn Observer) -> R
 fn made(
     job: &Job,
     loaded: &mut Loaded,
-    keeping: &mut Checkpointer,
+    checkpoints: &mut Checkpointer,
     watch: &mut Stopwatch,
 ) -> Result<(Written, Manifest), Failure> {
-    keeping.heard()?;
+    checkpoints.heard()?;
     let context = extend::context(job, watch)?;
-    let latents = if keeping.all_finished() {
-        (0..job.segments.len()).filter_map(|part| keeping.finished(part)).collect()
+    let latents = if checkpoints.all_finished() {
+        (0..job.segments.len()).filter_map(|part| checkpoints.finished(part)).collect()
     } else {
         let noise = noise(job).code(Code::Usage)?;
         let texts = encode(job, watch)?;
-        latents(job, loaded, &texts, &noise, context.as_ref(), Beside::Keeping(keeping), watch)?
+        let prepared = Prepared { texts: &texts, noise: &noise, context: context.as_ref() };
+        latents(job, loaded, &prepared, Some(checkpoints), None, watch)?
     };
     if let Some(path) = &job.save_latents {
         write_latents(path, &alone(job, &latents)?).code(Code::Failed)?;
@@ -92,9 +94,9 @@ fn made(
     }
     let mut manifest = record(job).code(Code::Model)?;
     extend::note(job, context.as_ref(), &mut manifest);
-    let video = frames(job, loaded, &latents, &manifest, keeping, watch);
+    let video = frames(job, loaded, &latents, &manifest, checkpoints, watch);
     let video = video.map_err(|failure| match failure.code {
-        Code::Encoder if !keeping.holds_latents() => {
+        Code::Encoder if !checkpoints.holds_latents() => {
             keep(job, &alone(job, &latents).unwrap_or(latents.clone()), failure)
         }
         _ => failure,

@@ -33,8 +33,8 @@ pub struct KeyMask {
     /// Foreground of conditional rows at the layer named.
     bits: BTreeMap<usize, Bits>,
     layer: Option<usize>,
-    /// Foreground of windows whose keys a bank holds, by layer and window, in the step named.
-    banked: Option<HashMap<(usize, usize), Bits>>,
+    /// Foreground of windows whose keys a bank holds, by layer, timeline and window, in the step named.
+    banked: Option<HashMap<(usize, usize, usize), Bits>>,
     step: Option<usize>,
 }
 
@@ -78,13 +78,13 @@ impl KeyMask {
             None => {
                 if self.banked.is_some() && branch.half.text {
                     let bits = self.foreground(row, site)?;
-                    self.banked.get_or_insert_default().insert((site.layer, branch.window), bits);
+                    self.banked.get_or_insert_default().insert((site.layer, branch.timeline, branch.window), bits);
                 }
                 return Ok(RowMask::Whole);
             }
             Some(Reference::Row(reference)) => self.foreground(reference, site)?,
-            Some(Reference::Banked { window }) => {
-                match self.banked.as_ref().and_then(|banked| banked.get(&(site.layer, window))) {
+            Some(Reference::Banked { timeline, window }) => {
+                match self.banked.as_ref().and_then(|banked| banked.get(&(site.layer, timeline, window))) {
                     Some(bits) => bits.clone(),
                     None => bail!("{}: no earlier pass left a mask of window {window}", site.path),
                 }
@@ -111,10 +111,10 @@ fn threshold_frames(map: &[f32], frame: usize, threshold: f32) -> Vec<bool> {
 /// window and prompt. A conditional row is its own twin.
 fn cond_twin(branches: &[Branch], row: usize) -> Option<usize> {
     let role = |branch: &Branch| {
-        let place = |branch: &Branch| (branch.window, branch.prompt);
+        let place = |branch: &Branch| (branch.timeline, branch.window, branch.prompt);
         let source = match branch.reference {
             Some(Reference::Row(row)) => branches.get(row).map(place),
-            Some(Reference::Banked { window }) => Some((window, usize::MAX)), // prompt unknown, and the same for all of them
+            Some(Reference::Banked { timeline, window }) => Some((timeline, window, usize::MAX)), // prompt unknown, and the same for all of them
             None => None,
         };
         (place(branch), source)

@@ -94,6 +94,7 @@ struct Key {
     kind: SiteKind,
     layer: usize,
     half: Half,
+    timeline: usize,
     window: usize,
 }
 
@@ -133,8 +134,8 @@ impl KvBank {
 }
 
 impl BankState {
-    fn key(site: &AttentionSite, half: Half, window: usize) -> Key {
-        Key { kind: site.kind, layer: site.layer, half, window }
+    fn key(site: &AttentionSite, half: Half, (timeline, window): (usize, usize)) -> Key {
+        Key { kind: site.kind, layer: site.layer, half, timeline, window }
     }
 
     /// Puts in what a row attends with, if it is to be kept.
@@ -165,21 +166,21 @@ impl BankState {
         if self.held > self.peak {
             bail!("{}: the bank would hold {} bytes, {} were planned", site.path, self.held, self.peak)
         }
-        match self.entries.insert(Self::key(site, branch.half, branch.window), (k, v)) {
+        match self.entries.insert(Self::key(site, branch.half, (branch.timeline, branch.window)), (k, v)) {
             Some(_) => bail!("{}: window {} has two rows for one place in the bank", site.path, branch.window),
             None => Ok(()),
         }
     }
 
-    /// What a row that refers to `window` is to attend with, in place of or after its own `k` and `v`, each `[1, N, L, D]`.
-    fn read(&mut self, own: Qkv, branch: &Branch, window: usize, site: &AttentionSite) -> Result<Qkv> {
-        let key = Self::key(site, branch.half, window);
+    /// What a row that refers to a window of a timeline is to attend with, in place of or after its own `k` and `v`, each `[1, N, L, D]`.
+    fn read(&mut self, own: Qkv, branch: &Branch, place: (usize, usize), site: &AttentionSite) -> Result<Qkv> {
+        let key = Self::key(site, branch.half, place);
         let entry = match self.plan.purpose {
             Purpose::HandOver { .. } => self.entries.remove(&key),
             Purpose::Anchor { .. } => self.entries.get(&key).cloned(),
         };
         let Some((k, v)) = entry else {
-            bail!("{}: the bank has nothing of window {window} for the half {}", site.path, branch.half)
+            bail!("{}: the bank has nothing of window {} for the half {}", site.path, place.1, branch.half)
         };
         let back = |x: &Tensor, own: &Tensor| x.to_device(own.device())?.to_dtype(own.dtype());
         let (banked_k, banked_v) = (back(&k, &own.k)?, back(&v, &own.v)?);
@@ -219,9 +220,9 @@ impl AttentionProcessor for KvBank {
             let own = Qkv { q: narrow(&qkv.q)?, k: narrow(&qkv.k)?, v: narrow(&qkv.v)?, scale: qkv.scale };
             let mut state = self.0.borrow_mut();
             parts.push(match branch.reference {
-                Some(Reference::Banked { window }) => {
+                Some(Reference::Banked { timeline, window }) => {
                     read = true;
-                    state.read(own, branch, window, site)?
+                    state.read(own, branch, (timeline, window), site)?
                 }
                 Some(Reference::Row(_)) => own,
                 None => {
@@ -271,7 +272,7 @@ mod tests {
     }
 
     fn halves(window: usize, source: Option<usize>) -> [Branch; 2] {
-        let reference = source.map(|window| Reference::Banked { window });
+        let reference = source.map(|window| Reference::Banked { timeline: 0, window });
         [UNCOND, COND].map(|half| Branch { reference, ..branch(half, window, window, None) })
     }
 

@@ -167,7 +167,7 @@ fn a_walk_over_the_windows_equals_the_pair_loop() {
                 let state = [rows[window].clone(), rows[count + window].clone()];
                 let mut forked: Vec<(usize, Branch)> = Vec::new();
                 for (row, plain) in start.iter().enumerate() {
-                    let reference = window.checked_sub(1).map(|window| Reference::Banked { window });
+                    let reference = window.checked_sub(1).map(|window| Reference::Banked { timeline: 0, window });
                     forked.extend((window + 1 < count).then(|| (row, plain.clone())));
                     forked.extend(reference.map(|_| (row, Branch { reference, ..plain.clone() })));
                 }

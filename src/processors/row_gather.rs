@@ -78,7 +78,7 @@ impl RowGather {
         for (index, branch) in site.batch().enumerate() {
             let (from, frame) = match self.source {
                 TakenFrom::Reference { text_only } => match branch.reference {
-                    Some(Reference::Banked { window }) if !self.banked => {
+                    Some(Reference::Banked { window, .. }) if !self.banked => {
                         bail!(
                             "{}: row {} refers to a bank for window {window}, and there is none",
                             site.path,

@@ -50,7 +50,7 @@ pub const COND: Half = Half::COND;
 pub const UNCOND: Half = Half::UNCOND;
 
 pub fn branch(half: Half, window: usize, prompt: usize, reference: Option<usize>) -> Branch {
-    Branch { half, window, prompt, reference: reference.map(Reference::Row) }
+    Branch { reference: reference.map(Reference::Row), ..Branch::new(half, window, prompt) }
 }
 
 pub fn pass(step: usize) -> Pass {

@@ -59,8 +59,8 @@ pub struct Keys {
     pub rows: (Ranges, Ranges),
     /// Steps and layers at which rows have the keys of the banked window they refer to.
     pub banked: (Ranges, Ranges),
-    /// The text of each window.
-    pub texts: Vec<usize>,
+    /// The text of each window, by timeline.
+    pub texts: Vec<Vec<usize>>,
     /// In the order of the words that are scaled.
     pub words: Vec<Word>,
     /// Whether rows whose own text has none of the words are left alone, rather than where they attend to them.
@@ -75,8 +75,9 @@ impl Keys {
             Some(Reference::Row(row)) if here(&self.rows) => {
                 site.branches.get(row).map_or(branch.prompt, |source| self.text(source, site))
             }
-            Some(Reference::Banked { window }) if here(&self.banked) => {
-                self.texts.get(window).copied().unwrap_or(branch.prompt)
+            Some(Reference::Banked { timeline, window }) if here(&self.banked) => {
+                let text = self.texts.get(timeline).and_then(|windows| windows.get(window));
+                text.copied().unwrap_or(branch.prompt)
             }
             _ => branch.prompt,
         }

@@ -62,16 +62,8 @@ pub struct Blend {
 
 impl Blend {
     pub fn new(plan: &ChunkPlan, mode: BlendMode) -> Self {
-        Self::lines(plan, mode, 1)
-    }
-
-    /// For a plan of so many timelines one after the other, equal in their windows ([`ChunkPlan::twice`]): each is blended
-    /// as it would be alone.
-    pub fn lines(plan: &ChunkPlan, mode: BlendMode, lines: usize) -> Self {
-        let windows = plan.windows.len() / lines;
-        let last = windows.saturating_sub(1);
+        let last = plan.windows.len().saturating_sub(1);
         let estimates: Vec<Vec<Estimate>> = (0..plan.windows.len())
-            .map(|k| k % windows)
             .map(|k| match mode {
                 _ if k == 0 => vec![Estimate::Plain], // also where it is the only window
                 BlendMode::Repo if k < last => vec![Estimate::Plain, Estimate::Shared],

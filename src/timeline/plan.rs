@@ -104,23 +104,13 @@ impl ChunkPlan {
         }
     }
 
-    /// Two timelines on one axis, for a video and another version of it: these windows, and after all their frames the same
-    /// once more, on texts of their own whose prompts count from `prompts`. No window of one reaches into the other.
-    pub fn twice(&self, prompts: usize) -> Self {
-        let windows = self.windows.iter();
-        let windows = windows.map(|w| Window { start: w.start + self.frames, text: w.text + self.texts.len(), ..*w });
-        let texts = self.texts.iter().map(|text| match *text {
-            TextMix::Prompt(prompt) => TextMix::Prompt(prompt + prompts),
-            TextMix::Between { from, to, weight } => {
-                TextMix::Between { from: from + prompts, to: to + prompts, weight }
-            }
-        });
-        Self {
-            frames: 2 * self.frames,
-            keep: self.keep,
-            windows: self.windows.iter().copied().chain(windows).collect(),
-            texts: self.texts.iter().copied().chain(texts).collect(),
-        }
+    /// The same windows on other texts: those whose prompts count from `first`.
+    pub fn on_prompts_from(&self, first: usize) -> Self {
+        let text = |text: &TextMix| match *text {
+            TextMix::Prompt(prompt) => TextMix::Prompt(prompt + first),
+            TextMix::Between { from, to, weight } => TextMix::Between { from: from + first, to: to + first, weight },
+        };
+        Self { texts: self.texts.iter().map(text).collect(), ..self.clone() }
     }
 
     /// `counts[p]` windows of `window` latent frames for prompt p, and its boundary's transition windows behind them.

@@ -109,7 +109,7 @@ fn forward(model: &Transformer, config: &TransformerConfig, step: usize) -> Vec<
         let text = tiny::unit(&format!("text {index}"), &[config.max_text_seq_length, config.text_embed_dim]);
         Row::new(latents, text, 900.0 - 100.0 * step as f64)
     };
-    let branch = |window| Branch { half: Half::COND, window, prompt: 0, reference: None };
+    let branch = |window| Branch::new(Half::COND, window, 0);
     let fork = Fork { layer: LAYERS / 2, rows: vec![(0, branch(0)), (0, branch(0))] };
     let pass = Pass { step, steps: 3 };
     let rows = vec![branch(0), branch(1)];
@@ -173,7 +173,7 @@ fn a_stream_goes_on_after_passes_that_ended_early() {
     let latents = tiny::unit("latents 0", &[1, config.in_channels, 4, 4]);
     let text = tiny::unit("text 0", &[config.max_text_seq_length, config.text_embed_dim]);
     let row = Row::new(latents, text, 900.0);
-    let branch = Branch { half: Half::COND, window: 0, prompt: 0, reference: None };
+    let branch = Branch::new(Half::COND, 0, 0);
     for layer in [1, LAYERS / 2, LAYERS - 1] {
         let fork = Fork { layer, rows: vec![(7, branch.clone())] };
         let pass = Pass { step: 0, steps: 1 };

@@ -20,7 +20,7 @@ const COND: Half = Half::COND;
 const UNCOND: Half = Half::UNCOND;
 
 fn branch(half: Half, window: usize, reference: Option<Reference>) -> Branch {
-    Branch { half, window, prompt: window, reference }
+    Branch { reference, ..Branch::new(half, window, window) }
 }
 
 fn row(row: usize) -> Option<Reference> {
@@ -253,7 +253,7 @@ fn every_schedule_of_a_sharing_step_equals_the_pair_loop() {
                 let start = [branch(UNCOND, k, None), branch(COND, k, None)];
                 let mut forked = Vec::new();
                 for (row, plain) in start.iter().enumerate() {
-                    let reference = k.checked_sub(1).map(|window| Reference::Banked { window });
+                    let reference = k.checked_sub(1).map(|window| Reference::Banked { timeline: 0, window });
                     forked.extend((k + 1 < COUNT).then(|| (row, plain.clone())));
                     forked.extend(reference.map(|_| (row, Branch { reference, ..plain.clone() })));
                 }

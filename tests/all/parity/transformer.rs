@@ -19,7 +19,7 @@ pub fn load(kind: &str) -> (TransformerConfig, Transformer) {
 }
 
 fn branches(count: usize) -> Vec<Branch> {
-    let row = |index| Branch { half: Half::COND, window: index, prompt: index, reference: None };
+    let row = |index| Branch::new(Half::COND, index, index);
     (0..count).map(row).collect()
 }
 
@@ -72,7 +72,7 @@ fn a_fork_continues_the_rows_it_names() {
     let (config, model) = load("tiny-2b");
     let rows = case(&config, "tiny-2b/3x6x10/t999");
     let whole = forward(&model, &rows, Sdpa::default(), 1);
-    let row = |index: usize| Branch { half: Half::COND, window: index, prompt: index, reference: None };
+    let row = |index: usize| Branch::new(Half::COND, index, index);
     let fork = vidgen::attention::Fork { layer: 1, rows: vec![(1, row(1)), (0, row(0)), (1, row(1))] };
     let pass = Pass { step: 0, steps: 1 };
     let mut hooks = Hooks::new(pass, branches(2), vec![fork], &mut [], Sdpa::default(), 1).unwrap();

@@ -21,8 +21,8 @@ use std::time::Instant;
 const SHORT: f64 = 1.0 / 3.0;
 
 /// What stands between the decoder and what takes its frames.
-pub struct Tape<'k, 'a> {
-    keeping: Option<&'k mut Checkpointer<'a>>,
+pub struct FrameCache<'k, 'a> {
+    checkpoints: Option<&'k mut Checkpointer<'a>>,
     mode: Mode,
     /// Frames from an earlier run.
     found: Option<(RawFrameReader, FramesPoint)>,
@@ -42,23 +42,23 @@ enum Mode {
 /// Where a part's decode begins.
 #[derive(Debug, Default, Clone, Copy)]
 pub struct Begun {
-    /// Frames that come from the tape.
+    /// Frames that come from the cache.
     pub frames: usize,
     pub chunks: usize,
 }
 
-impl<'k, 'a> Tape<'k, 'a> {
+impl<'k, 'a> FrameCache<'k, 'a> {
     /// Keeps nothing and heeds no interruption.
     pub fn off() -> Self {
-        Self { keeping: None, mode: Mode::Off, found: None, caches: None, begun: Instant::now(), told: false }
+        Self { checkpoints: None, mode: Mode::Off, found: None, caches: None, begun: Instant::now(), told: false }
     }
 
-    /// Keeps what is worth keeping, and begins with what was kept.
-    pub fn new(keeping: &'k mut Checkpointer<'a>, observer: &mut dyn Observer) -> Result<Self> {
-        let mut tape = Self { mode: Mode::Undecided(Vec::new()), ..Self::off() };
-        while let Some(point) = keeping.frames.last().cloned() {
+    /// Keeps what is worth checkpoints, and begins with what was kept.
+    pub fn new(checkpoints: &'k mut Checkpointer<'a>, observer: &mut dyn Observer) -> Result<Self> {
+        let mut cache = Self { mode: Mode::Undecided(Vec::new()), ..Self::off() };
+        while let Some(point) = checkpoints.frames.last().cloned() {
             let mut read = || -> Result<_> {
-                let dir = keeping.made().context("no directory")?;
+                let dir = checkpoints.made().context("no directory")?;
                 let caches = point.caches.as_ref().map(|piece| dir.get(piece)).transpose()?;
                 let caches = caches.map(|bytes| unpack(&bytes)).transpose()?;
                 let (out, frames) = RawFrameWriter::go_on(dir, point.bytes, &point.blake3)?;
@@ -66,18 +66,18 @@ impl<'k, 'a> Tape<'k, 'a> {
             };
             match read() {
                 Ok((out, frames, caches)) => {
-                    (tape.mode, tape.found, tape.caches) = (Mode::On(Box::new(out)), Some((frames, point)), caches);
+                    (cache.mode, cache.found, cache.caches) = (Mode::On(Box::new(out)), Some((frames, point)), caches);
                     break;
                 }
                 Err(error) => {
                     observer.event(&Event::Warning(format!("{error:#}: going back to what was kept before")))?;
-                    keeping.frames.pop();
+                    checkpoints.frames.pop();
                 }
             }
         }
-        keeping.is_safe();
-        tape.keeping = Some(keeping);
-        Ok(tape)
+        checkpoints.is_safe();
+        cache.checkpoints = Some(checkpoints);
+        Ok(cache)
     }
 
     /// Where part `part` begins, which has `frames` frames of `bytes` bytes in `chunks` chunks. A part that was begun
@@ -129,8 +129,8 @@ impl<'k, 'a> Tape<'k, 'a> {
 
     fn give_up(&mut self, error: &anyhow::Error, observer: &mut dyn Observer) -> Result<()> {
         self.mode = Mode::Off;
-        match &mut self.keeping {
-            Some(keeping) => keeping.trouble(error, observer),
+        match &mut self.checkpoints {
+            Some(checkpoints) => checkpoints.trouble(error, observer),
             None => Ok(()),
         }
     }
@@ -143,10 +143,10 @@ impl<'k, 'a> Tape<'k, 'a> {
         session: &dyn Decoding,
         observer: &mut dyn Observer,
     ) -> Result<()> {
-        let Some(keeping) = &mut self.keeping else { return Ok(()) };
+        let Some(checkpoints) = &mut self.checkpoints else { return Ok(()) };
         if let Mode::Undecided(frames) = &mut self.mode {
             let frames = std::mem::take(frames);
-            let job = keeping.job();
+            let job = checkpoints.job();
             let chunks = |segment: &crate::job::Segment| job.decode.chunks(segment.plan.keep - segment.padding).len();
             let left = of - done + job.segments.iter().skip(part + 1).map(chunks).sum::<usize>();
             let expected = self.begun.elapsed().as_secs_f64() * left as f64;
@@ -155,7 +155,7 @@ impl<'k, 'a> Tape<'k, 'a> {
                 Every::Time(time) => expected > time.0 * SHORT,
             };
             self.mode = Mode::Off;
-            if let Some(dir) = keeping.made().filter(|_| worth) {
+            if let Some(dir) = checkpoints.made().filter(|_| worth) {
                 let mut begin = || -> Result<RawFrameWriter> {
                     let mut out = RawFrameWriter::begin(dir)?;
                     frames.iter().try_for_each(|frame| out.push(&frame.data))?;
@@ -163,34 +163,34 @@ impl<'k, 'a> Tape<'k, 'a> {
                 };
                 match begin() {
                     Ok(out) => self.mode = Mode::On(Box::new(out)),
-                    Err(error) => keeping.trouble(&error, observer)?,
+                    Err(error) => checkpoints.trouble(&error, observer)?,
                 }
             }
         }
         let asked = interrupt::asked();
-        let due = keeping.due(done);
+        let due = checkpoints.due(done);
         if let (Mode::On(out), true) = (&mut self.mode, due || asked) {
-            match save(keeping, out, part, done, done < of, session) {
+            match save(checkpoints, out, part, done, done < of, session) {
                 Ok(path) => observer.event(&Event::Checkpoint { phase: Phase::Decode, index: done, of, path })?,
                 Err(error) => self.give_up(&error, observer)?,
             }
         }
-        let Some(keeping) = &mut self.keeping else { return Ok(()) };
+        let Some(checkpoints) = &mut self.checkpoints else { return Ok(()) };
         if !asked {
             return Ok(());
         }
-        if keeping.job().keep.on_interrupt == OnInterrupt::Decode {
+        if checkpoints.job().keep.on_interrupt == OnInterrupt::Decode {
             if !std::mem::replace(&mut self.told, true) {
                 observer.event(&Event::Warning("only decoding is left: finishing the video".into()))?;
             }
             return Ok(());
         }
-        Err(keeping.interrupted().into())
+        Err(checkpoints.interrupted().into())
     }
 }
 
 fn save(
-    keeping: &mut Checkpointer,
+    checkpoints: &mut Checkpointer,
     out: &mut RawFrameWriter,
     part: usize,
     chunks: usize,
@@ -198,7 +198,7 @@ fn save(
     session: &dyn Decoding,
 ) -> Result<std::path::PathBuf> {
     let (bytes, blake3) = out.mark()?;
-    let dir = keeping.directory()?;
+    let dir = checkpoints.directory()?;
     let caches = if more {
         Some(dir.put(&format!("caches-{part}-{chunks}.safetensors"), &pack(session.state())?, true)?)
     } else {
@@ -207,13 +207,13 @@ fn save(
     let record = Record::Frames { part, chunks, bytes, blake3: blake3.clone(), caches: caches.clone() };
     dir.note(&record, true)?;
     let path = dir.path().to_owned();
-    keeping.frames.push(FramesPoint { part, chunks, bytes, blake3, caches });
-    if keeping.frames.len() > STAY
-        && let Some(old) = keeping.frames.remove(0).caches
+    checkpoints.frames.push(FramesPoint { part, chunks, bytes, blake3, caches });
+    if checkpoints.frames.len() > STAY
+        && let Some(old) = checkpoints.frames.remove(0).caches
     {
-        keeping.directory()?.drop_piece(&old);
+        checkpoints.directory()?.drop_piece(&old);
     }
-    keeping.is_safe();
+    checkpoints.is_safe();
     Ok(path)
 }
 
