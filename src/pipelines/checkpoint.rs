@@ -7,10 +7,11 @@
 //! The run directory is created when there is something to save: at the first checkpoint that is due, when the run is
 //! interrupted, or when the first timeline is done. A directory that cannot be written does not end the run.
 
-use super::denoise::{SamplerState, StepHook, StepInfo, TimelineState};
+use super::denoise::{StepHook, StepInfo};
 use super::extend::Context as Before;
 use super::record::hashes;
 use super::segment::kept;
+use super::state::{SamplerState, pack, unpack};
 use crate::job::values::{Every, OnInterrupt};
 use crate::job::{Job, Timeline};
 use crate::run::directory::{self, Plan, RunDir, RunLocked, RunReadOnly};
@@ -191,7 +192,7 @@ impl<'a> Checkpointer<'a> {
             let read = || -> Result<SamplerState> {
                 ensure!(at == part && done < self.job.steps, "step {done} of {}", self.job.steps);
                 let bytes = self.dir.as_ref().context("no directory")?.get(&file)?;
-                Ok(SamplerState { done, timelines: unpack(self.job, timelines, &bytes)? })
+                Ok(SamplerState { done, timelines: unpack(&bytes, timelines, self.job.latents, &self.job.device)? })
             };
             match read() {
                 Ok(state) => return Ok(Some(state)),
@@ -410,40 +411,6 @@ pub(super) fn read_latents(job: &Job, part: usize, dir: &RunDir, file: &StoredFi
         [1, frames, c, h, w]
     );
     Ok(latents.squeeze(0)?)
-}
-
-/// The timelines of a segment as a file: `timeline` and, where the samplers have a state, `scheduler`, each all timelines
-/// one after the other on the axis of frames.
-fn pack(timelines: &[TimelineState]) -> Result<Vec<u8>> {
-    let joined = |parts: Vec<&Tensor>| Tensor::cat(&parts, 0)?.to_device(&Device::Cpu)?.to_dtype(DType::F32);
-    let timeline = joined(timelines.iter().map(|state| &state.latents).collect())?;
-    let remembered: Option<Vec<&Tensor>> = timelines.iter().map(|state| state.scheduler.as_ref()).collect();
-    let scheduler = remembered.map(joined).transpose()?;
-    let mut tensors = vec![("timeline", &timeline)];
-    tensors.extend(scheduler.as_ref().map(|scheduler| ("scheduler", scheduler)));
-    bytes_of(&tensors)
-}
-
-fn unpack(job: &Job, timelines: &[Timeline], bytes: &[u8]) -> Result<Vec<TimelineState>> {
-    let (c, h, w) = job.latents;
-    let shape = [timelines.iter().map(|timeline| timeline.plan.frames).sum(), c, h, w];
-    let mut tensors = tensors_of(bytes)?;
-    let mut take = |name: &str| -> Result<Option<Tensor>> {
-        let Some(tensor) = tensors.remove(name) else { return Ok(None) };
-        ensure!(tensor.dims() == shape, "{name} has shape {:?}, this run needs {shape:?}", tensor.dims());
-        Ok(Some(tensor.to_device(&job.device)?))
-    };
-    let latents = take("timeline")?.context("holds no timeline")?;
-    let scheduler = take("scheduler")?;
-    let mut start = 0;
-    let part = |timeline: &Timeline| -> Result<TimelineState> {
-        let frames = timeline.plan.frames;
-        let own = |x: &Tensor| x.narrow(0, start, frames)?.contiguous();
-        let state = TimelineState { latents: own(&latents)?, scheduler: scheduler.as_ref().map(own).transpose()? };
-        start += frames;
-        Ok(state)
-    };
-    timelines.iter().map(part).collect()
 }
 
 /// All that decides the bytes of a video: what was asked for, by which program, on which weights and numbers.

@@ -7,6 +7,7 @@
 //! other is the same for all windows.
 
 use super::rows::{self, RowPlan};
+use super::state::{SamplerState, TimelineState};
 use crate::attention::{AttentionProcessor, Branch, Hooks, Pass};
 use crate::guidance::{self, Rule};
 use crate::job::{Sharing, Timeline};
@@ -84,23 +85,6 @@ impl Known {
     fn put(&self, timeline: &Tensor, values: &Tensor) -> Result<()> {
         Ok(timeline.slice_set(&values.contiguous()?, 0, self.start)?)
     }
-}
-
-/// One timeline between two steps.
-#[derive(Debug, Clone)]
-pub struct TimelineState {
-    /// `[F, C, H, W]` in f32.
-    pub latents: Tensor,
-    /// The state of the sampler, as [`Scheduler::state`] gives it.
-    pub scheduler: Option<Tensor>,
-}
-
-/// A run between two steps.
-#[derive(Debug, Clone)]
-pub struct SamplerState {
-    /// Steps that are done.
-    pub done: usize,
-    pub timelines: Vec<TimelineState>,
 }
 
 /// What a hook sees after a step.

@@ -23,6 +23,7 @@ mod rows;
 #[cfg(test)]
 mod schedule_tests;
 mod segment;
+mod state;
 mod text_to_video;
 mod texts;
 
