@@ -151,9 +151,9 @@ pub struct Input<'a> {
     pub scheduler: Box<dyn Scheduler>,
 }
 
-/// Who is told, and what of.
-pub struct Told<'a> {
-    pub steps: &'a mut dyn StepHook,
+/// What is called after each step, and what the progress of the run is made from.
+pub struct Reporting<'a> {
+    pub hook: &'a mut dyn StepHook,
     /// Which of the video's segments this is, of how many.
     pub part: (usize, usize),
     /// Whether it is the first one that is worked on.
@@ -172,12 +172,12 @@ pub struct Denoising<'a> {
     pub uncond: &'a Tensor,
     /// Where to go on; none from the beginning.
     pub from: Option<SamplerState>,
-    pub told: Told<'a>,
+    pub reporting: Reporting<'a>,
 }
 
 /// Runs the steps; returns the denoised timelines, each `[F, C, H, W]` in f32.
 pub fn denoise(run: Denoising, observer: &mut dyn Observer) -> Result<Vec<Tensor>> {
-    let Denoising { mut network, sampling, timelines, uncond, from, told } = run;
+    let Denoising { mut network, sampling, timelines, uncond, from, reporting } = run;
     let plan: Vec<Timeline> = timelines.iter().map(|input| input.timeline.clone()).collect();
     let timesteps = timelines.last().context("no timeline")?.scheduler.timesteps().to_vec();
     let first = from.as_ref().map_or(0, |state| state.done);
@@ -187,10 +187,10 @@ pub fn denoise(run: Denoising, observer: &mut dyn Observer) -> Result<Vec<Tensor
         tracks.push(Track::begin(input, states.next(), &sampling, network.device)?);
     }
     let steps = sampling.until.min(timesteps.len());
-    let mut clock = Clock::new(steps, first, told.part, told.after);
-    if told.begins {
-        let of = steps * told.part.1;
-        let what = match told.part.0 * steps + first {
+    let mut clock = Clock::new(steps, first, reporting.part, reporting.after);
+    if reporting.begins {
+        let of = steps * reporting.part.1;
+        let what = match reporting.part.0 * steps + first {
             0 => String::new(),
             done => format!("from step {}", done + 1),
         };
@@ -212,13 +212,13 @@ pub fn denoise(run: Denoising, observer: &mut dyn Observer) -> Result<Vec<Tensor
         let state = || SamplerState { done: step + 1, timelines: tracks.iter().map(Track::state).collect() };
         let estimates = || tracks.iter().map(|track| track.estimate(step)).collect();
         let done = StepInfo {
-            part: told.part.0,
+            part: reporting.part.0,
             done: step + 1,
             steps: timesteps.len(),
             state: &state,
             estimates: &estimates,
         };
-        told.steps.step(&done, observer)?;
+        reporting.hook.step(&done, observer)?;
     }
     tracks.into_iter().map(Track::finish).collect()
 }

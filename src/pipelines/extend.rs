@@ -153,7 +153,7 @@ pub fn wanted(job: &Job, index: usize) -> Range<usize> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::denoise::{Denoising, Input, Network, NoiseSource, Sampling, Told, denoise};
+    use super::super::denoise::{Denoising, Input, Network, NoiseSource, Reporting, Sampling, denoise};
     use super::*;
     use crate::attention::Hooks;
     use crate::guidance::{GuidanceSchedule, Rule};
@@ -212,7 +212,7 @@ mod tests {
             }],
             uncond: &text,
             from: None,
-            told: Told { steps: &mut (), part: (0, 1), begins: true, after: 0.0 },
+            reporting: Reporting { hook: &mut (), part: (0, 1), begins: true, after: 0.0 },
         };
         let timeline = denoise(run, &mut ()).unwrap().remove(0);
         (timeline, witness)

@@ -2,7 +2,7 @@
 
 use super::checkpoint::Checkpointer;
 use super::controls;
-use super::denoise::{Denoising, Input, Network, NoiseSource, Sampling, StepHook, Told, denoise};
+use super::denoise::{Denoising, Input, Network, NoiseSource, Reporting, Sampling, StepHook, denoise};
 use super::extend::Context;
 use super::loaded::Loaded;
 use super::preview::Previewer;
@@ -125,8 +125,8 @@ pub fn latents(
             timelines: inputs.collect::<Result<_>>()?,
             uncond: &prepared.texts.uncond,
             from,
-            told: Told {
-                steps: &mut shown,
+            reporting: Reporting {
+                hook: &mut shown,
                 part: (index, job.segments.len()),
                 begins: std::mem::take(&mut begins),
                 after,

@@ -1,7 +1,7 @@
 //! The de-duplicated schedule (spec/ditctrl.md 10.3): how many layers the rows of a run really go through, counted in the
 //! network itself, against the closed formula.
 
-use super::denoise::{Denoising, Input, Network, NoiseSource, Sampling, Told, denoise};
+use super::denoise::{Denoising, Input, Network, NoiseSource, Reporting, Sampling, denoise};
 use crate::attention::{AttentionProcessor, Feature, FeatureSite};
 use crate::guidance::{GuidanceSchedule, Rule};
 use crate::job::{Controls, Sharing, Timeline, bank_size};
@@ -117,7 +117,7 @@ fn counted(denoiser: &dyn Denoiser, windows: usize, layers: &str, steps: &str, b
         timelines: vec![Input { timeline: &timeline, texts, concat: None, start: 0, known: None, scheduler }],
         uncond: &embedding,
         from: None,
-        told: Told { steps: &mut (), part: (0, 1), begins: true, after: 0.0 },
+        reporting: Reporting { hook: &mut (), part: (0, 1), begins: true, after: 0.0 },
     };
     let latents = denoise(run, &mut ()).unwrap();
     assert_eq!(latents[0].dim(0).unwrap(), plan.frames);
