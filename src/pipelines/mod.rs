@@ -9,6 +9,8 @@ mod checkpoint;
 mod controls;
 mod decode;
 pub mod denoise;
+#[cfg(test)]
+mod denoise_tests;
 mod devices;
 mod extend;
 mod fade;
