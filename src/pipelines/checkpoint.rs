@@ -20,7 +20,7 @@ use crate::run::{Code, Event, Failure, Observer, Phase, WithCode, interrupt};
 use crate::video::{Fault, VideoError};
 use crate::weights::{bytes_of, tensors_of};
 use anyhow::{Context, Result, ensure};
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};

@@ -34,11 +34,11 @@ pub fn pack(timelines: &[TimelineState]) -> Result<Vec<u8>> {
     bytes_of(&tensors)
 }
 
-/// Timelines of a file that [`pack`] made; the last argument but one is channels, height and width.
+/// Timelines of a file that [`pack`] made, of latents of c channels and h by w cells.
 pub fn unpack(
     bytes: &[u8],
     timelines: &[Timeline],
-    (c, h, w): LatentShape,
+    (c, h, w): (usize, usize, usize),
     device: &Device,
 ) -> Result<Vec<TimelineState>> {
     let shape = [timelines.iter().map(|timeline| timeline.plan.frames).sum(), c, h, w];
