@@ -10,18 +10,18 @@ use crate::noise::{Noise, Stream};
 use crate::schedulers::{self, ScheduleConfig, SchedulerKind, Table};
 use crate::timeline::{BlendMode, ChunkPlan};
 use candle_core::{DType, Device, Result, Tensor};
-use std::cell::RefCell;
+use std::sync::Mutex;
 
 const SHAPE: (usize, usize, usize) = (2, 3, 4);
 const STEPS: usize = 4;
 
 /// Answers with the sine of what it is asked about.
 #[derive(Default)]
-struct Witness(RefCell<Vec<Vec<Row>>>);
+struct Witness(Mutex<Vec<Vec<Row>>>);
 
 impl Denoiser for Witness {
     fn forward(&self, rows: &[Row], _: &mut Hooks) -> Result<Vec<Tensor>> {
-        self.0.borrow_mut().push(rows.to_vec());
+        self.0.lock().unwrap().push(rows.to_vec());
         rows.iter().map(|row| row.latents.sin()).collect()
     }
 }
@@ -35,7 +35,7 @@ fn latents(seed: u64, frames: usize) -> Tensor {
 }
 
 fn input<'a>(timeline: &'a Timeline, known: Option<Known>, concat: Option<Tensor>) -> Input<'a> {
-    let config = ScheduleConfig::cogvideox(3.0);
+    let config = ScheduleConfig::zero_snr(3.0);
     let scheduler = schedulers::build(&config, SchedulerKind::Ddim, Table::Diffusers, STEPS, 0.0).unwrap();
     let texts = vec![Tensor::ones((1, 1), DType::F32, &Device::Cpu).unwrap()];
     Input { timeline, texts, concat, start: 0, known, scheduler }
@@ -66,7 +66,7 @@ fn run(timelines: Vec<Input>, rule: &Rule) -> (Vec<Tensor>, Vec<Vec<Row>>) {
         reporting: Reporting { hook: &mut (), part: (0, 1), begins: true, after: 0.0 },
     };
     let made = denoise(run, &mut ()).unwrap();
-    (made, witness.0.into_inner())
+    (made, witness.0.into_inner().unwrap())
 }
 
 #[test]
