@@ -1,7 +1,7 @@
 //! The timelines of a segment: the latent videos that are denoised together.
 //!
 //! One of them is the output. The others are companions: videos whose keys and values the output reads, or that are shown
-//! beside it. An edit's source is one (see [`super::edit`]); a reference picture or an anchor frame is one of a single
+//! beside it. An edit's source is one (see `job::edit`); a reference picture or an anchor frame is one of a single
 //! frame, clean at a time of its own.
 
 use super::sharing::Sharing;
