@@ -3,7 +3,7 @@
 //! Different: those programs interpolate from each prompt to the next all the way, here transitions do.
 
 use super::node::{Source, Table};
-use super::read::{check_count, prompt};
+use super::scenes::{check_count, prompt};
 use super::{Length, Scene, Storyboard};
 use anyhow::{Result, anyhow};
 

@@ -5,7 +5,7 @@
 //! to put files cause a warning, and a file for another command is an error that names the command.
 
 use super::node::{Entry, Node, Source, Table, Value};
-use super::read::{MOST_SCENES, check_count, plain, prompt};
+use super::scenes::{MOST_SCENES, check_count, plain, prompt};
 use super::{Scene, Storyboard};
 use crate::words::unknown;
 use anyhow::{Error, Result, anyhow};

@@ -12,7 +12,7 @@
 
 use super::by_frame;
 use super::node::{Entry, Source, Table, Value};
-use super::read::{check_count, plain, prompt};
+use super::scenes::{check_count, plain, prompt};
 use super::{Storyboard, lines};
 use anyhow::{Result, anyhow, bail};
 

@@ -1,6 +1,7 @@
 //! The forms of other programs, and the syntaxes beside TOML: what they become, and how hostile files are refused.
 
-use super::read::{MOST_SCENES, Syntax};
+use super::node::Syntax;
+use super::scenes::MOST_SCENES;
 use super::tests::{message, parse, prompts};
 use super::*;
 

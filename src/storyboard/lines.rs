@@ -1,7 +1,7 @@
 //! Plain text: one prompt per line, in order. Blank lines and lines that begin with `#` are left out. Where lines begin with
 //! times, as `[00:00-00:06] a red ball`, that is how long each scene is.
 
-use super::read::{MOST_SCENES, check_count, plain, prompt};
+use super::scenes::{MOST_SCENES, check_count, plain, prompt};
 use super::{Length, Storyboard};
 use anyhow::{Context, Result, bail, ensure};
 

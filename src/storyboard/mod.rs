@@ -14,6 +14,7 @@ mod lines;
 mod mold;
 mod node;
 mod read;
+mod scenes;
 mod script;
 #[cfg(test)]
 mod tests;

@@ -2,7 +2,7 @@
 //! transition, where a stage continues from the end of the one before, becomes `blend`.
 
 use super::node::{Source, Table, Value};
-use super::read::{check_count, prompt};
+use super::scenes::{check_count, prompt};
 use super::{Length, Scene, Storyboard, Transition};
 use anyhow::{Error, Result, anyhow};
 

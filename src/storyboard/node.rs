@@ -1,6 +1,6 @@
 //! The values of a structured file, whatever its syntax, each with its line, and the errors about them.
 
-use super::{Length, read::Syntax};
+use super::Length;
 use crate::words::{Duration, unknown};
 use anyhow::{Error, Result, anyhow, bail, ensure};
 use std::collections::HashSet;
@@ -56,6 +56,15 @@ impl Table {
     pub fn entries(&self) -> &[Entry] {
         &self.0
     }
+}
+
+/// How a file is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Syntax {
+    Lines,
+    Toml,
+    Json,
+    Yaml,
 }
 
 /// The file that values come from, for messages.

@@ -1,6 +1,7 @@
 //! Where scenes come from: arguments, a file, standard input. Files are of unknown origin, so they are read within bounds.
 
-use super::node::{Source, Value};
+use super::node::{Source, Syntax, Value};
+use super::scenes::{check_count, plain, prompt};
 use super::{Scene, Storyboard, by_frame, ditctrl, foreign, from_json, from_toml, from_yaml, lines, mold, script};
 use crate::run::{Code, WithCode};
 use anyhow::{Context, Result, anyhow, bail, ensure};
@@ -9,9 +10,6 @@ use std::io::{ErrorKind, Read};
 use std::path::Path;
 
 const MOST_BYTES: usize = 4 << 20;
-/// Bytes of one prompt, and of one line of a file of prompts. Text encoders read a few hundred words.
-pub(super) const MOST_PROMPT: usize = 16 << 10;
-pub(super) const MOST_SCENES: usize = 10_000;
 
 /// What a file is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,15 +21,6 @@ pub enum Form {
     Lines,
     /// A scene script, by the suffix in TOML, JSON or YAML; without one of these by what it begins with.
     Script,
-}
-
-/// How a file is written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Syntax {
-    Lines,
-    Toml,
-    Json,
-    Yaml,
 }
 
 impl Storyboard {
@@ -235,32 +224,4 @@ pub(super) fn text<'a>(name: &str, bytes: &'a [u8]) -> Result<&'a str> {
             )
         }
     }
-}
-
-/// A prompt as it will be used: trimmed, on one line.
-pub(super) fn prompt(text: &str) -> Result<String> {
-    ensure!(
-        text.len() <= MOST_PROMPT,
-        "{} bytes are too long for a prompt: prompts go up to {MOST_PROMPT}",
-        text.len()
-    );
-    let prompt = match text.contains(['\n', '\r']) {
-        true => text.split_whitespace().collect::<Vec<_>>().join(" "),
-        false => text.trim().to_owned(),
-    };
-    ensure!(!prompt.is_empty(), "an empty prompt: write what is to be seen");
-    if let Some(control) = prompt.chars().find(|c| c.is_control() && *c != '\t') {
-        bail!("control character U+{:04X} in a prompt: is this a text file?", u32::from(control))
-    }
-    Ok(prompt)
-}
-
-pub(super) fn check_count(scenes: usize) -> Result<()> {
-    ensure!(scenes <= MOST_SCENES, "{scenes} scenes are more than the {MOST_SCENES} that a video may have");
-    Ok(())
-}
-
-/// A scene that says nothing but its prompt.
-pub(super) fn plain(prompt: String) -> Scene {
-    Scene { prompt, ..Scene::default() }
 }

@@ -4,8 +4,8 @@
 //! The file is walked by hand rather than through serde, so that each error names its line. `[defaults]` ends up in two
 //! places: its length in each scene, and its transition among the settings, where a flag still overrides it.
 
-use super::node::{Node, Source, Table, Value};
-use super::read::{Syntax, check_count, prompt};
+use super::node::{Node, Source, Syntax, Table, Value};
+use super::scenes::{check_count, prompt};
 use super::{Length, Scene, Storyboard, Transition, TransitionInto};
 use anyhow::{Error, Result, anyhow};
 use std::collections::BTreeMap;

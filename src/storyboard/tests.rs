@@ -1,7 +1,9 @@
 //! The readers on good, bad and damaged input, and the storyboards of `prompts/`.
 
 use super::form_tests::{CASE, CHAIN, SCRIPT_JSON, TIMES};
-use super::read::{self, MOST_PROMPT, MOST_SCENES, Syntax};
+use super::node::Syntax;
+use super::read;
+use super::scenes::{MOST_PROMPT, MOST_SCENES};
 use super::*;
 use crate::run::{Code, Failure};
 use std::collections::BTreeSet;
