@@ -1,6 +1,6 @@
 //! What is asked of an autoencoder: frames to latents in the denoiser's scale, and back, chunk by chunk.
 
-use candle_core::{Result, Tensor};
+use candle_core::{DType, Result, Tensor};
 use std::fmt::Debug;
 use std::ops::Range;
 
@@ -91,6 +91,36 @@ pub fn chunks(count: usize, size: usize) -> Vec<Range<usize>> {
     std::iter::once(0..first).chain(rest).filter(|chunk| !chunk.is_empty()).collect()
 }
 
+/// The diagonal Gaussian an encoded video stands for; `[F, C, h, w]`, f32, before the scaling factor. After diffusers'
+/// `DiagonalGaussianDistribution`.
+#[derive(Debug, Clone)]
+pub struct LatentDistribution {
+    pub mean: Tensor,
+    /// Natural logarithm of the variance, clamped to [-30, 20].
+    pub logvar: Tensor,
+}
+
+impl LatentDistribution {
+    /// From the encoder's output `[F, 2C, h, w]`.
+    pub fn from_moments(moments: &Tensor) -> Result<Self> {
+        let moments = moments.to_dtype(DType::F32)?;
+        let channels = moments.dim(1)? / 2;
+        let mean = moments.narrow(1, 0, channels)?.contiguous()?;
+        let logvar = moments.narrow(1, channels, channels)?.contiguous()?.clamp(-30f64, 20f64)?;
+        Ok(Self { mean, logvar })
+    }
+
+    /// The most likely latents.
+    pub fn mode(&self) -> Tensor {
+        self.mean.clone()
+    }
+
+    /// `mean + std * noise`; `noise` is standard normal, of the shape of `mean`.
+    pub fn sample(&self, noise: &Tensor) -> Result<Tensor> {
+        &self.mean + (self.logvar.affine(0.5, 0.0)?.exp()? * noise)?
+    }
+}
+
 /// An autoencoder of videos, or of pictures that takes a video frame by frame. Latents are in the scale that the denoiser
 /// works in: what the autoencoder's own configuration multiplies or adds happens inside.
 pub trait Autoencoder: Debug + Send + Sync {
@@ -100,6 +130,9 @@ pub trait Autoencoder: Debug + Send + Sync {
     /// # Errors
     /// When it was loaded without its encoder, and for sizes that it does not take.
     fn encode(&self, video: &Tensor, options: &EncodeOptions) -> Result<Tensor>;
+
+    /// What [`Autoencoder::encode`] multiplies the encoder's mean by: the denoiser's scale over the encoder's own.
+    fn scaling_factor(&self) -> f64;
 
     /// A decode whose latents of `height` by `width` cells arrive chunk by chunk.
     fn decoding<'a>(&'a self, height: usize, width: usize, options: &DecodeOptions) -> Result<Box<dyn Decoding + 'a>>;
@@ -130,6 +163,10 @@ mod tests {
     impl Autoencoder for PerFrame {
         fn encode(&self, video: &Tensor, _: &EncodeOptions) -> Result<Tensor> {
             video.avg_pool2d(2)? * 0.5
+        }
+
+        fn scaling_factor(&self) -> f64 {
+            0.5
         }
 
         fn decoding<'a>(&'a self, _: usize, _: usize, _: &DecodeOptions) -> Result<Box<dyn Decoding + 'a>> {
@@ -173,5 +210,19 @@ mod tests {
         let whole = decode(DecodeOptions { chunk: 5, ..DecodeOptions::default() });
         assert_eq!(decode(DecodeOptions::default()), whole);
         assert_eq!(DecodeOptions::default().frames_of(1, &DecodeOptions::default().chunks(5)), 5);
+    }
+
+    #[test]
+    fn a_sample_is_the_mean_plus_noise_times_the_deviation() {
+        let moments = Tensor::new(&[[[[0.5f32]], [[-40.0]], [[2.0]], [[40.0]]]], &candle_core::Device::Cpu).unwrap();
+        let moments = moments.reshape((1, 4, 1, 1)).unwrap();
+        let latents = LatentDistribution::from_moments(&moments).unwrap();
+        let list = |tensor: &Tensor| tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        assert_eq!(list(&latents.mode()), [0.5, -40.0]);
+        assert_eq!(list(&latents.logvar), [2.0, 20.0]);
+        let noise = Tensor::new(&[1f32, -1.0], &candle_core::Device::Cpu).unwrap().reshape((1, 2, 1, 1)).unwrap();
+        let sample = list(&latents.sample(&noise).unwrap());
+        assert!((sample[0] - (0.5 + 1f32.exp())).abs() < 1e-5);
+        assert!((sample[1] - (-40.0 - 10f32.exp())).abs() < 1e-1);
     }
 }

@@ -5,7 +5,7 @@ use crate::nn::act::silu;
 use crate::nn::compute_dtype;
 use crate::nn::linear::{Linear, linear};
 use crate::nn::norm::layer_norm;
-use candle_core::{Device, Result, Tensor};
+use candle_core::{D, Device, Result, Tensor};
 use candle_nn::VarBuilder;
 
 /// Weight and bias of a norm of `dim` channels, `[dim]` each, in the dtype that is computed in.
@@ -88,6 +88,33 @@ impl FeedForward {
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         self.out.forward(&self.proj.forward_gelu_tanh(x)?)
     }
+}
+
+/// Two linear layers with a gate between: diffusers' `FeedForward` with `geglu`, whose GELU is the exact one.
+#[derive(Debug)]
+pub struct GatedFeedForward {
+    proj: Linear, // net.0.proj
+    out: Linear,  // net.2
+}
+
+impl GatedFeedForward {
+    /// Four times as wide inside as outside, and as many gates.
+    pub fn load(dim: usize, vb: VarBuilder) -> Result<Self> {
+        let proj = linear(dim, 8 * dim, true, vb.pp("net.0.proj"))?;
+        Ok(Self { proj, out: linear(4 * dim, dim, true, vb.pp("net.2"))? })
+    }
+
+    /// `[.., D]` to the same.
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        self.out.forward(&geglu(&self.proj.forward(x)?)?)
+    }
+}
+
+/// `a gelu(b)` of `[a, b]` on the last axis, with the exact GELU: `[.., 2D]` to `[.., D]`.
+pub fn geglu(x: &Tensor) -> Result<Tensor> {
+    let half = x.dim(D::Minus1)? / 2;
+    let (values, gates) = (x.narrow(D::Minus1, 0, half)?, x.narrow(D::Minus1, half, half)?);
+    values * gates.gelu_erf()?
 }
 
 /// Sinusoid of a timestep, `[1, dim]` in f32, after diffusers' `get_timestep_embedding`: frequencies `10000^(-j / (dim/2 - shift))`, cosines first if `flip`.

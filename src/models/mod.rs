@@ -3,6 +3,8 @@
 
 pub mod architecture;
 pub mod autoencoder;
+pub mod autoencoder_kl;
+pub mod blocks2d;
 pub mod clip;
 pub mod cogvideox;
 mod latent_time;
@@ -10,6 +12,7 @@ pub mod layers;
 pub mod lpips;
 pub mod registry;
 pub mod stream;
+pub mod tiling;
 pub mod u2net;
 
 pub use crate::attention::{Added, Row, Time};

@@ -1,7 +1,7 @@
 //! `vae/config.json` of `AutoencoderKLCogVideoX`: its keys, diffusers' defaults, and what of it is refused.
 
-use super::tiling::Grid;
 use crate::models::autoencoder::{DecodeMemory, DecodeOptions, TileOptions};
+use crate::models::tiling::Grid;
 use candle_core::{Result, bail};
 use serde::Deserialize;
 use std::ops::Range;
@@ -226,6 +226,14 @@ mod tests {
         let config = parse(r#", "temporal_compression_ratio": 8, "pad_mode": "first", "act_fn": "swish""#);
         config.validate().unwrap();
         assert_eq!((config.temporal_ratio(), config.temporal_levels()), (8, 3));
+    }
+
+    #[test]
+    fn tiles_are_those_of_the_reference() {
+        let (tile, half) =
+            (parse("").tile(), TileOptions { sample_height: 240, sample_width: 360, ..parse("").tile() });
+        assert_eq!((tile.overlap_factor_h, tile.overlap_factor_w), (1.0 / 6.0, 0.2));
+        assert_eq!(tile, half);
     }
 
     #[test]

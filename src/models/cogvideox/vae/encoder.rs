@@ -1,13 +1,12 @@
 //! The encoder: video frames in, the distribution of latent frames out.
 //!
-//! After diffusers' `CogVideoXEncoder3D`, `CogVideoXDownBlock3D`, `CogVideoXDownsample3D` and
-//! `DiagonalGaussianDistribution`. As there, a chunk with an odd number of frames keeps its first frame apart, and frames
+//! After diffusers' `CogVideoXEncoder3D`, `CogVideoXDownBlock3D` and `CogVideoXDownsample3D`. As there, a chunk with an odd number of frames keeps its first frame apart, and frames
 //! that are halved are averaged in pairs.
 
 use super::blocks::{CausalConv3d, ConvCache, Norm3D, ResnetBlock3D, load_resnets};
 use super::config::VaeConfig;
 use crate::nn::conv::{Conv2d, conv2d};
-use candle_core::{DType, Result, Tensor};
+use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
 
 /// Halves height, width and, where time is compressed, the number of frames.
@@ -106,35 +105,6 @@ impl Encoder3D {
     }
 }
 
-/// The diagonal Gaussian an encoded video stands for; `[F, C, h, w]`, f32, before the scaling factor.
-#[derive(Debug, Clone)]
-pub struct LatentDistribution {
-    pub mean: Tensor,
-    /// Natural logarithm of the variance, clamped to [-30, 20].
-    pub logvar: Tensor,
-}
-
-impl LatentDistribution {
-    /// From the encoder's output `[F, 2C, h, w]`.
-    pub(super) fn from_moments(moments: &Tensor) -> Result<Self> {
-        let moments = moments.to_dtype(DType::F32)?;
-        let channels = moments.dim(1)? / 2;
-        let mean = moments.narrow(1, 0, channels)?.contiguous()?;
-        let logvar = moments.narrow(1, channels, channels)?.contiguous()?.clamp(-30f64, 20f64)?;
-        Ok(Self { mean, logvar })
-    }
-
-    /// The most likely latents.
-    pub fn mode(&self) -> Tensor {
-        self.mean.clone()
-    }
-
-    /// `mean + std * noise`; `noise` is standard normal, of the shape of `mean`.
-    pub fn sample(&self, noise: &Tensor) -> Result<Tensor> {
-        &self.mean + (self.logvar.affine(0.5, 0.0)?.exp()? * noise)?
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -151,19 +121,5 @@ mod tests {
         assert_eq!(halved(2), [1.5]);
         assert_eq!(halved(5), [1.0, 3.0, 12.0]);
         assert_eq!(halved(4), [1.5, 6.0]);
-    }
-
-    #[test]
-    fn a_sample_is_the_mean_plus_noise_times_the_deviation() {
-        let moments = Tensor::new(&[[[[0.5f32]], [[-40.0]], [[2.0]], [[40.0]]]], &Device::Cpu).unwrap();
-        let moments = moments.reshape((1, 4, 1, 1)).unwrap();
-        let latents = LatentDistribution::from_moments(&moments).unwrap();
-        let list = |tensor: &Tensor| tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap();
-        assert_eq!(list(&latents.mode()), [0.5, -40.0]);
-        assert_eq!(list(&latents.logvar), [2.0, 20.0]);
-        let noise = Tensor::new(&[1f32, -1.0], &Device::Cpu).unwrap().reshape((1, 2, 1, 1)).unwrap();
-        let sample = list(&latents.sample(&noise).unwrap());
-        assert!((sample[0] - (0.5 + 1f32.exp())).abs() < 1e-5);
-        assert!((sample[1] - (-40.0 - 10f32.exp())).abs() < 1e-1);
     }
 }

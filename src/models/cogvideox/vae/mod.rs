@@ -13,13 +13,14 @@ mod blocks;
 mod config;
 mod decoder;
 mod encoder;
-mod tiling;
 
-pub use crate::models::autoencoder::{DecodeMemory, DecodeOptions, EncodeOptions, SingleFrameRule, TileOptions};
+pub use crate::models::autoencoder::{
+    DecodeMemory, DecodeOptions, EncodeOptions, LatentDistribution, SingleFrameRule, TileOptions,
+};
 pub use config::VaeConfig;
-pub use encoder::LatentDistribution;
 
 use crate::models::autoencoder::{self, Decoding, chunks};
+use crate::models::tiling::Grid;
 use crate::nn::compute_dtype;
 use crate::nn::conv::{Conv3d, conv3d};
 use blocks::ConvCache;
@@ -27,7 +28,6 @@ use candle_core::{DType, Device, Result, Tensor, bail};
 use candle_nn::VarBuilder;
 use decoder::Decoder3D;
 use encoder::Encoder3D;
-use tiling::Grid;
 
 /// `AutoencoderKLCogVideoX`.
 #[derive(Debug)]
@@ -231,6 +231,10 @@ impl DecodeSession<'_> {
 impl autoencoder::Autoencoder for AutoencoderKLCogVideoX {
     fn encode(&self, video: &Tensor, options: &EncodeOptions) -> Result<Tensor> {
         Self::encode(self, video, options)?.mode() * self.config.scaling_factor
+    }
+
+    fn scaling_factor(&self) -> f64 {
+        self.config.scaling_factor
     }
 
     fn decoding<'a>(&'a self, height: usize, width: usize, options: &DecodeOptions) -> Result<Box<dyn Decoding + 'a>> {

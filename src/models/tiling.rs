@@ -1,7 +1,7 @@
 //! Spatial tiles: a frame too large to work on whole is cut into overlapping tiles, whose results are blended.
 //!
-//! After `tiled_decode` and `tiled_encode` of diffusers' `AutoencoderKLCogVideoX`, with equal results wherever the
-//! reference's tiles lie on the latent grid. Deliberately different: the reference rounds the step between tiles and the
+//! After `tiled_decode` and `tiled_encode` of diffusers' autoencoders, with equal results wherever the reference's
+//! tiles lie on the latent grid. Deliberately different: the reference rounds the step between tiles and the
 //! kept part of a tile separately, so that tile sizes that do not fit its overlap factors give frames of a wrong size;
 //! here both follow from the step in latent cells. Tiles are walked inside each chunk of time, one cache per tile, so that
 //! frames leave in order.
@@ -40,14 +40,14 @@ impl Axis {
 
 /// The tiles of a frame, row by row.
 #[derive(Debug, Clone)]
-pub(super) struct Grid {
+pub struct Grid {
     rows: Axis,
     columns: Axis,
 }
 
 impl Grid {
     /// The grid for latents of `height` by `width` cells of `ratio` pixels; `None` if one tile holds them.
-    pub(super) fn new(options: &TileOptions, ratio: usize, height: usize, width: usize) -> Result<Option<Self>> {
+    pub fn new(options: &TileOptions, ratio: usize, height: usize, width: usize) -> Result<Option<Self>> {
         let rows = Axis::new("height", height, options.sample_height, options.overlap_factor_h, ratio)?;
         let columns = Axis::new("width", width, options.sample_width, options.overlap_factor_w, ratio)?;
         // the reference's condition; a frame that is one tile high can still be several tiles wide
@@ -55,18 +55,20 @@ impl Grid {
         Ok(tiled.then_some(Self { rows, columns }))
     }
 
-    pub(super) fn len(&self) -> usize {
+    /// The number of tiles.
+    #[allow(clippy::len_without_is_empty, reason = "there is always one")]
+    pub fn len(&self) -> usize {
         self.rows.tiles.len() * self.columns.tiles.len()
     }
 
     /// Height and width of each tile in cells.
-    pub(super) fn sizes(&self) -> impl Iterator<Item = (usize, usize)> {
+    pub fn sizes(&self) -> impl Iterator<Item = (usize, usize)> {
         let columns = &self.columns.tiles;
         self.rows.tiles.iter().flat_map(|&(_, height)| columns.iter().map(move |&(_, width)| (height, width)))
     }
 
     /// The tiles of `x` `[.., H, W]`, whose cells are `unit` wide.
-    pub(super) fn cut(&self, x: &Tensor, unit: usize) -> Result<Vec<Tensor>> {
+    pub fn cut(&self, x: &Tensor, unit: usize) -> Result<Vec<Tensor>> {
         let mut tiles = Vec::with_capacity(self.len());
         for &(top, height) in &self.rows.tiles {
             for &(left, width) in &self.columns.tiles {
@@ -79,7 +81,7 @@ impl Grid {
 
     /// One tensor `[.., H, W]` of the tiles' results, whose cells are `unit` wide. Each tile is blended into the one above it
     /// and then into the one on its left, both as they are after their own blending.
-    pub(super) fn join(&self, tiles: &[Tensor], unit: usize) -> Result<Tensor> {
+    pub fn join(&self, tiles: &[Tensor], unit: usize) -> Result<Tensor> {
         let columns = self.columns.tiles.len();
         let mut blended: Vec<Tensor> = Vec::with_capacity(tiles.len());
         for (index, tile) in tiles.iter().enumerate() {
@@ -140,7 +142,12 @@ mod tests {
 
     #[test]
     fn defaults_cut_the_published_size_like_the_reference() {
-        let tile = crate::models::cogvideox::vae::VaeConfig::default().tile();
+        let tile = TileOptions {
+            sample_height: 240,
+            sample_width: 360,
+            overlap_factor_h: 1.0 / 6.0,
+            overlap_factor_w: 1.0 / 5.0,
+        };
         let grid = Grid::new(&tile, 8, 60, 90).unwrap().unwrap();
         assert_eq!(grid.rows.tiles, [(0, 30), (25, 30), (50, 10)]);
         assert_eq!(grid.columns.tiles, [(0, 45), (36, 45), (72, 18)]);
