@@ -3,7 +3,7 @@
 use super::report::NotFinite;
 use super::resize::centre_square;
 use crate::models::clip::{Clip, ClipConfig};
-use crate::text::ClipTokenizer;
+use crate::text::Tokenizer;
 use crate::video::Frame;
 use crate::weights::{ModelError, NetworkFolder};
 use anyhow::{Context, Result, bail, ensure};
@@ -17,7 +17,7 @@ const STD: [f32; 3] = [0.268_629_55, 0.261_302_6, 0.275_777_1];
 /// CLIP with its tokenizer.
 pub struct ClipEmbedder {
     clip: Clip,
-    tokenizer: ClipTokenizer,
+    tokenizer: Tokenizer,
     config: ClipConfig,
     device: Device,
 }
@@ -40,8 +40,8 @@ impl ClipEmbedder {
             Err(error) => ModelError::new(format!("{place}: {error:#}")).into(),
         };
         let config: ClipConfig = folder.config()?;
-        config.check().map_err(anyhow::Error::from).context("config.json").map_err(damaged)?;
-        let tokenizer = ClipTokenizer::from_files(&|name| folder.read(name)).map_err(damaged)?;
+        config.towers().map_err(anyhow::Error::from).context("config.json").map_err(damaged)?;
+        let tokenizer = Tokenizer::from_folder("", &|name| folder.read(name)).map_err(damaged)?;
         let clip = Clip::new(&config, folder.var_builder(DType::F32, device)?)?;
         Ok(Self { clip, tokenizer, config, device: device.clone() })
     }
@@ -78,12 +78,13 @@ impl ClipEmbedder {
 
     /// A text in the common space; and whether words were cut off to fit.
     pub fn text(&self, text: &str) -> Result<(Vec<f32>, bool)> {
-        let (ids, cut) = self.tokenizer.encode(text, self.config.text_config.max_position_embeddings)?;
+        let tokens = self.tokenizer.encode(text, self.config.text_config.max_position_embeddings)?;
+        let ids = &tokens.ids[..tokens.pieces.len()]; // without the padding
         if let Some(id) = ids.iter().find(|&&id| id as usize >= self.config.text_config.vocab_size) {
             bail!(ModelError::new(format!("the tokenizer gives id {id}, which the text encoder does not have")))
         }
-        let values = self.clip.text(&ids)?.to_vec1::<f32>()?;
+        let values = self.clip.text(ids)?.to_vec1::<f32>()?;
         ensure!(values.iter().all(|x| x.is_finite()), NotFinite("CLIP"));
-        Ok((values, cut))
+        Ok((values, tokens.cut.is_some()))
     }
 }

@@ -158,7 +158,7 @@ fn transformer(job: &Job, offload: Offload) -> Result<(u64, u64)> {
     if !matches!(offload, Offload::Block | Offload::Disk) {
         return Ok((weights(&part, job.dtype, &job.device), 0));
     }
-    let layers = Layers::new(&part, job.architecture.unit_prefix())?;
+    let layers = Layers::new(&part, job.architecture.unit_prefixes())?;
     let alive = layers.rest + ALIVE * layers.block + layers.in_block;
     let held = if offload == Offload::Block { part.bytes_held(job.dtype) } else { 0 };
     Ok((share(alive, &part, job.dtype, &job.device), held))
@@ -186,15 +186,19 @@ struct Layers {
 }
 
 impl Layers {
-    /// `prefix` is that of the blocks, before their numbers.
-    fn new(part: &Part, prefix: &str) -> Result<Self> {
+    /// `prefixes` are those of the blocks, before their numbers.
+    fn new(part: &Part, prefixes: &[&str]) -> Result<Self> {
         let mut blocks = BTreeMap::<String, u64>::new();
         let mut layers = Self::default();
         for tensor in part.tensors()? {
             let count = tensor.elements();
-            match tensor.name.strip_prefix(prefix).and_then(|name| name.split('.').next()) {
-                Some(number) => {
-                    *blocks.entry(number.to_owned()).or_default() += count;
+            let block = prefixes.iter().find_map(|prefix| {
+                let number = tensor.name.strip_prefix(prefix)?.split('.').next()?;
+                Some(format!("{prefix}{number}"))
+            });
+            match block {
+                Some(block) => {
+                    *blocks.entry(block).or_default() += count;
                     layers.in_block = layers.in_block.max(count);
                 }
                 None => {

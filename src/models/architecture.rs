@@ -240,7 +240,7 @@ pub trait Architecture: Debug + Send + Sync {
 
     /// What the names of the weights of its repeated units begin with, before their numbers: those of the denoiser that can
     /// be streamed.
-    fn unit_prefix(&self) -> &'static str;
+    fn unit_prefixes(&self) -> &'static [&'static str];
 
     /// Work of one row of so many latent frames of `cells` (height, width).
     fn row_work(&self, frames: usize, cells: (usize, usize)) -> RowWork;

@@ -28,8 +28,9 @@ pub trait TextEncoder {
 pub struct EncoderClass {
     /// `model_type` of its `config.json`.
     pub model_type: &'static str,
-    /// What the names of its blocks' tensors begin with, before their numbers: it is read block by block.
-    pub blocks: &'static str,
+    /// What the names of its blocks' tensors begin with, before their numbers, in one file or another: it is read block by
+    /// block.
+    pub blocks: &'static [&'static str],
     /// Opens a part of this kind for a dtype, f32 or bf16. Errors name the file and the key of the configuration.
     pub open: fn(&Part, DType, &Device) -> anyhow::Result<Box<dyn TextEncoder>>,
 }

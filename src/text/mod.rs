@@ -3,6 +3,7 @@
 //! [`encode_all`] is the whole stage. Encoders are large and needed briefly: what it has encoded before it takes from
 //! [`TextCache`], and it lets go of the encoder before it returns.
 
+mod bpe;
 mod cache;
 mod clip;
 mod encoder;
@@ -13,7 +14,7 @@ mod tokenizer;
 mod words;
 
 pub use cache::{TextCache, TextKey};
-pub use clip::ClipTokenizer;
+pub use clip::ClipEncoder;
 pub use encoder::{EncoderClass, TextEncoder};
 pub use t5::{T5Config, T5Encoder};
 pub use tokenizer::{Tokenizer, Tokens};
@@ -48,7 +49,7 @@ impl fmt::Display for NotFinite {
 impl std::error::Error for NotFinite {}
 
 /// The kinds of text encoders, one line each.
-static ENCODERS: [&EncoderClass; 1] = [&t5::CLASS];
+static ENCODERS: [&EncoderClass; 2] = [&t5::CLASS, &clip::CLASS];
 
 /// The kind of a part, by the `model_type` of its configuration.
 pub fn encoder_class(part: &Part) -> anyhow::Result<&'static EncoderClass> {

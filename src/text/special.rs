@@ -3,7 +3,6 @@
 //! Follows what transformers 5.23 does with `tokenizer_config.json` and, where that lists no `added_tokens_decoder`, with
 //! the older `special_tokens_map.json` and `added_tokens.json`. Only what bears on the ids of a text is read.
 
-use super::spiece::{Kind, Piece};
 use serde::{Deserialize, Deserializer};
 use std::collections::{BTreeMap, HashSet};
 use tokenizers::AddedToken;
@@ -35,6 +34,15 @@ pub struct SpecialTokens {
     pad_token: Option<Token>,
     cls_token: Option<Token>,
     mask_token: Option<Token>,
+}
+
+/// The named tokens of a kind of tokenizers, where its files do not name them.
+#[derive(Debug, Clone, Copy)]
+pub struct Defaults {
+    pub bos: Option<&'static str>,
+    pub eos: &'static str,
+    pub unk: &'static str,
+    pub pad: &'static str,
 }
 
 /// A token as the configurations write it.
@@ -93,16 +101,20 @@ impl Token {
 }
 
 impl SpecialTokens {
+    pub fn bos(&self) -> Option<&str> {
+        self.bos_token.as_ref().map(Token::content)
+    }
+
     pub fn pad(&self) -> &str {
-        self.pad_token.as_ref().map_or("<pad>", Token::content)
+        self.pad_token.as_ref().map_or("", Token::content)
     }
 
     pub fn eos(&self) -> &str {
-        self.eos_token.as_ref().map_or("</s>", Token::content)
+        self.eos_token.as_ref().map_or("", Token::content)
     }
 
     pub fn unk(&self) -> &str {
-        self.unk_token.as_ref().map_or("<unk>", Token::content)
+        self.unk_token.as_ref().map_or("", Token::content)
     }
 
     fn or(self, other: Self) -> Self {
@@ -117,14 +129,10 @@ impl SpecialTokens {
         }
     }
 
-    /// In transformers' order, with T5's own where none is given.
-    fn all(&self) -> Vec<Token> {
-        let default = |token: &Option<Token>, text: &str| token.clone().or_else(|| Some(Token::Text(text.to_string())));
-        let eos = default(&self.eos_token, "</s>");
-        let unk = default(&self.unk_token, "<unk>");
-        let pad = default(&self.pad_token, "<pad>");
-        let (bos, sep) = (self.bos_token.clone(), self.sep_token.clone());
-        [bos, eos, unk, sep, pad, self.cls_token.clone(), self.mask_token.clone()].into_iter().flatten().collect()
+    /// In transformers' order.
+    fn all(&self) -> impl Iterator<Item = &Token> {
+        let Self { bos_token, eos_token, unk_token, sep_token, pad_token, cls_token, mask_token } = self;
+        [bos_token, eos_token, unk_token, sep_token, pad_token, cls_token, mask_token].into_iter().flatten()
     }
 }
 
@@ -137,15 +145,27 @@ impl Config {
         self
     }
 
+    /// With the names of its kind where it has none of its own.
+    pub fn or_defaults(mut self, defaults: &Defaults) -> Self {
+        let text = |text: &str| Some(Token::Text(text.to_owned()));
+        self.named = self.named.or(SpecialTokens {
+            bos_token: defaults.bos.and_then(text),
+            eos_token: text(defaults.eos),
+            unk_token: text(defaults.unk),
+            pad_token: text(defaults.pad),
+            ..SpecialTokens::default()
+        });
+        self
+    }
+
     pub fn extra_ids(&self) -> usize {
         self.extra_ids.unwrap_or(100)
     }
 
     /// The tokens that are looked for in a text before it is split, in the order in which they are added: those listed
     /// with their ids (`older` is `added_tokens.json`), the named ones, then the listed special ones or, without such a
-    /// list, the special pieces and the sentinels.
-    pub fn added_tokens(&self, older: BTreeMap<String, u64>, pieces: &[Piece]) -> Vec<AddedToken> {
-        let named = self.named.all();
+    /// list, `others`.
+    pub fn added_tokens(&self, older: BTreeMap<String, u64>, others: Vec<AddedToken>) -> Vec<AddedToken> {
         let some = self.extra_special_tokens.as_ref().filter(|tokens| !tokens.is_empty());
         let listed = some.or(self.additional_special_tokens.as_ref()).or(self.extra_special_tokens.as_ref());
 
@@ -154,8 +174,9 @@ impl Config {
             None => {
                 let mut older: Vec<_> = older.into_iter().collect();
                 older.sort_by_key(|&(_, id)| id);
-                let special =
-                    |text: &str| named.iter().chain(listed.into_iter().flatten()).any(|token| token.content() == text);
+                let special = |text: &str| {
+                    self.named.all().chain(listed.into_iter().flatten()).any(|token| token.content() == text)
+                };
                 older
                     .into_iter()
                     .map(|(text, _)| (special(&text), text))
@@ -169,19 +190,10 @@ impl Config {
                 tokens.push(token);
             }
         };
-        named.iter().for_each(|token| add(AddedToken { special: true, ..token.added() }));
+        self.named.all().for_each(|token| add(AddedToken { special: true, ..token.added() }));
         match listed {
-            Some(listed) => listed.iter().map(Token::added).for_each(&mut add),
-            None => {
-                let special: Vec<_> = pieces.iter().filter(|piece| piece.kind != Kind::Plain).collect();
-                let control = |piece: &&Piece| {
-                    AddedToken::from(piece.text.as_str(), piece.kind == Kind::Control).normalized(false)
-                };
-                special.iter().map(control).for_each(&mut add);
-                if !special.iter().any(|piece| piece.text.contains("<extra_id_")) {
-                    (0..self.extra_ids()).map(|n| AddedToken::from(format!("<extra_id_{n}>"), true)).for_each(&mut add);
-                }
-            }
+            Some(listed) => listed.iter().map(Token::added).for_each(add),
+            None => others.into_iter().for_each(add),
         }
         tokens
     }

@@ -144,7 +144,7 @@ pub struct T5Encoder {
 /// T5's encoders (it overflows in f16).
 pub(super) static CLASS: EncoderClass = EncoderClass {
     model_type: "t5",
-    blocks: "encoder.block.",
+    blocks: &["encoder.block."],
     open: |part, dtype, device| Ok(Box::new(T5Encoder::open(part, dtype, device)?)),
 };
 

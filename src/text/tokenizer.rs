@@ -1,15 +1,19 @@
-//! From a prompt to the token ids of a T5 text encoder.
+//! From a prompt to the token ids of a text encoder: T5's or CLIP's, whichever the files of the folder are.
 //!
-//! The ids are those of transformers' `T5Tokenizer.from_pretrained` (5.23, which is built on the `tokenizers` crate as this
+//! T5's ids are those of transformers' `T5Tokenizer.from_pretrained` (5.23, which is built on the `tokenizers` crate as this
 //! is): split at white space, each word with a leading `▁`, unigram pieces, `</s>` at the end. SentencePiece's own encoder,
 //! which the slow tokenizer of transformers 4 called, gives other ids for some texts: it keeps words glued to a special
 //! token without `▁`, and never finds `<pad>` in a normalized text.
 //!
+//! CLIP's are those of `CLIPTokenizer` of the same version: lower-cased words in byte pairs (`bpe`), between
+//! `<|startoftext|>` and `<|endoftext|>`.
+//!
 //! Deliberately different: a `tokenizer.json` is applied as it is written. `T5Tokenizer` 5.23 takes the vocabulary and the
 //! character map out of it and drops its other normalizers (lower-casing, for one).
 
-use super::special::Config;
-use super::spiece::{self, SentencePiece};
+use super::bpe;
+use super::special::{Config, Defaults};
+use super::spiece::{self, Kind, SentencePiece};
 use super::words;
 use crate::weights::{ModelError, ModelFolder};
 use anyhow::{Context, Result, anyhow, bail, ensure};
@@ -18,15 +22,18 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::ops::Range;
-use tokenizers::PreTokenizerWrapper;
 use tokenizers::models::unigram::Unigram;
 use tokenizers::normalizers::Precompiled;
 use tokenizers::pre_tokenizers::metaspace::{Metaspace, PrependScheme};
 use tokenizers::pre_tokenizers::{sequence::Sequence, whitespace::WhitespaceSplit};
 use tokenizers::processors::template::TemplateProcessing;
+use tokenizers::{AddedToken, PreTokenizerWrapper};
 
 /// More sentinels (`<extra_id_N>`) than any known model.
 const MOST_EXTRA_IDS: usize = 10_000;
+
+/// T5's named tokens.
+const T5: Defaults = Defaults { bos: None, eos: "</s>", unk: "<unk>", pad: "<pad>" };
 
 /// A prompt as the text encoder gets it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,7 +67,7 @@ impl Tokens {
     }
 }
 
-/// The tokenizer of a T5 text encoder.
+/// The tokenizer of a text encoder.
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     pad: u32,
@@ -69,7 +76,7 @@ pub struct Tokenizer {
 }
 
 impl Tokenizer {
-    /// The tokenizer of a model, from `tokenizer/tokenizer.json` or `tokenizer/spiece.model`. Errors name the file.
+    /// The tokenizer of a model, from its folder `tokenizer` ([`Tokenizer::from_files`]). Errors name the file.
     pub fn open(model: &ModelFolder) -> Result<Self> {
         let read = |name: &str| {
             let path = format!("tokenizer/{name}");
@@ -82,25 +89,49 @@ impl Tokenizer {
     }
 
     /// From the files of a `tokenizer/` folder: `read` gives the bytes of a file by its name, or `None` where there is
-    /// none. `tokenizer.json` comes first, then `spiece.model`; the rest of the folder names special tokens.
+    /// none. `tokenizer.json` comes first, then `spiece.model`, then `vocab.json` with `merges.txt`; the rest of the folder
+    /// names special tokens.
     pub fn from_files(read: &dyn Fn(&str) -> Result<Option<Vec<u8>>>) -> Result<Self> {
-        let config: Config = json(read, "tokenizer_config.json")?.unwrap_or_default();
-        let config = config.with_map(json(read, "special_tokens_map.json")?.unwrap_or_default());
+        Self::from_folder("tokenizer/", read)
+    }
+
+    /// [`Tokenizer::from_files`] of a folder that is called something else in messages.
+    pub fn from_folder(folder: &str, read: &dyn Fn(&str) -> Result<Option<Vec<u8>>>) -> Result<Self> {
+        let place = |file: &str| format!("{folder}{file}");
+        let config: Config = json(folder, read, "tokenizer_config.json")?.unwrap_or_default();
+        let config = config.with_map(json(folder, read, "special_tokens_map.json")?.unwrap_or_default());
         ensure!(
             config.padding_side.as_deref().unwrap_or("right") == "right",
-            "tokenizer/tokenizer_config.json: padding_side must be \"right\", as it is with T5"
+            "{}: padding_side must be \"right\"",
+            place("tokenizer_config.json")
         );
-        let (mut inner, file) = if let Some(bytes) = read("tokenizer.json")? {
-            (from_json(&bytes).context("tokenizer/tokenizer.json")?, "tokenizer.json")
+        let older = || Ok::<_, anyhow::Error>(json(folder, read, "added_tokens.json")?.unwrap_or_default());
+        let (mut inner, file, config) = if let Some(bytes) = read("tokenizer.json")? {
+            let (mut inner, pairs) = from_json(&bytes).with_context(|| place("tokenizer.json"))?;
+            let config = config.or_defaults(if pairs { &bpe::NAMED } else { &T5 });
+            if pairs {
+                bpe::finish(&mut inner, &config, older()?).with_context(|| place("tokenizer.json"))?;
+            }
+            (inner, "tokenizer.json", config)
         } else if let Some(bytes) = read("spiece.model")? {
-            let model = SentencePiece::parse(&bytes).context("tokenizer/spiece.model")?;
-            let older = json(read, "added_tokens.json")?.unwrap_or_default();
-            (from_spiece(&model, &config, older).context("tokenizer/spiece.model")?, "spiece.model")
+            let model = SentencePiece::parse(&bytes).with_context(|| place("spiece.model"))?;
+            let config = config.or_defaults(&T5);
+            let inner = from_spiece(&model, &config, older()?).with_context(|| place("spiece.model"))?;
+            (inner, "spiece.model", config)
+        } else if let (Some(vocab), Some(merges)) = (read("vocab.json")?, read("merges.txt")?) {
+            let config = config.or_defaults(&bpe::NAMED);
+            let mut inner =
+                bpe::from_pairs(&vocab, &merges, config.named.unk()).with_context(|| place("vocab.json"))?;
+            bpe::finish(&mut inner, &config, older()?).with_context(|| place("vocab.json"))?;
+            (inner, "vocab.json", config)
         } else {
-            bail!("tokenizer: neither tokenizer.json nor spiece.model is there; download the model again")
+            bail!(
+                "tokenizer: neither tokenizer.json nor spiece.model nor vocab.json with merges.txt is there; download the \
+                 model again"
+            )
         };
         let id = |token: &str| {
-            inner.token_to_id(token).ok_or_else(|| anyhow!("tokenizer/{file}: the special token {token} is not in it"))
+            inner.token_to_id(token).ok_or_else(|| anyhow!("{}: the special token {token} is not in it", place(file)))
         };
         let (pad, eos) = (id(config.named.pad())?, id(config.named.eos())?);
         if inner.get_post_processor().is_none() {
@@ -158,9 +189,13 @@ impl Tokenizer {
     }
 }
 
-fn json<T: DeserializeOwned>(read: &dyn Fn(&str) -> Result<Option<Vec<u8>>>, file: &str) -> Result<Option<T>> {
+fn json<T: DeserializeOwned>(
+    folder: &str,
+    read: &dyn Fn(&str) -> Result<Option<Vec<u8>>>,
+    file: &str,
+) -> Result<Option<T>> {
     let Some(bytes) = read(file)? else { return Ok(None) };
-    serde_json::from_slice(&bytes).with_context(|| format!("tokenizer/{file}")).map(Some)
+    serde_json::from_slice(&bytes).with_context(|| format!("{folder}{file}")).map(Some)
 }
 
 /// `$A </s>`.
@@ -173,7 +208,8 @@ fn end_of_text(eos: &str, id: u32) -> Result<TemplateProcessing> {
         .map_err(|error| anyhow!("tokenizer: the end of text {eos:?}: {error}"))
 }
 
-fn from_json(bytes: &[u8]) -> Result<tokenizers::Tokenizer> {
+/// A `tokenizer.json` as it is written; and whether its pieces are byte pairs, which are CLIP's.
+fn from_json(bytes: &[u8]) -> Result<(tokenizers::Tokenizer, bool)> {
     let file: Value = serde_json::from_slice(bytes)?;
     for map in parts(&file["normalizer"], "normalizers").filter_map(|part| part["precompiled_charsmap"].as_str()) {
         spiece::check_charsmap(
@@ -190,7 +226,7 @@ fn from_json(bytes: &[u8]) -> Result<tokenizers::Tokenizer> {
     let mut inner = tokenizers::Tokenizer::from_bytes(bytes).map_err(|error| anyhow!("{error}"))?;
     inner.with_padding(None);
     inner.with_truncation(None).map_err(|error| anyhow!("{error}"))?;
-    Ok(inner)
+    Ok((inner, file["model"]["type"] == "BPE"))
 }
 
 /// A step of a `tokenizer.json`, and the steps within it.
@@ -230,8 +266,21 @@ fn from_spiece(model: &SentencePiece, config: &Config, older: BTreeMap<String, u
         PreTokenizerWrapper::WhitespaceSplit(WhitespaceSplit),
         PreTokenizerWrapper::Metaspace(Metaspace::new('▁', PrependScheme::Always, true)),
     ])));
-    inner.add_tokens(config.added_tokens(older, &model.pieces)).map_err(wrong)?;
+    inner.add_tokens(config.added_tokens(older, special_pieces(model, extra))).map_err(wrong)?;
     Ok(inner)
+}
+
+/// The special pieces, and as many sentinels where they are no pieces.
+fn special_pieces(model: &SentencePiece, sentinels: usize) -> Vec<AddedToken> {
+    let special: Vec<_> = model.pieces.iter().filter(|piece| piece.kind != Kind::Plain).collect();
+    let control = special
+        .iter()
+        .map(|piece| AddedToken::from(piece.text.as_str(), piece.kind == Kind::Control).normalized(false));
+    let mut tokens: Vec<AddedToken> = control.collect();
+    if !special.iter().any(|piece| piece.text.contains("<extra_id_")) {
+        tokens.extend((0..sentinels).map(|n| AddedToken::from(format!("<extra_id_{n}>"), true)));
+    }
+    tokens
 }
 
 #[cfg(test)]
@@ -348,6 +397,6 @@ mod tests {
             with("model", json!({"type": "Unigram", "unk_id": 9, "vocab": [["a", 0.0]]})).contains("tokenizer.json")
         );
         let missing = Tokenizer::from_files(&|_| Ok(None)).err().unwrap().to_string();
-        assert!(missing.contains("neither tokenizer.json nor spiece.model"), "{missing}");
+        assert!(missing.contains("neither tokenizer.json nor spiece.model nor vocab.json"), "{missing}");
     }
 }

@@ -20,8 +20,14 @@ const VARIANTS: [&str; 3] = ["", ".fp16", ".bf16"];
 const PICKLES: [&str; 6] = ["bin", "ckpt", "pt", "pth", "pkl", "pickle"];
 
 pub(super) const SCHEDULER: &str = "scheduler/scheduler_config.json";
-/// A tokenizer is one of these.
-pub(super) const TOKENIZERS: [&str; 2] = ["tokenizer/tokenizer.json", "tokenizer/spiece.model"];
+/// A tokenizer is the files of one of these.
+pub(super) const TOKENIZERS: [&[&str]; 3] =
+    [&["tokenizer/tokenizer.json"], &["tokenizer/spiece.model"], &["tokenizer/vocab.json", "tokenizer/merges.txt"]];
+
+/// [`TOKENIZERS`] in words.
+pub(super) fn tokenizers() -> String {
+    TOKENIZERS.map(|files| files.join(" with ")).join(" or ")
+}
 
 /// The weight files of a part.
 #[derive(Debug, Clone, PartialEq)]
@@ -92,8 +98,8 @@ pub(super) fn missing(source: &Source, family: &Family) -> Result<Vec<String>> {
     for part in family.weighted().filter(|part| part.required) {
         missing.extend(missing_of(source, part.name)?);
     }
-    if !TOKENIZERS.iter().any(|path| source.has(path)) {
-        missing.push(TOKENIZERS.join(" or "));
+    if !TOKENIZERS.iter().any(|files| files.iter().all(|path| source.has(path))) {
+        missing.push(tokenizers());
     }
     missing.extend((!source.has(SCHEDULER)).then(|| SCHEDULER.to_owned()));
     Ok(missing)

@@ -2,7 +2,7 @@
 //! Headers and configurations are read, weights are not.
 
 use super::error::{ModelError, Result};
-use super::files::{SCHEDULER, TOKENIZERS};
+use super::files::{SCHEDULER, TOKENIZERS, tokenizers};
 use super::part::Part;
 use super::{ModelFolder, ToDownload, json};
 use crate::models::architecture::{Native, PartClass, Role};
@@ -153,20 +153,16 @@ fn weighted(model: &ModelFolder, name: &str) -> PartInfo {
 
 fn tokenizer(model: &ModelFolder) -> PartInfo {
     let source = &model.0.source;
-    let [json_file, pieces] = TOKENIZERS;
-    let found = if source.has(json_file) {
-        json::<IgnoredAny>(source, json_file).map(|_| Some(()))
-    } else if source.has(pieces) {
-        match source.size(pieces) {
-            Some(1..) => Ok(Some(())),
-            _ => Err(ModelError::new(format!("{}: the file is empty; download it again", source.show(pieces)))),
-        }
-    } else {
-        Ok(None)
+    let there = TOKENIZERS.into_iter().find(|files| files.iter().all(|path| source.has(path)));
+    let checked = |path: &&str| match source.size(path) {
+        _ if path.ends_with(".json") => json::<IgnoredAny>(source, path).map(drop),
+        Some(1..) => Ok(()),
+        _ => Err(ModelError::new(format!("{}: the file is empty; download it again", source.show(path)))),
     };
-    let missing = || ModelError::new(format!("{}: no tokenizer: looked for {}", source.place(), TOKENIZERS.join(", ")));
+    let found = there.map(|files| files.iter().try_for_each(checked)).transpose();
+    let missing = || ModelError::new(format!("{}: no tokenizer: looked for {}", source.place(), tokenizers()));
     PartInfo::new("tokenizer", class(model, "tokenizer", "tokenizer/tokenizer_config.json"), found, missing)
-        .with_files(model, &TOKENIZERS)
+        .with_files(model, &TOKENIZERS.concat())
 }
 
 fn scheduler(model: &ModelFolder) -> PartInfo {

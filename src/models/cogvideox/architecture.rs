@@ -187,8 +187,8 @@ impl Architecture for CogVideoX {
         &FAMILY
     }
 
-    fn unit_prefix(&self) -> &'static str {
-        "transformer_blocks."
+    fn unit_prefixes(&self) -> &'static [&'static str] {
+        &["transformer_blocks."]
     }
 
     /// Projections (4 D^2) and feed-forward (8 D^2) for each token; attention (2 L D).

@@ -5,6 +5,7 @@ mod clip;
 mod judge;
 mod lpips;
 mod schedulers;
+mod sd;
 mod text;
 mod tiny;
 mod transformer;

@@ -1,0 +1,118 @@
+//! The vision tower: a transformer over the patches of a square image, with a class token before them.
+
+use super::encoder::{Layer, Tower, check_size};
+use super::text::activation;
+use crate::models::layers::LayerNorm;
+use crate::nn::compute_dtype;
+use crate::nn::linear::Linear;
+use candle_core::{Result, Tensor, bail};
+use candle_nn::VarBuilder;
+use serde::Deserialize;
+
+/// The vision tower's keys; what is left out has transformers' default.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct VisionConfig {
+    pub hidden_size: usize,
+    pub intermediate_size: usize,
+    pub num_hidden_layers: usize,
+    pub num_attention_heads: usize,
+    pub num_channels: usize,
+    /// Side of the square images, in pixels.
+    pub image_size: usize,
+    pub patch_size: usize,
+    pub hidden_act: String,
+    pub layer_norm_eps: f64,
+}
+
+impl Default for VisionConfig {
+    fn default() -> Self {
+        Self {
+            hidden_size: 768,
+            intermediate_size: 3072,
+            num_hidden_layers: 12,
+            num_attention_heads: 12,
+            num_channels: 3,
+            image_size: 224,
+            patch_size: 32,
+            hidden_act: "quick_gelu".to_owned(),
+            layer_norm_eps: 1e-5,
+        }
+    }
+}
+
+impl VisionConfig {
+    /// The sizes of its layers, checked. `section` stands before the keys in messages.
+    ///
+    /// # Errors
+    /// As those of [`TextConfig::tower`](super::TextConfig::tower).
+    pub fn tower(&self, section: &str) -> Result<Tower> {
+        check_size(&format!("{section}image_size"), self.image_size, 1 << 12)?;
+        check_size(&format!("{section}patch_size"), self.patch_size, self.image_size)?;
+        if self.num_channels != 3 {
+            bail!("key \"{section}num_channels\": {} instead of 3", self.num_channels)
+        }
+        let tower = Tower {
+            width: self.hidden_size,
+            inner: self.intermediate_size,
+            heads: self.num_attention_heads,
+            layers: self.num_hidden_layers,
+            activation: activation(section, &self.hidden_act)?,
+            eps: self.layer_norm_eps,
+        };
+        tower.check(section)?;
+        Ok(tower)
+    }
+}
+
+/// The tower in memory.
+#[derive(Debug)]
+pub struct VisionTower {
+    class_embedding: Tensor,    // embeddings.class_embedding
+    patch_embedding: Linear,    // embeddings.patch_embedding, a convolution whose patches do not overlap
+    position_embedding: Tensor, // embeddings.position_embedding
+    pre_layrnorm: LayerNorm,    // pre_layrnorm, as transformers writes it
+    layers: Vec<Layer>,         // encoder.layers
+    post_layernorm: LayerNorm,  // post_layernorm
+    patch: usize,
+    patches: usize,
+}
+
+impl VisionTower {
+    /// From the weights at `vision_model`; `tower` is that of the configuration.
+    pub fn load(config: &VisionConfig, tower: &Tower, vb: VarBuilder) -> Result<Self> {
+        let dtype = compute_dtype(vb.dtype(), vb.device());
+        let (width, patch, patches) = (tower.width, config.patch_size, config.image_size / config.patch_size);
+        let embeddings = vb.pp("embeddings");
+        let kernel = embeddings.get((width, 3, patch, patch), "patch_embedding.weight")?;
+        let kernel = kernel.reshape((width, 3 * patch * patch))?;
+        let positions = embeddings.get((patches * patches + 1, width), "position_embedding.weight")?;
+        let layers = (0..tower.layers).map(|layer| Layer::load(tower, vb.pp("encoder.layers").pp(layer)));
+        Ok(Self {
+            class_embedding: embeddings.get(width, "class_embedding")?.to_dtype(dtype)?,
+            patch_embedding: Linear::new(kernel, None, vb.dtype())?,
+            position_embedding: positions.to_dtype(dtype)?,
+            pre_layrnorm: LayerNorm::load(width, true, tower.eps, vb.pp("pre_layrnorm"))?,
+            layers: layers.collect::<Result<_>>()?,
+            post_layernorm: LayerNorm::load(width, true, tower.eps, vb.pp("post_layernorm"))?,
+            patch,
+            patches,
+        })
+    }
+
+    /// The class token after the last norm, `[B, D]`, of `[B, 3, S, S]`.
+    pub fn forward(&self, pixels: &Tensor) -> Result<Tensor> {
+        let (b, c, _, _) = pixels.dims4()?;
+        let (p, n) = (self.patch, self.patches);
+        let whole = pixels.narrow(2, 0, n * p)?.narrow(3, 0, n * p)?; // what fills no patch is not seen
+        let patches = whole.reshape(&[b, c, n, p, n, p])?.permute(vec![0, 2, 4, 1, 3, 5])?;
+        let patches = self.patch_embedding.forward(&patches.reshape((b, n * n, c * p * p))?)?;
+        let class = self.class_embedding.reshape((1, 1, ()))?.broadcast_as((b, 1, patches.dim(2)?))?;
+        let x = Tensor::cat(&[&class.to_dtype(patches.dtype())?, &patches], 1)?;
+        let mut x = self.pre_layrnorm.forward(&x.broadcast_add(&self.position_embedding)?)?;
+        for layer in &self.layers {
+            x = layer.forward(&x, None)?;
+        }
+        self.post_layernorm.forward(&x.narrow(1, 0, 1)?.squeeze(1)?.contiguous()?)
+    }
+}
