@@ -86,7 +86,7 @@ pub fn model_config(data: &[u8]) {
         let _ = black_box(config.validate());
     }
     let keys = serde_json::from_slice::<ScheduleKeys>(data).map_err(anyhow::Error::from);
-    if let Ok(config) = keys.and_then(|keys| keys.config(&schedulers::CLASSES)) {
+    if let Ok(config) = keys.and_then(|keys| keys.config(&schedulers::CLASSES, None)) {
         for kind in [SchedulerKind::Ddim, SchedulerKind::Dpmpp2mSde] {
             let _ = black_box(schedulers::build(&config, kind, Table::Diffusers, 3, 0.0).map(|_| ()));
         }

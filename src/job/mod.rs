@@ -370,6 +370,8 @@ pub fn read_keys<T: DeserializeOwned>(what: &str, table: toml::Table) -> Result<
 #[derive(Debug, Clone)]
 struct Configs {
     architecture: Arc<dyn Architecture>,
+    keys: ScheduleKeys,
+    /// By the class that the folder names.
     schedule: ScheduleConfig,
 }
 
@@ -377,11 +379,11 @@ impl Configs {
     fn read(model: &ModelFolder) -> Result<Self> {
         let architecture = model.architecture()?;
         let keys: ScheduleKeys = model.json("scheduler/scheduler_config.json")?;
-        let schedule = keys.config(model.family().schedulers).with_context(|| model.place())?;
+        let schedule = keys.clone().config(model.family().schedulers, None).with_context(|| model.place())?;
         // its values, apart from those of the flags
         crate::schedulers::build(&schedule, SchedulerKind::Ddim, Table::Diffusers, 1, 0.0)
             .with_context(|| model.place())?;
-        Ok(Self { architecture, schedule })
+        Ok(Self { architecture, keys, schedule })
     }
 }
 
@@ -393,7 +395,7 @@ fn one(
     place: output::Place,
 ) -> Result<Job> {
     let Request { command, settings, scenes, edit } = request;
-    let Configs { architecture, schedule } = configs.clone();
+    let Configs { architecture, keys, schedule } = configs.clone();
     let latent = *architecture.geometry();
     let mut warnings = marks_told(scenes);
     let settled = source.map(|source| source.settled(settings, &latent, &mut warnings)).transpose()?;
@@ -439,19 +441,17 @@ fn one(
         }
     };
     let frames = plan::video_frames(&segments) + given.as_ref().map_or(0, Given::kept);
-    let schedule = match settings.shift {
-        None => schedule,
-        Some(shift) => {
-            ensure!(shift.is_finite() && shift > 0.0, "--shift {shift}: give a positive number");
-            ScheduleConfig { snr_shift_scale: shift, ..schedule }
-        }
-    };
     let parity = settings.parity.map(Preset::of);
     let preset = parity.as_ref();
     let scheduler = match settings.scheduler.or(preset.and_then(|preset| preset.scheduler)).or(recipe.scheduler) {
         Some(kind) => kind,
         None => schedule.kind().with_context(|| model.place()).code(Code::Model)?,
     };
+    let mut schedule = keys.config(model.family().schedulers, Some(scheduler)).with_context(|| model.place())?;
+    if let Some(shift) = settings.shift {
+        ensure!(shift.is_finite() && shift > 0.0, "--shift {shift}: give a positive number");
+        schedule.snr_shift_scale = shift;
+    }
     let eta = settings.eta.unwrap_or(recipe.eta);
     let table = settings.schedule.or(preset.map(|preset| preset.table)).unwrap_or(recipe.schedule);
     // finds every fault of these settings now

@@ -90,7 +90,7 @@ fn counted(denoiser: &dyn Denoiser, windows: usize, layers: &str, steps: &str, b
         "/tests/golden/tiny-2b/scheduler/scheduler_config.json"
     ));
     let keys: ScheduleKeys = serde_json::from_str(&text.unwrap()).unwrap();
-    let schedule = keys.config(crate::models::registry::FAMILIES[0].schedulers).unwrap();
+    let schedule = keys.config(crate::models::registry::FAMILIES[0].schedulers, None).unwrap();
     let table = Table::Diffusers;
     let scheduler = crate::schedulers::build(&schedule, SchedulerKind::Ddim, table, STEPS, 0.0).unwrap();
     let text = architecture.text();

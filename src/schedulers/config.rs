@@ -7,6 +7,8 @@
 use super::SchedulerKind;
 use anyhow::{Result, bail};
 use serde::Deserialize;
+use serde_json::Value;
+use std::collections::BTreeMap;
 
 /// More training timesteps than any model has; a table of this length is still small.
 const MOST_TIMESTEPS: usize = 100_000;
@@ -24,12 +26,51 @@ pub struct SchedulerClass {
 }
 
 /// The classes that belong to no single architecture.
-pub static CLASSES: [SchedulerClass; 1] = [SchedulerClass {
-    class: "DDIMScheduler",
-    kind: SchedulerKind::Ddim,
-    defaults: ScheduleConfig::default,
-    clip_sample: Some(true),
-}];
+pub static CLASSES: [SchedulerClass; 5] = [
+    SchedulerClass {
+        class: "DDIMScheduler",
+        kind: SchedulerKind::Ddim,
+        defaults: ScheduleConfig::default,
+        clip_sample: Some(true),
+    },
+    SchedulerClass {
+        class: "EulerDiscreteScheduler",
+        kind: SchedulerKind::Euler,
+        defaults: linspace,
+        clip_sample: None,
+    },
+    SchedulerClass {
+        class: "EulerAncestralDiscreteScheduler",
+        kind: SchedulerKind::EulerAncestral,
+        defaults: linspace,
+        clip_sample: None,
+    },
+    SchedulerClass {
+        class: "DPMSolverMultistepScheduler",
+        kind: SchedulerKind::Dpmpp2m,
+        defaults: linspace,
+        clip_sample: None,
+    },
+    SchedulerClass {
+        class: "LCMScheduler",
+        kind: SchedulerKind::Lcm,
+        defaults: || ScheduleConfig {
+            beta_start: 0.00085,
+            beta_end: 0.012,
+            beta_schedule: BetaSchedule::ScaledLinear,
+            ..ScheduleConfig::default()
+        },
+        clip_sample: Some(false),
+    },
+];
+
+fn linspace() -> ScheduleConfig {
+    ScheduleConfig { timestep_spacing: TimestepSpacing::Linspace, ..ScheduleConfig::default() }
+}
+
+/// Keys of other spacings of the noise levels, none of which is built.
+const SPACINGS: [&str; 5] =
+    ["use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas", "use_flow_sigmas"];
 
 /// The keys of a `scheduler_config.json` as they stand in it.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -48,19 +89,32 @@ pub struct ScheduleKeys {
     rescale_betas_zero_snr: Option<bool>,
     snr_shift_scale: Option<f64>,
     clip_sample: Option<bool>,
+    original_inference_steps: Option<usize>,
+    timestep_scaling: Option<f64>,
+    algorithm_type: Option<String>,
+    #[serde(flatten)]
+    others: BTreeMap<String, Value>,
 }
 
 impl ScheduleKeys {
-    /// The schedule, by the defaults of its class: one of `own`, those of the model's architecture, or of [`CLASSES`]. A class
-    /// that is none of them, or is not named, has diffusers' common defaults and no sampler of its own
-    /// ([`ScheduleConfig::kind`]).
+    /// The schedule, by the defaults of the class that runs: the first of sampler `runs` where that is not the one of the class
+    /// that the file names. Classes are `own`, those of the model's architecture, then [`CLASSES`]; one that is none of
+    /// them, or is not named, has diffusers' common defaults and no sampler of its own ([`ScheduleConfig::kind`]).
     ///
     /// # Errors
-    /// Where the class would clip its estimates, which no sampler here does.
-    pub fn config(self, own: &[SchedulerClass]) -> Result<ScheduleConfig> {
+    /// Where the class that is named would clip its estimates, which no sampler here does.
+    pub fn config(self, own: &[SchedulerClass], runs: Option<SchedulerKind>) -> Result<ScheduleConfig> {
         let name = self.class_name.as_deref();
-        let class = own.iter().chain(&CLASSES).find(|class| Some(class.class) == name);
-        let defaults = class.map_or_else(ScheduleConfig::default, |class| (class.defaults)());
+        let all = || own.iter().chain(&CLASSES);
+        let class = all().find(|class| Some(class.class) == name);
+        let other = |kind: &SchedulerKind| class.is_none_or(|class| class.kind != *kind);
+        let running = runs.filter(other).and_then(|kind| all().find(|class| class.kind == kind)).or(class);
+        let defaults = running.map_or_else(ScheduleConfig::default, |class| (class.defaults)());
+        let on = |key: &&&str| self.others.get(**key).is_some_and(|value| value == true);
+        let respaced = match &self.algorithm_type {
+            Some(other) if other != "dpmsolver++" => Some("algorithm_type"),
+            _ => SPACINGS.iter().find(on).copied(),
+        };
         let clips = class.and_then(|class| class.clip_sample).is_some_and(|clips| self.clip_sample.unwrap_or(clips));
         if clips {
             bail!("scheduler_config.json: `clip_sample` is true, which is not supported: models of latents have false")
@@ -77,6 +131,9 @@ impl ScheduleKeys {
             timestep_spacing: self.timestep_spacing.unwrap_or(defaults.timestep_spacing),
             rescale_betas_zero_snr: self.rescale_betas_zero_snr.unwrap_or(defaults.rescale_betas_zero_snr),
             snr_shift_scale: self.snr_shift_scale.unwrap_or(defaults.snr_shift_scale),
+            original_inference_steps: self.original_inference_steps.unwrap_or(defaults.original_inference_steps),
+            timestep_scaling: self.timestep_scaling.unwrap_or(defaults.timestep_scaling),
+            respaced: respaced.map(str::to_owned),
             kind: class.map(|class| class.kind),
             class_name: self.class_name,
         })
@@ -105,6 +162,12 @@ pub struct ScheduleConfig {
     pub rescale_betas_zero_snr: bool,
     /// Divides the signal-to-noise ratio of every level; before the rescale. 1 where a class has no such key.
     pub snr_shift_scale: f64,
+    /// Timesteps that a consistency model was distilled on.
+    pub original_inference_steps: usize,
+    /// Factor on the timestep in what binds a consistency model at time 0.
+    pub timestep_scaling: f64,
+    /// The key, where the file asks for another spacing of the levels, or another solver, than are built.
+    pub respaced: Option<String>,
 }
 
 impl Default for ScheduleConfig {
@@ -124,6 +187,9 @@ impl Default for ScheduleConfig {
             timestep_spacing: TimestepSpacing::Leading,
             rescale_betas_zero_snr: false,
             snr_shift_scale: 1.0,
+            original_inference_steps: 50,
+            timestep_scaling: 10.0,
+            respaced: None,
         }
     }
 }
@@ -151,7 +217,7 @@ impl ScheduleConfig {
             (None, None) => bail!("scheduler_config.json: `_class_name` is missing"),
             (None, Some(name)) => {
                 bail!(
-                    "scheduler_config.json: `_class_name` is \"{name}\", which is not supported: use --scheduler ddim or dpm"
+                    "scheduler_config.json: `_class_name` is \"{name}\", which is not supported: use --scheduler ddim"
                 )
             }
         }
@@ -178,6 +244,9 @@ impl ScheduleConfig {
                 open_unit("beta_start", self.beta_start)?;
                 open_unit("beta_end", self.beta_end)?;
             }
+        }
+        if !(self.timestep_scaling.is_finite() && self.timestep_scaling > 0.0) {
+            bail!("scheduler_config.json: `timestep_scaling` is {}, it must be above 0", self.timestep_scaling)
         }
         if !(self.snr_shift_scale.is_finite() && self.snr_shift_scale > 0.0) {
             bail!("scheduler_config.json: `snr_shift_scale` is {}, it must be above 0", self.snr_shift_scale)
@@ -231,7 +300,7 @@ mod tests {
     use crate::schedulers::{Table, build};
 
     fn read(text: &str, own: &[SchedulerClass]) -> Result<ScheduleConfig> {
-        serde_json::from_str::<ScheduleKeys>(text)?.config(own)
+        serde_json::from_str::<ScheduleKeys>(text)?.config(own, None)
     }
 
     #[test]
@@ -257,6 +326,37 @@ mod tests {
             let config = read(text, &own).unwrap();
             assert!(config.kind().unwrap_err().to_string().contains("_class_name"));
         }
+    }
+
+    #[test]
+    fn defaults_are_those_of_the_class_that_runs() {
+        let read = |text: &str, own: &[SchedulerClass], kind| {
+            let config = serde_json::from_str::<ScheduleKeys>(text).unwrap().config(own, Some(kind)).unwrap();
+            (config.timestep_spacing, config.set_alpha_to_one, config.kind)
+        };
+        let own = [SchedulerClass {
+            class: "PNDMScheduler",
+            kind: SchedulerKind::Ddim,
+            defaults: ScheduleConfig::default,
+            clip_sample: None,
+        }];
+        use TimestepSpacing::{Leading, Linspace, Trailing};
+        let file = r#"{"_class_name": "PNDMScheduler", "set_alpha_to_one": false, "skip_prk_steps": true}"#;
+        assert_eq!(read(file, &own, SchedulerKind::Ddim), (Leading, false, Some(SchedulerKind::Ddim)));
+        assert_eq!(read(file, &own, SchedulerKind::Dpmpp2m), (Linspace, false, Some(SchedulerKind::Ddim)));
+        assert_eq!(read(file, &[], SchedulerKind::Ddim), (Leading, false, None));
+        let euler = r#"{"_class_name": "EulerDiscreteScheduler"}"#;
+        assert_eq!(read(euler, &[], SchedulerKind::Ddim), (Leading, true, Some(SchedulerKind::Euler)));
+        assert_eq!(read(euler, &[], SchedulerKind::Euler).0, Linspace);
+        let trailing = r#"{"_class_name": "EulerDiscreteScheduler", "timestep_spacing": "trailing"}"#;
+        assert_eq!(read(trailing, &[], SchedulerKind::EulerAncestral).0, Trailing);
+        let respaced = |text: &str| {
+            let config = serde_json::from_str::<ScheduleKeys>(text).unwrap().config(&[], None).unwrap();
+            config.respaced
+        };
+        assert_eq!(respaced(r#"{"use_karras_sigmas": false, "use_beta_sigmas": true}"#).unwrap(), "use_beta_sigmas");
+        assert_eq!(respaced(r#"{"algorithm_type": "sde-dpmsolver++"}"#).unwrap(), "algorithm_type");
+        assert_eq!(respaced(r#"{"algorithm_type": "dpmsolver++", "use_lu_lambdas": null}"#), None);
     }
 
     #[test]
@@ -288,6 +388,7 @@ mod tests {
             ("beta_end", "1"),
             ("trained_betas", "[0.1, 0.2]"),
             ("snr_shift_scale", "0"),
+            ("timestep_scaling", "0"),
             ("steps_offset", "999"),
             ("steps_offset", "18446744073709551615"),
         ] {

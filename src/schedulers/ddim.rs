@@ -1,7 +1,7 @@
 //! DDIM (Song et al. 2020, arXiv 2010.02502, equations 12 and 16).
 //!
 //! With `eta` 0 this is diffusers' `scheduling_ddim_cog*.py`, which knows no other value (it accepts `eta` and ignores it);
-//! above 0 it is diffusers' DDIMScheduler on the same noise levels.
+//! above 0 it is diffusers' DDIMScheduler on the same noise levels. On the levels of Euler's method it is that method.
 
 use super::{Scheduler, levels::Levels};
 use anyhow::bail;
@@ -52,6 +52,10 @@ impl Ddim {
 impl Scheduler for Ddim {
     fn timesteps(&self) -> &[f64] {
         &self.levels.timesteps
+    }
+
+    fn init_noise_sigma(&self) -> f64 {
+        self.levels.initial
     }
 
     fn needs_noise(&self, index: usize) -> bool {

@@ -1,11 +1,14 @@
-//! DPM-Solver++ 2M in its SDE form (Lu et al. 2022, arXiv 2211.01095), for a network trained on discrete levels.
+//! DPM-Solver++ 2M (Lu et al. 2022, arXiv 2211.01095), as a stochastic equation or an ordinary one, for a network trained on
+//! discrete levels.
 //!
-//! Follows diffusers' `scheduling_dpm_cog*.py` and spec/ditctrl.md 1.5 (SAT's VPSDEDPMPP2MSampler), which are the same rule.
+//! The first follows diffusers' `scheduling_dpm_cog*.py` and spec/ditctrl.md 1.5 (SAT's VPSDEDPMPP2MSampler), which are the
+//! same rule; the second `scheduling_dpmsolver_multistep.py` with its default settings (midpoint, last sigma 0).
 //! With `a` the level (`alpha_bar`), `lambda = ln sqrt(a / (1 - a))`, `h = lambda_next - lambda`,
 //! `r = (lambda - lambda_back) / h`:
 //!
 //! ```text
 //! x <- sqrt((1 - a_next) / (1 - a)) e^-h x - (e^-2h - 1) sqrt(a_next) D + sqrt(1 - a_next) sqrt(1 - e^-2h) noise
+//! x <- sqrt((1 - a_next) / (1 - a))      x - (e^-h  - 1) sqrt(a_next) D                          without noise
 //! D  = x0                                    first step, and the one that ends the run
 //! D  = (1 + 1/(2r)) x0 - 1/(2r) x0_back      else
 //! ```
@@ -34,17 +37,26 @@ struct Step {
 }
 
 impl Step {
-    fn new(level: &Level, precision: Precision) -> Self {
+    fn new(level: &Level, precision: Precision, stochastic: bool) -> Self {
         let round = |value| precision.round(value);
         let lambda = |a: f64| round(libm::log(round(round(a / round(1.0 - a)).sqrt())));
         let (now, next) = (lambda(level.now), lambda(level.next));
         let h = round(next - now);
         let left = round(1.0 - level.next);
+        let back = level.back.map(|back| round(1.0 / round(2.0 * round(round(now - lambda(back)) / h))));
+        if !stochastic {
+            return Self {
+                sample: round(round(left / round(1.0 - level.now)).sqrt()),
+                estimate: round(round(libm::expm1(-h)) * round(level.next.sqrt())),
+                noise: 0.0,
+                back,
+            };
+        }
         Self {
             sample: round(round(round(left / round(1.0 - level.now)).sqrt()) * round(libm::exp(-h))),
             estimate: round(round(libm::expm1(-2.0 * h)) * round(level.next.sqrt())),
             noise: round(round(left.sqrt()) * round(round(1.0 - round(libm::exp(-2.0 * h))).sqrt())),
-            back: level.back.map(|back| round(1.0 / round(2.0 * round(round(now - lambda(back)) / h)))),
+            back,
         }
     }
 
@@ -58,24 +70,31 @@ pub(super) struct Dpmpp2m {
     steps: Vec<Step>,
     /// The estimate of the last step taken.
     last: Option<Tensor>,
+    /// Where the run began.
+    first: usize,
 }
 
 impl Dpmpp2m {
-    pub fn new(levels: Levels) -> anyhow::Result<Self> {
-        let steps: Vec<Step> = levels.levels.iter().map(|level| Step::new(level, levels.precision)).collect();
+    pub fn new(levels: Levels, stochastic: bool) -> anyhow::Result<Self> {
+        let step = |level| Step::new(level, levels.precision, stochastic);
+        let steps: Vec<Step> = levels.levels.iter().map(step).collect();
         if let Some(index) = steps.iter().position(|step| !step.is_finite()) {
             bail!(
                 "scheduler_config.json: the noise levels around timestep {} give no finite step",
                 levels.timesteps[index]
             )
         }
-        Ok(Self { levels, steps, last: None })
+        Ok(Self { levels, steps, last: None, first: 0 })
     }
 }
 
 impl Scheduler for Dpmpp2m {
     fn timesteps(&self) -> &[f64] {
         &self.levels.timesteps
+    }
+
+    fn begin_at(&mut self, index: usize) {
+        (self.first, self.last) = (index, None);
     }
 
     fn needs_noise(&self, index: usize) -> bool {
@@ -87,6 +106,7 @@ impl Scheduler for Dpmpp2m {
         let step = self.steps[index];
         let estimate = match (step.back, &self.last) {
             (None, _) => x0.clone(),
+            _ if index == self.first => x0.clone(),
             (Some(back), Some(last)) => ((&x0 * (self.levels.precision.round(1.0 + back)))? - (last * back)?)?,
             (Some(_), None) => candle_bail!("step {index} needs the estimate of the step before it"),
         };
@@ -128,7 +148,7 @@ mod tests {
     use candle_core::{DType, Device};
 
     fn sampler(table: Table, steps: usize) -> Dpmpp2m {
-        Dpmpp2m::new(Levels::new(&ScheduleConfig::zero_snr(3.0), table, steps).unwrap()).unwrap()
+        Dpmpp2m::new(Levels::new(&ScheduleConfig::zero_snr(3.0), table, steps).unwrap(), true).unwrap()
     }
 
     #[test]
@@ -163,6 +183,28 @@ mod tests {
         assert_eq!(
             got.flatten_all().unwrap().to_vec1::<f32>().unwrap(),
             want.flatten_all().unwrap().to_vec1::<f32>().unwrap()
+        );
+    }
+
+    #[test]
+    fn a_run_may_begin_anew_at_any_step() {
+        let given = |value: f64| Tensor::full(value as f32, (1, 1, 2, 2), &Device::Cpu).unwrap();
+        let values = |x: Tensor| x.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        let levels = Levels::of_multistep(&ScheduleConfig::default(), 8).unwrap();
+        let fresh = || Dpmpp2m::new(levels.clone(), false).unwrap();
+        let mut anew = fresh();
+        anew.restore(Some(given(7.0)));
+        anew.begin_at(3);
+        assert!(anew.state().is_none() && !(0..8).any(|index| anew.needs_noise(index)));
+        let got = values(anew.step(3, &given(0.5), &given(0.25), None).unwrap());
+        // as a step of the first order: where both estimates are the same
+        let mut within = fresh();
+        within.restore(Some(within.predict_x0(3, &given(0.5), &given(0.25)).unwrap()));
+        let want = values(within.step(3, &given(0.5), &given(0.25), None).unwrap());
+        assert!(got.iter().zip(&want).all(|(a, b)| (a - b).abs() < 1e-6), "{got:?} {want:?}");
+        assert!(
+            anew.step(4, &given(0.5), &given(0.25), None).is_ok()
+                && fresh().step(4, &given(0.5), &given(0.25), None).is_err()
         );
     }
 

@@ -1,7 +1,7 @@
 //! The noise level of every step of a run: which timesteps, and how much signal before and after each.
 //!
-//! Follows diffusers' `scheduling_ddim_cog*.py` and `scheduling_dpm_cog*.py` (one table, `Table::Diffusers`) and
-//! spec/ditctrl.md 1.4 (`Table::Sat`). Levels are `alpha_bar`, the square of the signal's factor: 0 is pure noise, 1 none.
+//! Follows diffusers' `scheduling_ddim_cog*.py` and `scheduling_dpm_cog*.py` (one table, `Table::Diffusers`),
+//! spec/ditctrl.md 1.4 (`Table::Sat`), and diffusers' Euler, multi-step and consistency classes. Levels are `alpha_bar`, the square of the signal's factor: 0 is pure noise, 1 none.
 //!
 //! Different on purpose: with trailing spacing and 61, 103, ... steps numpy's `arange` yields one value too many, and
 //! diffusers then visits a timestep -1 at the level of the last training timestep; here a run has as many steps as asked
@@ -29,6 +29,8 @@ pub(super) struct Levels {
     pub timesteps: Vec<f64>,
     pub levels: Vec<Level>,
     pub precision: Precision,
+    /// Factor on the noise that a run begins with.
+    pub initial: f64,
     prediction: PredictionType,
 }
 
@@ -52,14 +54,101 @@ impl Precision {
 
 impl Levels {
     pub fn new(config: &ScheduleConfig, table: Table, steps: usize) -> Result<Self> {
-        config.check()?;
-        if !(1..=config.num_train_timesteps).contains(&steps) {
-            bail!("--steps is {steps}: this model takes 1 to {}", config.num_train_timesteps)
-        }
+        check(config, steps, config.num_train_timesteps)?;
         let this = match table {
             Table::Diffusers => Self::diffusers(config, steps)?,
             Table::Sat => Self::sat(config, steps),
         };
+        this.checked()
+    }
+
+    /// Those of Euler's method: timesteps need not be whole, the level after a step is that of the next, and the last step ends
+    /// without noise. Levels between those of two training timesteps are linear in sigma, the noise over the signal.
+    pub fn of_sigmas(config: &ScheduleConfig, steps: usize) -> Result<Self> {
+        check(config, steps, config.num_train_timesteps)?;
+        let timesteps: Vec<f64> = match config.timestep_spacing {
+            TimestepSpacing::Linspace => {
+                let (last, stride) = (steps - 1, (config.num_train_timesteps - 1) as f64 / (steps.max(2) - 1) as f64);
+                let end = (config.num_train_timesteps - 1) as f64;
+                let at = |k: usize| if k > 0 && k == last { end } else { k as f64 * stride };
+                (0..steps).rev().map(|k| Precision::Single.round(at(k))).collect()
+            }
+            _ => as_f64(&spaced(config, steps)),
+        };
+        let (mut table, precision) = alpha_bar(config);
+        within(&timesteps, config)?;
+        if let Some(last) = table.last_mut().filter(|last| **last == 0.0) {
+            *last = f64::exp2(-24.0); // as the reference: the first sigma is finite
+        }
+        let sigma = |a: f64| ((1.0 - a) / a).sqrt();
+        let at = |t: &f64| {
+            let (below, share) = (t.floor() as usize, t.fract());
+            let (low, high) = (sigma(table[below]), sigma(table[(below + 1).min(table.len() - 1)]));
+            let sigma = low + share * (high - low);
+            1.0 / (1.0 + sigma * sigma)
+        };
+        let now: Vec<f64> = timesteps.iter().map(at).collect();
+        // unit noise times the largest sigma, in the scale of the network's input
+        let initial = match config.timestep_spacing {
+            TimestepSpacing::Leading => 1.0,
+            _ => now.first().map_or(1.0, |first| (1.0 - first).sqrt()),
+        };
+        let this = Self { initial, ..Self::in_order(timesteps, &now, precision, config.prediction_type) };
+        this.checked()
+    }
+
+    /// Those of diffusers' multi-step solvers: as many whole timesteps above 0 as steps, each step to the level of the next, the
+    /// last to no noise.
+    pub fn of_multistep(config: &ScheduleConfig, steps: usize) -> Result<Self> {
+        let train = config.num_train_timesteps;
+        check(config, steps, train)?;
+        let timesteps: Vec<usize> = match config.timestep_spacing {
+            TimestepSpacing::Linspace => {
+                let stride = (train - 1) as f64 / steps as f64;
+                let whole = |k: usize| (k as f64 * stride).round_ties_even() as usize;
+                (1..=steps).rev().map(|k| if k == steps { train - 1 } else { whole(k) }).collect()
+            }
+            TimestepSpacing::Leading => {
+                (1..=steps).rev().map(|k| (k * (train / (steps + 1))).saturating_add(config.steps_offset)).collect()
+            }
+            TimestepSpacing::Trailing => spaced(config, steps),
+        };
+        let timesteps = as_f64(&timesteps);
+        within(&timesteps, config)?;
+        let (table, precision) = alpha_bar(config);
+        let now: Vec<f64> = timesteps.iter().map(|&t| table[t as usize]).collect();
+        Self::in_order(timesteps, &now, precision, config.prediction_type).checked()
+    }
+
+    /// Those of consistency models: some of the timesteps they were distilled on.
+    pub fn of_consistency(config: &ScheduleConfig, steps: usize) -> Result<Self> {
+        let (train, original) = (config.num_train_timesteps, config.original_inference_steps);
+        if !(1..=train).contains(&original) {
+            bail!("scheduler_config.json: `original_inference_steps` is {original}, not between 1 and {train}")
+        }
+        check(config, steps, original)?;
+        let stride = train / original;
+        let timesteps: Vec<f64> = (0..steps).map(|i| ((original - original * i / steps) * stride - 1) as f64).collect();
+        let (table, precision) = alpha_bar(config);
+        let now: Vec<f64> = timesteps.iter().map(|&t| table[t as usize]).collect();
+        Self::in_order(timesteps, &now, precision, config.prediction_type).checked()
+    }
+
+    /// Each step to the level of the next, the last to no noise.
+    fn in_order(timesteps: Vec<f64>, now: &[f64], precision: Precision, prediction: PredictionType) -> Self {
+        let steps = now.len();
+        let level = |i: usize| Level {
+            estimate: now[i],
+            now: now[i],
+            next: now.get(i + 1).copied().unwrap_or(1.0),
+            back: (i > 0 && i + 1 < steps).then(|| now[i - 1]),
+        };
+        Self { timesteps, levels: (0..steps).map(level).collect(), precision, initial: 1.0, prediction }
+    }
+
+    /// Refuses levels at which a step has no finite estimate.
+    fn checked(self) -> Result<Self> {
+        let this = self;
         if let Some(index) = this.levels.iter().position(|level| !this.estimate_is_finite(level)) {
             bail!(
                 "scheduler_config.json: timestep {} has no signal left, and a network whose `prediction_type` is epsilon \
@@ -73,12 +162,7 @@ impl Levels {
     fn diffusers(config: &ScheduleConfig, steps: usize) -> Result<Self> {
         let train = config.num_train_timesteps;
         let timesteps = spaced(config, steps);
-        if let Some(&largest) = timesteps.first().filter(|&&t| t >= train) {
-            bail!(
-                "scheduler_config.json: `steps_offset` is {}, which leads to timestep {largest} of {train}",
-                config.steps_offset
-            )
-        }
+        within(&as_f64(&timesteps), config)?;
         let (alpha_bar, precision) = alpha_bar(config);
         let last = if config.set_alpha_to_one { 1.0 } else { alpha_bar[0] };
         // the next timestep is this one less a fixed stride, not the next of the list: they differ where the step count
@@ -92,7 +176,8 @@ impl Levels {
                 back: (i > 0 && next(timesteps[i]).is_some()).then(|| alpha_bar[timesteps[i - 1]]),
             })
             .collect();
-        Ok(Self { timesteps: as_f64(&timesteps), levels, precision, prediction: config.prediction_type })
+        let prediction = config.prediction_type;
+        Ok(Self { timesteps: as_f64(&timesteps), levels, precision, initial: 1.0, prediction })
     }
 
     /// `timestep_spacing`, `steps_offset` and `set_alpha_to_one` have no counterpart in SAT.
@@ -117,7 +202,8 @@ impl Levels {
                 back: (i > 0 && i + 1 < steps).then(|| square(signal[i - 1])),
             })
             .collect();
-        Self { timesteps: as_f64(&timesteps), levels, precision: Precision::Double, prediction: config.prediction_type }
+        let (precision, prediction) = (Precision::Double, config.prediction_type);
+        Self { timesteps: as_f64(&timesteps), levels, precision, initial: 1.0, prediction }
     }
 
     /// Signal and noise factors where the clean sample is estimated.
@@ -172,6 +258,27 @@ impl Levels {
             None => candle_bail!("step {index} of a run of {} steps", self.levels.len()),
         }
     }
+}
+
+/// Refuses values out of range, and other numbers of steps than 1 to `most`.
+fn check(config: &ScheduleConfig, steps: usize, most: usize) -> Result<()> {
+    config.check()?;
+    if !(1..=most).contains(&steps) {
+        bail!("--steps is {steps}: this model takes 1 to {most}")
+    }
+    Ok(())
+}
+
+/// Refuses timesteps beyond the training's.
+fn within(timesteps: &[f64], config: &ScheduleConfig) -> Result<()> {
+    let train = config.num_train_timesteps;
+    if let Some(largest) = timesteps.first().filter(|&&t| t >= train as f64) {
+        bail!(
+            "scheduler_config.json: `steps_offset` is {}, which leads to timestep {largest} of {train}",
+            config.steps_offset
+        )
+    }
+    Ok(())
 }
 
 fn as_f64(timesteps: &[usize]) -> Vec<f64> {

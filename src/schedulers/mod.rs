@@ -1,14 +1,18 @@
 //! Noise schedules and samplers. A scheduler knows the noise levels and how to take a step; it draws no random numbers
 //! (noise is an argument) and works on the whole timeline in f32.
 //!
-//! Two samplers: DDIM ([`SchedulerKind::Ddim`]) and the SDE form of DPM-Solver++ 2M
-//! ([`SchedulerKind::Dpmpp2mSde`]). Both run on either of two tables of noise levels: diffusers' and that of SAT, the
-//! framework of the original release ([`Table`]); the levels of each step are in `levels`, the two update rules in `ddim`
-//! and `dpmpp_2m`.
+//! A sampler ([`SchedulerKind`]) is an update rule on a list of noise levels. There are three rules: that of DDIM (`ddim`), of
+//! DPM-Solver++ 2M (`dpmpp_2m`) and of consistency models (`lcm`). The lists are in `levels`: diffusers' and that of SAT, the
+//! framework of the original release ([`Table`]), and those of diffusers' other classes.
+//!
+//! Samples are in the scale of the network's input throughout, `sqrt(a) x0 + sqrt(1 - a) noise`. diffusers' Euler classes keep
+//! theirs in another, `x0 + sigma noise`, and scale them before each call of the network; in this one Euler's method is
+//! DDIM's on a list of its own, and Euler's ancestral one is DDIM's with all of its noise.
 
 mod config;
 mod ddim;
 mod dpmpp_2m;
+mod lcm;
 mod levels;
 
 pub use config::{
@@ -18,6 +22,7 @@ pub use config::{
 use crate::words::words;
 use anyhow::{Result as AnyResult, bail};
 use candle_core::{Result, Tensor};
+use levels::Levels;
 
 /// A sampler over a fixed list of timesteps.
 pub trait Scheduler {
@@ -28,6 +33,10 @@ pub trait Scheduler {
     fn init_noise_sigma(&self) -> f64 {
         1.0
     }
+
+    /// The next step taken will be `index`, of a sample that no step before it has made: what is known of earlier steps is
+    /// forgotten, and a sampler of several steps begins anew.
+    fn begin_at(&mut self, _index: usize) {}
 
     /// Whether step `index` adds fresh noise.
     fn needs_noise(&self, index: usize) -> bool;
@@ -62,6 +71,14 @@ words!(
         Ddim = "ddim",
         /// DPM-Solver++ 2M as a stochastic equation; SAT's VPSDEDPMPP2MSampler.
         Dpmpp2mSde = "dpmpp-2m-sde" | "dpm",
+        /// DPM-Solver++ 2M, midpoint, without noise: diffusers' DPMSolverMultistepScheduler.
+        Dpmpp2m = "dpmpp-2m",
+        /// Euler's method: diffusers' EulerDiscreteScheduler.
+        Euler = "euler",
+        /// The same with fresh noise in every step: diffusers' EulerAncestralDiscreteScheduler.
+        EulerAncestral = "euler-ancestral" | "euler-a",
+        /// For latent consistency models: diffusers' LCMScheduler.
+        Lcm = "lcm",
     }
 );
 
@@ -78,8 +95,8 @@ words!(
 
 /// A sampler for a run of `steps` steps.
 ///
-/// `eta` in `0..=1` is the share of DDPM's noise that DDIM adds (0: none); the SDE sampler has no such setting, and
-/// another value than 0 is refused there rather than ignored. Fails, naming the key of `scheduler_config.json` or the
+/// `eta` in `0..=1` is the share of DDPM's noise that DDIM adds (0: none); the others have no such setting, and another value
+/// than 0 is refused there rather than ignored. Fails, naming the key of `scheduler_config.json` or the
 /// flag, on values outside their range and on combinations that give no finite step.
 pub fn build(
     config: &ScheduleConfig,
@@ -91,32 +108,49 @@ pub fn build(
     if !(0.0..=1.0).contains(&eta) {
         bail!("--eta is {eta}: it must lie between 0 and 1")
     }
-    let levels = levels::Levels::new(config, table, steps)?;
-    match kind {
-        SchedulerKind::Ddim => Ok(Box::new(ddim::Ddim::new(levels, eta)?)),
-        SchedulerKind::Dpmpp2mSde if eta != 0.0 => {
-            bail!(
-                "--eta {eta} has no effect on {kind}, which always adds its full noise: use it with ddim, or leave it out"
-            )
-        }
-        SchedulerKind::Dpmpp2mSde => Ok(Box::new(dpmpp_2m::Dpmpp2m::new(levels)?)),
+    if kind != SchedulerKind::Ddim && eta != 0.0 {
+        bail!("--eta {eta} has no effect on {kind}, whose noise is its own: use it with ddim, or leave it out")
     }
+    if table == Table::Sat && !matches!(kind, SchedulerKind::Ddim | SchedulerKind::Dpmpp2mSde) {
+        bail!("--schedule {table} has no levels for {kind}: use --schedule diffusers, or --scheduler ddim or dpm")
+    }
+    if let (SchedulerKind::Euler | SchedulerKind::Dpmpp2m, Some(key)) = (kind, &config.respaced) {
+        bail!("scheduler_config.json: `{key}` is on, which is not supported: use --scheduler ddim")
+    }
+    Ok(match kind {
+        SchedulerKind::Ddim => Box::new(ddim::Ddim::new(Levels::new(config, table, steps)?, eta)?),
+        SchedulerKind::Dpmpp2mSde => Box::new(dpmpp_2m::Dpmpp2m::new(Levels::new(config, table, steps)?, true)?),
+        SchedulerKind::Dpmpp2m => Box::new(dpmpp_2m::Dpmpp2m::new(Levels::of_multistep(config, steps)?, false)?),
+        SchedulerKind::Euler => Box::new(ddim::Ddim::new(Levels::of_sigmas(config, steps)?, 0.0)?),
+        SchedulerKind::EulerAncestral => Box::new(ddim::Ddim::new(Levels::of_sigmas(config, steps)?, 1.0)?),
+        SchedulerKind::Lcm => Box::new(lcm::Lcm::new(Levels::of_consistency(config, steps)?, config.timestep_scaling)),
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const KINDS: [SchedulerKind; 6] = [
+        SchedulerKind::Ddim,
+        SchedulerKind::Dpmpp2mSde,
+        SchedulerKind::Dpmpp2m,
+        SchedulerKind::Euler,
+        SchedulerKind::EulerAncestral,
+        SchedulerKind::Lcm,
+    ];
+
     #[test]
     fn words_round_trip() {
-        for kind in [SchedulerKind::Ddim, SchedulerKind::Dpmpp2mSde] {
+        for kind in KINDS {
             assert_eq!(kind.to_string().parse::<SchedulerKind>().unwrap(), kind);
         }
         for table in [Table::Diffusers, Table::Sat] {
             assert_eq!(table.to_string().parse::<Table>().unwrap(), table);
         }
         assert_eq!("dpm".parse::<SchedulerKind>().unwrap(), SchedulerKind::Dpmpp2mSde);
-        assert!("euler".parse::<SchedulerKind>().unwrap_err().to_string().contains("dpmpp-2m-sde"));
+        assert_eq!("euler-a".parse::<SchedulerKind>().unwrap(), SchedulerKind::EulerAncestral);
+        assert!("heun".parse::<SchedulerKind>().unwrap_err().to_string().contains("dpmpp-2m-sde"));
         assert!("other".parse::<Table>().is_err());
     }
 
@@ -127,6 +161,27 @@ mod tests {
         assert!(refused(SchedulerKind::Ddim, -0.1).contains("--eta"));
         assert!(refused(SchedulerKind::Ddim, 1.5).contains("--eta"));
         assert!(refused(SchedulerKind::Ddim, f64::NAN).contains("--eta"));
-        assert!(refused(SchedulerKind::Dpmpp2mSde, 0.5).contains("ddim"));
+        for kind in &KINDS[1..] {
+            assert!(refused(*kind, 0.5).contains("ddim"));
+        }
+    }
+
+    #[test]
+    fn what_a_sampler_cannot_do_is_said() {
+        let config = ScheduleConfig { respaced: Some("use_karras_sigmas".to_owned()), ..ScheduleConfig::default() };
+        for kind in KINDS {
+            let sat = build(&config, kind, Table::Sat, 4, 0.0);
+            let both = matches!(kind, SchedulerKind::Ddim | SchedulerKind::Dpmpp2mSde);
+            assert_eq!(sat.is_ok(), both, "{kind}");
+            assert!(sat.err().is_none_or(|error| error.to_string().contains("--schedule diffusers")));
+            let spaced = build(&config, kind, Table::Diffusers, 4, 0.0).err().map(|error| error.to_string());
+            let refuses = matches!(kind, SchedulerKind::Euler | SchedulerKind::Dpmpp2m);
+            assert_eq!(spaced.is_some_and(|error| error.contains("`use_karras_sigmas`")), refuses, "{kind}");
+        }
+        let many = build(&config, SchedulerKind::Lcm, Table::Diffusers, 51, 0.0).err().unwrap().to_string();
+        assert!(many.contains("--steps is 51") && many.contains("50"), "{many}");
+        let config = ScheduleConfig { original_inference_steps: 0, ..config };
+        let none = build(&config, SchedulerKind::Lcm, Table::Diffusers, 1, 0.0).err().unwrap().to_string();
+        assert!(none.contains("`original_inference_steps` is 0"), "{none}");
     }
 }

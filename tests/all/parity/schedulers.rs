@@ -5,7 +5,7 @@ use crate::common::{golden, relative_l2, tiny};
 use candle_core::Tensor;
 use std::collections::HashMap;
 use vidgen::schedulers::{
-    BetaSchedule, PredictionType, ScheduleConfig, Scheduler, SchedulerKind, Table, TimestepSpacing, build,
+    BetaSchedule, PredictionType, ScheduleConfig, ScheduleKeys, Scheduler, SchedulerKind, Table, TimestepSpacing, build,
 };
 
 const SHAPE: [usize; 4] = [2, 2, 3, 4];
@@ -27,7 +27,7 @@ fn values(tensor: &Tensor) -> Vec<f32> {
 fn follow(scheduler: &mut dyn Scheduler, goldens: &HashMap<String, Tensor>, run: &str) -> f64 {
     let golden = |what: &str| goldens.get(&format!("{run}/{what}")).unwrap_or_else(|| panic!("no {run}/{what}"));
     assert_eq!(scheduler.timesteps(), golden("timesteps").to_vec1::<f64>().unwrap(), "{run}");
-    let mut sample = tiny::unit("scheduler/sample", &SHAPE);
+    let mut sample = (tiny::unit("scheduler/sample", &SHAPE) * scheduler.init_noise_sigma()).unwrap();
     let mut worst = 0.0f64;
     for i in 0..scheduler.timesteps().len() {
         let x0 = scheduler.predict_x0(i, &prediction(i), &sample).unwrap();
@@ -130,6 +130,45 @@ fn every_configuration_equals_diffusers() {
             assert_follows(&config, SchedulerKind::Dpmpp2mSde, Table::Diffusers, 0.0, &dpm, &run, steps);
         }
         assert_follows(&config, SchedulerKind::Ddim, Table::Diffusers, 0.5, &ddim, &format!("{name}/eta0.5"), 6);
+    }
+}
+
+/// What published folders of Stable Diffusion 1.x say, run by the class of a kind: `VARIANTS` of `tests/reference/samplers.py`.
+fn sd(kind: SchedulerKind, variant: &str) -> ScheduleConfig {
+    let mut file = serde_json::json!({
+        "_class_name": "PNDMScheduler", "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear",
+        "steps_offset": 1, "set_alpha_to_one": false, "skip_prk_steps": true, "num_train_timesteps": 1000
+    });
+    match variant {
+        "v" => file["prediction_type"] = "v_prediction".into(),
+        "trailing" | "leading" => file["timestep_spacing"] = variant.into(),
+        _ => {}
+    }
+    serde_json::from_value::<ScheduleKeys>(file).unwrap().config(&[], Some(kind)).unwrap()
+}
+
+#[test]
+fn the_samplers_of_stable_diffusion_equal_diffusers() {
+    let goldens = golden("schedulers/samplers");
+    for (name, kind) in [
+        ("ddim", SchedulerKind::Ddim),
+        ("euler", SchedulerKind::Euler),
+        ("euler-ancestral", SchedulerKind::EulerAncestral),
+        ("dpmpp-2m", SchedulerKind::Dpmpp2m),
+        ("lcm", SchedulerKind::Lcm),
+    ] {
+        for variant in ["epsilon", "v", "trailing", "leading"] {
+            if kind == SchedulerKind::Lcm && ["trailing", "leading"].contains(&variant) {
+                continue; // it does not look at the key
+            }
+            for steps in if variant == "epsilon" { &[4, 12][..] } else { &[7] } {
+                let mut scheduler = build(&sd(kind, variant), kind, Table::Diffusers, *steps, 0.0).unwrap();
+                let run = format!("{name}/{variant}/{steps}");
+                let worst = follow(scheduler.as_mut(), &goldens, &run);
+                println!("{run}: {worst:.2e}");
+                assert!(worst <= 1e-5, "{run}: {worst:.2e}");
+            }
+        }
     }
 }
 
