@@ -3,7 +3,8 @@
 use super::cpu;
 use super::cpu::rows::{self, LayerNorm, Part};
 use super::size;
-use candle_core::{D, DType, Result, Tensor};
+use candle_core::{D, DType, Result, Tensor, bail};
+use candle_nn::VarBuilder;
 
 /// Layer norm over the last axis with f32 statistics; `weight` and `bias` are `[D]`.
 pub fn layer_norm(x: &Tensor, weight: Option<&Tensor>, bias: Option<&Tensor>, eps: f64) -> Result<Tensor> {
@@ -44,10 +45,68 @@ pub fn gate_residual(residual: &Tensor, x: &Tensor, gates: &[(usize, Tensor)]) -
     }
 }
 
+/// A group norm with its weights: `C` channels in `groups`, whose affine map is `[C]`.
+#[derive(Debug, Clone)]
+pub struct GroupNorm {
+    groups: usize,
+    weight: Tensor,
+    bias: Tensor,
+    eps: f64,
+}
+
+impl GroupNorm {
+    /// `weight` and `bias` of the checkpoint.
+    pub fn load(channels: usize, groups: usize, eps: f64, vb: VarBuilder) -> Result<Self> {
+        Self::new(groups, vb.get(channels, "weight")?, vb.get(channels, "bias")?, eps)
+    }
+
+    /// # Errors
+    /// When the channels cannot be parted into so many groups.
+    pub fn new(groups: usize, weight: Tensor, bias: Tensor, eps: f64) -> Result<Self> {
+        let channels = weight.dims1()?;
+        if groups == 0 || !channels.is_multiple_of(groups) || bias.dims() != [channels] {
+            bail!("a group norm of {channels} channels in {groups} groups with a bias of {:?}", bias.dims())
+        }
+        Ok(Self { groups, weight, bias, eps })
+    }
+
+    /// Of `[T, C, H, W]` that is `samples` videos of as many frames one after the other, each with statistics of its own: `T`
+    /// for a network of images, 1 for the frames of one video together.
+    pub fn forward(&self, x: &Tensor, samples: usize) -> Result<Tensor> {
+        self.run(x, samples, false)
+    }
+
+    /// [`GroupNorm::forward`], then SiLU.
+    pub fn forward_silu(&self, x: &Tensor, samples: usize) -> Result<Tensor> {
+        self.run(x, samples, true)
+    }
+
+    fn run(&self, x: &Tensor, samples: usize, silu: bool) -> Result<Tensor> {
+        let (t, c, h, w) = x.dims4()?;
+        if samples == 0 || t % samples != 0 {
+            bail!("a group norm of {t} frames of {samples} samples")
+        }
+        if cpu::takes(x)
+            && let Some(y) =
+                fast_group_norm(x, (samples, self.groups), (&self.weight, &self.bias), self.eps, silu, None)?
+        {
+            return Ok(y);
+        }
+        // samples as groups of one: their channels beside each other, frame by frame
+        let beside = x.reshape((samples, t / samples, c, h, w))?.transpose(0, 1)?;
+        let beside = beside.reshape((t / samples, samples * c, h, w))?;
+        let [weight, bias] = [&self.weight, &self.bias].map(|affine| affine.repeat(samples));
+        let (groups, weight, bias) = (samples * self.groups, weight?, bias?);
+        let norm = if silu { group_norm_silu } else { group_norm };
+        let y = norm(&beside, groups, &weight, &bias, self.eps)?;
+        y.reshape((t / samples, samples, c, h, w))?.transpose(0, 1)?.reshape((t, c, h, w))
+    }
+}
+
 /// Group norm of `[T, C, H, W]` whose statistics span all T frames of the tensor together (the autoencoder's group norm
 /// sees `[1, C, T, H, W]`); `weight` and `bias` are `[C]`.
 pub fn group_norm(x: &Tensor, groups: usize, weight: &Tensor, bias: &Tensor, eps: f64) -> Result<Tensor> {
-    match fast_group_norm(x, groups, (weight, bias), eps, false, None)? {
+    match fast_group_norm(x, (1, groups), (weight, bias), eps, false, None)? {
         Some(y) => Ok(y),
         None => plain_group_norm(x, groups, weight, bias, eps),
     }
@@ -55,7 +114,7 @@ pub fn group_norm(x: &Tensor, groups: usize, weight: &Tensor, bias: &Tensor, eps
 
 /// [`group_norm`], then SiLU.
 pub fn group_norm_silu(x: &Tensor, groups: usize, weight: &Tensor, bias: &Tensor, eps: f64) -> Result<Tensor> {
-    match fast_group_norm(x, groups, (weight, bias), eps, true, None)? {
+    match fast_group_norm(x, (1, groups), (weight, bias), eps, true, None)? {
         Some(y) => Ok(y),
         None => super::act::silu(&plain_group_norm(x, groups, weight, bias, eps)?),
     }
@@ -74,7 +133,7 @@ pub fn spatial_norm_silu(
     shift: &Tensor,
     frames: &[u32],
 ) -> Result<Tensor> {
-    match fast_group_norm(x, groups, (weight, bias), eps, true, Some((scale, shift, frames)))? {
+    match fast_group_norm(x, (1, groups), (weight, bias), eps, true, Some((scale, shift, frames)))? {
         Some(y) => Ok(y),
         None => {
             let norm = plain_group_norm(x, groups, weight, bias, eps)?;
@@ -215,17 +274,19 @@ fn fast_gate_residual(residual: &Tensor, x: &Tensor, gates: &[(usize, Tensor)]) 
     Tensor::from_vec(values, x.shape(), x.device()).map(Some)
 }
 
-/// The fast version, where the tensors allow it.
+/// The fast version, where the tensors allow it; a GPU has none for several samples.
 fn fast_group_norm(
     x: &Tensor,
-    groups: usize,
+    (samples, groups): (usize, usize),
     (weight, bias): (&Tensor, &Tensor),
     eps: f64,
     silu: bool,
     condition: Option<(&Tensor, &Tensor, &[u32])>,
 ) -> Result<Option<Tensor>> {
     #[cfg(feature = "cuda")]
-    if let Some(y) = super::cuda::group_norm(x, groups, (weight, bias), eps, silu, condition)? {
+    if samples == 1
+        && let Some(y) = super::cuda::group_norm(x, groups, (weight, bias), eps, silu, condition)?
+    {
         return Ok(Some(y));
     }
     let (t, c, h, w) = x.dims4()?;
@@ -247,7 +308,7 @@ fn fast_group_norm(
         tensors.extend([scale.contiguous()?, shift.contiguous()?]);
     }
     let values = cpu::with_slices(&tensors.iter().collect::<Vec<_>>(), |slices| {
-        let norm = cpu::norm::GroupNorm { groups, weight: slices[1], bias: slices[2], eps, silu };
+        let norm = cpu::norm::GroupNorm { samples, groups, weight: slices[1], bias: slices[2], eps, silu };
         let condition =
             condition.map(|(_, _, frames)| cpu::norm::Condition { scale: slices[3], shift: slices[4], size, frames });
         Ok(norm.run(slices[0], (t, c, h, w), condition.as_ref()))
@@ -285,6 +346,35 @@ mod tests {
                 assert_close(&what, &group_norm(&turned, groups, &weight, &bias, 1e-6).unwrap(), &want, 2e-6);
             }
         });
+    }
+
+    #[test]
+    fn samples_have_statistics_of_their_own() {
+        on_each_isa(|isa| {
+            for (samples, frames, c, h, w, groups) in
+                [(1, 3, 8, 5, 7, 4), (4, 1, 6, 3, 5, 3), (3, 2, 8, 4, 4, 2), (2, 1, 64, 40, 33, 32), (2, 5, 2, 1, 1, 1)]
+            {
+                let (weight, bias) = (random(&[c]), random(&[c, 1]).squeeze(1).unwrap());
+                let norm = GroupNorm::new(groups, weight.clone(), bias.clone(), 1e-5).unwrap();
+                let x = (random(&[samples * frames, c, h, w]) + 2.0).unwrap();
+                let of_sample = |i| plain_group_norm(&x.narrow(0, i * frames, frames)?, groups, &weight, &bias, 1e-5);
+                let want = (0..samples).map(of_sample).collect::<Result<Vec<_>>>().unwrap();
+                let want = Tensor::cat(&want, 0).unwrap();
+                let what = format!("{isa:?} {samples} of {frames}x{c}x{h}x{w} in {groups}");
+                assert_close(&what, &norm.forward(&x, samples).unwrap(), &want, 2e-6);
+                assert_close(&what, &norm.forward_silu(&x, samples).unwrap(), &want.silu().unwrap(), 2e-6);
+                // in the number type of no fast version
+                let turn = |x: &Tensor| x.to_dtype(DType::F64).unwrap();
+                let norm = GroupNorm::new(groups, turn(&weight), turn(&bias), 1e-5).unwrap();
+                let got = norm.forward(&turn(&x), samples).unwrap().to_dtype(DType::F32).unwrap();
+                assert_close(&what, &got, &want, 2e-6);
+            }
+        });
+        let weight = random(&[4]);
+        assert!(GroupNorm::new(3, weight.clone(), weight.clone(), 1e-5).is_err());
+        let norm = GroupNorm::new(2, weight.clone(), weight, 1e-5).unwrap();
+        assert!(norm.forward(&random(&[3, 4, 2, 2]), 2).is_err());
+        assert!(norm.forward(&random(&[3, 4, 2, 2]), 0).is_err());
     }
 
     #[test]

@@ -12,6 +12,8 @@ const TASK: usize = 16;
 
 /// The affine map of each channel and the groups it is normalised in.
 pub struct GroupNorm<'a> {
+    /// Equal runs of frames, each with statistics of its own.
+    pub samples: usize,
     pub groups: usize,
     pub weight: &'a [f32],
     pub bias: &'a [f32],
@@ -28,7 +30,7 @@ pub struct Condition<'a> {
 }
 
 impl GroupNorm<'_> {
-    /// `x` is `[T, C, H, W]`, the statistics span its frames. The condition's frames and sizes must fit.
+    /// `x` is `[T, C, H, W]`, the statistics span the frames of a sample. The condition's frames and sizes must fit.
     pub fn run(
         &self,
         x: &[f32],
@@ -36,6 +38,7 @@ impl GroupNorm<'_> {
         condition: Option<&Condition>,
     ) -> Vec<f32> {
         assert!(x.len() == t * c * h * w && self.weight.len() == c && self.bias.len() == c && c % self.groups == 0);
+        assert!(self.samples > 0 && t % self.samples == 0);
         if let Some(Condition { scale, shift, size, frames }) = condition {
             let known = scale.len() / (c * size.0 * size.1).max(1);
             assert!(scale.len() == shift.len() && h % size.0 == 0 && w % size.1 == 0);
@@ -47,7 +50,8 @@ impl GroupNorm<'_> {
             let least = (BLOCK * TASK / plane.max(1)).max(1);
             (0..t * c).into_par_iter().with_min_len(least).for_each(|i| {
                 let (frame, channel) = (i / c, i % c);
-                let (mean, inverse) = statistics[channel / (c / self.groups)];
+                let sample = frame / (t / self.samples);
+                let (mean, inverse) = statistics[sample * self.groups + channel / (c / self.groups)];
                 let affine = Affine { mean, factor: inverse * self.weight[channel], offset: self.bias[channel] };
                 let from = &x[i * plane..(i + 1) * plane];
                 // SAFETY: every plane is one task's own.
@@ -78,22 +82,24 @@ impl GroupNorm<'_> {
         unsafe { filled(x.len(), run) }
     }
 
-    /// Mean and inverse deviation of each group.
+    /// Mean and inverse deviation of each group of each sample.
     fn statistics(&self, x: &[f32], t: usize) -> Vec<(f32, f32)> {
         let run = x.len() / (t * self.groups).max(1); // the channels of one group in one frame lie together
         let tasks = run.div_ceil(BLOCK * TASK);
+        let frames = t / self.samples;
         let parts: Vec<Moments> = (0..self.groups * t * tasks)
             .into_par_iter()
             .with_min_len((BLOCK * TASK / run.max(1)).max(1))
             .map(|i| {
                 let (task, rest) = (i % tasks, i / tasks);
-                let (frame, group) = (rest % t, rest / t);
-                let x = &x[(frame * self.groups + group) * run..][..run];
+                let (frame, rest) = (rest % frames, rest / frames);
+                let (group, sample) = (rest % self.groups, rest / self.groups);
+                let x = &x[((sample * frames + frame) * self.groups + group) * run..][..run];
                 dispatch(Measure(&x[task * BLOCK * TASK..run.min((task + 1) * BLOCK * TASK)]))
             })
             .collect();
         parts
-            .chunks((t * tasks).max(1))
+            .chunks((frames * tasks).max(1))
             .map(|parts| {
                 let all = parts.iter().fold(Moments::default(), |all, part| all.joined(part));
                 (all.mean as f32, (1.0 / (all.squares / all.count + self.eps).sqrt()) as f32)
