@@ -1,6 +1,6 @@
 //! What a network is handed for one forward pass: the rows and their forks, the stack of processors, the kernel.
 
-use super::{AttentionProcessor, AttentionSite, Branch, Feature, FeatureSite, Pass, Qkv, Queries, Site};
+use super::{AttentionProcessor, AttentionSite, Branch, Feature, FeatureSite, Layout, Pass, Qkv, Queries, Row, Site};
 use crate::nn::sdpa::Sdpa;
 use candle_core::{Result, Tensor, bail};
 
@@ -39,10 +39,18 @@ impl<'a> Hooks<'a> {
         let mut hooks = Self { pass, branches, forks, stack, kernel, micro_batch: micro_batch.max(1) };
         hooks.forks.reverse(); // taken from the end
         hooks.check()?;
-        for processor in hooks.stack.iter_mut() {
-            processor.begin(&hooks.pass, &hooks.branches)?;
-        }
         Ok(hooks)
+    }
+
+    /// Tells the stack what the network is given. A network calls it before anything else.
+    ///
+    /// # Errors
+    /// When there is not one row for each branch, or a control refuses.
+    pub fn begin(&mut self, rows: &[Row]) -> Result<()> {
+        if rows.len() != self.branches.len() {
+            bail!("{} rows are given for {} of the pass", rows.len(), self.branches.len())
+        }
+        self.stack.iter_mut().try_for_each(|processor| processor.begin(&self.pass, &self.branches, rows))
     }
 
     pub fn pass(&self) -> &Pass {
@@ -112,13 +120,21 @@ impl<'a> Hooks<'a> {
         Next { rest: self.stack, kernel: &self.kernel }.attend(qkv, &site)
     }
 
-    /// Hidden states `[B, L, D]` of one micro-batch past the stack.
-    pub fn inject(&mut self, mut hidden: Tensor, feature: Feature, site: &Site) -> Result<Tensor> {
-        let site = FeatureSite { feature, site, branches: &self.branches, pass: &self.pass };
-        for processor in self.stack.iter_mut() {
-            hidden = processor.inject(hidden, &site)?;
+    /// The text of one micro-batch past the stack, `[rows, L, D]`, before it is projected to keys and values.
+    pub fn context(&mut self, context: Tensor, site: &Site) -> Result<Tensor> {
+        let at = AttentionSite { site, queries: Queries::All, branches: &self.branches, pass: &self.pass };
+        let shape = context.shape().clone();
+        let context = self.stack.iter_mut().try_fold(context, |context, processor| processor.context(context, &at))?;
+        if context.shape() != &shape {
+            bail!("{}: a control made a text of {:?} into {:?}", site.path, shape, context.shape())
         }
-        Ok(hidden)
+        Ok(context)
+    }
+
+    /// Hidden states of one micro-batch past the stack, in `layout`.
+    pub fn inject(&mut self, hidden: Tensor, feature: Feature, layout: Layout, site: &Site) -> Result<Tensor> {
+        let at = FeatureSite { feature, layout, site, branches: &self.branches, pass: &self.pass };
+        self.stack.iter_mut().try_fold(hidden, |hidden, processor| processor.inject(hidden, &at))
     }
 
     /// Closes the pass; gives back the rows of the output.

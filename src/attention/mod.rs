@@ -1,6 +1,7 @@
 //! The seam between networks and controls.
 //!
-//! A network calls [`Hooks::attend`] where it would call the attention kernel, [`Hooks::inject`] at its feature sites and
+//! A network calls [`Hooks::begin`] with its rows, [`Hooks::attend`] where it would call the attention kernel,
+//! [`Hooks::context`] before it projects a text to keys and values, [`Hooks::inject`] at its feature sites and
 //! [`Hooks::fork`] between its blocks, and knows nothing else. A control is an [`AttentionProcessor`]: middleware around
 //! the kernel that sees queries, keys and values after qk-norm and RoPE, and where in the run it is. It owns neither the
 //! projections nor the softmax.
@@ -8,6 +9,10 @@
 //! **The batch axis is the branch axis.** All rows that need each other go through the network together, layer by layer,
 //! and each row is described by data, a [`Branch`]. Sharing keys and values between rows is then a gather on the batch
 //! axis, with no state between layers. Relations are decided by the planner and carried as data; processors obey.
+//!
+//! Where frames or positions are rows of the batch (a UNet), a row of the pass is a range of it ([`Site::inner`]). Rows may
+//! differ in frames: a row of one frame stands beside rows of many. Where frames are the sequence (temporal attention),
+//! rows of different frame counts go through in calls of their own.
 //!
 //! No tensor of L x L elements ever exists: masks are key subsets, reweighting is a low-rank correction, attention maps
 //! are a few probed columns.
@@ -84,6 +89,8 @@ pub enum SiteKind {
 /// What a network says of a place in itself, for one micro-batch of rows.
 #[derive(Debug, Clone)]
 pub struct Site<'a> {
+    /// Index of the network in the run: 0 is the denoiser, others are networks beside it (a ControlNet).
+    pub network: usize,
     /// Counts the sites of this kind from 0.
     pub layer: usize,
     pub layers: usize,
@@ -92,13 +99,24 @@ pub struct Site<'a> {
     pub path: &'a str,
     /// Range of the text tokens on the key axis; the rest is the latent grid in frame, row, column order.
     pub text: Range<usize>,
-    /// Frames, height and width of the token grid.
+    /// Frames, height and width of the token grid; frames of the longest row where rows differ in them.
     pub grid: (usize, usize, usize),
-    /// Rows of the batch per branch: 1 for joint attention, frames or positions inside a UNet; order `[branch][inner]`.
-    pub rows_per_branch: usize,
+    /// For each of `rows` its range of the batch axis: one entry in joint attention, its frames where frames attend each
+    /// within itself, its positions in temporal attention.
+    pub inner: &'a [Range<usize>],
     /// The rows of the pass that this micro-batch holds, in batch order. A row's reference is always among them, unless a
     /// control has taken the batch apart for the controls after it.
     pub rows: &'a [usize],
+}
+
+/// The ranges of the batch axis that rows of these sizes have, one after the other: [`Site::inner`].
+pub fn inner_ranges(sizes: impl IntoIterator<Item = usize>) -> Vec<Range<usize>> {
+    let mut end = 0;
+    let range = |size| {
+        end += size;
+        end - size..end
+    };
+    sizes.into_iter().map(range).collect()
 }
 
 /// Which of the network's queries an attention call holds. The network asks for all; a control that splits them says so,
@@ -181,19 +199,46 @@ fn rest_of(part: &Range<usize>, count: usize) -> Result<Range<usize>> {
 /// A place where a network offers its hidden states for an addition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Feature {
+    /// What an attention layer of this kind adds, after its output projection and before the residual.
+    Attended(SiteKind),
+    /// What the down path keeps for the up path; the network offers all of them after the whole down path.
     Skip(usize),
+    /// After the middle block.
     Mid,
-    /// After the transformer block of this index.
+    /// After the block of this index.
     Block(usize),
+}
+
+/// What the axes of a feature are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Layout {
+    /// `[B, L, D]`
+    Tokens,
+    /// `[B, C, H, W]`, each frame an entry of the batch.
+    Maps,
 }
 
 /// One feature site of a network as a processor sees it.
 #[derive(Debug, Clone, Copy)]
 pub struct FeatureSite<'a> {
     pub feature: Feature,
+    pub layout: Layout,
+    /// Network, grid, rows and their ranges of the batch. Its layer, kind and text are of this feature where an attention
+    /// layer is offered, else of an attention layer near it.
     pub site: &'a Site<'a>,
     pub branches: &'a [Branch],
     pub pass: &'a Pass,
+}
+
+impl FeatureSite<'_> {
+    /// Counts the features of this sort from 0: the attention layer of an attended output, else the feature's own index.
+    pub fn number(&self) -> usize {
+        match self.feature {
+            Feature::Attended(_) => self.site.layer,
+            Feature::Skip(index) | Feature::Block(index) => index,
+            Feature::Mid => 0,
+        }
+    }
 }
 
 /// Queries, keys and values after qk-norm and RoPE, before scaling. Each is `[B, N, L, D]`, not necessarily contiguous;
@@ -207,11 +252,25 @@ pub struct Qkv {
     pub scale: f64,
 }
 
+impl Qkv {
+    /// Those of some entries of the batch.
+    pub fn narrow(&self, entries: &Range<usize>) -> Result<Self> {
+        let narrow = |x: &Tensor| x.narrow(0, entries.start, entries.len());
+        Ok(Self { q: narrow(&self.q)?, k: narrow(&self.k)?, v: narrow(&self.v)?, scale: self.scale })
+    }
+}
+
 /// One control. All methods do nothing by default; a control overrides one, rarely two.
 pub trait AttentionProcessor {
-    /// Before the first layer of a pass.
-    fn begin(&mut self, _pass: &Pass, _branches: &[Branch]) -> Result<()> {
+    /// Before the first layer of a pass; `rows[i]` is what the network is given for `branches[i]`.
+    fn begin(&mut self, _pass: &Pass, _branches: &[Branch], _rows: &[Row]) -> Result<()> {
         Ok(())
+    }
+
+    /// The text a cross-attention layer is about to project to keys and values, `[rows, L, D]`, one entry for each of
+    /// `site.rows`. Returns what is projected instead, in the same shape.
+    fn context(&mut self, context: Tensor, _site: &AttentionSite) -> Result<Tensor> {
+        Ok(context)
     }
 
     /// Around the kernel. May change `qkv` and call on, call several times and combine, or not call at all.
@@ -220,7 +279,7 @@ pub trait AttentionProcessor {
         next.attend(qkv, site)
     }
 
-    /// At a feature site; returns the hidden states `[B, L, D]` the network continues with.
+    /// At a feature site; returns the hidden states the network continues with, in the layout it came in.
     fn inject(&mut self, hidden: Tensor, _site: &FeatureSite) -> Result<Tensor> {
         Ok(hidden)
     }

@@ -9,7 +9,7 @@ use super::settings::Settings;
 use super::sharing::Sharing;
 use crate::models::Architecture;
 use crate::processors::kv_share::{self, THRESHOLD};
-use crate::processors::{BankPlan, BankSize, Purpose, Ranges, Spec, Subject as Placed, Word, check_order};
+use crate::processors::{BankPlan, BankSize, LayerSize, Purpose, Ranges, Spec, Subject as Placed, Word, check_order};
 use crate::recipe::Recipe;
 use crate::run::{Code, WithCode};
 use crate::storyboard::{Scene, Transition};
@@ -418,14 +418,13 @@ pub(super) fn by_text(positions: &[Vec<u32>], texts: &[TextMix]) -> Vec<Vec<u32>
 pub fn bank_size(plan: &ChunkPlan, architecture: &dyn Architecture, cells: (usize, usize), halves: usize) -> BankSize {
     let frames = plan.windows.iter().map(|window| window.len).max().unwrap_or(0);
     let sites = architecture.main_sites();
+    let grid = architecture.geometry().grid(frames, cells);
+    let layer = LayerSize { channels: sites.heads * sites.head_dim, grid };
     BankSize {
         windows: plan.windows.len(),
-        layers: sites.layers,
         halves,
-        heads: sites.heads,
-        head_dim: sites.head_dim,
         text: architecture.text().length,
-        grid: architecture.geometry().grid(frames, cells),
+        networks: vec![vec![layer; sites.layers]],
     }
 }
 

@@ -19,6 +19,7 @@ use super::text_to_video::plan;
 use super::texts::encode;
 use crate::job::{Job, MapView, Maps, TimelineRole};
 use crate::models::architecture::Role;
+use crate::nn::resample::resize_bilinear;
 use crate::processors::attention_map::RecordedMap;
 use crate::run::{Code, Event, Failure, Observer, Phase, WithCode};
 use crate::timeline::{Blend, BlendMode};
@@ -81,9 +82,8 @@ pub fn attention_maps(
                 files.push(folder.png(&format!("words-step{step}-layer{layer}.png"), &picture).code(Code::Usage)?);
             }
             if overlay {
-                let all: Vec<&Tensor> = lines.values().collect();
-                let mean = (Tensor::stack(&all, 0)?.sum(0)? / all.len() as f64)?; // [words, F, H, W]
-                overlaid(job, &mut loaded, &alone(job, &denoised)?, &mean, &overlays, folder, observer)?;
+                let maps: Vec<&Tensor> = lines.values().collect();
+                overlaid(job, &mut loaded, &alone(job, &denoised)?, &mean(&maps)?, &overlays, folder, observer)?;
                 files.extend(overlays);
             }
         }
@@ -182,6 +182,14 @@ fn of_words(job: &Job, kept: &[Vec<RecordedMap>]) -> Result<BTreeMap<(usize, usi
     let joined =
         parts.into_iter().map(|(place, parts)| Ok((place, Tensor::cat(&parts, 0)?.transpose(0, 1)?.contiguous()?)));
     joined.collect()
+}
+
+/// The mean of maps `[words, F, H, W]`, on the finest of their grids.
+fn mean(maps: &[&Tensor]) -> Result<Tensor> {
+    let sizes = maps.iter().map(|map| Ok((map.dim(2)?, map.dim(3)?))).collect::<candle_core::Result<Vec<_>>>()?;
+    let (height, width) = sizes.into_iter().max_by_key(|(height, width)| height * width).context("no map")?;
+    let same = maps.iter().map(|map| resize_bilinear(map, height, width)).collect::<candle_core::Result<Vec<_>>>()?;
+    Ok((Tensor::stack(&same, 0)?.sum(0)? / maps.len() as f64)?)
 }
 
 /// Words as rows, latent frames as columns, both named; each row on its own scale, from its least to its largest value.

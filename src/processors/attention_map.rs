@@ -6,14 +6,18 @@
 //! covers layers up to `l` of the present step only: that is what the reference implementation's mask reads. (The paper
 //! also names the text queries' columns; the reference does not use them, nor do we.) Rows that see their text only.
 //!
+//! In a UNet the layers have grids of several sizes. Maps are summed grid by grid and, when they are read, brought to the
+//! finest of them (or to the reader's), bilinearly, as a user sees them.
+//!
 //! Maps belong to rows: they follow the rows through forks, and are dropped at the end of the pass. A control after the
 //! recorder reads them through the shared handle [`AttentionMaps`]; what a user asked to see is copied out of the pass by
 //! [`AttentionMap::keep`]. Unlike the reference no L x L map is made, only what was asked for.
 
 use super::when::Ranges;
 use super::word::Word;
-use crate::attention::{AttentionProcessor, AttentionSite, Branch, Next, Pass, Qkv, SiteKind};
-use candle_core::{D, Device, Result, Tensor, bail};
+use crate::attention::{AttentionProcessor, AttentionSite, Branch, Next, Pass, Qkv, Row, SiteKind};
+use crate::nn::resample::resize_bilinear;
+use candle_core::{Device, Result, Tensor, bail};
 use std::cell::RefCell;
 use std::rc::Rc;
 
@@ -54,13 +58,66 @@ pub struct RecordedMap {
     pub map: Tensor,
 }
 
+/// Sums over layers of one grid.
+#[derive(Debug, Clone)]
+struct GridMaps {
+    height: usize,
+    width: usize,
+    layers: usize,
+    /// One for each view of the recorder; words as `[words, F H W]`.
+    sums: Vec<Tensor>,
+}
+
 #[derive(Debug, Clone, Default)]
 struct RowMaps {
-    /// Sums over layers, one for each view of the recorder.
-    sums: Vec<Tensor>,
-    layers: usize,
+    /// The first is the one recorded first.
+    grids: Vec<GridMaps>,
     /// The layer recorded last.
     last: Option<usize>,
+}
+
+impl RowMaps {
+    fn add(&mut self, maps: Vec<Tensor>, site: &AttentionSite) -> Result<()> {
+        let (_, height, width) = site.grid;
+        self.last = Some(site.layer);
+        let Some(grid) = self.grids.iter_mut().find(|grid| (grid.height, grid.width) == (height, width)) else {
+            self.grids.push(GridMaps { height, width, layers: 1, sums: maps });
+            return Ok(());
+        };
+        grid.sums = grid.sums.iter().zip(&maps).map(|(sum, map)| sum + map).collect::<Result<_>>()?;
+        grid.layers += 1;
+        Ok(())
+    }
+
+    fn layers(&self) -> usize {
+        self.grids.iter().map(|grid| grid.layers).sum()
+    }
+
+    /// Height and width of the finest grid.
+    fn finest(&self) -> (usize, usize) {
+        let sizes = self.grids.iter().map(|grid| (grid.height, grid.width));
+        sizes.max_by_key(|(height, width)| height * width).unwrap_or((0, 0))
+    }
+
+    /// The mean over layers of all words' maps together, `F H W`.
+    fn foreground(&self, grid: (usize, usize)) -> Result<Vec<f32>> {
+        (self.words(grid)?.sum(0)? / self.layers() as f64)?.to_vec1()
+    }
+
+    /// The sum of the words' maps over all layers, `[words, F H W]` on a grid of this size.
+    fn words(&self, (height, width): (usize, usize)) -> Result<Tensor> {
+        let on_grid = |grid: &GridMaps| {
+            let Some(sum) = grid.sums.first() else { bail!("no attention map of words was recorded") };
+            if (grid.height, grid.width) == (height, width) {
+                return Ok(sum.clone());
+            }
+            let maps = sum.reshape((sum.dim(0)?, (), grid.height, grid.width))?; // [words, F, H, W]
+            resize_bilinear(&maps, height, width)?.flatten_from(1)
+        };
+        let mut grids = self.grids.iter().map(on_grid);
+        let first = grids.next().unwrap_or_else(|| bail!("no attention map was recorded"))?;
+        grids.try_fold(first, |sum, grid| sum + grid?)
+    }
 }
 
 #[derive(Debug, Default)]
@@ -78,21 +135,27 @@ struct MapStore {
 pub struct AttentionMaps(Rc<RefCell<MapStore>>);
 
 impl AttentionMaps {
-    /// The maps of all words together for a row, flattened: `[F H W]`, the mean over the layers so far. `layer` is the one
-    /// that asks: if the recorder saw it, the maps must hold it.
+    /// The maps of all words together for a row, flattened: `[F H W]` on a grid of this height and width, the mean over the
+    /// layers so far. `layer` is the one that asks: if the recorder saw it, the maps must hold it.
     ///
     /// # Errors
     /// When nothing was recorded for the row, or its own layer not yet (the order of groups is then wrong).
-    pub fn foreground(&self, row: usize, layer: usize) -> Result<Vec<f32>> {
+    pub fn foreground(&self, row: usize, layer: usize, grid: (usize, usize)) -> Result<Vec<f32>> {
         let state = self.0.borrow();
-        let words = state.rows.get(row).filter(|_| state.words).and_then(|maps| Some((maps, maps.sums.first()?)));
-        let Some((maps, words)) = words else {
+        let Some(maps) = state.rows.get(row).filter(|maps| state.words && !maps.grids.is_empty()) else {
             bail!("no attention map was recorded for row {row} before layer {layer}")
         };
         if state.layer == Some(layer) && maps.last != Some(layer) {
             bail!("layer {layer} asks for the attention map of row {row} before that row passed it")
         }
-        (words.sum(0)? / maps.layers as f64)?.to_vec1()
+        maps.foreground(grid)
+    }
+
+    /// The same of all layers that the row has passed; none where none was recorded.
+    pub fn so_far(&self, row: usize, grid: (usize, usize)) -> Result<Option<Vec<f32>>> {
+        let state = self.0.borrow();
+        let maps = state.rows.get(row).filter(|maps| state.words && !maps.grids.is_empty());
+        maps.map(|maps| maps.foreground(grid)).transpose()
     }
 
     /// Takes out the maps kept so far.
@@ -189,10 +252,8 @@ impl AttentionMap {
 
     fn record(&self, qkv: &Qkv, site: &AttentionSite, next: &Next) -> Result<()> {
         self.maps.0.borrow_mut().layer = Some(site.layer);
-        let inner = site.rows_per_branch;
         for (index, branch) in site.batch().enumerate().filter(|(_, branch)| branch.half.text) {
-            let narrow = |x: &Tensor| x.narrow(0, index * inner, inner);
-            let own = Qkv { q: narrow(&qkv.q)?, k: narrow(&qkv.k)?, v: qkv.v.clone(), scale: qkv.scale };
+            let own = qkv.narrow(&site.inner[index])?;
             let maps = self.views.iter().map(|&view| self.view(view, &own, site, branch, next));
             let maps = maps.collect::<Result<Vec<_>>>()?;
             let mut state = self.maps.0.borrow_mut();
@@ -202,11 +263,7 @@ impl AttentionMap {
             if self.single {
                 *row = RowMaps::default();
             }
-            row.sums = match row.sums.is_empty() {
-                true => maps,
-                false => row.sums.iter().zip(&maps).map(|(sum, map)| add(sum, map)).collect::<Result<_>>()?,
-            };
-            (row.layers, row.last) = (row.layers + 1, Some(site.layer));
+            row.add(maps, site)?;
             let row = row.clone();
             self.copy_out(&mut state, &row, site, branch)?;
         }
@@ -218,38 +275,34 @@ impl AttentionMap {
         if !steps.contains(site.pass.step) || !layers.contains(site.layer) {
             return Ok(());
         }
-        let bytes = |tensors: &mut dyn Iterator<Item = &Tensor>| tensors.map(|map| 4 * map.elem_count()).sum::<usize>();
-        let need = bytes(&mut state.kept.iter().map(|kept| &kept.map)) + bytes(&mut row.sums.iter());
+        let (height, width) = row.finest();
+        let of_view = |(index, &view): (usize, &View)| {
+            let sum = match (view, row.grids.as_slice()) {
+                (View::Words, _) => row.words((height, width))?.reshape((self.words.len(), (), height, width))?,
+                (_, [grid]) => grid.sums[index].clone(),
+                _ => bail!("{}: {view:?} is of layers of one grid", site.path),
+            };
+            Ok((view, (sum / row.layers() as f64)?.to_device(&Device::Cpu)?))
+        };
+        let maps = self.views.iter().enumerate().map(of_view).collect::<Result<Vec<_>>>()?;
+        let bytes = |map: &Tensor| 4 * map.elem_count();
+        let need = state.kept.iter().map(|kept| bytes(&kept.map)).sum::<usize>()
+            + maps.iter().map(|(_, map)| bytes(map)).sum::<usize>();
         if need > self.budget {
             bail!(
                 "the attention maps need {need} bytes, more than the {} allowed: choose fewer steps or layers",
                 self.budget
             )
         }
-        for (&view, sum) in self.views.iter().zip(&row.sums) {
-            let map = (sum / row.layers as f64)?.to_device(&Device::Cpu)?;
-            let map = match view {
-                View::Words => {
-                    let (frames, height, width) = site.grid;
-                    map.reshape((self.words.len(), frames, height, width))?
-                }
-                _ => map,
-            };
+        for (view, map) in maps {
             state.kept.push(RecordedMap { step: site.pass.step, layer: site.layer, branch: branch.clone(), view, map });
         }
         Ok(())
     }
 }
 
-fn add(sum: &Tensor, map: &Tensor) -> Result<Tensor> {
-    if sum.dim(D::Minus1)? != map.dim(D::Minus1)? {
-        bail!("attention maps of several grids cannot be meant: record layers of one resolution")
-    }
-    sum + map
-}
-
 impl AttentionProcessor for AttentionMap {
-    fn begin(&mut self, _pass: &Pass, branches: &[Branch]) -> Result<()> {
+    fn begin(&mut self, _pass: &Pass, branches: &[Branch], _rows: &[Row]) -> Result<()> {
         let mut state = self.maps.0.borrow_mut();
         (state.rows, state.layer) = (vec![RowMaps::default(); branches.len()], None);
         state.words = !self.words.is_empty();
@@ -341,7 +394,7 @@ mod tests {
     #[test]
     fn the_mean_covers_the_layers_so_far_and_follows_forks() {
         let toy = Toy::default();
-        let rows = toy.rows(5, 2);
+        let rows = toy.input(5, 2);
         let branches = [branch(COND, 0, 0, None), branch(COND, 1, 0, None)];
         let forked = [(1, branches[1].clone()), (0, branches[0].clone()), (1, branches[1].clone())];
         let maps = AttentionMaps::default();
@@ -349,7 +402,7 @@ mod tests {
         let (handle, seen_there, of_toy) = (maps.clone(), seen.clone(), toy.clone());
         let spy = Spy(move |qkv: &Qkv, site: &AttentionSite| {
             let map = dense(&of_toy, qkv, 0, &[1, 2]);
-            let got = handle.foreground(site.rows[0], site.layer)?;
+            let got = handle.foreground(site.rows[0], site.layer, (2, 3))?;
             seen_there.borrow_mut().push((site.layer, site.rows[0], map, got));
             Ok(())
         });
@@ -366,7 +419,45 @@ mod tests {
             let mean = (Tensor::stack(&own, 0).unwrap().sum(0).unwrap() / own.len() as f64).unwrap();
             assert_near(&Tensor::new(got.as_slice(), &Device::Cpu).unwrap(), &mean, 1e-6);
         }
-        assert!(maps.foreground(0, 3).is_err(), "the end of the pass drops the maps");
+        assert!(maps.foreground(0, 3, (2, 3)).is_err(), "the end of the pass drops the maps");
+    }
+
+    #[test]
+    fn grids_of_several_sizes_are_read_on_the_finest() {
+        let toy = Toy::default();
+        let maps = AttentionMaps::default();
+        let keep = |maps: &AttentionMaps| {
+            AttentionMap::new(maps, vec![word(&[&[1]])]).keep(&[], Ranges::all(), Ranges::all(), 1 << 20)
+        };
+        let branches = [branch(COND, 0, 0, None)];
+        let mut stack = [boxed(keep(&maps))];
+        let mut hooks = toy.hooks(&branches, &mut stack);
+        let inner = crate::attention::inner_ranges([3]);
+        let mut of_layers = Vec::new();
+        for (layer, (height, width)) in [(2, 4), (1, 2), (1, 2)].into_iter().enumerate() {
+            let shape = |length| [3, toy.heads, length, toy.width];
+            let (q, k) = (random(layer as u64, &shape(height * width)), random(layer as u64 + 9, &shape(toy.text)));
+            let qkv = Qkv { q, v: k.clone(), k, scale: 1.0 };
+            let p = dense_probabilities(&qkv).mean(1).unwrap().narrow(2, 1, 1).unwrap();
+            of_layers.push(p.reshape((1, 3, height, width)).unwrap());
+            let grid = (3, height, width);
+            let site = crate::attention::Site { kind: SiteKind::Cross, grid, inner: &inner, ..toy.site(layer, &[0]) };
+            hooks.attend(qkv, &site).unwrap();
+        }
+        let read = |layers: &[Tensor], height, width| {
+            let mut sum = Tensor::zeros((1, 3, height, width), candle_core::DType::F32, &Device::Cpu).unwrap();
+            for map in layers {
+                sum = (sum + resize_bilinear(map, height, width).unwrap()).unwrap();
+            }
+            (sum / layers.len() as f64).unwrap()
+        };
+        for (layer, kept) in maps.take().iter().enumerate() {
+            assert_near(&kept.map, &read(&of_layers[..=layer], 2, 4), 1e-6);
+        }
+        let coarse = Tensor::new(maps.so_far(0, (1, 2)).unwrap().unwrap(), &Device::Cpu).unwrap();
+        assert_near(&coarse, &read(&of_layers, 1, 2).flatten_all().unwrap(), 1e-6);
+        drop(hooks);
+        assert!(maps.so_far(1, (1, 2)).unwrap().is_none());
     }
 
     #[test]
@@ -377,12 +468,14 @@ mod tests {
         let branches = [branch(COND, 0, 0, None), branch(COND, 1, 0, None)];
         let mut hooks = toy.hooks(&branches, &mut stack);
         hooks.attend(toy.qkv(3, 1), &toy.site(0, &[1])).unwrap();
-        assert!(maps.foreground(0, 0).unwrap_err().to_string().contains("no attention map was recorded for row 0"));
-        assert_eq!(maps.foreground(1, 0).unwrap().len(), toy.video());
+        assert!(
+            maps.foreground(0, 0, (2, 3)).unwrap_err().to_string().contains("no attention map was recorded for row 0")
+        );
+        assert_eq!(maps.foreground(1, 0, (2, 3)).unwrap().len(), toy.video());
         hooks.attend(toy.qkv(3, 1), &toy.site(0, &[0])).unwrap();
         hooks.attend(toy.qkv(4, 1), &toy.site(1, &[0])).unwrap();
-        assert!(maps.foreground(1, 1).unwrap_err().to_string().contains("before that row passed it"));
-        assert!(maps.foreground(1, 9).is_ok(), "a layer that is not recorded reads what there is");
+        assert!(maps.foreground(1, 1, (2, 3)).unwrap_err().to_string().contains("before that row passed it"));
+        assert!(maps.foreground(1, 9, (2, 3)).is_ok(), "a layer that is not recorded reads what there is");
     }
 
     #[test]

@@ -13,6 +13,9 @@ use anyhow::Result;
 /// Most bytes of attention maps kept for the user between two calls of [`Stack::take_maps`].
 pub const MAPS_BUDGET: usize = 1 << 30;
 
+/// Where a text is attended to.
+const TEXT_KINDS: &[SiteKind] = &[SiteKind::Joint, SiteKind::Cross];
+
 /// A stack ready for [`crate::attention::Hooks`].
 pub struct Stack {
     pub processors: Vec<Box<dyn AttentionProcessor>>,
@@ -54,6 +57,12 @@ pub trait Setting {
         Ok(None)
     }
 
+    /// The bank that cross-frame attention in these layers goes through, where the chunks of a plan refer to the
+    /// [`crate::attention::Reference::Banked`] window that has the first frame; none where all frames are rows of one pass.
+    fn anchor(&self, _layers: &Ranges) -> Result<Option<KvBank>> {
+        Ok(None)
+    }
+
     /// Whose keys rows attend to where that is not always their own, for words in the order given.
     fn keys(&self, _words: Vec<Word>) -> Option<Keys> {
         None
@@ -66,6 +75,7 @@ pub struct Builder<'a> {
     steps: Ranges,
     layers: Ranges,
     kinds: &'static [SiteKind],
+    everywhere: bool,
     recorders: Vec<Box<dyn AttentionProcessor>>,
     controls: Vec<Box<dyn AttentionProcessor>>,
     maps: Vec<AttentionMaps>,
@@ -78,6 +88,7 @@ impl<'a> Builder<'a> {
             steps: Ranges::all(),
             layers: Ranges::all(),
             kinds: &[],
+            everywhere: false,
             recorders: Vec::new(),
             controls: Vec::new(),
             maps: Vec::new(),
@@ -87,6 +98,12 @@ impl<'a> Builder<'a> {
     /// Where what is added from here on acts: at these steps and layers, at these kinds of site (none given: at all).
     pub fn at(&mut self, steps: &Ranges, layers: &Ranges, kinds: &'static [SiteKind]) {
         (self.steps, self.layers, self.kinds) = (steps.clone(), layers.clone(), kinds);
+        self.everywhere = false;
+    }
+
+    /// What the control adds acts in networks beside the denoiser (a ControlNet) as well.
+    pub fn everywhere(&mut self) {
+        self.everywhere = true;
     }
 
     pub fn setting(&self) -> &'a dyn Setting {
@@ -105,13 +122,15 @@ impl<'a> Builder<'a> {
 
     /// Adds an attention processor behind those there are.
     pub fn add(&mut self, control: impl AttentionProcessor + 'static) {
-        let when = When::new(self.steps.clone(), self.layers.clone(), self.kinds, control);
+        let mut when = When::new(self.steps.clone(), self.layers.clone(), self.kinds, control);
+        when.everywhere = self.everywhere;
         self.controls.push(Box::new(when));
     }
 
-    /// Adds a recorder before all that are no recorders; in all layers up to the last of those at which the control acts.
+    /// Adds a recorder before all that are no recorders, where there is a text; in all layers up to the last of those at which
+    /// the control acts.
     pub fn record(&mut self, recorder: AttentionMap) {
-        let when = When::new(self.steps.clone(), self.layers.filled(), self.kinds, recorder);
+        let when = When::new(self.steps.clone(), self.layers.filled(), TEXT_KINDS, recorder);
         self.recorders.push(Box::new(when));
     }
 
@@ -125,7 +144,7 @@ impl<'a> Builder<'a> {
             (recorder, seen) = (recorder.single_layers(), layers.clone());
         }
         let recorder = recorder.keep(&views, steps.clone(), layers, MAPS_BUDGET);
-        self.recorders.push(Box::new(When::new(steps, seen, &[SiteKind::Joint, SiteKind::Cross], recorder)));
+        self.recorders.push(Box::new(When::new(steps, seen, TEXT_KINDS, recorder)));
         self.maps.push(maps);
     }
 

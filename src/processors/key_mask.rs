@@ -7,6 +7,10 @@
 //! The reference implementation runs the whole attention twice under dense masks and blends by the row's mask; each query
 //! needs only one of the two, so here queries and keys are gathered: both calls together cost no more than one attention.
 //!
+//! Where frames attend each within itself (a UNet), a frame reads the source's frame in its place (or its only one): the
+//! foreground reads foreground and the background background, all of the frame where the source's has nothing of that side. The
+//! maps are of the text layers passed before; at the first layers, where there is none yet, nothing is masked.
+//!
 //! This control comes after the one that puts the source's keys and values in the row's place
 //! ([`super::row_gather::RowGather::kv_sharing`], or [`super::kv_bank`]), and after the recorder. All halves of the
 //! guidance use the masks of the rows that see their text: another row asks for those of its twin, the row with text of
@@ -18,7 +22,7 @@
 
 use super::attention_map::AttentionMaps;
 use crate::attention::{
-    AttentionProcessor, AttentionSite, Branch, Next, Pass, Qkv, Queries, Reference, Site, SiteKind,
+    AttentionProcessor, AttentionSite, Branch, Next, Pass, Qkv, Queries, Reference, Row, Site, SiteKind, inner_ranges,
 };
 use candle_core::{Result, Tensor, bail};
 use std::collections::{BTreeMap, HashMap};
@@ -30,11 +34,11 @@ type Bits = Rc<Vec<bool>>;
 pub struct KeyMask {
     maps: AttentionMaps,
     threshold: f32,
-    /// Foreground of conditional rows at the layer named.
-    bits: BTreeMap<usize, Bits>,
-    layer: Option<usize>,
+    /// Foreground of conditional rows at the layer named; none where no map was recorded yet.
+    bits: BTreeMap<usize, Option<Bits>>,
+    layer: Option<(SiteKind, usize)>,
     /// Foreground of windows whose keys a bank holds, by layer, timeline and window, in the step named.
-    banked: Option<HashMap<(usize, usize, usize), Bits>>,
+    banked: Option<HashMap<(usize, usize, usize), Option<Bits>>>,
     step: Option<usize>,
 }
 
@@ -52,22 +56,26 @@ impl KeyMask {
     }
 
     /// The foreground of a row, from its conditional twin.
-    fn foreground(&mut self, row: usize, site: &AttentionSite) -> Result<Bits> {
+    fn foreground(&mut self, row: usize, site: &AttentionSite) -> Result<Option<Bits>> {
         let Some(twin) = cond_twin(site.branches, row) else {
             bail!("{}: row {row} has no conditional row whose mask it could use", site.path)
         };
-        if self.layer.replace(site.layer) != Some(site.layer) {
+        let layer = Some((site.kind, site.layer));
+        if std::mem::replace(&mut self.layer, layer) != layer {
             self.bits.clear();
         }
         if let Some(bits) = self.bits.get(&twin) {
             return Ok(bits.clone());
         }
-        let map = self.maps.foreground(twin, site.layer)?;
-        let (frames, height, width) = site.grid;
-        if map.len() != frames * height * width {
-            bail!("{}: an attention map of {} tokens for a grid of {:?}", site.path, map.len(), site.grid)
-        }
-        let bits = Rc::new(threshold_frames(&map, height * width, self.threshold));
+        let (_, height, width) = site.grid;
+        let map = if site.kind == SiteKind::Joint {
+            Some(self.maps.foreground(twin, site.layer, (height, width))?)
+        } else if site.rows.contains(&twin) {
+            self.maps.so_far(twin, (height, width))?
+        } else {
+            bail!("{}: row {row} asks for the mask of row {twin} before that row passed it", site.path)
+        };
+        let bits = map.map(|map| Rc::new(threshold_frames(&map, height * width, self.threshold)));
         self.bits.insert(twin, bits.clone());
         Ok(bits)
     }
@@ -90,7 +98,7 @@ impl KeyMask {
                 }
             }
         };
-        let own = self.foreground(row, site)?;
+        let (Some(own), Some(source)) = (self.foreground(row, site)?, source) else { return Ok(RowMask::Whole) };
         // One mask over everything: every query's side holds every key.
         let whole = |bit| own.iter().chain(source.iter()).all(|&other| other == bit);
         Ok(if whole(true) || whole(false) { RowMask::Whole } else { RowMask::Split(own, source) })
@@ -135,7 +143,7 @@ enum RowMask {
 }
 
 impl AttentionProcessor for KeyMask {
-    fn begin(&mut self, pass: &Pass, _branches: &[Branch]) -> Result<()> {
+    fn begin(&mut self, pass: &Pass, _branches: &[Branch], _rows: &[Row]) -> Result<()> {
         self.bits.clear();
         self.layer = None;
         if self.step.replace(pass.step) != Some(pass.step) {
@@ -145,7 +153,7 @@ impl AttentionProcessor for KeyMask {
     }
 
     fn attend(&mut self, qkv: Qkv, site: &AttentionSite, next: &mut Next) -> Result<Tensor> {
-        if site.kind != SiteKind::Joint || site.queries != Queries::All {
+        if !matches!(site.kind, SiteKind::Joint | SiteKind::SelfSpatial) || site.queries != Queries::All {
             return next.attend(qkv, site);
         }
         let mut plans = Vec::with_capacity(site.rows.len());
@@ -157,20 +165,42 @@ impl AttentionProcessor for KeyMask {
         }
         let mut done = Vec::with_capacity(plans.len());
         for (index, plan) in plans.iter().enumerate() {
-            let narrow = |x: &Tensor| x.narrow(0, index, 1);
-            let row = Qkv { q: narrow(&qkv.q)?, k: narrow(&qkv.k)?, v: narrow(&qkv.v)?, scale: qkv.scale };
-            let alone = Site { rows: &site.rows[index..=index], ..site.site.clone() };
+            let row = qkv.narrow(&site.inner[index])?;
+            let inner = inner_ranges([site.inner[index].len()]);
+            let alone = Site { rows: &site.rows[index..=index], inner: &inner, ..site.site.clone() };
             let alone = AttentionSite { site: &alone, ..*site };
             done.push(match plan {
                 RowMask::Whole => next.attend(row, &alone)?,
-                RowMask::Split(own, source) => split(row, own, source, &alone, next)?,
+                RowMask::Split(own, source) => split_frames(row, own, source, &alone, next)?,
             });
         }
         Tensor::cat(&done, 0)
     }
 }
 
-/// One row `[1, N, L, D]`: text queries on all keys, each video query on text and its own side of the video keys.
+/// One row: the entry of a joint sequence, or its frames one after the other.
+fn split_frames(qkv: Qkv, own: &[bool], source: &[bool], site: &AttentionSite, next: &mut Next) -> Result<Tensor> {
+    if site.kind == SiteKind::Joint {
+        return split(qkv, own, source, site, next);
+    }
+    let (_, height, width) = site.grid;
+    let (own, source): (Vec<_>, Vec<_>) =
+        (own.chunks(height * width).collect(), source.chunks(height * width).collect());
+    let frames = qkv.q.dim(0)?;
+    if own.len() != frames || (source.len() != frames && source.len() != 1) {
+        bail!("{}: masks of {} and {} frames for a row of {frames}", site.path, own.len(), source.len())
+    }
+    let inner = inner_ranges([1]);
+    let of_frame = |frame: usize| {
+        let alone = Site { inner: &inner, ..site.site.clone() };
+        let alone = AttentionSite { site: &alone, ..*site };
+        let source = source[frame.min(source.len() - 1)];
+        split(qkv.narrow(&(frame..frame + 1))?, own[frame], source, &alone, next)
+    };
+    Tensor::cat(&(0..frames).map(of_frame).collect::<Result<Vec<_>>>()?, 0)
+}
+
+/// One entry `[1, N, L, D]`: text queries on all keys, each video query on text and its own side of the video keys.
 fn split(qkv: Qkv, own: &[bool], source: &[bool], site: &AttentionSite, next: &mut Next) -> Result<Tensor> {
     let Qkv { q, k, v, scale } = qkv;
     let (q, k, v) = (q.contiguous()?, k.contiguous()?, v.contiguous()?);
@@ -198,16 +228,16 @@ fn split(qkv: Qkv, own: &[bool], source: &[bool], site: &AttentionSite, next: &m
         if tokens.is_empty() {
             continue;
         }
-        let video = side(keys.start, source, bit);
+        let mut video = side(keys.start, source, bit);
+        if video.is_empty() && site.text.is_empty() {
+            video = keys.clone().map(|token| token as u32).collect();
+        }
         let text: Vec<u32> = site.text.clone().map(|token| token as u32).collect();
         let in_front = site.text.start < keys.start;
         let start = if in_front { 0 } else { video.len() };
         let here = Site { text: start..start + text.len(), ..site.site.clone() };
         let here = AttentionSite { site: &here, queries: Queries::Video, ..*site };
         let seen = if in_front { [text, video].concat() } else { [video, text].concat() };
-        if seen.is_empty() {
-            bail!("{}: the mask leaves some queries without keys", site.path)
-        }
         let part = Qkv { q: select(&q, &tokens)?, k: select(&k, &seen)?, v: select(&v, &seen)?, scale };
         done.push(next.attend(part, &here)?);
         order.extend(tokens);
@@ -323,6 +353,68 @@ mod tests {
         assert_same(&toy.attend(&qkv, &pair(), &mut stack(0.0)).unwrap(), &unmasked);
         // Nothing reaches a threshold above one: all background, which is everything again.
         assert_same(&toy.attend(&qkv, &pair(), &mut stack(1.5)).unwrap(), &unmasked);
+    }
+
+    /// One frame by itself: each query on the keys of its side, or on all where there are none.
+    fn dense_frame(qkv: &Qkv, own: &[bool], source: &[bool]) -> Tensor {
+        let mut bias = Vec::new();
+        for own in own {
+            let none = source.iter().all(|other| other != own);
+            bias.extend(source.iter().map(|other| if none || other == own { 0.0 } else { f32::NEG_INFINITY }));
+        }
+        let bias = Tensor::from_vec(bias, (own.len(), source.len()), &Device::Cpu).unwrap();
+        let scores = dense_scores(qkv).broadcast_add(&bias).unwrap();
+        candle_nn::ops::softmax_last_dim(&scores).unwrap().matmul(&qkv.v.contiguous().unwrap()).unwrap()
+    }
+
+    /// A UNet's layer: the text first, then frames by themselves; the source has as many frames, or one.
+    #[test]
+    fn frames_by_themselves_read_their_side_of_the_sources_frame() {
+        let toy = Toy::default();
+        let (tokens, heads, width) = (toy.grid.1 * toy.grid.2, toy.heads, toy.width);
+        let branches = [branch(COND, 0, 0, None), branch(COND, 1, 1, Some(0))];
+        for source_frames in [3, 1] {
+            let (inner, frames) = (inner_ranges([source_frames, 3]), source_frames + 3);
+            let make = |seed, keys: usize| {
+                let part = |seed, length| (random(seed, &[frames, heads, length, width]) * 2.0).unwrap();
+                let (q, k, v) = (part(seed, tokens), part(seed + 1, keys), part(seed + 2, keys));
+                Qkv { q, k, v, scale: 1.0 / (width as f64).sqrt() }
+            };
+            let (cross, own) = (make(30, toy.text), make(40, tokens));
+            let mut stack = stack(0.5);
+            let mut hooks = toy.hooks(&branches, &mut stack);
+            let site = |kind, layer, text| Site { kind, inner: &inner, text, ..toy.site(layer, &[0, 1]) };
+            let spatial = |layer| site(SiteKind::SelfSpatial, layer, 0..0);
+            let shared = |frame: usize, row: usize| {
+                let from = if row == 0 { frame } else { frame.min(source_frames - 1) };
+                let at = |x: &Tensor, entry| x.narrow(0, entry, 1).unwrap();
+                let entry = inner[row].start + frame;
+                Qkv { q: at(&own.q, entry), k: at(&own.k, from), v: at(&own.v, from), scale: own.scale }
+            };
+            let first = hooks.attend(own.clone(), &spatial(0)).unwrap();
+            hooks.attend(cross.clone(), &site(SiteKind::Cross, 0, 0..5)).unwrap();
+            let second = hooks.attend(own.clone(), &spatial(1)).unwrap();
+
+            let p = dense_probabilities(&cross).mean(1).unwrap(); // [frames, tokens, text]
+            let mask = |entry: usize, columns: &[usize]| {
+                let map = p.get(entry).unwrap();
+                let of_token = |token: usize| {
+                    let row: Vec<f32> = map.get(token).unwrap().to_vec1().unwrap();
+                    columns.iter().map(|&column| row[column]).sum()
+                };
+                threshold_frames(&(0..tokens).map(of_token).collect::<Vec<f32>>(), tokens, 0.5)
+            };
+            for (row, frame) in [(0, 0), (1, 0), (1, 1), (1, 2)] {
+                let (entry, qkv) = (inner[row].start + frame, shared(frame, row));
+                assert_near(&first.narrow(0, entry, 1).unwrap(), &toy.plain(&qkv), 1e-6);
+                let expected = match row {
+                    0 => toy.plain(&qkv),
+                    _ => dense_frame(&qkv, &mask(entry, &[3]), &mask(frame.min(source_frames - 1), &[0, 1])),
+                };
+                assert_near(&second.narrow(0, entry, 1).unwrap(), &expected, 2e-6);
+                assert_eq!(distance(&expected, &toy.plain(&qkv)) > 1e-3, row == 1);
+            }
+        }
     }
 
     #[test]

@@ -7,15 +7,24 @@
 //! - [`Purpose::HandOver`]: DiTCtrl's sharing along a walk over the windows. A reader's whole keys and values, text
 //!   included, are replaced by its source's, and each entry is taken out by its one reader, so the bank never holds much
 //!   more than one window, however many there are. The plan names the windows that have a reader; others put nothing in.
-//! - [`Purpose::Anchor`]: chosen frames of chosen windows follow a reader's own keys, without text, and stay until the
-//!   step ends.
+//! - [`Purpose::Anchor`]: chosen frames of chosen windows of a timeline, without text, follow a reader's own keys or replace
+//!   them. They stay until the step ends (Text2Video-Zero's first frame, for all chunks after the one that has it), or to the
+//!   end of the run: those of a row that never changes (an anchor frame at time 0) are computed once.
 //!
-//! The need is computed when the bank is made and refused above the budget; nothing is evicted. A new step starts with an
-//! empty bank. Banked keys carry the rotary positions they had in their own window: the reader sees them at those local
-//! positions, which is what DiTCtrl's sharing means. They are not rotated on by the distance between the windows.
+//! Where frames attend each within itself, every frame of a reader attends to all frames of an anchor, or to the frame
+//! that stands where it does of what is handed over (to the only one where there is one).
+//!
+//! Layers of different networks have entries of their own: one bank serves a denoiser and a ControlNet beside it.
+//!
+//! The need is computed when the bank is made, layer by layer, and refused above the budget; nothing is evicted. A new step
+//! starts with an empty bank, but for what lives as long as the run. Banked keys carry the rotary positions they had in their
+//! own window: the reader sees them at those local positions, which is what DiTCtrl's sharing means. They are not rotated on
+//! by the distance between the windows.
 
 use super::when::Ranges;
-use crate::attention::{AttentionProcessor, AttentionSite, Branch, Half, Next, Pass, Qkv, Reference, Site, SiteKind};
+use crate::attention::{
+    AttentionProcessor, AttentionSite, Branch, Half, Next, Pass, Qkv, Reference, Row, Site, SiteKind, inner_ranges,
+};
 use candle_core::{DType, Device, Result, Tensor, bail};
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -28,8 +37,24 @@ pub enum Purpose {
         /// Windows of the plan that a later one reads.
         windows: Ranges,
     },
-    /// Windows of the plan, and frames of their token grid.
-    Anchor { windows: Ranges, frames: Ranges },
+    Anchor {
+        timeline: usize,
+        /// Windows of that timeline's plan.
+        windows: Ranges,
+        /// Frames of their token grid.
+        frames: Ranges,
+        /// Whether they replace a reader's own keys and values instead of following them.
+        replace: bool,
+        lifetime: Lifetime,
+    },
+}
+
+/// How long an entry stays.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lifetime {
+    Step,
+    /// From the first pass that has it; what later passes would put in its place is ignored.
+    Run,
 }
 
 /// What the bank holds.
@@ -45,29 +70,54 @@ pub struct BankPlan {
     pub budget: usize,
 }
 
-/// The network and the run it is for.
-#[derive(Debug, Clone, Copy)]
+/// The networks and the run it is for.
+#[derive(Debug, Clone)]
 pub struct BankSize {
     pub windows: usize,
-    pub layers: usize,
     /// Halves of the guidance that are computed.
     pub halves: usize,
-    pub heads: usize,
-    pub head_dim: usize,
+    /// Tokens of the text, where it is part of the sequence.
     pub text: usize,
+    /// The layers of each network; the first is the denoiser's.
+    pub networks: Vec<Vec<LayerSize>>,
+}
+
+/// One attention layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LayerSize {
+    /// Heads times their width.
+    pub channels: usize,
     /// Frames, height and width of the token grid.
     pub grid: (usize, usize, usize),
 }
 
+impl Purpose {
+    /// Whether what a row attends with is kept.
+    fn keeps(&self, branch: &Branch) -> bool {
+        match self {
+            Self::HandOver { windows } => windows.contains(branch.window),
+            Self::Anchor { timeline, windows, frames, .. } => {
+                *timeline == branch.timeline && windows.contains(branch.window) && frames.first().is_some()
+            }
+        }
+    }
+}
+
 impl BankPlan {
-    /// Bytes of the keys and values of one row at one site.
-    fn entry(&self, size: &BankSize) -> usize {
-        let (frames, height, width) = size.grid;
-        let tokens = match &self.purpose {
-            Purpose::HandOver { .. } => size.text + frames * height * width,
-            Purpose::Anchor { frames: kept, .. } => kept.below(frames).count() * height * width,
+    /// Bytes of the keys and values of one row at each layer that puts some in, of all networks.
+    fn entries(&self, size: &BankSize) -> Vec<usize> {
+        let of_layer = |layer: &LayerSize| {
+            let (frames, height, width) = layer.grid;
+            let tokens = match &self.purpose {
+                Purpose::HandOver { .. } => size.text + frames * height * width,
+                Purpose::Anchor { frames: kept, .. } => kept.below(frames).count() * height * width,
+            };
+            2 * tokens * layer.channels * self.dtype.size_in_bytes()
         };
-        2 * tokens * size.heads * size.head_dim * self.dtype.size_in_bytes()
+        let chosen = |layers: &Vec<LayerSize>| -> Vec<usize> {
+            self.layers.below(layers.len()).map(|layer| of_layer(&layers[layer])).collect()
+        };
+        size.networks.iter().flat_map(chosen).collect()
     }
 
     /// Bytes between two passes of a step.
@@ -76,13 +126,15 @@ impl BankPlan {
             Purpose::HandOver { windows } => windows.below(size.windows).count().min(1),
             Purpose::Anchor { windows, .. } => windows.below(size.windows).count(),
         };
-        windows * self.layers.below(size.layers).count() * size.halves * self.entry(size)
+        windows * size.halves * self.entries(size).iter().sum::<usize>()
     }
 
     /// Most bytes at any time: at a layer, a window may put its entries in before its predecessor's are taken out.
     pub fn peak(&self, size: &BankSize) -> usize {
         let waiting = match &self.purpose {
-            Purpose::HandOver { windows } if windows.below(size.windows).count() > 1 => size.halves * self.entry(size),
+            Purpose::HandOver { windows } if windows.below(size.windows).count() > 1 => {
+                size.halves * self.entries(size).into_iter().max().unwrap_or(0)
+            }
             _ => 0,
         };
         self.bytes(size) + waiting
@@ -91,6 +143,7 @@ impl BankPlan {
 
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct Key {
+    network: usize,
     kind: SiteKind,
     layer: usize,
     half: Half,
@@ -104,7 +157,7 @@ struct BankState {
     peak: usize,
     held: usize,
     step: Option<usize>,
-    entries: HashMap<Key, (Tensor, Tensor)>, // each [1, N, L, D]
+    entries: HashMap<Key, (Tensor, Tensor)>, // each [entries, N, L, D]
 }
 
 /// The bank and its control in one. Clones share: one goes into the stack, in the place of
@@ -118,7 +171,7 @@ impl KvBank {
     pub fn new(plan: BankPlan, size: &BankSize) -> Result<Self> {
         let peak = plan.peak(size);
         if peak > plan.budget {
-            let layers = plan.layers.below(size.layers).count();
+            let layers = plan.entries(size).len();
             bail!(
                 "shared keys and values of {layers} layers need {peak} bytes, {} are allowed: share fewer layers",
                 plan.budget
@@ -135,18 +188,29 @@ impl KvBank {
 
 impl BankState {
     fn key(site: &AttentionSite, half: Half, (timeline, window): (usize, usize)) -> Key {
-        Key { kind: site.kind, layer: site.layer, half, timeline, window }
+        Key { network: site.network, kind: site.kind, layer: site.layer, half, timeline, window }
     }
 
     /// Puts in what a row attends with, if it is to be kept.
     fn put(&mut self, qkv: &Qkv, index: usize, branch: &Branch, site: &AttentionSite) -> Result<()> {
+        if !self.plan.purpose.keeps(branch) {
+            return Ok(());
+        }
+        let key = Self::key(site, branch.half, (branch.timeline, branch.window));
+        if matches!(self.plan.purpose, Purpose::Anchor { lifetime: Lifetime::Run, .. })
+            && self.entries.contains_key(&key)
+        {
+            return Ok(());
+        }
+        let inner = &site.inner[index];
         let take = |x: &Tensor| {
-            let own = x.narrow(0, index, 1)?;
+            let own = x.narrow(0, inner.start, inner.len())?;
             let kept = match &self.plan.purpose {
-                Purpose::HandOver { windows } | Purpose::Anchor { windows, .. } if !windows.contains(branch.window) => {
-                    return Ok(None);
-                }
                 Purpose::HandOver { .. } => own,
+                Purpose::Anchor { frames: kept, .. } if site.kind == SiteKind::SelfSpatial => {
+                    let frames = kept.below(inner.len()).map(|frame| own.narrow(0, frame, 1));
+                    Tensor::cat(&frames.collect::<Result<Vec<_>>>()?, 2)?
+                }
                 Purpose::Anchor { frames: kept, .. } => {
                     let (frames, height, width) = site.grid;
                     let keys = site.video_keys(x.dim(2)?)?;
@@ -159,20 +223,21 @@ impl BankState {
             };
             // A copy in any case: a view would keep the whole batch alive.
             let kept = kept.to_dtype(self.plan.dtype)?.to_device(&self.plan.device)?;
-            Ok(Some(kept.force_contiguous()?))
+            kept.force_contiguous()
         };
-        let (Some(k), Some(v)) = (take(&qkv.k)?, take(&qkv.v)?) else { return Ok(()) };
+        let (k, v) = (take(&qkv.k)?, take(&qkv.v)?);
         self.held += bytes(&k) + bytes(&v);
         if self.held > self.peak {
             bail!("{}: the bank would hold {} bytes, {} were planned", site.path, self.held, self.peak)
         }
-        match self.entries.insert(Self::key(site, branch.half, (branch.timeline, branch.window)), (k, v)) {
+        match self.entries.insert(key, (k, v)) {
             Some(_) => bail!("{}: window {} has two rows for one place in the bank", site.path, branch.window),
             None => Ok(()),
         }
     }
 
-    /// What a row that refers to a window of a timeline is to attend with, in place of or after its own `k` and `v`, each `[1, N, L, D]`.
+    /// What a row that refers to a window of a timeline is to attend with, in place of or after its own `k` and `v`, each
+    /// `[entries, N, L, D]`.
     fn read(&mut self, own: Qkv, branch: &Branch, place: (usize, usize), site: &AttentionSite) -> Result<Qkv> {
         let key = Self::key(site, branch.half, place);
         let entry = match self.plan.purpose {
@@ -182,10 +247,24 @@ impl BankState {
         let Some((k, v)) = entry else {
             bail!("{}: the bank has nothing of window {} for the half {}", site.path, place.1, branch.half)
         };
-        let back = |x: &Tensor, own: &Tensor| x.to_device(own.device())?.to_dtype(own.dtype());
+        let back = |x: &Tensor, own: &Tensor| {
+            let x = x.to_device(own.device())?.to_dtype(own.dtype())?;
+            match (x.dim(0)?, own.dim(0)?) {
+                (banked, entries) if banked == entries => Ok(x),
+                (1, entries) => x.broadcast_as((entries, x.dim(1)?, x.dim(2)?, x.dim(3)?)), // no copy
+                (banked, entries) => bail!(
+                    "{}: the bank has {banked} frames of window {} for a row of {entries}: one frame or as many",
+                    site.path,
+                    place.1
+                ),
+            }
+        };
         let (banked_k, banked_v) = (back(&k, &own.k)?, back(&v, &own.v)?);
         if matches!(self.plan.purpose, Purpose::HandOver { .. }) {
             self.held -= bytes(&k) + bytes(&v);
+            return Ok(Qkv { k: banked_k, v: banked_v, ..own });
+        }
+        if matches!(self.plan.purpose, Purpose::Anchor { replace: true, .. }) {
             return Ok(Qkv { k: banked_k, v: banked_v, ..own });
         }
         Ok(Qkv { k: Tensor::cat(&[&own.k, &banked_k], 2)?, v: Tensor::cat(&[&own.v, &banked_v], 2)?, ..own })
@@ -197,8 +276,11 @@ fn bytes(x: &Tensor) -> usize {
 }
 
 impl AttentionProcessor for KvBank {
-    fn begin(&mut self, pass: &Pass, _branches: &[Branch]) -> Result<()> {
+    fn begin(&mut self, pass: &Pass, _branches: &[Branch], _rows: &[Row]) -> Result<()> {
         let mut state = self.0.borrow_mut();
+        if matches!(state.plan.purpose, Purpose::Anchor { lifetime: Lifetime::Run, .. }) {
+            return Ok(());
+        }
         if state.step.replace(pass.step) != Some(pass.step) {
             state.entries.clear();
             state.held = 0;
@@ -210,14 +292,17 @@ impl AttentionProcessor for KvBank {
         if !self.0.borrow().plan.layers.contains(site.layer) {
             return next.attend(qkv, site);
         }
-        if site.rows_per_branch != 1 || (!site.text.is_empty() && site.text.start != 0) {
-            bail!("{}: the bank is for sites with one row per branch and the text in front", site.path)
+        let fits = match site.kind {
+            SiteKind::Joint => site.text.is_empty() || site.text.start == 0,
+            kind => kind == SiteKind::SelfSpatial,
+        };
+        if !fits {
+            bail!("{}: the bank is for joint attention with the text in front and for frames by themselves", site.path)
         }
         let mut parts = Vec::with_capacity(site.rows.len());
         let mut read = false;
         for (index, branch) in site.batch().enumerate() {
-            let narrow = |x: &Tensor| x.narrow(0, index, 1);
-            let own = Qkv { q: narrow(&qkv.q)?, k: narrow(&qkv.k)?, v: narrow(&qkv.v)?, scale: qkv.scale };
+            let own = qkv.narrow(&site.inner[index])?;
             let mut state = self.0.borrow_mut();
             parts.push(match branch.reference {
                 Some(Reference::Banked { timeline, window }) => {
@@ -242,7 +327,8 @@ impl AttentionProcessor for KvBank {
         }
         let mut done = Vec::with_capacity(parts.len());
         for (index, part) in parts.into_iter().enumerate() {
-            let alone = Site { rows: &site.rows[index..=index], ..site.site.clone() };
+            let inner = inner_ranges([site.inner[index].len()]);
+            let alone = Site { rows: &site.rows[index..=index], inner: &inner, ..site.site.clone() };
             done.push(next.attend(part, &AttentionSite { site: &alone, ..*site })?);
         }
         Tensor::cat(&done, 0)
@@ -263,12 +349,14 @@ mod tests {
     }
 
     fn anchor(windows: &str, frames: &str) -> Purpose {
-        Purpose::Anchor { windows: windows.parse().unwrap(), frames: frames.parse().unwrap() }
+        let (windows, frames) = (windows.parse().unwrap(), frames.parse().unwrap());
+        Purpose::Anchor { timeline: 0, windows, frames, replace: false, lifetime: Lifetime::Step }
     }
 
     fn size(toy: &Toy, windows: usize) -> BankSize {
         let Toy { layers, heads, width, text, grid, .. } = *toy;
-        BankSize { windows, layers, halves: 2, heads, head_dim: width, text, grid }
+        let networks = vec![vec![LayerSize { channels: heads * width, grid }; layers]];
+        BankSize { windows, halves: 2, text, networks }
     }
 
     fn halves(window: usize, source: Option<usize>) -> [Branch; 2] {
@@ -339,7 +427,7 @@ mod tests {
             assert_eq!(plan.bytes(&size), need);
             let bank = KvBank::new(plan.clone(), &size).unwrap();
             for window in 0..rows {
-                let state = toy.rows(window as u64, 2);
+                let state = toy.input(window as u64, 2);
                 toy.forward(pass(0), &state, &halves(window, None), vec![], &mut [boxed(bank.clone())]).unwrap();
             }
             assert_eq!(bank.held(), need);
@@ -354,7 +442,7 @@ mod tests {
     fn a_new_step_starts_empty_and_plans_are_held_to() {
         let toy = Toy::default();
         let bank = KvBank::new(plan(hand_over("all"), "1-2", DType::BF16, 1 << 20), &size(&toy, 2)).unwrap();
-        let (mut stack, rows) = ([boxed(bank.clone())], toy.rows(1, 2));
+        let (mut stack, rows) = ([boxed(bank.clone())], toy.input(1, 2));
         let mut run = |step, branches: &[Branch]| {
             toy.forward(pass(step), &rows, branches, Vec::new(), &mut stack).map_err(|error| error.to_string())
         };

@@ -1,10 +1,11 @@
-//! The laws of the seam, on random tensors and a toy network. Those of one control alone are beside it.
+//! The laws of the seam on random tensors and on a toy MM-DiT. Those of any network are in `network_laws`, those of one
+//! control beside it.
 
 use super::attention_map::{AttentionMap, AttentionMaps};
 use super::testing::*;
-use super::{BankPlan, BankSize, KeyMask, KvBank, Purpose, Ranges, Reweight, RowGather, When, Word};
+use super::{BankPlan, BankSize, KeyMask, KvBank, LayerSize, Purpose, Ranges, Reweight, RowGather, When, Word};
 use crate::attention::{
-    AttentionProcessor, AttentionSite, Branch, Fork, Half, Hooks, Pass, Qkv, Queries, Reference, Site, SiteKind,
+    AttentionProcessor, AttentionSite, Branch, Fork, Half, Hooks, Pass, Qkv, Queries, Reference, Row, Site, SiteKind,
 };
 use crate::nn::sdpa::Sdpa;
 use candle_core::{DType, Device, Tensor};
@@ -37,25 +38,8 @@ fn ditctrl_through(steps: &str, layers: &str, threshold: Option<f64>, bank: Opti
     vec![boxed(recorder), share, when(boxed(if bank.is_some() { mask.with_bank() } else { mask }))]
 }
 
-fn windows(count: usize) -> Vec<Branch> {
-    let of_half = |half| (0..count).map(move |window| branch(half, window, window, None));
-    of_half(UNCOND).chain(of_half(COND)).collect()
-}
-
-/// The rows of all windows, then a fork before the first sharing layer into plain rows (all windows but the last) and
-/// shared rows (all but the first).
-fn fork(count: usize, layer: usize) -> Fork {
-    let mut rows: Vec<(usize, Branch)> = Vec::new();
-    for (half, start) in [(UNCOND, 0), (COND, count)] {
-        let plain = rows.len();
-        rows.extend((0..count - 1).map(|window| (start + window, branch(half, window, window, None))));
-        rows.extend((1..count).map(|k| (start + k, branch(half, k, k, Some(plain + k - 1)))));
-    }
-    Fork { layer, rows }
-}
-
 /// The reference's loop: every adjacent pair of windows as one batch of four.
-fn pair_loop(toy: &Toy, at: &Pass, rows: &[Tensor], stack: &mut Stack) -> Vec<(Half, usize, bool, Tensor)> {
+fn pair_loop(toy: &Toy, at: &Pass, rows: &[Row], stack: &mut Stack) -> Vec<(Half, usize, bool, Tensor)> {
     let count = rows.len() / 2;
     let mut results = Vec::new();
     for k in 0..count - 1 {
@@ -72,36 +56,6 @@ fn pair_loop(toy: &Toy, at: &Pass, rows: &[Tensor], stack: &mut Stack) -> Vec<(H
     results
 }
 
-#[test]
-fn no_op_controls_equal_an_empty_stack() {
-    let toy = Toy::default();
-    let (rows, branches) = (toy.rows(1, 6), windows(3));
-    let plain = toy.forward(pass(3), &rows, &branches, vec![fork(3, 2)], &mut []).unwrap();
-    let never = When::new(Ranges::none(), Ranges::all(), &[], Times(3.0));
-    let mut stack = [boxed(Nothing), boxed(never), boxed(Nothing)];
-    let same = toy.forward(pass(3), &rows, &branches, vec![fork(3, 2)], &mut stack).unwrap();
-    assert_eq!(plain.len(), 8);
-    plain.iter().zip(&same).for_each(|(a, b)| assert_same(a, b));
-}
-
-#[test]
-fn sharing_without_references_is_plain_and_between_equals_makes_equals() {
-    let toy = Toy::default();
-    let rows = toy.rows(2, 2);
-    let apart = [branch(COND, 0, 0, None), branch(COND, 1, 0, None)];
-    let plain = toy.forward(pass(0), &rows, &apart, Vec::new(), &mut []).unwrap();
-    let none = toy.forward(pass(0), &rows, &apart, Vec::new(), &mut ditctrl("all", "all", None)).unwrap();
-    plain.iter().zip(&none).for_each(|(a, b)| assert_same(a, b));
-
-    let pair = [branch(COND, 0, 0, None), branch(COND, 1, 0, Some(0))];
-    let equal = vec![rows[0].clone(), rows[0].clone()];
-    for threshold in [None, Some(0.0)] {
-        let shared = toy.forward(pass(0), &equal, &pair, Vec::new(), &mut ditctrl("all", "1-3", threshold)).unwrap();
-        assert_same(&shared[0], &shared[1]);
-        assert_same(&shared[0], &plain[0]);
-    }
-}
-
 /// Windows once, forked at the first sharing layer, in micro-batches of one pair, equal the reference's pair loop.
 #[test]
 fn the_de_duplicated_schedule_equals_the_pair_loop() {
@@ -114,7 +68,7 @@ fn the_de_duplicated_schedule_equals_the_pair_loop() {
             ("3-", "0-", Some(0.3)),
         ] {
             let toy = Toy { text: 4, grid: (3, 2, 2), ..Toy::default() };
-            let rows = toy.rows(count as u64, 2 * count);
+            let rows = toy.input(count as u64, 2 * count);
             let expected = pair_loop(&toy, &pass(3), &rows, &mut ditctrl(steps, layers, threshold));
             let layer = ranges(layers).first().unwrap();
             let mut stack = ditctrl(steps, layers, threshold);
@@ -147,7 +101,7 @@ fn a_walk_over_the_windows_equals_the_pair_loop() {
             [("2-4", "2-3", None), ("3", "0,2", None), ("all", "3", Some(0.3)), ("3-", "0-2", Some(0.5))]
         {
             let toy = Toy { text: 4, grid: (3, 2, 2), ..Toy::default() };
-            let rows = toy.rows(count as u64, 2 * count);
+            let rows = toy.input(count as u64, 2 * count);
             let expected = pair_loop(&toy, &pass(3), &rows, &mut ditctrl(steps, layers, threshold));
             let plan = BankPlan {
                 purpose: Purpose::HandOver { windows: Ranges::all() },
@@ -156,9 +110,9 @@ fn a_walk_over_the_windows_equals_the_pair_loop() {
                 device: Device::Cpu,
                 budget: 1 << 20,
             };
-            let (layer, Toy { layers: depth, heads, width: head_dim, text, grid, .. }) =
-                (plan.layers.first().unwrap(), toy.clone());
-            let size = BankSize { windows: count, layers: depth, halves: 2, heads, head_dim, text, grid };
+            let layer = plan.layers.first().unwrap();
+            let each = LayerSize { channels: toy.heads * toy.width, grid: toy.grid };
+            let size = BankSize { windows: count, halves: 2, text: toy.text, networks: vec![vec![each; toy.layers]] };
             let bank = KvBank::new(plan.clone(), &size).unwrap();
             let mut stack = ditctrl_through(steps, layers, threshold, Some(&bank));
             let mut results = Vec::new();
@@ -198,8 +152,14 @@ fn a_sharing_step_costs_what_the_closed_formula_says() {
                 counted.set(counted.get() + site.rows.len());
                 Ok(())
             });
-            toy.forward(pass(0), &toy.rows(1, 2 * count), &windows(count), vec![fork(count, layer)], &mut [boxed(spy)])
-                .unwrap();
+            toy.forward(
+                pass(0),
+                &toy.input(1, 2 * count),
+                &windows(count),
+                vec![fork(count, layer)],
+                &mut [boxed(spy)],
+            )
+            .unwrap();
             assert_eq!(calls.get(), 2 * (layer * count + (4 - layer) * 2 * (count - 1)));
         }
     }
@@ -220,58 +180,6 @@ fn probed_columns_are_those_of_the_dense_softmax() {
         let sums = kernel.probe(&qkv.q, &qkv.k, qkv.scale, &all).unwrap().sum(3).unwrap();
         assert_near(&sums, &sums.ones_like().unwrap(), 1e-6);
     }
-}
-
-/// In any chunk size of the kernel and any micro-batch, with all of DiTCtrl and a reweighted word.
-#[test]
-fn chunks_and_micro_batches_change_nothing() {
-    let run = |budget: usize, micro_batch: usize| {
-        let mut toy = Toy { micro_batch, ..Toy::default() };
-        toy.kernel.budget = budget;
-        let mut stack = ditctrl("all", "2-3", Some(0.3));
-        let moon = Word { text: "moon".into(), positions: vec![vec![4]; 10] };
-        stack.push(boxed(Reweight::new(vec![(moon, -0.5)])));
-        toy.forward(pass(1), &toy.rows(4, 6), &windows(3), vec![fork(3, 2)], &mut stack).unwrap()
-    };
-    let whole = run(1 << 28, 100);
-    for (budget, micro_batch) in [(1 << 28, 1), (1 << 28, 3), (1, 100), (5000, 1), (20000, 2)] {
-        run(budget, micro_batch).iter().zip(&whole).for_each(|(a, b)| assert_near(a, b, 2e-5));
-    }
-}
-
-#[test]
-fn the_halves_in_two_passes_equal_one_pass() {
-    let toy = Toy::default();
-    let rows = toy.rows(5, 4);
-    let pair = |half| [branch(half, 0, 0, None), branch(half, 1, 1, Some(0))];
-    let mut both = [pair(UNCOND), pair(COND)].concat();
-    both[3].reference = Some(Reference::Row(2));
-    let together = toy.forward(pass(0), &rows, &both, Vec::new(), &mut ditctrl("all", "1-2", None)).unwrap();
-    for (half, start) in [(UNCOND, 0), (COND, 2)] {
-        let mut stack = ditctrl("all", "1-2", None);
-        let alone = toy.forward(pass(0), &rows[start..start + 2], &pair(half), Vec::new(), &mut stack).unwrap();
-        alone.iter().zip(&together[start..]).for_each(|(a, b)| assert_near(a, b, 1e-6));
-    }
-}
-
-#[test]
-fn outside_its_places_a_control_is_as_if_not_there() {
-    let toy = Toy::default();
-    let (rows, branches) = (toy.rows(6, 1), [branch(COND, 0, 0, None)]);
-    let run = |step, stack: &mut [Box<dyn AttentionProcessor>]| {
-        toy.forward(pass(step), &rows, &branches, Vec::new(), stack).unwrap().remove(0)
-    };
-    let when = |steps, layers, kinds: &[SiteKind]| boxed(When::new(ranges(steps), ranges(layers), kinds, Times(2.0)));
-    let plain = run(3, &mut []);
-    assert_same(&run(3, &mut [when("4-", "all", &[])]), &plain);
-    assert_same(&run(3, &mut [when("all", "4-9", &[])]), &plain);
-    assert_same(&run(3, &mut [when("all", "all", &[SiteKind::Cross, SiteKind::Temporal])]), &plain);
-    assert!(distance(&run(3, &mut [when("3", "3", &[SiteKind::Joint])]), &plain) > 1e-2);
-    // Disjoint layers: the order of two does not matter.
-    let twice = run(3, &mut [when("all", "0-1", &[]), boxed(When::new(ranges("all"), ranges("2-3"), &[], Times(0.5)))]);
-    let turned =
-        run(3, &mut [boxed(When::new(ranges("all"), ranges("2-3"), &[], Times(0.5))), when("all", "0-1", &[])]);
-    assert_same(&twice, &turned);
 }
 
 /// The parts in which the key mask calls on say what they hold.

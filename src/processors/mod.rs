@@ -41,13 +41,17 @@ pub mod word_swap;
 #[cfg(test)]
 mod laws;
 #[cfg(test)]
+mod network_laws;
+#[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod toy_unet;
 
 pub use attention_map::{AttentionMap, AttentionMaps, Recording};
 pub use builder::{Builder, Setting, Stack, Subject};
 pub use control::{COMMON, Control, Order, Parameter};
 pub use key_mask::KeyMask;
-pub use kv_bank::{BankPlan, BankSize, KvBank, Purpose};
+pub use kv_bank::{BankPlan, BankSize, KvBank, LayerSize, Lifetime, Purpose};
 pub use registry::list;
 pub use reweight::Reweight;
 pub use row_gather::RowGather;

@@ -112,14 +112,13 @@ impl AttentionProcessor for Reweight {
             return next.attend(qkv, site);
         }
         let plain = next.attend(qkv.clone(), site)?;
-        let inner = site.rows_per_branch;
         let rows = factors.iter().enumerate().map(|(index, factors)| {
-            let narrow = |x: &Tensor| x.narrow(0, index * inner, inner);
+            let inner = &site.inner[index];
+            let plain = plain.narrow(0, inner.start, inner.len())?;
             if idle(factors) {
-                return narrow(&plain);
+                return Ok(plain);
             }
-            let own = Qkv { q: narrow(&qkv.q)?, k: narrow(&qkv.k)?, v: narrow(&qkv.v)?, scale: qkv.scale };
-            reweight(&own, &narrow(&plain)?, factors, site, next)
+            reweight(&qkv.narrow(inner)?, &plain, factors, site, next)
         });
         Tensor::cat(&rows.collect::<Result<Vec<_>>>()?, 0)
     }
@@ -176,7 +175,7 @@ mod tests {
     use super::super::testing::*;
     use super::super::when::Ranges;
     use super::*;
-    use crate::attention::{Site, SiteKind};
+    use crate::attention::{Site, SiteKind, inner_ranges};
     use candle_core::Device;
 
     fn word(positions: &[&[u32]]) -> Word {
@@ -280,7 +279,8 @@ mod tests {
         let all = toy.qkv(23, 4);
         let part = |x: &Tensor, from: usize, len: usize| x.narrow(2, from, len).unwrap();
         let qkv = Qkv { q: part(&all.q, 7, 6), k: part(&all.k, 0, 7), v: part(&all.v, 0, 7), scale: all.scale };
-        let site = Site { kind: SiteKind::Cross, rows_per_branch: 2, text: 0..7, ..toy.site(0, &[0, 1]) };
+        let inner = inner_ranges([2, 2]);
+        let site = Site { kind: SiteKind::Cross, inner: &inner, text: 0..7, ..toy.site(0, &[0, 1]) };
         let branches = [branch(UNCOND, 0, 0, None), branch(COND, 0, 0, None)];
         let mut stack = [boxed(Reweight::new(vec![(word(&[&[2, 6]]), 0.25)]))];
         let got = toy.hooks(&branches, &mut stack).attend(qkv.clone(), &site).unwrap();

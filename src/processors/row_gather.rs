@@ -15,6 +15,7 @@
 
 use crate::attention::{AttentionProcessor, AttentionSite, Next, Qkv, Reference, SiteKind};
 use candle_core::{Result, Tensor, bail};
+use std::ops::Range;
 
 /// The frame whose keys and values every frame takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,8 +74,7 @@ impl RowGather {
 
     /// The batch entry that each batch entry takes from.
     fn sources(&self, site: &AttentionSite) -> Result<Vec<usize>> {
-        let inner = site.rows_per_branch;
-        let mut sources = Vec::with_capacity(site.rows.len() * inner);
+        let mut sources = Vec::with_capacity(site.inner.iter().map(Range::len).sum());
         for (index, branch) in site.batch().enumerate() {
             let (from, frame) = match self.source {
                 TakenFrom::Reference { text_only } => match branch.reference {
@@ -91,15 +91,29 @@ impl RowGather {
                     },
                     _ => (index, None),
                 },
-                TakenFrom::Frame(frame) => (index, (site.kind == SiteKind::SelfSpatial).then_some(frame)),
+                TakenFrom::Frame(frame) => {
+                    let has = self.banked && matches!(branch.reference, Some(Reference::Banked { .. }));
+                    (index, (site.kind == SiteKind::SelfSpatial && !has).then_some(frame))
+                }
             };
-            sources.extend((0..inner).map(|position| {
+            let (own, of) = (&site.inner[index], &site.inner[from]);
+            if own.len() != of.len() && of.len() != 1 {
+                bail!(
+                    "{}: row {} of {} frames cannot take from row {} of {}: one frame or as many",
+                    site.path,
+                    site.rows[index],
+                    own.len(),
+                    site.rows[from],
+                    of.len()
+                )
+            }
+            sources.extend((0..own.len()).map(|position| {
                 let position = match frame {
                     Some(Frame::First) => 0,
                     Some(Frame::Previous) => position.saturating_sub(1),
-                    None => position,
+                    None => position.min(of.len() - 1),
                 };
-                from * inner + position
+                of.start + position
             }));
         }
         Ok(sources)
@@ -114,13 +128,16 @@ impl AttentionProcessor for RowGather {
         }
         if sources.len() != qkv.q.dim(0)? {
             bail!(
-                "{}: {} rows of {} give no batch of {}",
+                "{}: {} rows of {} entries give no batch of {}",
                 site.path,
                 site.rows.len(),
-                site.rows_per_branch,
+                sources.len(),
                 qkv.q.dim(0)?
             )
         }
+        // One entry that serves all of the batch needs no copy.
+        let first = sources[0];
+        let single = sources.iter().all(|&source| source == first);
         // Rows that follow each other are taken together, and only once, from strided tensors too.
         let mut runs: Vec<(usize, usize)> = Vec::new();
         for source in sources {
@@ -130,6 +147,9 @@ impl AttentionProcessor for RowGather {
             }
         }
         let gather = |x: Tensor| {
+            if single {
+                return x.narrow(0, first, 1)?.broadcast_as(x.shape());
+            }
             let parts = runs.iter().map(|&(start, len)| x.narrow(0, start, len)).collect::<Result<Vec<_>>>()?;
             Tensor::cat(&parts, 0) // [B, N, L, D]
         };
@@ -146,7 +166,7 @@ impl AttentionProcessor for RowGather {
 mod tests {
     use super::super::testing::*;
     use super::*;
-    use crate::attention::{Branch, Site};
+    use crate::attention::{Branch, Site, inner_ranges};
 
     fn pair() -> Vec<Branch> {
         vec![
@@ -186,10 +206,10 @@ mod tests {
     fn frames_read_the_first_or_the_previous_frame_of_their_branch() {
         let toy = Toy::default();
         let (branches, frames) = ([branch(UNCOND, 0, 0, None), branch(COND, 0, 0, None)], 3);
-        let qkv = toy.qkv(3, 2 * frames);
+        let (qkv, inner) = (toy.qkv(3, 2 * frames), inner_ranges([frames; 2]));
         for (frame, sources) in [(Frame::First, [0, 0, 0, 3, 3, 3]), (Frame::Previous, [0, 0, 1, 3, 3, 4])] {
             let mut stack = [boxed(RowGather::cross_frame(frame))];
-            let at = |kind| Site { kind, rows_per_branch: frames, ..toy.site(0, &[0, 1]) };
+            let at = |kind| Site { kind, inner: &inner, ..toy.site(0, &[0, 1]) };
             let got = toy.hooks(&branches, &mut stack).attend(qkv.clone(), &at(SiteKind::SelfSpatial)).unwrap();
             for (row, source) in sources.into_iter().enumerate() {
                 let of = |x: &Tensor, row| x.narrow(0, row, 1).unwrap();
@@ -206,13 +226,30 @@ mod tests {
     fn inner_rows_of_a_reference_keep_their_order() {
         let toy = Toy::default();
         let branches = [branch(COND, 0, 0, None), branch(COND, 1, 1, Some(0))];
-        let site = Site { rows_per_branch: 2, kind: SiteKind::Cross, ..toy.site(0, &[0, 1]) };
+        let inner = inner_ranges([2, 2]);
+        let site = Site { inner: &inner, kind: SiteKind::Cross, ..toy.site(0, &[0, 1]) };
         let qkv = toy.qkv(4, 4);
         let got = toy.hooks(&branches, &mut [boxed(RowGather::kv_sharing())]).attend(qkv.clone(), &site).unwrap();
         let index = Tensor::new(&[0u32, 1, 0, 1], &candle_core::Device::Cpu).unwrap();
         let take = |x: &Tensor| x.index_select(&index, 0).unwrap();
         let expected = Qkv { k: take(&qkv.k), v: take(&qkv.v), ..qkv };
         assert_same(&got, &toy.plain(&expected));
+    }
+
+    #[test]
+    fn a_reference_of_one_frame_serves_all_frames() {
+        let toy = Toy::default();
+        let branches = [branch(COND, 0, 0, None), branch(COND, 1, 1, Some(0))];
+        let (qkv, inner) = (toy.qkv(6, 4), inner_ranges([1, 3]));
+        let site = Site { inner: &inner, kind: SiteKind::SelfSpatial, ..toy.site(0, &[0, 1]) };
+        let got = toy.hooks(&branches, &mut [boxed(RowGather::kv_sharing())]).attend(qkv.clone(), &site).unwrap();
+        let index = Tensor::new(&[0u32, 0, 0, 0], &candle_core::Device::Cpu).unwrap();
+        let take = |x: &Tensor| x.index_select(&index, 0).unwrap();
+        assert_same(&got, &toy.plain(&Qkv { k: take(&qkv.k), v: take(&qkv.v), ..qkv.clone() }));
+        let inner = inner_ranges([3, 1]);
+        let site = Site { inner: &inner, ..site };
+        let error = toy.hooks(&branches, &mut [boxed(RowGather::kv_sharing())]).attend(qkv, &site).unwrap_err();
+        assert!(error.to_string().contains("row 1 of 1 frames cannot take from row 0 of 3"), "{error}");
     }
 
     #[test]
@@ -223,6 +260,6 @@ mod tests {
         assert!(error.contains("toy: row 1 refers to row 0, not in its batch"), "{error}");
         let error =
             toy.hooks(&pair(), &mut stack).attend(toy.qkv(5, 3), &toy.site(0, &[0, 1])).unwrap_err().to_string();
-        assert!(error.contains("2 rows of 1 give no batch of 3"), "{error}");
+        assert!(error.contains("2 rows of 2 entries give no batch of 3"), "{error}");
     }
 }

@@ -73,7 +73,7 @@ mod tests {
     #[test]
     fn a_stack_by_name_equals_one_by_hand() {
         let toy = Toy::default();
-        let rows = toy.rows(1, 4);
+        let rows = toy.input(1, 4);
         let texts = ["kv-share:layers=2-3,steps=2-4,subject=knight,threshold=0.4", "reweight:words=moon:0,layers=1-2"];
         let mut by_name = build(&specs(&texts), &Words).unwrap();
         let maps = AttentionMaps::default();
@@ -108,7 +108,7 @@ mod tests {
         builder.keep(Recording { words: Vec::new(), views: vec![View::Text], steps, layers, single_layer: false });
         let mut stack = builder.stack();
         for step in [2, 3] {
-            toy.forward(pass(step), &toy.rows(1, 4), &pair(), Vec::new(), &mut stack.processors).unwrap();
+            toy.forward(pass(step), &toy.input(1, 4), &pair(), Vec::new(), &mut stack.processors).unwrap();
         }
         let kept = stack.take_maps();
         let places: Vec<_> =

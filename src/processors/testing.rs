@@ -3,11 +3,13 @@
 //! as the real networks do.
 
 use crate::attention::{
-    AttentionProcessor, AttentionSite, Branch, Fork, Half, Hooks, Next, Pass, Qkv, Queries, Reference, Site, SiteKind,
+    AttentionProcessor, AttentionSite, Branch, Fork, Half, Hooks, Next, Pass, Qkv, Queries, Reference, Row, Site,
+    SiteKind, Time, inner_ranges,
 };
 use crate::nn::sdpa::Sdpa;
 use candle_core::{Device, Result, Tensor};
 use std::ops::Range;
+use std::sync::LazyLock;
 
 /// Uniform values in [-1, 1) that follow from a seed.
 pub fn random(seed: u64, shape: &[usize]) -> Tensor {
@@ -53,6 +55,24 @@ pub fn branch(half: Half, window: usize, prompt: usize, reference: Option<usize>
     Branch { reference: reference.map(Reference::Row), ..Branch::new(half, window, prompt) }
 }
 
+/// A row of each window in both halves.
+pub fn windows(count: usize) -> Vec<Branch> {
+    let of_half = |half| (0..count).map(move |window| branch(half, window, window, None));
+    of_half(UNCOND).chain(of_half(COND)).collect()
+}
+
+/// The rows of all windows, then a fork before the first sharing layer into plain rows (all windows but the last) and
+/// shared rows (all but the first).
+pub fn fork(count: usize, layer: usize) -> Fork {
+    let mut rows: Vec<(usize, Branch)> = Vec::new();
+    for (half, start) in [(UNCOND, 0), (COND, count)] {
+        let plain = rows.len();
+        rows.extend((0..count - 1).map(|window| (start + window, branch(half, window, window, None))));
+        rows.extend((1..count).map(|k| (start + k, branch(half, k, k, Some(plain + k - 1)))));
+    }
+    Fork { layer, rows }
+}
+
 pub fn pass(step: usize) -> Pass {
     Pass { step, steps: 10 }
 }
@@ -60,6 +80,27 @@ pub fn pass(step: usize) -> Pass {
 pub fn boxed(processor: impl AttentionProcessor + 'static) -> Box<dyn AttentionProcessor> {
     Box::new(processor)
 }
+
+/// A network of the laws: made of the seam and of fixed random matrices.
+pub trait Network {
+    /// `count` rows of noise, text and a time.
+    fn input(&self, seed: u64, count: usize) -> Vec<Row>;
+
+    /// A whole forward pass; the state of each row it ends with.
+    fn forward(
+        &self,
+        at: Pass,
+        rows: &[Row],
+        branches: &[Branch],
+        forks: Vec<Fork>,
+        stack: &mut [Box<dyn AttentionProcessor>],
+    ) -> Result<Vec<Tensor>>;
+
+    /// How many rows may share a batch, and the kernel's budget for scores.
+    fn batch(&mut self, micro_batch: usize, budget: usize);
+}
+
+static JOINT: LazyLock<Vec<Range<usize>>> = LazyLock::new(|| inner_ranges([1; 64]));
 
 /// Shape of the toy: text tokens in front of (or behind) a grid of video tokens.
 #[derive(Debug, Clone)]
@@ -98,9 +139,12 @@ impl Toy {
         if self.text_behind { 0..self.video() } else { self.text..self.tokens() }
     }
 
-    /// The state of `count` rows.
-    pub fn rows(&self, seed: u64, count: usize) -> Vec<Tensor> {
-        (0..count as u64).map(|row| random(seed + row, &[1, self.tokens(), self.heads * self.width])).collect()
+    fn joint(&self, row: &Row) -> Result<Tensor> {
+        let dim = self.heads * self.width;
+        let video = row.latents.permute((0, 2, 3, 1))?.reshape((self.video(), dim))?;
+        let parts = if self.text_behind { [&video, &row.context] } else { [&row.context, &video] };
+        let Time::One(time) = row.time else { panic!("the toy takes one time") };
+        (Tensor::cat(&parts, 0)?.unsqueeze(0)? + 0.01 * time)?.contiguous()
     }
 
     /// Queries, keys and values of `rows` rows.
@@ -112,19 +156,23 @@ impl Toy {
 
     pub fn site<'a>(&self, layer: usize, rows: &'a [usize]) -> Site<'a> {
         Site {
+            network: 0,
             layer,
             layers: self.layers,
             kind: SiteKind::Joint,
             path: "toy",
             text: self.text_range(),
             grid: self.grid,
-            rows_per_branch: 1,
+            inner: JOINT.get(..rows.len()).unwrap(),
             rows,
         }
     }
 
     pub fn hooks<'a>(&self, branches: &[Branch], stack: &'a mut [Box<dyn AttentionProcessor>]) -> Hooks<'a> {
-        Hooks::new(pass(3), branches.to_vec(), Vec::new(), stack, self.kernel.clone(), self.micro_batch).unwrap()
+        let mut hooks =
+            Hooks::new(pass(3), branches.to_vec(), Vec::new(), stack, self.kernel.clone(), self.micro_batch).unwrap();
+        hooks.begin(&self.input(0, branches.len())).unwrap();
+        hooks
     }
 
     /// One attention call on all rows at once through a stack.
@@ -137,18 +185,33 @@ impl Toy {
     pub fn plain(&self, qkv: &Qkv) -> Tensor {
         self.kernel.attend(&qkv.q, &qkv.k, &qkv.v, qkv.scale).unwrap()
     }
+}
 
-    /// A whole forward pass of the toy network; the state of each row it ends with.
-    pub fn forward(
+impl Network for Toy {
+    fn input(&self, seed: u64, count: usize) -> Vec<Row> {
+        let (dim, (frames, height, width)) = (self.heads * self.width, self.grid);
+        let row = |seed| {
+            let latents = random(seed, &[frames, dim, height, width]);
+            Row::new(latents, random(seed + 500, &[self.text, dim]), 7.0)
+        };
+        (0..count as u64).map(|index| row(seed + index)).collect()
+    }
+
+    fn batch(&mut self, micro_batch: usize, budget: usize) {
+        (self.micro_batch, self.kernel.budget) = (micro_batch, budget);
+    }
+
+    fn forward(
         &self,
         at: Pass,
-        rows: &[Tensor],
+        rows: &[Row],
         branches: &[Branch],
         forks: Vec<Fork>,
         stack: &mut [Box<dyn AttentionProcessor>],
     ) -> Result<Vec<Tensor>> {
         let mut hooks = Hooks::new(at, branches.to_vec(), forks, stack, self.kernel.clone(), self.micro_batch)?;
-        let mut state = rows.to_vec();
+        hooks.begin(rows)?;
+        let mut state = rows.iter().map(|row| self.joint(row)).collect::<Result<Vec<_>>>()?;
         let dim = self.heads * self.width;
         for layer in 0..self.layers {
             if let Some(sources) = hooks.fork(layer)? {

@@ -3,7 +3,9 @@
 //! Selection is a wrapper around any control, [`When`], not a field of each. Ranges are written `25-29`, `2,5,7-9`, `4-`,
 //! `all` or `none`; they count from 0 and include both ends.
 
-use crate::attention::{AttentionProcessor, AttentionSite, Branch, FeatureSite, Next, Pass, Qkv, SiteKind};
+use crate::attention::{
+    AttentionProcessor, AttentionSite, Branch, Feature, FeatureSite, Next, Pass, Qkv, Row, Site, SiteKind,
+};
 use candle_core::{Result, Tensor};
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -170,8 +172,10 @@ pub fn kind_name(kind: SiteKind) -> &'static str {
 pub struct When {
     pub steps: Ranges,
     pub layers: Ranges,
-    /// Kinds of site; none given means all.
+    /// Kinds of site; none given means all. Features that belong to no attention layer have none.
     pub kinds: Vec<SiteKind>,
+    /// Whether it acts in networks beside the denoiser as well, by their own layers.
+    pub everywhere: bool,
     inner: Box<dyn AttentionProcessor>,
 }
 
@@ -181,22 +185,32 @@ impl When {
     }
 
     pub fn new_boxed(steps: Ranges, layers: Ranges, kinds: &[SiteKind], inner: Box<dyn AttentionProcessor>) -> Self {
-        Self { steps, layers, kinds: kinds.to_vec(), inner }
+        Self { steps, layers, kinds: kinds.to_vec(), everywhere: false, inner }
     }
 
-    fn holds(&self, pass: &Pass, layer: usize) -> bool {
-        self.steps.contains(pass.step) && self.layers.contains(layer)
+    /// `number` counts the attention layers of a kind, or the features of a sort.
+    fn holds(&self, pass: &Pass, site: &Site, kind: Option<SiteKind>, number: usize) -> bool {
+        let kind = self.kinds.is_empty() || kind.is_none_or(|kind| self.kinds.contains(&kind));
+        let network = self.everywhere || site.network == 0;
+        kind && network && self.steps.contains(pass.step) && self.layers.contains(number)
     }
 }
 
 impl AttentionProcessor for When {
-    fn begin(&mut self, pass: &Pass, branches: &[Branch]) -> Result<()> {
-        self.inner.begin(pass, branches)
+    fn begin(&mut self, pass: &Pass, branches: &[Branch], rows: &[Row]) -> Result<()> {
+        self.inner.begin(pass, branches, rows)
+    }
+
+    fn context(&mut self, context: Tensor, site: &AttentionSite) -> Result<Tensor> {
+        if self.holds(site.pass, site, Some(site.kind), site.layer) {
+            self.inner.context(context, site)
+        } else {
+            Ok(context)
+        }
     }
 
     fn attend(&mut self, qkv: Qkv, site: &AttentionSite, next: &mut Next) -> Result<Tensor> {
-        let kind = self.kinds.is_empty() || self.kinds.contains(&site.kind);
-        if kind && self.holds(site.pass, site.layer) {
+        if self.holds(site.pass, site, Some(site.kind), site.layer) {
             self.inner.attend(qkv, site, next)
         } else {
             next.attend(qkv, site)
@@ -204,7 +218,11 @@ impl AttentionProcessor for When {
     }
 
     fn inject(&mut self, hidden: Tensor, site: &FeatureSite) -> Result<Tensor> {
-        if self.holds(site.pass, site.site.layer) { self.inner.inject(hidden, site) } else { Ok(hidden) }
+        let kind = match site.feature {
+            Feature::Attended(kind) => Some(kind),
+            _ => None,
+        };
+        if self.holds(site.pass, site.site, kind, site.number()) { self.inner.inject(hidden, site) } else { Ok(hidden) }
     }
 
     fn fork(&mut self, sources: &[usize], branches: &[Branch]) -> Result<()> {

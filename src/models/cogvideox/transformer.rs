@@ -9,7 +9,7 @@ use super::blocks::Block;
 use super::config::TransformerConfig;
 use super::positions::{Grid, Positions};
 use super::time::{RowTimes, Times};
-use crate::attention::{Feature, Hooks, Site, SiteKind};
+use crate::attention::{Feature, Hooks, Layout, Site, SiteKind, inner_ranges};
 use crate::models::layers::{LayerNorm, TimestepEmbedding, timestep_sinusoid};
 use crate::models::stream::Stream;
 use crate::models::{Denoiser, Row};
@@ -173,6 +173,7 @@ impl Denoiser for Transformer {
     fn forward(&self, rows: &[Row], hooks: &mut Hooks) -> Result<Vec<Tensor>> {
         let Some(first) = rows.first() else { return Ok(Vec::new()) };
         let (grid, text) = (self.grid(first)?, first.context.dim(0)?);
+        hooks.begin(rows)?;
         for row in rows {
             if row.latents.shape() != first.latents.shape() || row.context.shape() != first.context.shape() {
                 bail!("rows of one pass differ in shape: {:?} and {:?}", row.latents.shape(), first.latents.shape())
@@ -192,14 +193,16 @@ impl Denoiser for Transformer {
                 times.fork(&sources);
             }
             for group in hooks.groups() {
+                let inner = inner_ranges(group.iter().map(|_| 1));
                 let site = Site {
+                    network: 0,
                     layer,
                     layers,
                     kind: SiteKind::Joint,
                     path: &block.path,
                     text: 0..text,
                     grid,
-                    rows_per_branch: 1,
+                    inner: &inner,
                     rows: &group,
                 };
                 let x = match group.as_slice() {
@@ -207,7 +210,7 @@ impl Denoiser for Transformer {
                     rows => Tensor::cat(&rows.iter().map(|&row| &state[row]).collect::<Vec<_>>(), 0)?,
                 };
                 let x = block.forward(&x, &times.group(&group)?, &positions, &site, hooks)?;
-                let x = hooks.inject(x, Feature::Block(layer), &site)?;
+                let x = hooks.inject(x, Feature::Block(layer), Layout::Tokens, &site)?;
                 for (index, &row) in group.iter().enumerate() {
                     state[row] = x.narrow(0, index, 1)?;
                 }

@@ -11,7 +11,7 @@ use vidgen::models::{Denoiser, Row};
 use vidgen::nn::sdpa::Sdpa;
 use vidgen::processors::attention_map::{AttentionMap, AttentionMaps, View};
 use vidgen::processors::{
-    BankPlan, BankSize, Builder, KvBank, Purpose, Ranges, Recording, Setting, Stack, Word, build, parse,
+    BankPlan, BankSize, Builder, KvBank, LayerSize, Purpose, Ranges, Recording, Setting, Stack, Word, build, parse,
 };
 
 const KINDS: [&str; 2] = ["tiny-2b", "tiny-5b"];
@@ -238,15 +238,9 @@ fn every_schedule_of_a_sharing_step_equals_the_pair_loop() {
                 device: Device::Cpu,
                 budget: 1 << 20,
             };
-            let size = BankSize {
-                windows: COUNT,
-                layers: config.num_layers,
-                halves: 2,
-                heads: config.num_attention_heads,
-                head_dim: config.attention_head_dim,
-                text: config.max_text_seq_length,
-                grid: (3, 3, 5),
-            };
+            let channels = config.num_attention_heads * config.attention_head_dim;
+            let layers = vec![LayerSize { channels, grid: (3, 3, 5) }; config.num_layers];
+            let size = BankSize { windows: COUNT, halves: 2, text: config.max_text_seq_length, networks: vec![layers] };
             let bank = KvBank::new(plan.clone(), &size).unwrap();
             let mut stack = stack(&[spec], &Words { bank: Some(bank.clone()) });
             for k in 0..COUNT {
@@ -278,5 +272,5 @@ fn a_recorder_alone_leaves_its_maps_until_the_pass_ends() {
     Run { model: &model, micro_batch: 2 }.forward(&rows, &branches, vec![], &mut [Box::new(recorder)]);
     let kept = maps.take();
     assert_eq!((kept.len(), kept[0].layer, kept[0].map.dims()), (1, 1, &[1, 3, 3, 5][..]));
-    assert!(maps.foreground(1, 2).is_err());
+    assert!(maps.foreground(1, 2, (3, 5)).is_err());
 }
