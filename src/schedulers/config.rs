@@ -26,7 +26,7 @@ pub struct SchedulerClass {
 }
 
 /// The classes that belong to no single architecture.
-pub static CLASSES: [SchedulerClass; 5] = [
+pub static CLASSES: [SchedulerClass; 6] = [
     SchedulerClass {
         class: "DDIMScheduler",
         kind: SchedulerKind::Ddim,
@@ -48,6 +48,12 @@ pub static CLASSES: [SchedulerClass; 5] = [
     SchedulerClass {
         class: "DPMSolverMultistepScheduler",
         kind: SchedulerKind::Dpmpp2m,
+        defaults: linspace,
+        clip_sample: None,
+    },
+    SchedulerClass {
+        class: "UniPCMultistepScheduler",
+        kind: SchedulerKind::UniPc,
         defaults: linspace,
         clip_sample: None,
     },

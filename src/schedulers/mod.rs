@@ -1,8 +1,8 @@
 //! Noise schedules and samplers. A scheduler knows the noise levels and how to take a step; it draws no random numbers
 //! (noise is an argument) and works on the whole timeline in f32.
 //!
-//! A sampler ([`SchedulerKind`]) is an update rule on a list of noise levels. There are three rules: that of DDIM (`ddim`), of
-//! DPM-Solver++ 2M (`dpmpp_2m`) and of consistency models (`lcm`). The lists are in `levels`: diffusers' and that of SAT, the
+//! A sampler ([`SchedulerKind`]) is an update rule on a list of noise levels. There are four rules: that of DDIM (`ddim`), of
+//! DPM-Solver++ 2M (`dpmpp_2m`), of UniPC (`unipc`) and of consistency models (`lcm`). The lists are in `levels`: diffusers' and that of SAT, the
 //! framework of the original release ([`Table`]), and those of diffusers' other classes.
 //!
 //! Samples are in the scale of the network's input throughout, `sqrt(a) x0 + sqrt(1 - a) noise`. diffusers' Euler classes keep
@@ -14,6 +14,7 @@ mod ddim;
 mod dpmpp_2m;
 mod lcm;
 mod levels;
+mod unipc;
 
 pub use config::{
     BetaSchedule, CLASSES, PredictionType, ScheduleConfig, ScheduleKeys, SchedulerClass, TimestepSpacing,
@@ -77,6 +78,8 @@ words!(
         Euler = "euler",
         /// The same with fresh noise in every step: diffusers' EulerAncestralDiscreteScheduler.
         EulerAncestral = "euler-ancestral" | "euler-a",
+        /// UniPC of order two: diffusers' UniPCMultistepScheduler.
+        UniPc = "unipc",
         /// For latent consistency models: diffusers' LCMScheduler.
         Lcm = "lcm",
     }
@@ -114,7 +117,8 @@ pub fn build(
     if table == Table::Sat && !matches!(kind, SchedulerKind::Ddim | SchedulerKind::Dpmpp2mSde) {
         bail!("--schedule {table} has no levels for {kind}: use --schedule diffusers, or --scheduler ddim or dpm")
     }
-    if let (SchedulerKind::Euler | SchedulerKind::Dpmpp2m, Some(key)) = (kind, &config.respaced) {
+    if let (SchedulerKind::Euler | SchedulerKind::Dpmpp2m | SchedulerKind::UniPc, Some(key)) = (kind, &config.respaced)
+    {
         bail!("scheduler_config.json: `{key}` is on, which is not supported: use --scheduler ddim")
     }
     Ok(match kind {
@@ -123,6 +127,7 @@ pub fn build(
         SchedulerKind::Dpmpp2m => Box::new(dpmpp_2m::Dpmpp2m::new(Levels::of_multistep(config, steps)?, false)?),
         SchedulerKind::Euler => Box::new(ddim::Ddim::new(Levels::of_sigmas(config, steps)?, 0.0)?),
         SchedulerKind::EulerAncestral => Box::new(ddim::Ddim::new(Levels::of_sigmas(config, steps)?, 1.0)?),
+        SchedulerKind::UniPc => Box::new(unipc::UniPc::new(Levels::of_multistep(config, steps)?)?),
         SchedulerKind::Lcm => Box::new(lcm::Lcm::new(Levels::of_consistency(config, steps)?, config.timestep_scaling)),
     })
 }
@@ -131,12 +136,13 @@ pub fn build(
 mod tests {
     use super::*;
 
-    const KINDS: [SchedulerKind; 6] = [
+    const KINDS: [SchedulerKind; 7] = [
         SchedulerKind::Ddim,
         SchedulerKind::Dpmpp2mSde,
         SchedulerKind::Dpmpp2m,
         SchedulerKind::Euler,
         SchedulerKind::EulerAncestral,
+        SchedulerKind::UniPc,
         SchedulerKind::Lcm,
     ];
 
@@ -175,7 +181,7 @@ mod tests {
             assert_eq!(sat.is_ok(), both, "{kind}");
             assert!(sat.err().is_none_or(|error| error.to_string().contains("--schedule diffusers")));
             let spaced = build(&config, kind, Table::Diffusers, 4, 0.0).err().map(|error| error.to_string());
-            let refuses = matches!(kind, SchedulerKind::Euler | SchedulerKind::Dpmpp2m);
+            let refuses = matches!(kind, SchedulerKind::Euler | SchedulerKind::Dpmpp2m | SchedulerKind::UniPc);
             assert_eq!(spaced.is_some_and(|error| error.contains("`use_karras_sigmas`")), refuses, "{kind}");
         }
         let many = build(&config, SchedulerKind::Lcm, Table::Diffusers, 51, 0.0).err().unwrap().to_string();

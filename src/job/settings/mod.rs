@@ -140,7 +140,7 @@ settings! {
     #[serde(with = "text")]
     Subject.mask_threshold: f64,
 
-    /// Sampler: ddim, euler, euler-ancestral, dpmpp-2m, dpmpp-2m-sde or lcm [default: the model's]
+    /// Sampler: ddim, euler, euler-ancestral, dpmpp-2m, dpmpp-2m-sde, unipc or lcm [default: the model's]
     #[arg(long, value_name = "NAME", help_heading = "Sampling")]
     #[arg(aliases = ["sampler", "sampling-method", "sample-solver"])]
     #[serde(with = "text")]

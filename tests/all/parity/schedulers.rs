@@ -155,6 +155,7 @@ fn the_samplers_of_stable_diffusion_equal_diffusers() {
         ("euler", SchedulerKind::Euler),
         ("euler-ancestral", SchedulerKind::EulerAncestral),
         ("dpmpp-2m", SchedulerKind::Dpmpp2m),
+        ("unipc", SchedulerKind::UniPc),
         ("lcm", SchedulerKind::Lcm),
     ] {
         for variant in ["epsilon", "v", "trailing", "leading"] {
@@ -197,6 +198,8 @@ fn a_resumed_run_equals_an_uninterrupted_one_bit_for_bit() {
         (SchedulerKind::Ddim, Table::Diffusers),
         (SchedulerKind::Dpmpp2mSde, Table::Diffusers),
         (SchedulerKind::Dpmpp2mSde, Table::Sat),
+        (SchedulerKind::Dpmpp2m, Table::Diffusers),
+        (SchedulerKind::UniPc, Table::Diffusers),
     ] {
         let fresh = || build(&config, kind, table, 6, 0.0).unwrap();
         let steps = |scheduler: &mut dyn Scheduler, range: std::ops::Range<usize>, mut sample: Tensor| {
@@ -212,7 +215,7 @@ fn a_resumed_run_equals_an_uninterrupted_one_bit_for_bit() {
             // through bytes, as a journal would keep it
             let state = first
                 .state()
-                .map(|state| Tensor::new(values(&state), state.device()).unwrap().reshape(&SHAPE).unwrap());
+                .map(|state| Tensor::new(values(&state), state.device()).unwrap().reshape(state.shape()).unwrap());
             let mut second = fresh();
             second.restore(state);
             let resumed = steps(second.as_mut(), stop..6, kept);
