@@ -7,8 +7,12 @@
 use std::hint::black_box;
 use std::path::Path;
 use vidgen::job::{self, Request, batch as jobs};
+use vidgen::models::autoencoder_kl;
+use vidgen::models::clip::ClipConfig;
 use vidgen::models::cogvideox::config::TransformerConfig;
 use vidgen::models::cogvideox::vae::VaeConfig;
+use vidgen::models::unet::UNetConfig;
+use vidgen::models::unet::controlnet::ControlNetConfig;
 use vidgen::recipe::{self, Choice};
 use vidgen::run::Manifest;
 use vidgen::run::journal::{self, Journal};
@@ -85,9 +89,23 @@ pub fn model_config(data: &[u8]) {
     if let Ok(config) = serde_json::from_slice::<VaeConfig>(data) {
         let _ = black_box(config.validate());
     }
+    if let Ok(config) = serde_json::from_slice::<UNetConfig>(data) {
+        let _ = black_box(config.check("unet", true));
+    }
+    if let Ok(config) = serde_json::from_slice::<ControlNetConfig>(data) {
+        let _ = black_box(config.check());
+    }
+    if let Ok(config) = serde_json::from_slice::<autoencoder_kl::VaeConfig>(data) {
+        let _ = black_box(config.check());
+    }
+    if let Ok(config) = serde_json::from_slice::<ClipConfig>(data) {
+        let _ = black_box(config.towers());
+    }
     let keys = serde_json::from_slice::<ScheduleKeys>(data).map_err(anyhow::Error::from);
     if let Ok(config) = keys.and_then(|keys| keys.config(&schedulers::CLASSES, None)) {
-        for kind in [SchedulerKind::Ddim, SchedulerKind::Dpmpp2mSde] {
+        let euler = [SchedulerKind::Euler, SchedulerKind::EulerAncestral];
+        let others = [SchedulerKind::Dpmpp2m, SchedulerKind::UniPc, SchedulerKind::Lcm];
+        for kind in [&[SchedulerKind::Ddim, SchedulerKind::Dpmpp2mSde][..], &euler, &others].concat() {
             let _ = black_box(schedulers::build(&config, kind, Table::Diffusers, 3, 0.0).map(|_| ()));
         }
     }

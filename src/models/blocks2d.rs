@@ -5,45 +5,29 @@ use super::layers::affine;
 use crate::nn::act::silu;
 use crate::nn::conv::{Conv2d, conv2d};
 use crate::nn::linear::{Linear, linear};
-use crate::nn::norm::{group_norm, group_norm_silu};
-use crate::nn::size;
+use crate::nn::{self, size};
 use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
 
 /// Group norm of each frame by itself.
 #[derive(Debug)]
-pub struct GroupNorm {
-    weight: Tensor,
-    bias: Tensor,
-    groups: usize,
-    eps: f64,
-}
+pub struct GroupNorm(nn::norm::GroupNorm);
 
 impl GroupNorm {
     /// Of `channels` in `groups`, which divide them.
     pub fn load(channels: usize, groups: usize, eps: f64, vb: VarBuilder) -> Result<Self> {
         let (weight, bias) = affine(channels, &vb)?;
-        Ok(Self { weight, bias, groups, eps })
+        Ok(Self(nn::norm::GroupNorm::new(groups, weight, bias, eps)?))
     }
 
     /// `[F, C, H, W]` to the same.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        each_frame(x, |frame| group_norm(frame, self.groups, &self.weight, &self.bias, self.eps))
+        self.0.forward(x, x.dim(0)?)
     }
 
     /// The same, then SiLU.
     pub fn forward_silu(&self, x: &Tensor) -> Result<Tensor> {
-        each_frame(x, |frame| group_norm_silu(frame, self.groups, &self.weight, &self.bias, self.eps))
-    }
-}
-
-fn each_frame(x: &Tensor, norm: impl Fn(&Tensor) -> Result<Tensor>) -> Result<Tensor> {
-    match x.dim(0)? {
-        1 => norm(x),
-        frames => {
-            let frames = (0..frames).map(|frame| norm(&x.narrow(0, frame, 1)?));
-            Tensor::cat(&frames.collect::<Result<Vec<_>>>()?, 0)
-        }
+        self.0.forward_silu(x, x.dim(0)?)
     }
 }
 
@@ -160,7 +144,7 @@ mod tests {
     #[test]
     fn statistics_are_those_of_one_frame() {
         let affine = |value: f32| Tensor::full(value, 4, &Device::Cpu).unwrap();
-        let norm = GroupNorm { weight: affine(1.0), bias: affine(0.0), groups: 2, eps: 1e-5 };
+        let norm = GroupNorm(nn::norm::GroupNorm::new(2, affine(1.0), affine(0.0), 1e-5).unwrap());
         let x = Tensor::randn(0f32, 1.0, (3, 4, 5, 2), &Device::Cpu).unwrap();
         let x = (x * 3.0).unwrap();
         let all = norm.forward_silu(&x).unwrap();

@@ -1,11 +1,11 @@
 //! Layers that several networks are built from, under diffusers' names of classes and weights: the norm, the embedding of a
 //! timestep, the feed-forward layer.
 
-use crate::nn::act::silu;
+use crate::nn::act::{geglu, silu};
 use crate::nn::compute_dtype;
 use crate::nn::linear::{Linear, linear};
 use crate::nn::norm::layer_norm;
-use candle_core::{D, Device, Result, Tensor};
+use candle_core::{Device, Result, Tensor};
 use candle_nn::VarBuilder;
 
 /// Weight and bias of a norm of `dim` channels, `[dim]` each, in the dtype that is computed in.
@@ -108,13 +108,6 @@ impl GatedFeedForward {
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         self.out.forward(&geglu(&self.proj.forward(x)?)?)
     }
-}
-
-/// `a gelu(b)` of `[a, b]` on the last axis, with the exact GELU: `[.., 2D]` to `[.., D]`.
-pub fn geglu(x: &Tensor) -> Result<Tensor> {
-    let half = x.dim(D::Minus1)? / 2;
-    let (values, gates) = (x.narrow(D::Minus1, 0, half)?, x.narrow(D::Minus1, half, half)?);
-    values * gates.gelu_erf()?
 }
 
 /// Sinusoid of a timestep, `[1, dim]` in f32, after diffusers' `get_timestep_embedding`: frequencies `10000^(-j / (dim/2 - shift))`, cosines first if `flip`.

@@ -14,6 +14,7 @@ pub mod registry;
 pub mod stream;
 pub mod tiling;
 pub mod u2net;
+pub mod unet;
 
 pub use crate::attention::{Added, Row, Time};
 pub use architecture::Architecture;

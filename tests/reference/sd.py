@@ -13,6 +13,7 @@ import pathlib
 import sys
 
 import torch
+from diffusers.pipelines.deprecated.text_to_video_synthesis.pipeline_text_to_video_zero import CrossFrameAttnProcessor
 from diffusers import AutoencoderKL, ControlNetModel, PNDMScheduler, UNet2DConditionModel
 from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
@@ -157,6 +158,14 @@ def unet(kind: str) -> dict:
         name = f"{kind}/{frames}x{h}x{w}"
         latents, context = unet_inputs(kind, name, frames, h, w)
         tensors[f"{name}/t{t:g}"] = thin(model(latents, torch.tensor(t), context).sample)
+    # both halves of the guidance of Text2Video-Zero: every frame reads the first of its half
+    frames, h, w, t = CASES[2]
+    name = f"{kind}/{frames}x{h}x{w}"
+    latents, context = unet_inputs(kind, name, frames, h, w)
+    other = tiny.unit(f"{name}/other-text", context[:1].shape).expand(frames, -1, -1)
+    model.set_attn_processor(CrossFrameAttnProcessor(batch_size=2))
+    sample = model(torch.cat([latents, latents]), torch.tensor(t), torch.cat([other, context])).sample
+    tensors[f"cross-frame/{name}/t{t:g}"] = torch.stack([thin(half) for half in sample.chunk(2)])
     return tensors
 
 

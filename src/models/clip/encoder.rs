@@ -2,7 +2,7 @@
 //! transformers' names (`CLIPEncoderLayer`).
 
 use crate::models::layers::LayerNorm;
-use crate::nn::act::silu;
+use crate::nn::act::{gelu, silu};
 use crate::nn::linear::{Linear, linear, linear_joined};
 use crate::nn::sdpa::Sdpa;
 use candle_core::{DType, Device, Result, Tensor, bail};
@@ -32,7 +32,7 @@ impl Activation {
         const SLOPE: f64 = 1.702;
         match self {
             Self::QuickGelu => silu(&(x * SLOPE)?)? / SLOPE,
-            Self::Gelu => x.gelu_erf(),
+            Self::Gelu => gelu(x),
         }
     }
 }

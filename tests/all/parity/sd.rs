@@ -3,10 +3,19 @@
 use crate::common::{assert_close, golden, golden_dir, tiny};
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
+use std::cell::RefCell;
 use std::collections::HashMap;
-use vidgen::models::Autoencoder;
+use std::rc::Rc;
+use vidgen::attention::{
+    AttentionProcessor, AttentionSite, Branch, Feature, FeatureSite, Half, Hooks, Layout, Next, Pass, Qkv, SiteKind,
+};
 use vidgen::models::autoencoder::{DecodeOptions, EncodeOptions, TileOptions};
 use vidgen::models::autoencoder_kl::{AutoencoderKL, VaeConfig};
+use vidgen::models::unet::controlnet::{ChannelOrder, ControlNet, ControlNetConfig, Residuals};
+use vidgen::models::unet::{UNet2DConditionModel, UNetConfig};
+use vidgen::models::{Autoencoder, Denoiser, Row, Time};
+use vidgen::nn::sdpa::Sdpa;
+use vidgen::processors;
 use vidgen::text::{ClipEncoder, TextEncoder, Tokenizer};
 
 const KINDS: [&str; 2] = ["tiny-sd1", "tiny-sd2"];
@@ -170,4 +179,252 @@ fn frames_of_a_decode_do_not_depend_on_each_other() {
     );
     let error = half.unwrap().encode(&tiny::unit("video", &[1, 3, 8, 8]), &EncodeOptions::default()).unwrap_err();
     assert!(error.to_string().contains("without its encoder"), "{error}");
+}
+
+fn unet(kind: &str, streamed: bool) -> (UNetConfig, UNet2DConditionModel) {
+    let config: UNetConfig = config(kind, "unet");
+    let vb = builder(tiny::tensors(kind, "unet", kind), DType::F32);
+    let model = UNet2DConditionModel::load(&config, vb, streamed).unwrap();
+    (config, model)
+}
+
+/// `kind/FxHxW` to the row of that case, as `tests/reference/sd.py` makes it.
+fn row(config: &UNetConfig, case: &str, time: f64) -> Row {
+    let size: Vec<usize> = case.rsplit_once('/').unwrap().1.split('x').map(|n| n.parse().unwrap()).collect();
+    let latents = tiny::unit(&format!("{case}/latents"), &[size[0], 4, size[1], size[2]]);
+    let text = tiny::unit(&format!("{case}/text"), &[1, 24, config.cross_attention_dim]);
+    Row::new(latents, text.get(0).unwrap(), time)
+}
+
+fn branches(count: usize) -> Vec<Branch> {
+    (0..count).map(|index| Branch::new(Half::COND, index, index)).collect()
+}
+
+fn forward(model: &UNet2DConditionModel, rows: &[Row], micro_batch: usize, stack: &mut Stack) -> Vec<Tensor> {
+    let pass = Pass { step: 0, steps: 1 };
+    let mut hooks = Hooks::new(pass, branches(rows.len()), vec![], stack, Sdpa::default(), micro_batch).unwrap();
+    let done = model.forward(rows, &mut hooks).unwrap();
+    hooks.finish().unwrap();
+    done
+}
+
+type Stack = Vec<Box<dyn AttentionProcessor>>;
+const CASES: [(&str, f64); 3] = [("1x9x7", 981.0), ("2x8x12", 1.0), ("3x5x11", 832.5)];
+
+#[test]
+fn the_unet_equals_diffusers() {
+    let golden = golden("sd/unet");
+    for kind in KINDS {
+        for streamed in [false, true] {
+            let (config, model) = unet(kind, streamed);
+            for (case, time) in CASES {
+                let rows = [row(&config, &format!("{kind}/{case}"), time)];
+                let name = format!("{kind}/{case}/t{time}");
+                let got = forward(&model, &rows, 1, &mut Stack::new());
+                assert_close(&name, &thin(&got[0]), &golden[&name], LIMIT);
+            }
+        }
+    }
+}
+
+struct NoWords;
+
+impl processors::Setting for NoWords {
+    fn positions(&self, _word: &str) -> anyhow::Result<Vec<Vec<u32>>> {
+        Ok(Vec::new())
+    }
+}
+
+/// Text2Video-Zero's attention, in both halves of the guidance: every frame reads the first.
+#[test]
+fn frames_that_read_the_first_equal_diffusers() {
+    let golden = golden("sd/unet");
+    let (case, time) = CASES[2];
+    for kind in KINDS {
+        let (config, model) = unet(kind, false);
+        let name = format!("{kind}/{case}");
+        let cond = row(&config, &name, time);
+        let other = tiny::unit(&format!("{name}/other-text"), &[1, 24, config.cross_attention_dim]);
+        let uncond = Row { context: other.get(0).unwrap(), ..cond.clone() };
+        let name = format!("cross-frame/{name}/t{time}");
+        for micro_batch in [1, 2] {
+            let spec = processors::parse("cross-frame").unwrap();
+            let mut stack = processors::build(&[spec], &NoWords).unwrap().processors;
+            let got = forward(&model, &[uncond.clone(), cond.clone()], micro_batch, &mut stack);
+            let got = Tensor::stack(&got.iter().map(thin).collect::<Vec<_>>(), 0).unwrap();
+            assert_close(&name, &got, &golden[&name], LIMIT);
+        }
+    }
+}
+
+/// Rows of other frame counts and times, in one batch or each by itself; frames in one row or in several.
+#[test]
+fn rows_and_frames_do_not_see_each_other() {
+    let (config, model) = unet(KINDS[0], false);
+    let whole = row(&config, "tiny-sd1/3x5x11", 500.0);
+    let part = |start: usize, len: usize, time: f64| {
+        let latents = whole.latents.narrow(0, start, len).unwrap();
+        Row { latents, time: Time::One(time), ..whole.clone() }
+    };
+    let expected = forward(&model, std::slice::from_ref(&whole), 1, &mut Stack::new()).remove(0);
+    let other = forward(&model, &[part(0, 2, 20.0)], 1, &mut Stack::new()).remove(0);
+    for micro_batch in [1, 2, 3] {
+        let rows = [part(0, 1, 500.0), part(0, 2, 20.0), part(1, 2, 500.0)];
+        let got = forward(&model, &rows, micro_batch, &mut Stack::new());
+        assert_close("the first frame", &got[0], &expected.narrow(0, 0, 1).unwrap(), 1e-6);
+        assert_close("at another time", &got[1], &other, 1e-6);
+        assert_close("the others", &got[2], &expected.narrow(0, 1, 2).unwrap(), 1e-6);
+    }
+    let times = Row { time: Time::Frames(vec![500.0, 20.0, 500.0]), ..whole.clone() };
+    let got = forward(&model, &[times], 1, &mut Stack::new()).remove(0);
+    assert_close("times of frames", &got.narrow(0, 1, 1).unwrap(), &other.narrow(0, 1, 1).unwrap(), 1e-6);
+    assert_close("times of frames", &got.narrow(0, 2, 1).unwrap(), &expected.narrow(0, 2, 1).unwrap(), 1e-6);
+
+    // latents behind others on the channel axis are the network's further channels
+    let split = |from, len| whole.latents.narrow(1, from, len).unwrap();
+    let parts = Row { latents: split(0, 3), concat: Some(split(3, 1)), ..whole.clone() };
+    let got = forward(&model, &[parts], 1, &mut Stack::new()).remove(0);
+    assert_close("concatenated", &got, &expected, 1e-7);
+}
+
+#[test]
+fn rows_that_do_not_fit_are_refused() {
+    let (config, model) = unet(KINDS[0], false);
+    let whole = row(&config, "tiny-sd1/3x5x11", 500.0);
+    for (row, word) in [
+        (Row { concat: Some(whole.latents.clone()), ..whole.clone() }, "takes 4 channels"),
+        (Row { context: tiny::unit("text", &[24, 7]), ..whole.clone() }, "24 values for a token"),
+        (Row { time: Time::Frames(vec![1.0]), ..whole.clone() }, "1 times for a row of 3 latent frames"),
+        (Row { added: Some(Default::default()), ..whole.clone() }, "something else"),
+    ] {
+        let mut stack = Stack::new();
+        let pass = Pass { step: 0, steps: 1 };
+        let mut hooks = Hooks::new(pass, branches(1), vec![], &mut stack, Sdpa::default(), 1).unwrap();
+        let error = model.forward(&[row], &mut hooks).unwrap_err().to_string();
+        assert!(error.contains(word), "{error}");
+    }
+}
+
+/// Adds what a ControlNet says, and notes the places of attention and features.
+#[derive(Default)]
+struct Adding {
+    residuals: Vec<Residuals>,
+    seen: Rc<RefCell<Vec<String>>>,
+}
+
+impl AttentionProcessor for Adding {
+    fn attend(&mut self, qkv: Qkv, site: &AttentionSite, next: &mut Next) -> candle_core::Result<Tensor> {
+        let (kind, layer, layers) = (site.kind, site.layer, site.layers);
+        assert_eq!((site.inner.len(), qkv.q.dim(0)?), (site.rows.len(), site.inner.last().unwrap().end));
+        assert_eq!(qkv.q.dim(2)?, site.grid.1 * site.grid.2);
+        assert_eq!(qkv.k.dim(2)?, if kind == SiteKind::Cross { site.text.len() } else { qkv.q.dim(2)? });
+        self.seen.borrow_mut().push(format!("{} {kind:?} {layer}/{layers} {}", site.network, site.path));
+        next.attend(qkv, site)
+    }
+
+    fn inject(&mut self, hidden: Tensor, site: &FeatureSite) -> candle_core::Result<Tensor> {
+        if self.residuals.is_empty() || site.layout != Layout::Maps {
+            return Ok(hidden);
+        }
+        let part = |row: usize| match site.feature {
+            Feature::Skip(index) => self.residuals[row].skips[index].clone(),
+            _ => self.residuals[row].mid.clone(),
+        };
+        hidden + Tensor::cat(&site.site.rows.iter().map(|&row| part(row)).collect::<Vec<_>>(), 0)?
+    }
+}
+
+fn controlnet(config: &ControlNetConfig) -> ControlNet {
+    let kind = KINDS[0];
+    ControlNet::load(config, builder(tiny::tensors(kind, "controlnet", kind), DType::F32)).unwrap()
+}
+
+fn controlled(control: &ControlNet, rows: &[Row], hints: &[Tensor], scale: f64, stack: &mut Stack) -> Vec<Residuals> {
+    let pass = Pass { step: 0, steps: 1 };
+    let mut hooks = Hooks::new(pass, branches(rows.len()), vec![], stack, Sdpa::default(), 2).unwrap();
+    let residuals = control.forward(rows, hints, scale, 1, &mut hooks).unwrap();
+    hooks.finish().unwrap();
+    residuals
+}
+
+#[test]
+fn a_controlled_unet_equals_diffusers() {
+    let golden = golden("sd/controlnet");
+    let (config, model) = unet(KINDS[0], false);
+    let control_config: ControlNetConfig = self::config(KINDS[0], "controlnet");
+    assert_eq!((control_config.ratio(), control_config.misfit(&config)), (8, None));
+    let control = controlnet(&control_config);
+    let bgr = ControlNetConfig { controlnet_conditioning_channel_order: ChannelOrder::Bgr, ..control_config };
+    let swapped = controlnet(&bgr);
+    for (case, time) in &CASES[..2] {
+        let rows = [row(&config, &format!("tiny-sd1/{case}"), *time)];
+        let (frames, _, h, w) = rows[0].latents.dims4().unwrap();
+        let picture = tiny::unit(&format!("tiny-sd1/{case}/picture"), &[frames, 3, 8 * h, 8 * w]);
+        let picture = ((picture / 2.0).unwrap() + 0.5).unwrap();
+        let hint = control.hint(&picture).unwrap();
+        let mirrored = picture.index_select(&Tensor::new(&[2u32, 1, 0], &Device::Cpu).unwrap(), 1).unwrap();
+        assert_close("channels in the other order", &swapped.hint(&mirrored).unwrap(), &hint, 1e-7);
+        let residuals = controlled(&control, &rows, &[hint], 0.8, &mut Stack::new());
+        let all = residuals[0].skips.iter().chain([&residuals[0].mid]);
+        for (index, residual) in all.enumerate() {
+            let name = format!("tiny-sd1/{case}/t{time}/residual/{index}");
+            let got = thin(residual);
+            let got = got.narrow(0, 0, got.dim(0).unwrap().min(200)).unwrap();
+            assert_close(&name, &got, &golden[&name], LIMIT);
+        }
+        let twice = residuals[0].plus(&residuals[0]).unwrap();
+        assert_close("a sum", &twice.mid, &(&residuals[0].mid * 2.0).unwrap(), 1e-7);
+        let mut stack: Stack = vec![Box::new(Adding { residuals, ..Adding::default() })];
+        let name = format!("tiny-sd1/{case}/t{time}/sample");
+        assert_close(&name, &thin(&forward(&model, &rows, 1, &mut stack)[0]), &golden[&name], LIMIT);
+    }
+}
+
+#[test]
+fn places_are_numbered_as_they_run() {
+    let (config, model) = unet(KINDS[0], false);
+    let rows = [row(&config, "tiny-sd1/1x9x7", 1.0)];
+    let seen = Rc::new(RefCell::new(Vec::new()));
+    forward(&model, &rows, 1, &mut vec![Box::new(Adding { seen: seen.clone(), ..Adding::default() })]);
+    let of_unet = seen.take();
+    assert_eq!(of_unet.len(), 2 * config.layers());
+    let up = "0 Cross 10/11 up_blocks.2.attentions.2.transformer_blocks.0.attn2";
+    assert_eq!(
+        (of_unet[0].as_str(), of_unet[21].as_str()),
+        ("0 SelfSpatial 0/11 down_blocks.0.attentions.0.transformer_blocks.0.attn1", up)
+    );
+    assert_eq!(of_unet[8], "0 SelfSpatial 4/11 mid_block.attentions.0.transformer_blocks.0.attn1");
+
+    let control_config: ControlNetConfig = self::config(KINDS[0], "controlnet");
+    let control = controlnet(&control_config);
+    let hint = control.hint(&tiny::unit("picture", &[1, 3, 72, 56])).unwrap();
+    let mut stack: Stack = vec![Box::new(Adding { seen: seen.clone(), ..Adding::default() })];
+    controlled(&control, &rows, &[hint], 1.0, &mut stack);
+    let of_control = seen.take();
+    assert_eq!(of_control.len(), 2 * control_config.unet.layers_down());
+    assert_eq!(of_control[9], "1 Cross 4/5 mid_block.attentions.0.transformer_blocks.0.attn2");
+}
+
+#[test]
+fn half_precision_stays_near() {
+    let [unets, vaes] = ["sd/unet", "sd/vae"].map(golden);
+    for kind in KINDS {
+        for (dtype, limit) in [(DType::BF16, 5e-2), (DType::F16, 5e-3)] {
+            let config: UNetConfig = config(kind, "unet");
+            let vb = builder(tiny::tensors(kind, "unet", kind), dtype);
+            let model = UNet2DConditionModel::load(&config, vb, false).unwrap();
+            let (case, time) = CASES[1];
+            let rows = [row(&config, &format!("{kind}/{case}"), time)];
+            let name = format!("{kind}/{case}/t{time}");
+            let got = forward(&model, &rows, 1, &mut Stack::new());
+            assert_close(&format!("{name} {dtype:?}"), &thin(&got[0]), &unets[&name], limit);
+
+            let vae: VaeConfig = self::config(kind, "vae");
+            let vae = AutoencoderKL::load(&vae, builder(tiny::tensors(kind, "vae", kind), dtype), true).unwrap();
+            let name = format!("{kind}/4x6");
+            let latents = tiny::unit(&format!("{name}/latents"), &[2, 4, 4, 6]);
+            let frames = decode(&vae, &latents, &DecodeOptions::default());
+            assert_close(&format!("{name} {dtype:?}"), &thin(&frames), &vaes[&format!("{name}/frames")], limit);
+        }
+    }
 }

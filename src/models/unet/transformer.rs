@@ -1,0 +1,161 @@
+//! Attention of a UNet: within each frame, of each frame on its row's text, and a gated feed-forward part; after diffusers'
+//! `Transformer2DModel` with one `BasicTransformerBlock`. Linear layers and 1x1 convolutions around it are the same product.
+
+use super::config::UNetConfig;
+use crate::attention::{Feature, Hooks, Layout, Qkv, Site, SiteKind};
+use crate::models::blocks2d::GroupNorm;
+use crate::models::layers::{GatedFeedForward, LayerNorm};
+use crate::nn::linear::{Linear, linear, linear_joined};
+use candle_core::{Result, Tensor, bail};
+use candle_nn::VarBuilder;
+
+/// Of the norm before the block; those inside have [`NORM_EPS`].
+const GROUP_NORM_EPS: f64 = 1e-6;
+const NORM_EPS: f64 = 1e-5;
+
+/// Attention of tokens on tokens, or on a text.
+#[derive(Debug)]
+struct Attention {
+    to_q: Linear, // to_q; with to_k and to_v where the keys are those of the queries' tokens
+    to_kv: Option<Linear>,
+    to_out: Linear, // to_out.0
+    heads: usize,
+    path: String,
+}
+
+impl Attention {
+    /// `context`: width of the text, where keys and values are a text's.
+    fn load(width: usize, context: Option<usize>, heads: usize, vb: VarBuilder) -> Result<Self> {
+        let [q, k, v] = ["to_q", "to_k", "to_v"].map(|name| vb.pp(name));
+        let (to_q, to_kv) = match context {
+            None => (linear_joined(width, width, false, &[q, k, v])?, None),
+            Some(context) => (linear(width, width, false, q)?, Some(linear_joined(context, width, false, &[k, v])?)),
+        };
+        let path = vb.prefix();
+        Ok(Self { to_q, to_kv, to_out: linear(width, width, true, vb.pp("to_out.0"))?, heads, path })
+    }
+
+    /// Part `index` of `x` `[B, L, parts * D]` by heads, `[B, N, L, d]`.
+    fn heads(&self, x: &Tensor, parts: usize, index: usize) -> Result<Tensor> {
+        let (b, l, width) = x.dims3()?;
+        let head_dim = width / parts / self.heads;
+        x.reshape((b, l, parts, self.heads, head_dim))?.narrow(2, index, 1)?.squeeze(2)?.transpose(1, 2)
+    }
+
+    /// What it adds to `x` `[B, L, D]`. `texts`: `[rows, Lt, Dt]`.
+    fn forward(&self, x: &Tensor, texts: Option<&Tensor>, site: &Site, hooks: &mut Hooks) -> Result<Tensor> {
+        let projected = self.to_q.forward(x)?;
+        let [q, k, v] = match (&self.to_kv, texts) {
+            (None, _) => [0, 1, 2].map(|part| self.heads(&projected, 3, part)),
+            (Some(_), None) => bail!("{}: no text", self.path),
+            (Some(to_kv), Some(texts)) => {
+                let texts = to_kv.forward(&hooks.context(texts.clone(), site)?)?;
+                // each frame reads its row's text
+                let of_frames = |part| {
+                    let all = self.heads(&texts, 2, part)?;
+                    let rows = site.inner.iter().enumerate();
+                    let rows = rows.map(|(row, inner)| all.narrow(0, row, 1)?.repeat((inner.len(), 1, 1, 1)));
+                    Tensor::cat(&rows.collect::<Result<Vec<_>>>()?, 0)
+                };
+                [self.heads(&projected, 1, 0), of_frames(0), of_frames(1)]
+            }
+        };
+        let q = q?;
+        let scale = 1.0 / (q.dim(3)? as f64).sqrt();
+        let y = hooks.attend(Qkv { q, k: k?, v: v?, scale }, site)?; // [B, N, L, d]
+        let y = self.to_out.forward(&y.transpose(1, 2)?.contiguous()?.reshape(x.shape())?)?;
+        hooks.inject(y, Feature::Attended(site.kind), Layout::Tokens, site)
+    }
+}
+
+/// One place of attention in a UNet.
+#[derive(Debug)]
+pub(super) struct Transformer2D {
+    norm: GroupNorm,
+    proj_in: Linear,
+    norm1: LayerNorm, // transformer_blocks.0.norm1
+    attn1: Attention,
+    norm2: LayerNorm,
+    attn2: Attention,
+    norm3: LayerNorm,
+    ff: GatedFeedForward,
+    proj_out: Linear,
+    /// Its index among the network's attention layers, in the order in which they run.
+    pub(super) layer: usize,
+}
+
+/// Where a group of rows stands in a network.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Place<'a> {
+    pub network: usize,
+    pub layers: usize,
+    pub rows: &'a [usize],
+    pub inner: &'a [std::ops::Range<usize>],
+    /// Frames of the longest row.
+    pub frames: usize,
+}
+
+impl<'a> Place<'a> {
+    /// The site of a layer on maps of so many cells.
+    pub fn site(&self, kind: SiteKind, layer: usize, path: &'a str, cells: (usize, usize)) -> Site<'a> {
+        Site {
+            network: self.network,
+            layer,
+            layers: self.layers,
+            kind,
+            path,
+            text: 0..0,
+            grid: (self.frames, cells.0, cells.1),
+            inner: self.inner,
+            rows: self.rows,
+        }
+    }
+}
+
+impl Transformer2D {
+    /// From the weights at `attentions.N`.
+    pub(super) fn load(config: &UNetConfig, level: usize, layer: usize, vb: VarBuilder) -> Result<Self> {
+        let width = config.block_out_channels[level];
+        let heads = config.attention_head_dim.at(level);
+        let block = vb.pp("transformer_blocks.0");
+        let norm = |name: &str| LayerNorm::load(width, true, NORM_EPS, block.pp(name));
+        let projection = |name: &str| {
+            let vb = vb.pp(name);
+            let weight = if config.use_linear_projection {
+                vb.get((width, width), "weight")?
+            } else {
+                vb.get((width, width, 1, 1), "weight")?.reshape((width, width))?
+            };
+            Linear::new(weight, Some(vb.get(width, "bias")?), vb.dtype())
+        };
+        Ok(Self {
+            norm: GroupNorm::load(width, config.norm_num_groups, GROUP_NORM_EPS, vb.pp("norm"))?,
+            proj_in: projection("proj_in")?,
+            norm1: norm("norm1")?,
+            attn1: Attention::load(width, None, heads, block.pp("attn1"))?,
+            norm2: norm("norm2")?,
+            attn2: Attention::load(width, Some(config.cross_attention_dim), heads, block.pp("attn2"))?,
+            norm3: norm("norm3")?,
+            ff: GatedFeedForward::load(width, block.pp("ff"))?,
+            proj_out: projection("proj_out")?,
+            layer,
+        })
+    }
+
+    /// `[B, C, H, W]` to the same; `texts` `[rows, Lt, Dt]`.
+    pub(super) fn forward(&self, x: &Tensor, texts: &Tensor, place: Place, hooks: &mut Hooks) -> Result<Tensor> {
+        let (b, c, h, w) = x.dims4()?;
+        let maps = self.norm.forward(x)?.reshape((b, c, h * w))?.transpose(1, 2)?.contiguous()?;
+        let mut tokens = self.proj_in.forward(&maps)?; // [B, HW, C]
+        let site = place.site(SiteKind::SelfSpatial, self.layer, &self.attn1.path, (h, w));
+        let attended = self.attn1.forward(&self.norm1.forward(&tokens)?, None, &site, hooks)?;
+        tokens = (tokens + attended)?;
+        let site = place.site(SiteKind::Cross, self.layer, &self.attn2.path, (h, w));
+        let site = Site { text: 0..texts.dim(1)?, ..site };
+        let attended = self.attn2.forward(&self.norm2.forward(&tokens)?, Some(texts), &site, hooks)?;
+        tokens = (tokens + attended)?;
+        tokens = (&tokens + self.ff.forward(&self.norm3.forward(&tokens)?)?)?;
+        let y = self.proj_out.forward(&tokens)?.transpose(1, 2)?.contiguous()?.reshape((b, c, h, w))?;
+        x + y
+    }
+}
