@@ -70,13 +70,15 @@ pub enum Role {
     Tokenizer,
     TextEncoder,
     Denoiser,
+    /// A network beside the denoiser that says what is to be added to its features.
+    ControlNet,
     Scheduler,
     Autoencoder,
 }
 
 impl Role {
     pub fn has_weights(self) -> bool {
-        matches!(self, Self::TextEncoder | Self::Denoiser | Self::Autoencoder)
+        !matches!(self, Self::Tokenizer | Self::Scheduler)
     }
 
     /// The key of its configuration that names its class: transformers' or diffusers'.
@@ -90,6 +92,7 @@ impl Role {
             Self::Tokenizer => "tokenizer",
             Self::TextEncoder => "text_encoder",
             Self::Denoiser => "transformer",
+            Self::ControlNet => "controlnet",
             Self::Scheduler => "scheduler",
             Self::Autoencoder => "vae",
         }
@@ -129,6 +132,16 @@ pub struct Sites {
     pub layers: usize,
     pub heads: usize,
     pub head_dim: usize,
+}
+
+/// One layer of attention.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LayerShape {
+    /// Of all heads.
+    pub channels: usize,
+    pub heads: usize,
+    /// Frames, height and width of its tokens.
+    pub grid: (usize, usize, usize),
 }
 
 /// Sizes of a model.
@@ -231,6 +244,15 @@ pub trait Architecture: Debug + Send + Sync {
 
     /// The denoiser's attention, the kind that sharing acts on first.
     fn sites(&self) -> &[Sites];
+
+    /// The denoiser's attention layers of a kind, in the order in which they run, on so many latent frames of `cells` (height,
+    /// width).
+    fn layers(&self, kind: SiteKind, frames: usize, cells: (usize, usize)) -> Vec<LayerShape> {
+        let grid = self.geometry().grid(frames, cells);
+        let of_kind = self.sites().iter().filter(|sites| sites.kind == kind);
+        let shape = |sites: &Sites| LayerShape { channels: sites.heads * sites.head_dim, heads: sites.heads, grid };
+        of_kind.flat_map(|sites| vec![shape(sites); sites.layers]).collect()
+    }
 
     fn text(&self) -> TextSpec;
 

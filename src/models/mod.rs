@@ -11,6 +11,7 @@ mod latent_time;
 pub mod layers;
 pub mod lpips;
 pub mod registry;
+pub mod sd;
 pub mod stream;
 pub mod tiling;
 pub mod u2net;

@@ -1,10 +1,10 @@
 //! The kinds of models that the program runs, one line each.
 
 use super::architecture::Family;
-use super::cogvideox;
+use super::{cogvideox, sd};
 
 /// All kinds of models that the program runs.
-pub static FAMILIES: &[&Family] = &[&cogvideox::FAMILY];
+pub static FAMILIES: &[&Family] = &[&cogvideox::FAMILY, &sd::FAMILY];
 
 /// The kind of a pipeline class.
 pub fn family(pipeline: &str) -> Option<&'static Family> {

@@ -34,9 +34,9 @@ pub fn record(job: &Job) -> Result<Manifest> {
     })
 }
 
-/// blake3 of the weights by part.
+/// blake3 of the weights by part: those that every run needs.
 pub fn hashes(job: &Job) -> Result<BTreeMap<String, String>> {
-    let parts = job.model.family().weighted().map(|part| part.name);
+    let parts = job.model.family().weighted().filter(|part| part.required).map(|part| part.name);
     parts.map(|part| Ok((part.to_owned(), job.model.part(part)?.hash()?))).collect()
 }
 

@@ -106,7 +106,7 @@ mod tests {
         };
         add("org/video", &commits[0], pipeline());
         add("org/video", &commits[1], pipeline());
-        add("org/image", &commits[0], "StableDiffusionPipeline");
+        add("org/image", &commits[0], "FluxPipeline");
         fs::create_dir_all(cache.path().join("models--org--empty/snapshots").join(&commits[2])).unwrap();
         fs::create_dir_all(cache.path().join("datasets--org--x")).unwrap();
         let listed = cached(cache.path());

@@ -28,7 +28,7 @@ impl std::fmt::Debug for NetworkFolder {
 }
 
 impl NetworkFolder {
-    /// Opens a network of a kind (`model_type` of its configuration: `clip`) by folder or hub id `org/name[@revision]`, as
+    /// Opens a network of a kind (`model_type` of its configuration: `clip`, or `_class_name`: `ControlNetModel`) by folder or hub id `org/name[@revision]`, as
     /// [`ModelFolder::open`](super::ModelFolder::open) opens a model.
     pub fn open(spec: &str, kind: &'static str, offline: bool) -> anyhow::Result<Self> {
         Ok(Self::resolve(spec, kind, || Hub::from_env(offline), &mut *super::listener())?)
@@ -87,14 +87,17 @@ pub(super) fn check(source: &Source, kind: &str) -> Result<()> {
         if let Some(name) = pickled {
             return Err(part::pickled(&source.show(&name)));
         }
-        refuse!("{}: no such file; a model folder of transformers has one", source.show(CONFIG));
+        refuse!("{}: no such file; the folder of a network has one", source.show(CONFIG));
     }
     let config: serde_json::Value = json(source, CONFIG)?;
-    match config["model_type"].as_str() {
+    // transformers' name of it, then diffusers'
+    let diffusers = config["_class_name"].is_string() && !config["model_type"].is_string();
+    let key = if diffusers { "_class_name" } else { "model_type" };
+    match config[key].as_str() {
         Some(found) if found == kind => Ok(()),
         found => {
             let (place, found) = (source.show(CONFIG), found.unwrap_or_default());
-            refuse!("{place}: model_type {found:?} is not supported here; supported: {kind}")
+            refuse!("{place}: {key} {found:?} is not supported here; supported: {kind}")
         }
     }
 }

@@ -27,7 +27,8 @@ fn own(text: &str, network: &TransformerConfig) -> Result<Chosen> {
 #[test]
 fn every_recipe_is_read_and_reached() {
     let mut found = list().unwrap();
-    for Listed { name, recipe } in &found {
+    let own = |listed: &&Listed| listed.recipe.fits.architecture == network("").recipe_key().architecture;
+    for Listed { name, recipe } in found.iter().filter(own) {
         let path = format!("{}/configs/{name}.toml", env!("CARGO_MANIFEST_DIR"));
         let text = std::fs::read_to_string(path).unwrap();
         assert!(text.starts_with('#'), "{name}: say where the numbers come from");

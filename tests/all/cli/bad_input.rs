@@ -153,20 +153,15 @@ fn pickles_are_refused_and_never_opened() {
 #[test]
 fn configurations_of_other_kinds() {
     for (path, key, value, words) in [
-        (
-            "model_index.json",
-            "_class_name",
-            "StableDiffusionPipeline",
-            &["model_index.json", "StableDiffusionPipeline"],
-        ),
+        ("model_index.json", "_class_name", "FluxPipeline", &["model_index.json", "FluxPipeline"]),
         ("transformer/config.json", "_class_name", "WanTransformer3DModel", &["transformer", "WanTransformer3DModel"]),
         ("vae/config.json", "_class_name", "AutoencoderKL", &["vae", "AutoencoderKL"]),
         ("text_encoder/config.json", "model_type", "bert", &["text_encoder", "bert"]),
         (
             "scheduler/scheduler_config.json",
             "_class_name",
-            "EulerDiscreteScheduler",
-            &["scheduler", "EulerDiscreteScheduler"],
+            "HeunDiscreteScheduler",
+            &["scheduler", "HeunDiscreteScheduler"],
         ),
         ("scheduler/scheduler_config.json", "prediction_type", "flow", &["prediction_type", "flow"]),
     ] {

@@ -15,6 +15,7 @@ mod meant;
 mod offload;
 mod outputs;
 mod parity;
+mod pictures;
 mod plan;
 mod program;
 mod reading;

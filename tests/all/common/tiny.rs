@@ -97,3 +97,31 @@ pub fn write_folder(kind: &str, prefix: &str, folder: &Path) {
         std::fs::copy(entry.path(), tokenizer.join(entry.file_name())).unwrap();
     }
 }
+
+/// Writes one of the kinds of Stable Diffusion (`tests/reference/sd.py`) as a diffusers folder.
+pub fn write_picture_model(kind: &str, folder: &Path) {
+    let golden = super::golden_dir();
+    for (part, weights) in [
+        ("unet", "diffusion_pytorch_model.safetensors"),
+        ("vae", "diffusion_pytorch_model.safetensors"),
+        ("controlnet", "diffusion_pytorch_model.safetensors"),
+        ("text_encoder", "model.safetensors"),
+    ] {
+        let (source, target) = (golden.join(kind).join(part), folder.join(part));
+        if source.is_dir() {
+            std::fs::create_dir_all(&target).unwrap();
+            std::fs::copy(source.join("config.json"), target.join("config.json")).unwrap();
+            candle_core::safetensors::save(&tensors(kind, part, kind), target.join(weights)).unwrap();
+        }
+    }
+    for name in
+        ["tokenizer/tokenizer_config.json", "tokenizer/special_tokens_map.json", "scheduler/scheduler_config.json"]
+    {
+        std::fs::create_dir_all(folder.join(name).parent().unwrap()).unwrap();
+        std::fs::copy(golden.join(kind).join(name), folder.join(name)).unwrap();
+    }
+    for name in ["vocab.json", "merges.txt"] {
+        std::fs::copy(golden.join("clip").join(name), folder.join("tokenizer").join(name)).unwrap();
+    }
+    std::fs::copy(golden.join(kind).join("model_index.json"), folder.join("model_index.json")).unwrap();
+}

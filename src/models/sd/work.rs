@@ -1,0 +1,133 @@
+//! What a UNet takes: its attention layers by size, multiply-adds and memory of a row.
+
+use crate::models::architecture::{Kinds, LayerShape, RowMemory, RowWork, WIDE, WindowRows};
+use crate::models::unet::UNetConfig;
+
+/// Sides of a level: each halves them, rounding up.
+fn sides(level: usize, (height, width): (usize, usize)) -> (usize, usize) {
+    let halved = |side: usize| (0..level).fold(side, |side, _| side.div_ceil(2));
+    (halved(height), halved(width))
+}
+
+/// The levels of the attention layers, in the order in which they run: down, in the middle, up.
+fn levels(unet: &UNetConfig) -> Vec<usize> {
+    let (count, layers) = (unet.levels(), unet.layers_per_block);
+    let down = (0..count).filter(|&level| unet.attends_down(level)).flat_map(|level| vec![level; layers]);
+    let up = (0..count).filter(|&block| unet.attends_up(block));
+    let up = up.flat_map(|block| vec![count - 1 - block; layers + 1]);
+    down.chain([count - 1]).chain(up).collect()
+}
+
+/// The attention layers, of both kinds, on so many latent frames of `cells`.
+pub fn layers(unet: &UNetConfig, frames: usize, cells: (usize, usize)) -> Vec<LayerShape> {
+    let shape = |level: usize| {
+        let (height, width) = sides(level, cells);
+        LayerShape {
+            channels: unet.block_out_channels[level],
+            heads: unet.attention_head_dim.at(level),
+            grid: (frames, height, width),
+        }
+    };
+    levels(unet).into_iter().map(shape).collect()
+}
+
+/// Multiply-adds of one row: 3x3 convolutions of the residual blocks, the products around attention (20 D^2 for a token: in,
+/// out, four projections, two of the queries and the output on the text, twelve of the gated layer), attention on itself
+/// and on a text of so many tokens.
+pub fn row(unet: &UNetConfig, text: usize, frames: usize, cells: (usize, usize)) -> RowWork {
+    let mut linear = Kinds::default();
+    let mut add = |width: usize, wide: usize, work: f64| {
+        if width >= wide { linear.wide += work } else { linear.small += work }
+    };
+    let area = |level: usize| {
+        let (height, width) = sides(level, cells);
+        (frames * height * width) as f64
+    };
+    let mut convolution = |from: usize, to: usize, level: usize| {
+        add(from.max(to), WIDE.1, 9.0 * (from * to) as f64 * area(level));
+    };
+    let (channels, count) = (&unet.block_out_channels, unet.levels());
+    let mut resnet = |from: usize, to: usize, level: usize| {
+        convolution(from, to, level);
+        convolution(to, to, level);
+    };
+    let mut before = channels[0];
+    for (level, &own) in channels.iter().enumerate() {
+        for layer in 0..unet.layers_per_block {
+            resnet(if layer == 0 { before } else { own }, own, level);
+        }
+        before = own;
+    }
+    (0..2).for_each(|_| resnet(before, before, count - 1));
+    let mut skips = unet.skips();
+    for level in (0..count).rev() {
+        for _ in 0..=unet.layers_per_block {
+            resnet(before + skips.pop().unwrap_or(0), channels[level], level);
+            before = channels[level];
+        }
+    }
+    for level in 1..count {
+        convolution(channels[level - 1], channels[level - 1], level); // halving
+        convolution(channels[level], channels[level], level - 1); // enlarging
+    }
+    convolution(unet.in_channels, channels[0], 0);
+    convolution(channels[0], unet.out_channels, 0);
+    let mut attention = 0.0;
+    for LayerShape { channels, grid: (frames, height, width), .. } in layers(unet, frames, cells) {
+        let (tokens, dim) = ((height * width) as f64, channels as f64);
+        add(channels, WIDE.0, 20.0 * frames as f64 * tokens * dim * dim);
+        attention += 2.0 * frames as f64 * tokens * (tokens + text as f64) * dim;
+    }
+    RowWork { linear, attention, layers: unet.layers() }
+}
+
+/// Memory of a window's rows: what each keeps for the way up, and what the row at work holds beside it: of attention the queries,
+/// keys, values and both halves of the gated layer, of a residual block on the way up its joined input and three maps.
+pub fn memory(unet: &UNetConfig, rows: WindowRows, element: u64, score_budget: u64) -> RowMemory {
+    let frames = rows.frames as u64;
+    let area = |level: usize| {
+        let (height, width) = sides(level, rows.cells);
+        (height * width) as u64
+    };
+    // the first is at the finest level, and what halves a level stands at the next
+    let layers = unet.layers_per_block;
+    let kept = unet.skips().into_iter().enumerate().map(|(index, channels)| {
+        let level = index / (layers + 1);
+        channels as u64 * area(level.min(unet.levels() - 1))
+    });
+    let state = frames * element * kept.sum::<u64>();
+    let widest = |level: usize| unet.block_out_channels[level.min(unet.levels() - 1)] as u64 * area(level);
+    let largest = (0..unet.levels()).map(widest).max().unwrap_or(0);
+    let activations = rows.halves as u64 * state + 14 * frames * element * largest;
+    let tokens = layers_of_most(unet, rows);
+    RowMemory { state, activations, scores: (tokens * 4 * frames).min(score_budget) }
+}
+
+/// Scores of the largest attention layer of a frame, over its heads.
+fn layers_of_most(unet: &UNetConfig, rows: WindowRows) -> u64 {
+    let scores = |layer: &LayerShape| layer.heads as u64 * ((layer.grid.1 * layer.grid.2) as u64).pow(2);
+    layers(unet, 1, rows.cells).iter().map(scores).max().unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn layers_run_down_through_the_middle_and_up() {
+        let unet = UNetConfig::default();
+        assert_eq!(levels(&unet), [0, 0, 1, 1, 2, 2, 3, 2, 2, 2, 1, 1, 1, 0, 0, 0]);
+        assert_eq!(levels(&unet).len(), unet.layers());
+        assert_eq!([0, 1, 2, 3].map(|level| sides(level, (9, 7))), [(9, 7), (5, 4), (3, 2), (2, 1)]);
+    }
+
+    #[test]
+    fn a_row_keeps_what_the_way_up_takes() {
+        let rows = WindowRows { frames: 2, cells: (64, 64), halves: 2 };
+        let memory = memory(&UNetConfig::default(), rows, 4, 1 << 30);
+        // three maps of 320 channels at 64, 320 and two of 640 at 32, 640 and two of 1280 at 16, three of 1280 at 8
+        let values = 3 * 320 * 4096 + (320 + 2 * 640) * 1024 + (640 + 2 * 1280) * 256 + 3 * 1280 * 64;
+        assert_eq!(memory.state, 2 * 4 * values);
+        assert_eq!(memory.scores, 8 * 4096 * 4096 * 4 * 2);
+    }
+}
