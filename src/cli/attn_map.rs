@@ -2,7 +2,7 @@
 
 use super::Report;
 use super::settle::prepare;
-use super::source::Source;
+use super::source::{Source, moved};
 use super::usage::hidden;
 use crate::job::values::ManifestMode;
 use crate::job::{Group, MapView, MapsAsked, Pixel, Settings};
@@ -74,7 +74,8 @@ impl AttnMap {
         }
         let folder = PathBuf::from(self.settings.output.clone().unwrap_or_else(|| "maps/".to_owned()));
         let overwrite = self.settings.overwrite.unwrap_or(false);
-        let mut request = Source::new(self.what, self.prompt, self.settings, report)?.request;
+        let asked = self.settings.model.is_some();
+        let Source { mut request, record } = Source::new(self.what, self.prompt, self.settings, report)?;
         // the run has no video of its own
         request.settings = Settings {
             output: Some("-".to_owned()),
@@ -82,7 +83,9 @@ impl AttnMap {
             ..request.settings.without(&[Group::Encoding, Group::Run])
         };
         prepare(&request.settings, report)?;
-        let Some(mut job) = request.resolve()?.into_iter().next() else { return Ok(()) };
+        let resolved = request.resolve();
+        let resolved = resolved.map_err(|failure| if asked || record.is_none() { failure } else { moved(failure) });
+        let Some(mut job) = resolved?.into_iter().next() else { return Ok(()) };
         job.output.path = folder.clone();
         let asked = MapsAsked {
             view: self.view,

@@ -2,7 +2,7 @@
 
 use super::report::{Report, Reporting};
 use super::settle::{self, Recorded};
-use super::table::aligned_rows;
+use super::table::headed_rows;
 use crate::job::Settings;
 use crate::job::batch::{self, Around, Asked, Checked, Fault, File, Item, Root, Shard, Todo};
 use crate::pipelines::{self, Loaded};
@@ -210,7 +210,7 @@ fn tell(done: &[Done], shard: Shard, total: usize, seconds: f64, json: bool) -> 
         [item.id.to_string(), (*state).to_owned(), item.seed.to_string(), took, output]
     };
     // there may be very many rows, of which none is kept
-    print(&aligned_rows(done.len() + 1, row))
+    print(&headed_rows(done.len() + 1, row))
 }
 
 fn object(done: &Done) -> Value {

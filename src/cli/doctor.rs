@@ -1,6 +1,9 @@
 //! `doctor`: what is wrong with this installation; `devices`: what there is to compute with.
 
-use super::{report, table::aligned};
+use super::{
+    report,
+    table::{aligned, headed},
+};
 use crate::pipelines::{DeviceInfo, check_device, devices};
 use crate::run::{self, Code, Failure, human_bytes, print, speed};
 use crate::video;
@@ -239,5 +242,5 @@ pub fn list(json: bool) -> Result<(), Failure> {
         };
         [device.name.clone(), state.to_owned(), detail]
     };
-    print(&aligned(&std::iter::once(head).chain(devices.iter().map(row)).collect::<Vec<_>>()))
+    print(&headed(&std::iter::once(head).chain(devices.iter().map(row)).collect::<Vec<_>>()))
 }

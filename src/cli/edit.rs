@@ -2,7 +2,7 @@
 
 use super::render::{Dry, make};
 use super::settle::{Recorded, prepare};
-use super::source::Source;
+use super::source::{Source, moved};
 use super::usage::hidden;
 use super::{Report, plan};
 use crate::job::{Changes, Group, Request, Settings, Swap};
@@ -57,7 +57,9 @@ impl Edit {
             reweight: some(!self.reweight.is_empty()).map(|()| self.reweight),
             side_by_side: self.side_by_side,
         };
-        let Source { mut request, record } = Source::new(self.what, self.prompt, self.settings.settings(), report)?;
+        let flags = self.settings.settings();
+        let asked = flags.model.is_some();
+        let Source { mut request, record } = Source::new(self.what, self.prompt, flags, report)?;
         let changes = match request.edit.take() {
             Some(before) => changes.after(before),
             None => changes,
@@ -69,13 +71,14 @@ impl Edit {
         request.edit = Some(changes);
         let resolve = |overwrite: Option<bool>| {
             let settings = Settings { overwrite: overwrite.or(request.settings.overwrite), ..request.settings.clone() };
-            Request { settings, ..request.clone() }.resolve()
+            let resolved = Request { settings, ..request.clone() }.resolve();
+            resolved.map_err(|failure| if asked || record.is_none() { failure } else { moved(failure) })
         };
         prepare(&request.settings, report)?;
         if let Some(measure) = self.dry.asked()? {
             return plan::show(&resolve(Some(true))?, measure, report);
         }
-        if let Some(record) = record
+        if let Some(record) = &record
             && let Some(job) = resolve(Some(true))?.first()
         {
             let hashes = pipelines::hashes(job).code(Code::Model)?;

@@ -1,6 +1,6 @@
 //! `model info`, `model list`: what models are, and which are at hand.
 
-use super::table::aligned;
+use super::table::{aligned, headed};
 use crate::job;
 use crate::models::architecture::Native;
 use crate::run::{Code, Failure, WithCode, human_bytes, print};
@@ -125,7 +125,7 @@ fn describe(info: &ModelInfo, recipe: Option<String>) -> String {
     let ignored: String = ignored.map(|path| format!("not used: {path}\n")).collect();
     let rest = [problems, ignored].concat();
     let gap = if rest.is_empty() { "" } else { "\n" };
-    format!("{}\n{}{gap}{rest}", aligned(&facts), aligned(&rows))
+    format!("{}\n{}{gap}{rest}", aligned(&facts), headed(&rows))
 }
 
 fn row(part: &PartInfo) -> [String; 6] {
@@ -153,7 +153,7 @@ fn table(models: &[Listed]) -> String {
         let state = model.problem.clone().unwrap_or_else(|| "ready".to_owned());
         [model.name.clone(), human_bytes(model.bytes), state]
     };
-    aligned(&std::iter::once(head).chain(models.iter().map(row)).collect::<Vec<_>>())
+    headed(&std::iter::once(head).chain(models.iter().map(row)).collect::<Vec<_>>())
 }
 
 #[cfg(test)]

@@ -1,6 +1,9 @@
 //! `plan`, and `--dry-run` of the commands that render: what would be done and what it would take.
 
-use super::{Report, settle, table::aligned};
+use super::{
+    Report, settle,
+    table::{aligned, headed, plain},
+};
 use crate::job::{self, Command};
 use crate::job::{Forecast, Job, Settings, check_single};
 use crate::pipelines::calibrate;
@@ -197,11 +200,11 @@ fn describe(plan: &Forecast) -> String {
         [(index + 1).to_string(), frames, window.text.clone(), joined.to_owned()]
     });
     text.push('\n');
-    text.push_str(&aligned(&std::iter::once(head).chain(windows).collect::<Vec<_>>()));
+    text.push_str(&headed(&std::iter::once(head).chain(windows).collect::<Vec<_>>()));
     for warning in &plan.warnings {
         let _ = writeln!(text, "warning: {warning}");
     }
-    text.chars().map(|c| if c.is_control() && c != '\n' { '\u{fffd}' } else { c }).collect()
+    text.lines().map(|line| plain(line) + "\n").collect()
 }
 
 #[cfg(test)]

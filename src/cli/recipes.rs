@@ -1,6 +1,6 @@
 //! `recipes`: what a run can follow where nobody says otherwise.
 
-use super::table::aligned;
+use super::table::headed;
 use crate::models::architecture::Fact;
 use crate::recipe::{Listed, list};
 use crate::run::{Failure, print};
@@ -24,7 +24,7 @@ pub fn run(json: bool) -> Result<(), Failure> {
     }
     let head = ["recipe", "for", "about"].map(str::to_owned);
     let row = |listed: &Listed| [listed.name.to_owned(), listed.recipe.fits.to_string(), listed.recipe.about.clone()];
-    print(&aligned(&std::iter::once(head).chain(recipes.iter().map(row)).collect::<Vec<_>>()))
+    print(&headed(&std::iter::once(head).chain(recipes.iter().map(row)).collect::<Vec<_>>()))
 }
 
 fn object(Listed { name, recipe }: &Listed) -> Value {

@@ -2,13 +2,14 @@
 
 use super::Report;
 use super::chosen::{Choice, Chosen};
+use super::source::moved;
+use super::table::{plain, terminal};
 use super::{render, settle};
 use crate::job::{Group, Job, Request, Settings};
 use crate::pipelines::{self, Loaded};
 use crate::run::directory::{self, Plan, RunState, RunSummary};
 use crate::run::{Code, Failure, WithCode, human_bytes, print, time::human_seconds};
 use anyhow::Context;
-use console::Term;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -93,18 +94,8 @@ pub fn typed(given: Settings) -> Result<Settings, Failure> {
 
 /// The one job of a request that was begun, with the remedy for a model that is not where it was.
 pub fn found(request: Request, asked: Option<&str>) -> Result<Job, Failure> {
-    let model = request.settings.model.clone();
-    one(request).map_err(|failure| {
-        let away = failure.code == Code::Model
-            && asked.is_none()
-            && model.is_some()
-            && failure.line().contains("no such folder");
-        if away {
-            Failure::message(Code::Model, format!("{}; if it was moved, give its place by --model", failure.line()))
-        } else {
-            failure
-        }
-    })
+    let recorded = asked.is_none() && request.settings.model.is_some();
+    one(request).map_err(|failure| if recorded { moved(failure) } else { failure })
 }
 
 /// Where runs are looked for: where it was said now, or where the project's or the user's file says.
@@ -251,12 +242,11 @@ fn table(runs: &[RunSummary]) -> String {
         }
     }
     // a line of a terminal is not broken into two
-    let columns = Term::stdout().size_checked().map_or(usize::MAX, |(_, columns)| usize::from(columns));
+    let columns = terminal();
     let line = |row: &[String; 7]| {
         let cells = row.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}"));
         let line = cells.collect::<Vec<_>>().join("  ");
-        let line: String = line.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect();
-        format!("{}\n", cut(line.trim_end(), columns))
+        format!("{}\n", cut(plain(&line).trim_end(), columns))
     };
     rows.iter().map(line).collect()
 }

@@ -40,6 +40,17 @@ impl Source {
     }
 }
 
+/// The remedy for a model that is not where a record says.
+pub fn moved(failure: Failure) -> Failure {
+    if failure.code == Code::Model && failure.line().contains("no such folder") {
+        return Failure::message(
+            Code::Model,
+            format!("{}; if it was moved, give its place by --model", failure.line()),
+        );
+    }
+    failure
+}
+
 /// Settings without where keys and values are shared, which has a meaning for an edit of a single window as well.
 fn unshared(settings: &Settings) -> Settings {
     Settings { attn_proc: None, ..settings.clone() }

@@ -14,6 +14,7 @@ use super::fade::Fades;
 use super::frame_cache::FrameCache;
 use super::latents::{Prepared, Recording, latents, noise};
 use super::loaded::Loaded;
+use super::map_pictures::{Axis, badge, colour, grid, matrix, unit};
 use super::segment::alone;
 use super::text_to_video::plan;
 use super::texts::encode;
@@ -22,13 +23,12 @@ use crate::models::architecture::Role;
 use crate::nn::resample::resize_bilinear;
 use crate::processors::attention_map::RecordedMap;
 use crate::run::{Code, Event, Failure, Observer, Phase, WithCode};
-use crate::timeline::{Blend, BlendMode};
+use crate::timeline::{Blend, BlendMode, TextMix};
 use crate::video::{self, Folder, Frame, Output};
 use crate::weights::write_described;
 use anyhow::{Context, Result};
 use candle_core::{DType, Tensor};
-use colorous::{Gradient, MAGMA, VIRIDIS};
-use font8x8::{BASIC_FONTS, LATIN_FONTS, UnicodeFonts};
+use colorous::MAGMA;
 use serde_json::json;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
@@ -36,11 +36,6 @@ use std::path::PathBuf;
 
 /// The raw maps.
 pub const RAW: &str = "maps.safetensors";
-/// Most columns of a picture; of more frames some are left out, evenly.
-const COLUMNS: usize = 16;
-/// Least width of a frame in a picture of words, and of a whole matrix, in pixels.
-const CELL: usize = 96;
-const MATRIX: usize = 512;
 
 /// Runs a job as far as it takes and writes its maps into a folder; with `overlay` its frames as well, under the map of each
 /// word. Returns the files.
@@ -82,8 +77,9 @@ pub fn attention_maps(
                 files.push(folder.png(&format!("words-step{step}-layer{layer}.png"), &picture).code(Code::Usage)?);
             }
             if overlay {
-                let maps: Vec<&Tensor> = lines.values().collect();
-                overlaid(job, &mut loaded, &alone(job, &denoised)?, &mean(&maps)?, &overlays, folder, observer)?;
+                let all: Vec<&Tensor> = lines.values().collect();
+                let named: Vec<_> = maps.words.iter().zip(&overlays).collect();
+                overlaid(job, &mut loaded, &alone(job, &denoised)?, &mean(&all)?, &named, folder, observer)?;
                 files.extend(overlays);
             }
         }
@@ -103,6 +99,7 @@ pub fn attention_maps(
                         .into_iter()
                         .filter(|part| !part.is_empty())
                         .collect();
+                    let axis = axis(job, maps, (segment, window));
                     let shown = match view {
                         // padding has no words
                         MapView::Text => {
@@ -113,7 +110,7 @@ pub fn attention_maps(
                     };
                     let file =
                         name.join("-").replace("step-", "step").replace("layer-", "layer").replace("window-", "window");
-                    files.push(folder.png(&format!("{file}.png"), &matrix(&shown)?).code(Code::Usage)?);
+                    files.push(folder.png(&format!("{file}.png"), &matrix(&shown, &axis)?).code(Code::Usage)?);
                     tensors.push((name.join("/"), kept.map));
                 }
             }
@@ -126,6 +123,33 @@ pub fn attention_maps(
         observer.event(&Event::Saved { kind: "maps", path: path.clone() })?;
     }
     Ok(files)
+}
+
+/// What the rows and columns of a window's map are.
+fn axis(job: &Job, maps: &Maps, (segment, window): (usize, usize)) -> Axis {
+    let plan = &job.segments[segment].plan;
+    let window = &plan.windows[window];
+    match maps.view {
+        MapView::Text => {
+            let edited = job.controls.edit.as_ref().map_or(0, |_| job.prompts.len());
+            // a text between two prompts has no words
+            let names = match plan.texts.get(window.text) {
+                Some(TextMix::Prompt(prompt)) => maps.pieces.get(edited + prompt).cloned(),
+                _ => None,
+            };
+            Axis { of: "tokens", names: names.unwrap_or_default() }
+        }
+        MapView::Temporal => {
+            let frames = (0..window.len / job.architecture.geometry().patch_t).map(|frame| frame.to_string());
+            Axis { of: "latent frames of the window", names: frames.collect() }
+        }
+        _ => {
+            let patch = job.architecture.geometry().patch;
+            let (rows, columns) = (job.latents.1 / patch, job.latents.2 / patch);
+            let places = (0..rows * columns).map(|place| format!("{},{}", place % columns, place / columns));
+            Axis { of: "places of the frame (x,y)", names: places.collect() }
+        }
+    }
 }
 
 /// What the raw file says of its tensors.
@@ -192,108 +216,13 @@ fn mean(maps: &[&Tensor]) -> Result<Tensor> {
     Ok((Tensor::stack(&same, 0)?.sum(0)? / maps.len() as f64)?)
 }
 
-/// Words as rows, latent frames as columns, both named; each row on its own scale, from its least to its largest value.
-fn grid<W: AsRef<str>>(map: &Tensor, named: &[W]) -> Result<Frame> {
-    const GAP: usize = 4;
-    let (words, frames, height, width) = map.dims4()?;
-    let times = CELL.div_ceil(width);
-    let columns = frames.min(COLUMNS);
-    let (cell_w, cell_h) = (width * times + GAP, height * times + GAP);
-    let mut picture = Frame { width: columns * cell_w - GAP, height: words * cell_h - GAP, data: Vec::new() };
-    picture.data = vec![255; 3 * picture.width * picture.height];
-    let frame_of = |column: usize| if columns == 1 { 0 } else { column * (frames - 1) / (columns - 1) };
-    for word in 0..words {
-        let values = unit(&map.get(word)?.flatten_all()?.to_vec1::<f32>()?);
-        for column in 0..columns {
-            let frame = frame_of(column);
-            for y in 0..height * times {
-                for x in 0..width * times {
-                    let value = values[(frame * height + y / times) * width + x / times];
-                    let at = (word * cell_h + y) * picture.width + column * cell_w + x;
-                    picture.data[3 * at..3 * at + 3].copy_from_slice(&colour(MAGMA, value));
-                }
-            }
-        }
-    }
-    if named.is_empty() {
-        return Ok(picture);
-    }
-    let (left, top) =
-        (named.iter().map(|word| label(word.as_ref()).len()).max().unwrap_or(0) * GLYPH + 2 * GAP, GLYPH + 2 * GAP);
-    let mut sheet = Frame { width: left + picture.width, height: top + picture.height, data: Vec::new() };
-    sheet.data = vec![255; 3 * sheet.width * sheet.height];
-    for y in 0..picture.height {
-        let at = 3 * ((top + y) * sheet.width + left);
-        sheet.data[at..at + 3 * picture.width]
-            .copy_from_slice(&picture.data[3 * y * picture.width..][..3 * picture.width]);
-    }
-    for (row, word) in named.iter().enumerate().take(words) {
-        let y = top + row * cell_h + (cell_h - GAP).saturating_sub(GLYPH) / 2;
-        write(&mut sheet, &label(word.as_ref()), GAP, y);
-    }
-    for column in 0..columns {
-        write(&mut sheet, &label(&frame_of(column).to_string()), left + column * cell_w, GAP);
-    }
-    Ok(sheet)
-}
-
-/// Pixels of a letter of the font.
-const GLYPH: usize = 8;
-
-/// As much of a name as stands beside a picture.
-fn label(text: &str) -> Vec<char> {
-    const MOST: usize = 20;
-    text.chars().take(MOST).collect()
-}
-
-/// Writes black letters; what the font does not have is left blank, what does not fit is left out.
-fn write(sheet: &mut Frame, text: &[char], left: usize, top: usize) {
-    for (index, &letter) in text.iter().enumerate() {
-        let glyph = BASIC_FONTS.get(letter).or_else(|| LATIN_FONTS.get(letter)).unwrap_or([0; GLYPH]);
-        for (y, row) in glyph.iter().enumerate() {
-            for x in (0..GLYPH).filter(|x| row & (1 << x) != 0) {
-                let (x, y) = (left + index * GLYPH + x, top + y);
-                if x < sheet.width && y < sheet.height {
-                    let at = 3 * (y * sheet.width + x);
-                    sheet.data[at..at + 3].fill(0);
-                }
-            }
-        }
-    }
-}
-
-/// A matrix, queries as rows, on a scale from its least to its largest value.
-fn matrix(map: &Tensor) -> Result<Frame> {
-    let (rows, columns) = map.dims2()?;
-    let times = MATRIX.div_ceil(columns);
-    let values = unit(&map.contiguous()?.flatten_all()?.to_vec1::<f32>()?);
-    let mut data = Vec::with_capacity(3 * rows * columns * times * times);
-    for y in 0..rows * times {
-        for x in 0..columns * times {
-            data.extend(colour(VIRIDIS, values[y / times * columns + x / times]));
-        }
-    }
-    Ok(Frame { width: columns * times, height: rows * times, data })
-}
-
-/// From least to largest value as 0 to 1; all 0 where they are one.
-fn unit(values: &[f32]) -> Vec<f32> {
-    let least = values.iter().copied().fold(f32::INFINITY, f32::min);
-    let range = values.iter().copied().fold(f32::NEG_INFINITY, f32::max) - least;
-    values.iter().map(|value| if range > 0.0 { (value - least) / range } else { 0.0 }).collect()
-}
-
-fn colour(gradient: Gradient, value: f32) -> [u8; 3] {
-    gradient.eval_continuous(f64::from(value.clamp(0.0, 1.0))).as_array()
-}
-
-/// The frames of the run under the map of each word: `maps` `[words, F, H, W]`, by latent frames.
+/// The frames of the run under the map of each word, which is named: `maps` `[words, F, H, W]`, by latent frames.
 fn overlaid(
     job: &Job,
     loaded: &mut Loaded,
     latents: &[Tensor],
     maps: &Tensor,
-    paths: &[PathBuf],
+    files: &[(&String, &PathBuf)],
     folder: &Folder,
     observer: &mut dyn Observer,
 ) -> Result<(), Failure> {
@@ -304,7 +233,7 @@ fn overlaid(
     })?;
     let vae = loaded.decoder(job)?;
     let (_, _, height, width) = maps.dims4()?;
-    let scaled: Vec<Vec<f32>> = (0..paths.len())
+    let scaled: Vec<Vec<f32>> = (0..files.len())
         .map(|word| Ok(unit(&maps.get(word)?.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?)))
         .collect::<Result<_>>()?;
     let open = |path: &PathBuf| {
@@ -312,7 +241,7 @@ fn overlaid(
         output.overwrite = folder.overwrites();
         video::open(&output)
     };
-    let mut writers = paths.iter().map(open).collect::<Result<Vec<_>>>().code(Code::Encoder)?;
+    let mut writers = files.iter().map(|(_, path)| open(path)).collect::<Result<Vec<_>>>().code(Code::Encoder)?;
     let sinks = writers.iter_mut().map(|writer| move |frame: Frame| writer.write(frame));
     let mut sinks: Vec<_> = sinks.collect();
     let mut fades: Vec<Fades> = sinks.iter_mut().map(|sink| Fades::new(sink)).collect();
@@ -325,9 +254,11 @@ fn overlaid(
         let mut sink = |frame: Frame| {
             let latent = before + job.rules.latent_frames(index + 1) - 1;
             index += 1;
-            for (fades, values) in fades.iter_mut().zip(&scaled) {
+            for ((fades, values), (word, _)) in fades.iter_mut().zip(&scaled).zip(files) {
                 let map = values.get(latent * height * width..(latent + 1) * height * width);
-                fades.write(under(&frame, map.context("a frame without a map")?, (height, width)))?;
+                let mut seen = under(&frame, map.context("a frame without a map")?, (height, width));
+                badge(&mut seen, word);
+                fades.write(seen)?;
             }
             Ok(())
         };
@@ -378,45 +309,6 @@ fn slug(words: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use candle_core::Device;
-
-    #[test]
-    fn pictures_have_a_cell_for_each_word_and_frame() {
-        let map = Tensor::arange(0f32, 2.0 * 3.0 * 2.0 * 4.0, &Device::Cpu).unwrap().reshape((2, 3, 2, 4)).unwrap();
-        let picture = grid(&map, &[""; 0]).unwrap();
-        assert_eq!((picture.width, picture.height), (3 * 96 + 8, 2 * 48 + 4));
-        assert_eq!(picture.data.len(), 3 * picture.width * picture.height);
-        let at = |x: usize, y: usize| &picture.data[3 * (y * picture.width + x)..][..3];
-        // each row is on its own scale: least at its first place, largest at its last
-        for row in [0, 52] {
-            assert_eq!((at(0, row), at(295, row + 47)), (&colour(MAGMA, 0.0)[..], &colour(MAGMA, 1.0)[..]));
-        }
-        assert_eq!((at(97, 0), at(0, 49)), (&[255; 3][..], &[255; 3][..]), "gaps are white");
-        let many = Tensor::zeros((1, 40, 1, 1), DType::F32, &Device::Cpu).unwrap();
-        assert_eq!(grid(&many, &[""; 0]).unwrap().width, 16 * 100 - 4);
-
-        // the same picture beside its words and below its frames
-        let sheet = grid(&map, &["ball", "a longer one"]).unwrap();
-        let (left, top) = (12 * 8 + 8, 16);
-        assert_eq!((sheet.width, sheet.height), (left + picture.width, top + picture.height));
-        let dark = |columns: std::ops::Range<usize>, rows: std::ops::Range<usize>| {
-            rows.flat_map(|y| columns.clone().map(move |x| (x, y)))
-                .filter(|(x, y)| sheet.data[3 * (y * sheet.width + x)] == 0)
-                .count()
-        };
-        for row in 0..2 {
-            let y = top + row * 52;
-            assert!(dark(0..left, y..y + 48) > 40, "the word of row {row}");
-            let inner = &sheet.data[3 * (y * sheet.width + left)..][..3 * picture.width];
-            assert_eq!(inner, &picture.data[3 * row * 52 * picture.width..][..3 * picture.width]);
-        }
-        for column in 0..3 {
-            let x = left + column * 100;
-            assert!(dark(x..x + 8, 0..top) > 5, "the number of frame {column}");
-        }
-        let square = matrix(&Tensor::eye(3, DType::F32, &Device::Cpu).unwrap()).unwrap();
-        assert_eq!((square.width, square.height, &square.data[..3]), (513, 513, &colour(VIRIDIS, 1.0)[..]));
-    }
 
     #[test]
     fn a_map_covers_a_frame_where_it_is_high() {

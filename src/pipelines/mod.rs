@@ -18,6 +18,7 @@ mod frame_cache;
 mod frames;
 mod latents;
 mod loaded;
+mod map_pictures;
 mod maps;
 mod preview;
 mod record;

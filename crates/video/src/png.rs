@@ -6,7 +6,7 @@
 use super::fault::{failed, input};
 use super::format::Rate;
 use super::partial_dir::{MANIFEST, PartialDir, frame_name};
-use super::source::{FrameSource, Limits, MAX_METADATA};
+use super::source::{FrameSource, Limits, MAX_METADATA, quoted};
 use super::{Frame, FrameSink, Output, Written};
 use anyhow::Result;
 use image::{DynamicImage, ExtendedColorType, ImageDecoder, ImageEncoder, ImageReader};
@@ -88,6 +88,14 @@ pub(super) fn image(path: &Path, limits: &Limits) -> Result<Frame> {
     Ok(Frame { width: image.width() as usize, height: image.height() as usize, data: image.into_raw() })
 }
 
+/// Whether a file is a WebP of several pictures: its extended header says so.
+fn is_animated_webp(path: &Path) -> bool {
+    const ANIMATION: u8 = 2;
+    let mut start = [0; 21];
+    let read = File::open(path).and_then(|mut file| file.read_exact(&mut start));
+    read.is_ok() && start.starts_with(b"RIFF") && &start[8..16] == b"WEBPVP8X" && start[20] & ANIMATION != 0
+}
+
 /// Whether a path is named like a picture, and not hidden.
 pub(super) fn is_image(file: &Path) -> bool {
     let suffix = file.extension().map(|suffix| suffix.to_string_lossy().to_lowercase());
@@ -102,11 +110,20 @@ pub(super) struct Images {
     size: (usize, usize),
     limits: Limits,
     count: u64,
+    lost: Vec<String>,
 }
 
 impl Images {
     pub fn one(path: &Path, limits: &Limits) -> Result<Self> {
-        Self::start(VecDeque::from([path.to_path_buf()]), limits)
+        let mut images = Self::start(VecDeque::from([path.to_path_buf()]), limits)?;
+        if is_animated_webp(path) {
+            let (name, gif) = (quoted(path), quoted(&path.with_extension("gif")));
+            images.lost.push(format!(
+                "{} is an animation, of which only the first picture is taken; as a GIF it is read whole: magick {name} {gif}",
+                path.display()
+            ));
+        }
+        Ok(images)
     }
 
     pub fn directory(path: &Path, limits: &Limits) -> Result<Self> {
@@ -133,7 +150,7 @@ impl Images {
             None => return Err(input("no images given".into())),
         };
         let size = (first.width, first.height);
-        Ok(Self { paths, first: Some(first), size, limits: *limits, count })
+        Ok(Self { paths, first: Some(first), size, limits: *limits, count, lost: Vec::new() })
     }
 }
 
@@ -148,6 +165,10 @@ impl FrameSource for Images {
 
     fn frames(&self) -> Option<u64> {
         Some(self.count)
+    }
+
+    fn lost(&self) -> &[String] {
+        &self.lost
     }
 
     fn next(&mut self) -> Result<Option<Frame>> {
