@@ -83,7 +83,7 @@ enum Command {
     /// Make a video again from its record, and compare
     Rerun(Box<rerun::Args>),
     /// Measure videos: consistency, smoothness, fit to their prompts, seams, flicker
-    Eval(eval::Args),
+    Eval(Box<eval::Args>),
     /// The subject of a video or picture as masks and boxes
     Mask(mask::Args),
     /// Look at models
@@ -144,7 +144,7 @@ pub fn main() -> ExitCode {
         Command::Edit(args) => args.run(&report),
         Command::AttnMap(args) => args.run(&report),
         Command::Inspect(args) => inspect::run(args, report.json),
-        Command::Eval(args) => eval::run(args, &report),
+        Command::Eval(args) => eval::run(*args, &report),
         Command::Mask(args) => mask::run(args, &report),
         Command::Model(args) => model::run(args, report.json),
         Command::Processors => processors::run(report.json),

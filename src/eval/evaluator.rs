@@ -1,7 +1,8 @@
 //! One video through all metrics, frame by frame: what is kept of a frame that has passed is some hundred bytes.
 
 use super::clip::{BATCH, ClipEmbedder, ClipFeatures};
-use super::frames::{cosine, cscv, difference, flicker, mean, psnr, seam, squared_error, ssim};
+use super::frames::{cosine, cscv, deviation, difference, flicker, mean, psnr, seam, squared_error, ssim};
+use super::interpolation::Interpolator;
 use super::judge::{Judge, JudgeStream, VideoFindings};
 use super::layout::Layout;
 use super::motion;
@@ -19,6 +20,8 @@ pub struct Evaluator {
     pub clip: Option<ClipEmbedder>,
     pub judge: Option<Judge>,
     pub lpips: Option<Perceptual>,
+    /// Predicts the frames that motion smoothness compares, in place of block matching.
+    pub rife: Option<Interpolator>,
 }
 
 /// What is known of a video beside its frames.
@@ -69,6 +72,9 @@ struct VideoPass<'a> {
     differences: Vec<f64>,
     errors: Vec<f64>,
     lpips: Option<Neighbours<'a>>,
+    rife: Option<&'a Interpolator>,
+    /// Of neighbours, with it.
+    flows: Vec<f64>,
 }
 
 /// What LPIPS sees.
@@ -104,6 +110,8 @@ impl<'a> VideoPass<'a> {
             differences: Vec::new(),
             errors: Vec::new(),
             lpips: evaluator.lpips.as_ref().map(|network| Neighbours { network, before: None, distances: Vec::new() }),
+            rife: evaluator.rife.as_ref(),
+            flows: Vec::new(),
         })
     }
 
@@ -119,6 +127,9 @@ impl<'a> VideoPass<'a> {
         }
         if let Some(before) = self.last.back() {
             self.differences.push(difference(before, &frame));
+            if let Some(network) = self.rife {
+                self.flows.push(network.flow(before, &frame)?);
+            }
         }
         if self.last.len() == 3 {
             self.last.pop_front();
@@ -127,7 +138,11 @@ impl<'a> VideoPass<'a> {
         self.count += 1;
         // even frames stay, odd ones are made of their neighbours
         if self.count >= 3 && self.count % 2 == 1 {
-            self.errors.push(motion::error(&self.last[0], &self.last[1], &self.last[2]));
+            let (before, middle, after) = (&self.last[0], &self.last[1], &self.last[2]);
+            self.errors.push(match self.rife {
+                Some(network) => difference(&network.middle(before, after)?, middle),
+                None => motion::error(before, middle, after),
+            });
         }
         Ok(())
     }
@@ -160,6 +175,11 @@ impl<'a> VideoPass<'a> {
         if let Some(lpips) = &self.lpips {
             let why = if width.min(height) < LEAST_SIDE { TOO_SMALL } else { "one frame has no neighbour" };
             out.set(Metric::LpipsNeighbours, mean(&lpips.distances), why);
+        }
+
+        if self.rife.is_some() {
+            out.set(Metric::Flow, mean(&self.flows), "one frame has no neighbour");
+            out.set(Metric::FlowDeviation, deviation(&self.flows), "one frame has no neighbour");
         }
 
         let (mut similarities, mut warnings) = (None, Vec::new());
@@ -205,6 +225,7 @@ impl<'a> VideoPass<'a> {
             similarity: similarities.unwrap_or_default(),
             interpolation_error: self.errors,
             lpips: self.lpips.map(|lpips| lpips.distances).unwrap_or_default(),
+            flow: self.flows,
         });
         let MetricValues { metrics, absent } = out;
         Ok(Evaluation {
@@ -318,6 +339,7 @@ impl MetricValues {
                 Requirement::Embedder => "an embedder: --clip FOLDER, or --judge toyland for videos of Toyland",
                 Requirement::Clip => "CLIP: --clip FOLDER",
                 Requirement::Perceptual => "the network of LPIPS: --lpips FILE, or make metrics once",
+                Requirement::Interpolator => "the network of RIFE: --rife FILE, or make metrics once",
                 Requirement::Judge => "--judge toyland, for videos of Toyland",
             };
             if !self.metrics.contains_key(&metric) {
@@ -409,8 +431,11 @@ mod tests {
     }
 
     fn evaluate(frames: Vec<Result<Frame>>) -> Evaluation {
-        let evaluator =
-            Evaluator { clip: None, judge: Some(Judge::embedded(&candle_core::Device::Cpu).unwrap()), lpips: None };
+        let evaluator = Evaluator {
+            clip: None,
+            judge: Some(Judge::embedded(&candle_core::Device::Cpu).unwrap()),
+            ..Evaluator::default()
+        };
         evaluator.evaluate("x", &mut frames.into_iter(), &story(), true).unwrap()
     }
 
@@ -449,7 +474,8 @@ mod tests {
         assert!(one.absent[&Metric::Seam].contains("speaks of 17 frames, the video has 1"));
         assert!(one.absent[&Metric::Judge].contains("two frames"));
         let all = evaluate((0..17).map(|t| frame(t, 0)).collect());
-        let absent = [Metric::TextImage, Metric::JudgeTime, Metric::LpipsNeighbours];
+        let absent =
+            [Metric::TextImage, Metric::JudgeTime, Metric::LpipsNeighbours, Metric::Flow, Metric::FlowDeviation];
         assert_eq!(all.absent.keys().copied().collect::<Vec<_>>(), absent);
         assert_eq!(all.scenes[0].judge["motion"].asked.as_deref(), Some("still"));
         assert_eq!(all.scenes[0].judge["place"].asked, None);

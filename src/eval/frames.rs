@@ -24,6 +24,12 @@ pub fn mean(values: &[f64]) -> Option<f64> {
     (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
 }
 
+/// Deviation of the population.
+pub fn deviation(values: &[f64]) -> Option<f64> {
+    let mean = mean(values)?;
+    Some((values.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / values.len() as f64).sqrt())
+}
+
 /// Clip Similarity Coefficient of Variation (DiTCtrl, arXiv 2412.18597) of the similarities of neighbouring frames:
 /// 1 / (1 + 10 CV), CV their population deviation over their mean. Where neighbours are on average not alike at all (a
 /// mean of 0 or less), CV has no meaning and the score is 0.
@@ -33,8 +39,7 @@ pub fn cscv(similarities: &[f64]) -> Option<f64> {
     if mean <= 0.0 {
         return Some(0.0);
     }
-    let variance = similarities.iter().map(|s| (s - mean).powi(2)).sum::<f64>() / similarities.len() as f64;
-    Some(1.0 / (1.0 + LAMBDA * variance.sqrt() / mean))
+    Some(1.0 / (1.0 + LAMBDA * deviation(similarities)? / mean))
 }
 
 /// Temporal flickering of VBench (arXiv 2311.17982): (255 - mean difference of neighbours) / 255. Motion lowers it as

@@ -9,6 +9,8 @@
 pub mod clip;
 mod evaluator;
 pub mod frames;
+pub mod fvd;
+pub mod interpolation;
 pub mod judge;
 pub mod layout;
 pub mod motion;

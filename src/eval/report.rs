@@ -33,6 +33,9 @@ pub enum Metric {
     /// How different two frames look, by LPIPS: those of another video, and neighbours.
     Lpips,
     LpipsNeighbours,
+    /// How far pixels move from one frame to the next, and how unevenly: mean and deviation over pairs, in pixels.
+    Flow,
+    FlowDeviation,
 }
 
 /// What a metric needs beyond the frames.
@@ -49,10 +52,12 @@ pub enum Requirement {
     Perceptual,
     /// Both.
     PerceptualReference,
+    /// The network of RIFE.
+    Interpolator,
 }
 
 impl Metric {
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 19] = [
         Self::Cscv,
         Self::MotionSmoothness,
         Self::TextImage,
@@ -70,6 +75,8 @@ impl Metric {
         Self::Ssim,
         Self::Lpips,
         Self::LpipsNeighbours,
+        Self::Flow,
+        Self::FlowDeviation,
     ];
 
     /// As in JSON and in flags.
@@ -92,6 +99,8 @@ impl Metric {
             Self::Ssim => "ssim",
             Self::Lpips => "lpips",
             Self::LpipsNeighbours => "lpips_neighbours",
+            Self::Flow => "flow",
+            Self::FlowDeviation => "flow_deviation",
         }
     }
 
@@ -103,13 +112,23 @@ impl Metric {
             Self::Psnr | Self::Ssim => Requirement::Reference,
             Self::Lpips => Requirement::PerceptualReference,
             Self::LpipsNeighbours => Requirement::Perceptual,
+            Self::Flow | Self::FlowDeviation => Requirement::Interpolator,
             _ => Requirement::Judge,
         }
     }
 
     /// Whether tables show it in percent.
     pub fn percent(self) -> bool {
-        !matches!(self, Self::Seam | Self::WorstSeam | Self::Psnr | Self::Lpips | Self::LpipsNeighbours)
+        !matches!(
+            self,
+            Self::Seam
+                | Self::WorstSeam
+                | Self::Psnr
+                | Self::Lpips
+                | Self::LpipsNeighbours
+                | Self::Flow
+                | Self::FlowDeviation
+        )
     }
 }
 
@@ -201,6 +220,9 @@ pub struct PerFrame {
     /// LPIPS of neighbours; empty without the network.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub lpips: Vec<f64>,
+    /// Mean length of the flow between neighbours, in pixels; empty without the network.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub flow: Vec<f64>,
 }
 
 /// A comparison with another video.

@@ -71,9 +71,7 @@ pub fn conv2d(
 /// Weight `[out, in, kt, k, k]`, bias `[out]`, under the names the checkpoint has.
 pub fn conv3d(in_channels: usize, out_channels: usize, kt: usize, kernel: usize, vb: VarBuilder) -> Result<Conv3d> {
     let weight = vb.get((out_channels, in_channels, kt, kernel, kernel), "weight")?;
-    let bias = vb.get(out_channels, "bias")?;
-    let padding = kernel / 2;
-    Ok(Conv3d { weights: Weights::new(&weight, Some(bias), Form { padding, ..Form::default() })?, kt, padding })
+    Conv3d::new(&weight, Some(vb.get(out_channels, "bias")?))
 }
 
 impl Weights {
@@ -192,6 +190,13 @@ impl Conv2d {
 }
 
 impl Conv3d {
+    /// `weight` is `[out, in, kt, k, k]`, `bias` `[out]`.
+    pub fn new(weight: &Tensor, bias: Option<Tensor>) -> Result<Self> {
+        let (_, _, kt, k, _) = weight.dims5()?;
+        let padding = k / 2;
+        Ok(Self { weights: Weights::new(weight, bias, Form { padding, ..Form::default() })?, kt, padding })
+    }
+
     /// Frames that the convolution reads before its first output frame.
     pub fn context(&self) -> usize {
         self.kt - 1

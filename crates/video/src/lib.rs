@@ -67,7 +67,7 @@ pub use resize::Fit;
 pub use results::Folder;
 pub use source::Limits;
 pub use spool::{Frames, Spool};
-pub use still::{side_by_side, write_png};
+pub use still::{jpeg, side_by_side, write_png};
 pub use vidgen_base::disk::check_name;
 pub use writer::Writer;
 

@@ -27,6 +27,15 @@ pub fn write_png(path: &Path, frame: &Frame) -> Result<()> {
     disk::write_whole(path, &data, false).map_err(|cause| failed(format!("cannot write {}: {cause}", path.display())))
 }
 
+/// A picture as JPEG, `quality` from 1 to 100.
+pub fn jpeg(frame: &Frame, quality: u8) -> Result<Vec<u8>> {
+    let mut data = Vec::new();
+    image::codecs::jpeg::JpegEncoder::new_with_quality(&mut data, quality)
+        .write_image(&frame.data, frame.width as u32, frame.height as u32, ExtendedColorType::Rgb8)
+        .map_err(|cause| failed(format!("cannot encode a picture as JPEG: {cause}")))?;
+    Ok(data)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

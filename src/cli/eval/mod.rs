@@ -1,10 +1,14 @@
 //! `eval`: numbers about finished videos.
 
+mod page;
+mod sets;
 mod show;
 
 use super::Report;
 use super::settle::set_threads;
 use crate::eval::clip::ClipEmbedder;
+use crate::eval::fvd::Logits;
+use crate::eval::interpolation::Interpolator;
 use crate::eval::judge::Judge;
 use crate::eval::layout::Layout;
 use crate::eval::perceptual::{Perceptual, TOO_SMALL};
@@ -18,7 +22,8 @@ use crate::weights::NetworkFolder;
 use anyhow::{Context, anyhow};
 use clap::builder::FalseyValueParser;
 use serde::Deserialize;
-use std::collections::BTreeMap;
+use sets::Reference;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -28,16 +33,18 @@ Examples:
   vidgen eval seasons.mp4 --judge toyland
   vidgen eval ours/ baseline/ --clip ./clip-vit-base-patch32 --means
   vidgen eval new.mp4 --against old.mp4
+  vidgen eval ours/ --fvd real/
+  vidgen eval ours/ --report page.html
   vidgen eval clip.mp4 --clip openai/clip-vit-base-patch32@REVISION -p \"a panda plays the guitar\"
   vidgen eval out/ --judge toyland --fail-below cscv=0.8 --fail-above seam=1.5
   vidgen eval out/ --json > results.json; vidgen eval results.json other.json --means
 
 Metrics: cscv, motion_smoothness, text_image, flicker, seam, worst_seam, judge (and judge_colour, \
-judge_shape, judge_motion, judge_place, judge_time), present, lpips_neighbours; with --against also psnr, ssim and lpips. \
-docs/eval.md has the formulas.
+judge_shape, judge_motion, judge_place, judge_time), present, lpips_neighbours, flow, flow_deviation; with --against also \
+psnr, ssim and lpips. docs/eval.md has the formulas.
 
-Motion smoothness is measured with block matching in place of \
-VBench's learned interpolator, so it compares with itself only.
+Motion smoothness is measured with RIFE where its file is, else with block matching, in place of \
+VBench's interpolator, so it compares only with what was measured in the same way.
 
 Exit code 7: a threshold is not kept. When some videos cannot be read the others are evaluated all \
 the same, and the exit code is that of the first that could not.";
@@ -61,6 +68,15 @@ pub struct Args {
     /// See with LPIPS: the file that `make metrics` makes [default: that file, where it is]
     #[arg(long, value_name = "FILE", help_heading = "Networks")]
     lpips: Option<PathBuf>,
+    /// Predict frames and flow with RIFE: the file that `make metrics` makes [default: that file, where it is]
+    #[arg(long, value_name = "FILE", help_heading = "Networks")]
+    rife: Option<PathBuf>,
+    /// Frechet video distance of each set of videos to those of this directory
+    #[arg(long, value_name = "DIR", help_heading = "Networks")]
+    fvd: Option<PathBuf>,
+    /// See whole videos with I3D, for --fvd: the file that `make metrics` makes [default: that file, where it is]
+    #[arg(long, value_name = "FILE", requires = "fvd", help_heading = "Networks")]
+    i3d: Option<PathBuf>,
     /// A prompt, again for each scene, in order; instead of those in the video's record
     #[arg(short, long, value_name = "TEXT", alias = "prompts", group = "texts", help_heading = "Prompts")]
     prompt: Vec<String>,
@@ -70,6 +86,12 @@ pub struct Args {
     /// Only means: one row for each directory or file of results
     #[arg(long, help_heading = "Results")]
     means: bool,
+    /// A page to look at: strips of frames, curves over time and the table, in one HTML file that needs no network
+    #[arg(long, value_name = "FILE.html", help_heading = "Results")]
+    report: Option<PathBuf>,
+    /// Replace the file of --report
+    #[arg(short = 'y', long, requires = "report", help_heading = "Results", value_parser = FalseyValueParser::new())]
+    overwrite: bool,
     /// Lists of the numbers of single frames in the JSON
     #[arg(long, help_heading = "Results")]
     per_frame: bool,
@@ -112,6 +134,14 @@ struct Set {
     /// Directory, or file of results; none for single videos.
     name: Option<String>,
     videos: Vec<Evaluation>,
+    /// What I3D sees, for `--fvd`.
+    logits: Vec<Logits>,
+}
+
+impl Set {
+    fn name(&self) -> &str {
+        self.name.as_deref().unwrap_or("files")
+    }
 }
 
 /// A video that could not be evaluated.
@@ -129,6 +159,9 @@ struct Work<'a> {
     prompts: Vec<String>,
     /// The one other video of `--against`, once it is known.
     reference: Option<Evaluation>,
+    fvd: Option<Reference>,
+    /// Files of this run's videos; others came from results.
+    measured: BTreeSet<String>,
     observer: Box<dyn Observer>,
     failed: Vec<Failed>,
 }
@@ -152,6 +185,7 @@ pub fn run(args: Args, report: &Report) -> Result<(), Failure> {
         clip = Some((folder.name().to_owned(), folder.revision().map(str::to_owned)));
     }
     evaluator.lpips = Perceptual::open(args.lpips.as_deref(), &device).code(Code::Model)?;
+    evaluator.rife = Interpolator::open(args.rife.as_deref(), &device).code(Code::Model)?;
     if args.judge.is_some() {
         evaluator.judge = Some(Judge::embedded(&device)?);
     }
@@ -161,9 +195,12 @@ pub fn run(args: Args, report: &Report) -> Result<(), Failure> {
         clip,
         prompts: scenes.into_iter().map(|scene| scene.prompt).collect(),
         reference: None,
+        fvd: None,
+        measured: BTreeSet::new(),
         observer: report.observer()?,
         failed: Vec::new(),
     };
+    work.fvd = Reference::open(&args, &device, &mut *work.observer)?;
     let count = sources.iter().flatten().map(|source| source.videos.len()).sum::<usize>()
         + sources.iter().filter(|source| source.is_err()).count();
     let mut sets: Vec<Set> = Vec::new();
@@ -175,16 +212,24 @@ pub fn run(args: Args, report: &Report) -> Result<(), Failure> {
                 continue;
             }
         };
-        let mut videos = source.results;
+        let known = sets.iter().position(|set| set.name.is_none() && source.name.is_none());
+        let at = known.unwrap_or(sets.len());
+        if at == sets.len() {
+            sets.push(Set { name: source.name, videos: Vec::new(), logits: Vec::new() });
+        }
+        let set = &mut sets[at];
+        set.videos.extend(source.results);
         for path in &source.videos {
             match work.video(path) {
-                Ok(evaluation) => videos.push(evaluation),
+                Ok(evaluation) => {
+                    work.measured.insert(evaluation.file.clone());
+                    set.videos.push(evaluation);
+                    if let Some(reference) = &work.fvd {
+                        set.logits.extend(reference.look(path, &mut *work.observer)?);
+                    }
+                }
                 Err(failure) => work.fail(path, failure, count)?,
             }
-        }
-        match sets.iter_mut().find(|set| set.name.is_none() && source.name.is_none()) {
-            Some(set) => set.videos.append(&mut videos),
-            None => sets.push(Set { name: source.name, videos }),
         }
     }
     sets.retain(|set| !set.videos.is_empty());
@@ -198,8 +243,11 @@ pub fn run(args: Args, report: &Report) -> Result<(), Failure> {
         print(&if report.json {
             show::json(&work, &sets)?
         } else {
-            show::table(&sets, args.means) + &show::networks(&work)
+            show::table(&sets, args.means) + &sets::lines(&work, &sets) + &show::networks(&work)
         })?;
+    }
+    if let Some(path) = &args.report {
+        page::write(path, &work, &sets)?;
     }
     let (means, _) = means(all().map(|evaluation| &evaluation.metrics));
     if let Some(first) = work.failed.first() {
@@ -216,6 +264,9 @@ impl Args {
     /// Refuses what cannot have an effect, before anything is read.
     fn check(&self, report: &Report) -> Result<(), Failure> {
         let usage = |message: String| Err(Failure::message(Code::Usage, message));
+        if let Some(path) = &self.report {
+            page::check(path, self.overwrite)?;
+        }
         if self.per_frame && !report.json {
             return usage("--per-frame has no effect without --json".to_owned());
         }
@@ -368,7 +419,7 @@ impl Work<'_> {
                 let failure = frames.into_iter().find_map(Result::err);
                 return Err(failure.unwrap_or_else(|| Failure::message(Code::Failed, "cannot be read again")));
             };
-            let frames = frame_by_frame(a, b, self.evaluator.lpips.as_ref(), self.args.per_frame).map_err(of_video)?;
+            let frames = frame_by_frame(a, b, self.evaluator.lpips.as_ref(), self.lists()).map_err(of_video)?;
             if evaluation.frames != reference.frames {
                 compared.note = Some(format!("only the first {} frames are in both", frames.count));
             }
@@ -394,13 +445,21 @@ impl Work<'_> {
     }
 
     /// A video without regard to others.
-    fn alone(&self, path: &Path) -> Result<Evaluation, Failure> {
+    fn alone(&mut self, path: &Path) -> Result<Evaluation, Failure> {
         let file = path.display().to_string();
         let limits = Limits::default();
         let mut frames = video::read(path, &limits).map_err(of_video)?;
+        for lost in frames.lost() {
+            self.observer.event(&Event::Warning(format!("{file}: {lost}")))?;
+        }
         let story = self.story(path)?;
-        let evaluated = self.evaluator.evaluate(&file, &mut frames, &story, self.args.per_frame);
+        let evaluated = self.evaluator.evaluate(&file, &mut frames, &story, self.lists());
         evaluated.with_context(|| file.clone()).map_err(of_video)
+    }
+
+    /// Whether the numbers of single frames are wanted: the page draws them.
+    fn lists(&self) -> bool {
+        self.args.per_frame || self.args.report.is_some()
     }
 
     /// The prompts of a video and where they are: as given, else out of its record.

@@ -1,10 +1,10 @@
 //! Results of `eval` for people and for programs.
 
-use super::super::table::aligned;
+use super::super::table::{headed, plain};
+use super::sets::Reference;
 use super::{Set, Work, summary};
-use crate::eval::motion::INTERPOLATOR;
-use crate::eval::perceptual;
 use crate::eval::report::{Evaluation, Metric, Metrics, SCHEMA, means};
+use crate::eval::{fvd, interpolation, motion, perceptual};
 use crate::run::Failure;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -20,7 +20,12 @@ pub(super) fn json(work: &Work, sets: &[Set]) -> Result<String, Failure> {
         .iter()
         .map(|set| {
             let (mean, count) = means(set.videos.iter().map(|evaluation| &evaluation.metrics));
-            json!({ "name": set.name, "videos": set.videos.len(), "mean": mean, "count": count })
+            let mut object = json!({ "name": set.name, "videos": set.videos.len(), "mean": mean, "count": count });
+            if let Some(reference) = &work.fvd {
+                object["fvd"] = json!(reference.distance(set));
+                object["fvd_videos"] = json!(set.logits.len());
+            }
+            object
         })
         .collect();
     let (mean, count) = summary(sets);
@@ -29,15 +34,22 @@ pub(super) fn json(work: &Work, sets: &[Set]) -> Result<String, Failure> {
         (None, Some(_)) => Some("judge"),
         (None, None) => None,
     };
+    let interpolator = work.evaluator.rife.as_ref();
+    let mut videos: Vec<Evaluation> = sets.iter().flat_map(|set| set.videos.clone()).collect();
+    if !work.args.per_frame {
+        videos.iter_mut().for_each(without_lists);
+    }
     let object = json!({
         "schema": SCHEMA,
         "version": env!("CARGO_PKG_VERSION"),
         "clip": work.clip.as_ref().map(|(name, revision)| json!({ "name": name, "revision": revision })),
         "judge": work.args.judge,
         "cscv_by": by,
-        "interpolator": INTERPOLATOR,
+        "interpolator": interpolator.as_ref().map_or(motion::INTERPOLATOR, |_| interpolation::NETWORK),
+        "rife": interpolator.map(|rife| json!({ "network": interpolation::NETWORK, "file": rife.file })),
         "lpips": work.evaluator.lpips.as_ref().map(|lpips| json!({ "network": perceptual::NETWORK, "file": lpips.file })),
-        "videos": sets.iter().flat_map(|set| &set.videos).collect::<Vec<_>>(),
+        "fvd": work.fvd.as_ref().map(Reference::json),
+        "videos": videos,
         "sets": of_sets,
         "mean": mean,
         "count": count,
@@ -46,7 +58,17 @@ pub(super) fn json(work: &Work, sets: &[Set]) -> Result<String, Failure> {
     Ok(serde_json::to_string_pretty(&object).map_err(anyhow::Error::from)? + "\n")
 }
 
-fn title(metric: Metric) -> &'static str {
+/// Takes out the lists that only the page draws.
+fn without_lists(evaluation: &mut Evaluation) {
+    evaluation.per_frame = None;
+    if let Some(frames) = evaluation.against.as_mut().and_then(|against| against.frames.as_mut()) {
+        frames.psnr_by_frame.clear();
+        frames.ssim_by_frame.clear();
+        frames.lpips_by_frame.clear();
+    }
+}
+
+pub(super) fn title(metric: Metric) -> &'static str {
     match metric {
         Metric::Cscv => "CSCV %",
         Metric::MotionSmoothness => "motion %",
@@ -65,6 +87,8 @@ fn title(metric: Metric) -> &'static str {
         Metric::Ssim => "SSIM %",
         Metric::Lpips => "LPIPS",
         Metric::LpipsNeighbours => "LPIPS step",
+        Metric::Flow => "flow px",
+        Metric::FlowDeviation => "flow std px",
     }
 }
 
@@ -94,7 +118,7 @@ pub(super) fn table(sets: &[Set], only_means: bool) -> String {
     let several = sets.len() > 1;
     for set in sets.iter().filter(|_| several || only_means) {
         let (mean, _) = means(set.videos.iter().map(|evaluation| &evaluation.metrics));
-        let name = set.name.as_deref().unwrap_or("files");
+        let name = set.name();
         let (name, count) = if only_means {
             (name.to_owned(), set.videos.len().to_string())
         } else {
@@ -111,16 +135,20 @@ pub(super) fn table(sets: &[Set], only_means: bool) -> String {
     }
     let notes = notes(&all().collect::<Vec<_>>());
     let gap = if notes.is_empty() { "" } else { "\n" };
-    format!("{}{gap}{notes}", aligned(&rows))
+    format!("{}{gap}{notes}", headed(&rows))
 }
 
 /// Which files of networks the numbers are of.
 pub(super) fn networks(work: &Work) -> String {
-    let lpips = work.evaluator.lpips.as_ref();
-    lpips.map_or_else(String::new, |lpips| plain(&format!("LPIPS by {}, {}", perceptual::NETWORK, lpips.file)) + "\n")
+    let lpips = work.evaluator.lpips.as_ref().map(|lpips| ("LPIPS", perceptual::NETWORK, &lpips.file));
+    let rife = work.evaluator.rife.as_ref();
+    let rife = rife.map(|rife| ("motion smoothness and flow", interpolation::NETWORK, &rife.file));
+    let i3d = work.fvd.as_ref().map(|reference| ("FVD", fvd::NETWORK, reference.network_file()));
+    let lines = [lpips, rife, i3d].into_iter().flatten();
+    lines.map(|(what, network, file)| plain(&format!("{what} by {network}, {file}")) + "\n").collect()
 }
 
-fn cell(metric: Metric, value: Option<&f64>, signed: bool) -> String {
+pub(super) fn cell(metric: Metric, value: Option<&f64>, signed: bool) -> String {
     let Some(value) = value else { return "-".to_owned() };
     match (metric, signed) {
         (metric, true) if metric.percent() => format!("{:+.2}", 100.0 * value),
@@ -133,7 +161,7 @@ fn cell(metric: Metric, value: Option<&f64>, signed: bool) -> String {
 }
 
 /// Why there are gaps, each reason once, and what else there is to say.
-fn notes(all: &[&Evaluation]) -> String {
+pub(super) fn notes(all: &[&Evaluation]) -> String {
     let mut reasons: BTreeMap<&str, (Vec<Metric>, Vec<&str>)> = BTreeMap::new();
     for evaluation in all {
         for (metric, reason) in &evaluation.absent {
@@ -171,11 +199,6 @@ fn notes(all: &[&Evaluation]) -> String {
     text
 }
 
-/// Names of files on a terminal: without control characters.
-fn plain(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -200,7 +223,7 @@ mod tests {
         let missing = [(Metric::Cscv, "needs x"), (Metric::Judge, "needs y"), (Metric::JudgeTime, "needs y")];
         let a = video("a.mp4", &[(Metric::Flicker, 0.98765), (Metric::Seam, 1.25)], &missing);
         let b = video("b\u{1b}.mp4", &[(Metric::Flicker, 1.0)], &[(Metric::Seam, "one window")]);
-        let sets = [Set { name: None, videos: vec![a, b] }];
+        let sets = [Set { name: None, videos: vec![a, b], logits: Vec::new() }];
         let want = "\
 video   frames  flicker %  seam
 a.mp4   97      98.77      1.25
@@ -219,6 +242,7 @@ no seam of b\u{fffd}.mp4: one window
         let set = |name: &str, value: f64| Set {
             name: Some(name.to_owned()),
             videos: vec![video("v", &[(Metric::Cscv, value)], &[]), video("w", &[(Metric::Cscv, value + 0.1)], &[])],
+            logits: Vec::new(),
         };
         assert_eq!(
             table(&[set("ours", 0.8), set("cuts", 0.5)], true),

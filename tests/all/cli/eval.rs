@@ -1,8 +1,10 @@
 //! `eval`: what is said of videos of this program, of other videos, of sets, of broken files.
 
 use crate::cli::program::Program;
-use crate::common::{clip, tiny};
+use crate::common::{clip, golden, tiny};
+use candle_core::Tensor;
 use serde_json::Value;
+use std::collections::HashMap;
 use std::fmt::Write as _;
 
 /// A directory with a Toyland video of two prompts, `story.gif`, and one of another seed, `other.gif`.
@@ -244,6 +246,80 @@ fn flags_without_effect_are_refused() {
     program.run(&["eval", "a.y4m", "--device", "cuda:7"]).error(2, &["cuda"]);
     let help = program.run(&["eval", "--help"]).success().stdout();
     assert!(help.contains("Examples:") && help.contains("block matching") && help.contains("--fail-below"), "{help}");
+}
+
+/// A network's file of the weights of a golden.
+fn network(program: &Program, name: &str) {
+    let golden = golden(name);
+    let weights = golden.into_iter().filter_map(|(name, x)| Some((name.strip_prefix("small.weights.")?.to_owned(), x)));
+    let weights: HashMap<String, Tensor> = weights.collect();
+    candle_core::safetensors::save(&weights, program.path(format!("{name}.safetensors"))).unwrap();
+}
+
+#[test]
+fn networks_see_motion_and_sets() {
+    let program = Program::new();
+    for (folder, levels) in [("a", [10u8, 60]), ("b", [200, 90])] {
+        std::fs::create_dir(program.path(folder)).unwrap();
+        for (name, first) in ["one", "two"].iter().zip(levels) {
+            let levels: Vec<u8> = (0..16).map(|t| first + 2 * t).collect();
+            grey(&program, &format!("{folder}/{name}.y4m"), &levels);
+        }
+    }
+    grey(&program, "a/short.y4m", &[1, 2, 3]);
+    network(&program, "i3d");
+    network(&program, "rife");
+    let both = ["eval", "a", "b", "--fvd", "a", "--i3d", "i3d.safetensors", "--rife", "rife.safetensors"];
+    let done = program.run(&[&both[..], &["--json"]].concat()).success();
+    assert!(done.stderr().contains("short.y4m: fewer than 16 frames: left out of FVD"), "{}", done.stderr());
+    let got = json(&done.stdout());
+    assert!(got["sets"][0]["fvd"].as_f64().unwrap() < 1e-6 && got["sets"][1]["fvd"].as_f64().unwrap() > 1.0, "{got}");
+    assert_eq!((&got["sets"][0]["fvd_videos"], &got["fvd"]["frames"]), (&2.into(), &16.into()));
+    assert!(got["interpolator"].as_str().unwrap().contains("RIFE"));
+    assert!(got["mean"]["flow"].as_f64().is_some() && got["mean"]["flow_deviation"].as_f64().is_some());
+    let text = program.run(&both).success().stdout();
+    for part in ["FVD of b to a: ", "(2 and 2 videos", "flow px", "FVD by I3D", "flow by RIFE"] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    program.run(&["eval", "a", "--fvd", "a"]).error(3, &["--fvd needs its network", "make metrics", "--i3d"]);
+    let file = ["--i3d", "i3d.safetensors"];
+    program.run(&[&["eval", "a", "--fvd", "a/one.y4m"][..], &file].concat()).error(2, &["give a directory of videos"]);
+    program.run(&[&["eval", "a"][..], &file].concat()).error(2, &["--fvd"]);
+    program.run(&["eval", "a", "--rife", "i3d.safetensors"]).error(3, &["i3d.safetensors", "block0"]);
+}
+
+#[test]
+fn a_page_shows_strips_curves_and_the_table() {
+    let program = with_videos();
+    std::fs::rename(program.path("other.gif"), program.path("<b>&.gif")).unwrap();
+    let words = ["eval", "story.gif", "<b>&.gif", "--judge", "toyland", "--report", "page.html"];
+    let done = program.run(&words).success();
+    assert!(done.stdout().contains("story.gif"));
+    let page = std::fs::read_to_string(program.path("page.html")).unwrap();
+    assert_eq!(page.matches("<img ").count(), 16);
+    assert!(page.matches("src=\"data:image/jpeg;base64,").count() == 16 && !page.contains("<script"));
+    assert!(!page.contains("://"), "it needs no network");
+    assert!(page.contains("<h2>&lt;b&gt;&amp;.gif</h2>") && !page.contains("<b>"));
+    assert!(page.contains("a red ball rests in the desert on a sunny day") && page.contains("windows meet at frame"));
+    for curve in ["change from frame to frame", "similarity of neighbours", "error of predicted frames"] {
+        assert_eq!(page.matches(curve).count(), 4, "{curve}: a label and a title each");
+    }
+    program.run(&words).error(2, &["page.html exists", "--overwrite"]);
+    program.run(&[&words[..], &["-y", "--quiet"]].concat()).success();
+    program.run(&["eval", "story.gif", "--report", "page.pdf"]).error(2, &["page.pdf", ".html"]);
+    program.run(&["eval", "story.gif", "--report", "none/page.html"]).error(2, &["none"]);
+}
+
+#[test]
+fn what_reading_loses_is_said() {
+    let program = Program::new();
+    let mut bytes = b"YUV4MPEG2 W32 H32 F8:1 Ip A2:1 C420jpeg\n".to_vec();
+    for _ in 0..2 {
+        bytes.extend([&b"FRAME\n"[..], &[128; 32 * 32 + 2 * 16 * 16]].concat());
+    }
+    std::fs::write(program.path("wide.y4m"), bytes).unwrap();
+    let told = program.run(&["eval", "wide.y4m"]).success().stderr();
+    assert!(told.contains("wide.y4m") && told.contains("taken for square"), "{told}");
 }
 
 /// The benchmark of stories, on the smallest of them; a second run renders and measures nothing again.

@@ -2,8 +2,10 @@
 
 mod attention;
 mod clip;
+mod i3d;
 mod judge;
 mod lpips;
+mod rife;
 mod schedulers;
 mod sd;
 mod text;

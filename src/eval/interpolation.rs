@@ -1,0 +1,64 @@
+//! Frames between frames, and how far things move from one to the next, by a network.
+
+use super::report::NotFinite;
+use crate::models::rife::{Between, Rife};
+use crate::video::Frame;
+use crate::weights::Measure;
+use anyhow::{Result, ensure};
+use candle_core::{DType, Device, Tensor};
+use std::path::Path;
+
+/// The name of the network's file where `make metrics` leaves it.
+const FILE: &str = "rife-v3.9.safetensors";
+/// For reports.
+pub const NETWORK: &str = "RIFE 3.9 (flow blocks)";
+
+/// The network, loaded.
+#[derive(Debug, Clone)]
+pub struct Interpolator {
+    network: Rife,
+    device: Device,
+    /// Where it came from.
+    pub file: String,
+}
+
+impl Interpolator {
+    /// From the given file, else from the one that `make metrics` left, if it did. Errors that lie in the file are
+    /// [`crate::weights::ModelError`]s.
+    pub fn open(given: Option<&Path>, device: &Device) -> Result<Option<Self>> {
+        let Some(measure) = Measure::open(given, FILE)? else { return Ok(None) };
+        let file = measure.path.display().to_string();
+        Ok(Some(Self { network: measure.build(device, Rife::new)?, device: device.clone(), file }))
+    }
+
+    /// What the network says of the time half way between two frames of one size.
+    pub fn between(&self, a: &Frame, b: &Frame) -> Result<Between> {
+        Ok(self.network.between(&self.picture(a)?, &self.picture(b)?, 0.5)?)
+    }
+
+    /// The frame half way between two.
+    pub fn middle(&self, a: &Frame, b: &Frame) -> Result<Frame> {
+        let planes = self.between(a, b)?.picture.squeeze(0)?; // [3, H, W]
+        let values = planes.permute((1, 2, 0))?.contiguous()?.flatten_all()?.to_vec1::<f32>()?;
+        ensure!(values.iter().all(|value| value.is_finite()), NotFinite("RIFE"));
+        let data = values.iter().map(|&value| (value * 255.0).round().clamp(0.0, 255.0) as u8).collect();
+        Ok(Frame { width: a.width, height: a.height, data })
+    }
+
+    /// How far the pixels move from one frame to the next, in pixels: the mean length of the flow. At the time of a frame itself
+    /// the network's flow says nothing; seen from half way, the way to the later frame less that to the earlier one is the whole.
+    pub fn flow(&self, a: &Frame, b: &Frame) -> Result<f64> {
+        let flow = self.between(a, b)?.flow;
+        let whole = (flow.narrow(1, 2, 2)? - flow.narrow(1, 0, 2)?)?;
+        let mean = whole.sqr()?.sum(1)?.sqrt()?.mean_all()?.to_dtype(DType::F64)?.to_scalar::<f64>()?;
+        ensure!(mean.is_finite(), NotFinite("RIFE"));
+        Ok(mean)
+    }
+
+    /// `[1, 3, H, W]` in 0..1.
+    fn picture(&self, frame: &Frame) -> Result<Tensor> {
+        let channel = |c: usize| frame.data.iter().skip(c).step_by(3).map(|&value| f32::from(value) / 255.0);
+        let pixels: Vec<f32> = (0..3).flat_map(channel).collect();
+        Ok(Tensor::from_vec(pixels, (1, 3, frame.height, frame.width), &self.device)?)
+    }
+}
