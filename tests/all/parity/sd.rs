@@ -6,16 +6,14 @@ use candle_nn::VarBuilder;
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
-use vidgen::attention::{
-    AttentionProcessor, AttentionSite, Branch, Feature, FeatureSite, Half, Hooks, Layout, Next, Pass, Qkv, SiteKind,
-};
+use vidgen::attention::{AttentionProcessor, AttentionSite, Branch, Half, Hooks, Next, Pass, Qkv, SiteKind};
 use vidgen::models::autoencoder::{DecodeOptions, EncodeOptions, TileOptions};
 use vidgen::models::autoencoder_kl::{AutoencoderKL, VaeConfig};
 use vidgen::models::unet::controlnet::{ChannelOrder, ControlNet, ControlNetConfig, Residuals};
 use vidgen::models::unet::{UNet2DConditionModel, UNetConfig};
 use vidgen::models::{Autoencoder, Denoiser, Row, Time};
 use vidgen::nn::sdpa::Sdpa;
-use vidgen::processors;
+use vidgen::processors::{self, FeatureResiduals, Residual};
 use vidgen::text::{ClipEncoder, TextEncoder, Tokenizer};
 
 const KINDS: [&str; 2] = ["tiny-sd1", "tiny-sd2"];
@@ -305,32 +303,18 @@ fn rows_that_do_not_fit_are_refused() {
     }
 }
 
-/// Adds what a ControlNet says, and notes the places of attention and features.
+/// Notes the places of attention.
 #[derive(Default)]
-struct Adding {
-    residuals: Vec<Residuals>,
-    seen: Rc<RefCell<Vec<String>>>,
-}
+struct Noting(Rc<RefCell<Vec<String>>>);
 
-impl AttentionProcessor for Adding {
+impl AttentionProcessor for Noting {
     fn attend(&mut self, qkv: Qkv, site: &AttentionSite, next: &mut Next) -> candle_core::Result<Tensor> {
         let (kind, layer, layers) = (site.kind, site.layer, site.layers);
         assert_eq!((site.inner.len(), qkv.q.dim(0)?), (site.rows.len(), site.inner.last().unwrap().end));
         assert_eq!(qkv.q.dim(2)?, site.grid.1 * site.grid.2);
         assert_eq!(qkv.k.dim(2)?, if kind == SiteKind::Cross { site.text.len() } else { qkv.q.dim(2)? });
-        self.seen.borrow_mut().push(format!("{} {kind:?} {layer}/{layers} {}", site.network, site.path));
+        self.0.borrow_mut().push(format!("{} {kind:?} {layer}/{layers} {}", site.network, site.path));
         next.attend(qkv, site)
-    }
-
-    fn inject(&mut self, hidden: Tensor, site: &FeatureSite) -> candle_core::Result<Tensor> {
-        if self.residuals.is_empty() || site.layout != Layout::Maps {
-            return Ok(hidden);
-        }
-        let part = |row: usize| match site.feature {
-            Feature::Skip(index) => self.residuals[row].skips[index].clone(),
-            _ => self.residuals[row].mid.clone(),
-        };
-        hidden + Tensor::cat(&site.site.rows.iter().map(|&row| part(row)).collect::<Vec<_>>(), 0)?
     }
 }
 
@@ -374,7 +358,9 @@ fn a_controlled_unet_equals_diffusers() {
         }
         let twice = residuals[0].plus(&residuals[0]).unwrap();
         assert_close("a sum", &twice.mid, &(&residuals[0].mid * 2.0).unwrap(), 1e-7);
-        let mut stack: Stack = vec![Box::new(Adding { residuals, ..Adding::default() })];
+        let added = residuals.into_iter().map(|Residuals { skips, mid }| FeatureResiduals { skips, mid: Some(mid) });
+        let added: Vec<FeatureResiduals> = added.collect();
+        let mut stack: Stack = vec![Box::new(Residual::new(Box::new(move |_, _, _| Ok(added.clone()))))];
         let name = format!("tiny-sd1/{case}/t{time}/sample");
         assert_close(&name, &thin(&forward(&model, &rows, 1, &mut stack)[0]), &golden[&name], LIMIT);
     }
@@ -385,7 +371,7 @@ fn places_are_numbered_as_they_run() {
     let (config, model) = unet(KINDS[0], false);
     let rows = [row(&config, "tiny-sd1/1x9x7", 1.0)];
     let seen = Rc::new(RefCell::new(Vec::new()));
-    forward(&model, &rows, 1, &mut vec![Box::new(Adding { seen: seen.clone(), ..Adding::default() })]);
+    forward(&model, &rows, 1, &mut vec![Box::new(Noting(seen.clone()))]);
     let of_unet = seen.take();
     assert_eq!(of_unet.len(), 2 * config.layers());
     let up = "0 Cross 10/11 up_blocks.2.attentions.2.transformer_blocks.0.attn2";
@@ -398,7 +384,7 @@ fn places_are_numbered_as_they_run() {
     let control_config: ControlNetConfig = self::config(KINDS[0], "controlnet");
     let control = controlnet(&control_config);
     let hint = control.hint(&tiny::unit("picture", &[1, 3, 72, 56])).unwrap();
-    let mut stack: Stack = vec![Box::new(Adding { seen: seen.clone(), ..Adding::default() })];
+    let mut stack: Stack = vec![Box::new(Noting(seen.clone()))];
     controlled(&control, &rows, &[hint], 1.0, &mut stack);
     let of_control = seen.take();
     assert_eq!(of_control.len(), 2 * control_config.unet.layers_down());
