@@ -11,6 +11,7 @@ use super::Table;
 use super::config::{BetaSchedule, PredictionType, ScheduleConfig, TimestepSpacing};
 use anyhow::{Result, bail};
 use candle_core::{Tensor, bail as candle_bail};
+use std::ops::Range;
 
 /// `alpha_bar` around one step.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -257,6 +258,18 @@ impl Levels {
             Some(level) => Ok(level),
             None => candle_bail!("step {index} of a run of {} steps", self.levels.len()),
         }
+    }
+}
+
+/// [`super::signal_kept`].
+pub(super) fn signal_kept(config: &ScheduleConfig, timesteps: Range<usize>) -> Result<f64> {
+    config.check()?;
+    let (table, _) = alpha_bar(config);
+    let before = |t: usize| if t == 0 { Some(1.0) } else { table.get(t - 1).copied() };
+    match (before(timesteps.start), before(timesteps.end)) {
+        (Some(_), Some(_)) if timesteps.is_empty() => Ok(1.0),
+        (Some(from), Some(to)) => Ok(to / from),
+        _ => bail!("timesteps {timesteps:?} of a schedule of {}", config.num_train_timesteps),
     }
 }
 

@@ -24,6 +24,7 @@ use crate::words::words;
 use anyhow::{Result as AnyResult, bail};
 use candle_core::{Result, Tensor};
 use levels::Levels;
+use std::ops::Range;
 
 /// A sampler over a fixed list of timesteps.
 pub trait Scheduler {
@@ -132,6 +133,15 @@ pub fn build(
     })
 }
 
+/// The share of the signal's power that the noise of some training timesteps leaves: the product of `1 - beta` over them. What
+/// is at the level before them is taken to that of the last by `sqrt(p) x + sqrt(1 - p) noise` (DDPM's forward process).
+///
+/// # Errors
+/// Timesteps beyond the schedule's, and values of it out of their range.
+pub fn signal_kept(config: &ScheduleConfig, timesteps: Range<usize>) -> AnyResult<f64> {
+    levels::signal_kept(config, timesteps)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -158,6 +168,23 @@ mod tests {
         assert_eq!("euler-a".parse::<SchedulerKind>().unwrap(), SchedulerKind::EulerAncestral);
         assert!("heun".parse::<SchedulerKind>().unwrap_err().to_string().contains("dpmpp-2m-sde"));
         assert!("other".parse::<Table>().is_err());
+    }
+
+    /// spec/text2video-zero.md 14.2 and 1.5.
+    #[test]
+    fn noise_of_some_timesteps_is_that_of_their_product() {
+        let sd = ScheduleConfig {
+            beta_start: 0.00085,
+            beta_end: 0.012,
+            beta_schedule: BetaSchedule::ScaledLinear,
+            ..ScheduleConfig::default()
+        };
+        let kept = signal_kept(&sd, 881..941).unwrap();
+        assert!((kept.sqrt() - 0.7287416477891286).abs() < 1e-12, "{}", kept.sqrt());
+        assert!(((1.0 - kept).sqrt() - 0.6847887344119977).abs() < 1e-12);
+        assert!((signal_kept(&sd, 0..882).unwrap() - 0.0171852).abs() < 5e-8);
+        assert_eq!(signal_kept(&sd, 7..7).unwrap(), 1.0);
+        assert!(signal_kept(&sd, 990..1001).unwrap_err().to_string().contains("1000"));
     }
 
     #[test]
