@@ -6,7 +6,8 @@
 
 use std::hint::black_box;
 use std::path::Path;
-use vidgen::job::{self, Request, batch as jobs};
+use vidgen::batch as jobs;
+use vidgen::job::{self, Request};
 use vidgen::models::autoencoder_kl;
 use vidgen::models::clip::ClipConfig;
 use vidgen::models::cogvideox::config::TransformerConfig;

@@ -4,6 +4,7 @@
 //!
 //! ```text
 //! storyboard file -> Storyboard -> Job (resolved, validated once)
+//!  for each stage of the job (a network with its plan, sampler and input; mostly one):
 //!  -> TextEncoder: embeddings of each prompt              (loaded, used, dropped; cached on disk)
 //!  -> latent timeline filled by noise, ChunkPlan over it
 //!  -> for each step:  for each Pass of the plan: windows -> Denoiser(rows, Hooks) -> guidance Rule -> Blend
@@ -21,6 +22,8 @@
 //! |---|---|
 //! | [`cli`] | clap types, one file per command: what was typed |
 //! | [`job`] | what it means; bad input is refused here, before any weight is loaded |
+//! | [`batch`] | files of many jobs: read, checked, shared out |
+//! | [`estimate`] | what a job is going to take: arithmetic, time, and what computes |
 //! | [`recipe`] | the files of `configs/`: defaults of a method on an architecture, and which one a model has |
 //! | [`storyboard`] | scenes in order, and the readers that make them |
 //! | [`weights`] | where weights come from, their names, their dtype; the only module that opens weight files |
@@ -41,8 +44,8 @@
 //! beside each fast one), [`video`] (frames in, files out, and back), and the base of all, [`disk`] (files that are whole or not
 //! there) and [`words`](mod@words) (values read from words, wherever they are written).
 //!
-//! Dependencies point one way: `cli -> pipelines -> job -> {recipe, storyboard, run} -> {models, processors, text, weights,
-//! schedulers, timeline, guidance} -> attention -> nn -> candle`. `job` says what a run is made of and runs nothing; `pipelines`
+//! Dependencies point one way: `cli -> {batch, pipelines} -> estimate -> job -> {recipe, storyboard, run} -> {models, processors, text, weights,
+//! schedulers, timeline, guidance} -> attention -> nn -> candle`. `job` says what a run is made of, stage after stage, and runs nothing; `pipelines`
 //! runs jobs. Models and processors never see each other. The compiler holds this for the crates, `tests/all/house` for the
 //! modules.
 //!
@@ -62,7 +65,9 @@
 #![cfg_attr(test, allow(clippy::disallowed_methods, clippy::disallowed_types))]
 
 pub mod attention;
+pub mod batch;
 pub mod cli;
+pub mod estimate;
 pub mod eval;
 pub mod guidance;
 pub mod job;

@@ -80,13 +80,13 @@ impl AttnMap {
         request.settings = Settings {
             output: Some("-".to_owned()),
             manifest: Some(ManifestMode::None),
-            ..request.settings.without(&[Group::Encoding, Group::Run])
+            ..request.settings.without(&[Group::Encoding, Group::Run, Group::Enhance])
         };
         prepare(&request.settings, report)?;
         let resolved = request.resolve();
         let resolved = resolved.map_err(|failure| if asked || record.is_none() { failure } else { moved(failure) });
         let Some(mut job) = resolved?.into_iter().next() else { return Ok(()) };
-        job.output.path = folder.clone();
+        job.output.video.path = folder.clone();
         let asked = MapsAsked {
             view: self.view,
             words: self.words,
@@ -96,14 +96,15 @@ impl AttnMap {
             frame: self.frame,
             at: self.at,
         };
-        let maps = asked.resolve(&job).code(Code::Usage)?;
+        let maps = asked.resolve(job.first()).code(Code::Usage)?;
         let folder = Folder::open(&folder, overwrite).code(Code::Usage)?;
         let files = pipelines::attention_maps(&job, &maps, &folder, self.overlay, &mut *report.observer()?)?;
         let files: Vec<String> = files.iter().map(|path| path.display().to_string()).collect();
         match report.json {
             true => {
-                let steps: Vec<usize> = maps.steps.below(job.steps).collect();
-                let layers: Vec<usize> = maps.layers.below(job.architecture.main_sites().layers).collect();
+                let steps: Vec<usize> = maps.steps.below(job.first().sampler.steps).collect();
+                let layers: Vec<usize> =
+                    maps.layers.below(job.first().model.architecture.main_sites().layers).collect();
                 let view = maps.view.to_string();
                 let object =
                     json!({ "view": view, "words": maps.words, "steps": steps, "layers": layers, "files": files });

@@ -3,8 +3,8 @@
 use super::report::{Report, Reporting};
 use super::settle::{self, Recorded};
 use super::table::headed_rows;
+use crate::batch::{self, Around, Asked, Checked, Fault, File, Item, Root, Shard, Todo};
 use crate::job::Settings;
-use crate::job::batch::{self, Around, Asked, Checked, Fault, File, Item, Root, Shard, Todo};
 use crate::pipelines::{self, Loaded};
 use crate::run::time::human_seconds;
 use crate::run::{Code, Event, Failure, Observer, WithCode, human_bytes, print};

@@ -72,7 +72,7 @@ fn run(source: &str, given: Settings, report: &Report) -> Result<Work, Failure> 
         let model = given.model.clone().or(request.settings.model.clone());
         let before = Settings { overwrite: Some(true), model, ..request.settings.clone() };
         let before = resume::one(Request { settings: before, ..request.clone() })?;
-        (settings.frames, settings.duration) = (Some(before.frames), None);
+        (settings.frames, settings.duration) = (Some(before.last().frames()), None);
     }
     let job = resume::found(Request { settings, ..request }, given.model.as_deref())?;
     let latents = pipelines::kept_latents(&path, &job)?;

@@ -4,7 +4,7 @@ use super::{
     report,
     table::{aligned, headed},
 };
-use crate::pipelines::{DeviceInfo, check_device, devices};
+use crate::estimate::{DeviceInfo, check_device, devices};
 use crate::run::{self, Code, Failure, human_bytes, print, speed};
 use crate::video;
 use crate::weights::{self, ModelFolder};

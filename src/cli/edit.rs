@@ -81,7 +81,7 @@ impl Edit {
         if let Some(record) = &record
             && let Some(job) = resolve(Some(true))?.first()
         {
-            let hashes = pipelines::hashes(job).code(Code::Model)?;
+            let hashes = pipelines::hashes(job.first()).code(Code::Model)?;
             if (&record.model.hashes, record.version.as_str()) != (&hashes, env!("CARGO_PKG_VERSION")) {
                 let message = "the original was made with other weights or another version of vidgen: what is edited may \
                                differ from it";

@@ -4,9 +4,9 @@ use super::{
     Report, settle,
     table::{aligned, headed, plain},
 };
+use crate::estimate::{Forecast, calibrate};
 use crate::job::{self, Command};
-use crate::job::{Forecast, Job, Settings, check_single};
-use crate::pipelines::calibrate;
+use crate::job::{Job, Settings, check_single};
 use crate::run::time::human_seconds;
 use crate::run::{Code, Failure, Outline, Speed, human_bytes, print, progress, speed};
 use crate::storyboard::{Form, Storyboard};
@@ -75,9 +75,9 @@ pub(super) fn is_file(word: &str) -> bool {
 
 /// Prints the plans of jobs, as tables or as one JSON object on a line each.
 pub fn show(jobs: &[Job], measure: &Measure, report: &Report) -> Result<(), Failure> {
-    let speed = match jobs.first().filter(|job| job.device.is_cpu()) {
+    let speed = match jobs.first().filter(|job| job.first().compute.device.is_cpu()) {
         None => None,
-        Some(job) => Some(known_speed(job.threads, measure.recalibrate)?),
+        Some(job) => Some(known_speed(job.machine.threads, measure.recalibrate)?),
     };
     let plans = jobs.iter().map(|job| Ok(Forecast::new(job, speed.as_ref())?)).collect::<Result<Vec<_>, Failure>>()?;
     if report.json {
@@ -192,11 +192,13 @@ fn describe(plan: &Forecast) -> String {
         let _ = writeln!(text, "prompt {}: {prompt}", number + 1); // writing to a String cannot fail
     }
     let cuts = plan.windows.iter().any(|window| window.segment > 0);
+    let stages = plan.windows.iter().any(|window| window.stage > 0);
     let head = ["window", "latent frames", "text", "joined"].map(str::to_owned);
     let windows = plan.windows.iter().enumerate().map(|(index, window)| {
+        let stage = if stages { format!("stage {}, ", window.stage + 1) } else { String::new() };
         let segment = if cuts { format!("part {}, ", window.segment + 1) } else { String::new() };
         let joined = if window.joined { "reads the window before" } else { "" };
-        let frames = format!("{segment}{}-{}", window.start, window.end - 1);
+        let frames = format!("{stage}{segment}{}-{}", window.start, window.end - 1);
         [(index + 1).to_string(), frames, window.text.clone(), joined.to_owned()]
     });
     text.push('\n');

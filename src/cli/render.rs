@@ -175,7 +175,7 @@ pub(super) fn make(
         }
         jobs => jobs?,
     };
-    if report.json && jobs.iter().any(|job| job.output.format == Format::Y4mStdout) {
+    if report.json && jobs.iter().any(|job| job.output.video.format == Format::Y4mStdout) {
         let message = "--json has no effect with --output -, which puts the video on standard output: leave out one";
         return Err(Failure::message(Code::Usage, message));
     }
@@ -190,8 +190,8 @@ pub(super) fn make(
 /// Makes one video. None where it was there already and is left alone.
 pub(super) fn one(job: &Job, loaded: &mut Loaded, report: &Report) -> Result<Option<Outcome>, Failure> {
     let mut observer = report.observer()?;
-    if job.skip {
-        let message = format!("{} exists: skipped", job.output.path.display());
+    if job.output.skip {
+        let message = format!("{} exists: skipped", job.output.video.path.display());
         observer.event(&Event::Warning(message))?;
         return Ok(None);
     }
@@ -202,7 +202,7 @@ pub(super) fn one(job: &Job, loaded: &mut Loaded, report: &Report) -> Result<Opt
 
 /// Prints what was made.
 pub(super) fn tell(job: &Job, outcome: &Outcome, report: &Report) -> Result<(), Failure> {
-    if job.output.format == Format::Y4mStdout {
+    if job.output.video.format == Format::Y4mStdout {
         return Ok(());
     }
     match report.json {

@@ -89,13 +89,13 @@ impl Args {
             settings.on_interrupt = Some(OnInterrupt::Discard);
         }
         let job = resume::found(Request { settings, ..request }, asked.as_deref())?;
-        let here = hashes(&job).code(Code::Model)?;
+        let here = hashes(job.first()).code(Code::Model)?;
         let other = manifest.model.hashes.iter().find(|(part, hash)| here.get(*part) != Some(*hash));
         if let (Some((part, _)), false) = (other, self.any_weights) {
             let message = format!(
                 "{shown}: the weights of part {part:?} of {} are not those it was made with: give the right --model, or \
                  --any-weights",
-                job.model.place()
+                job.first().model.folder.place()
             );
             return Err(Failure::message(Code::Model, message));
         }

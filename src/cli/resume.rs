@@ -128,7 +128,7 @@ impl Resume {
         settle::set_threads(Some(plan.threads));
         let settings = Settings { resume: Some(true), ..settings(given, request.settings.clone(), &path) };
         let mut job = found(Request { settings, ..request }, asked.as_deref())?;
-        job.threads = plan.threads;
+        job.machine.threads = plan.threads;
         if let Some((code, what)) = pipelines::differs(&job, &plan)? {
             let message = format!("{}: cannot be continued: {what}", path.display());
             return Err(Failure::message(code, message));
@@ -190,7 +190,7 @@ fn described(run: &RunSummary) -> Value {
         "path": run.path.to_string_lossy(),
         "state": run.state,
         "steps": run.steps,
-        "of": plan.map(|plan| plan.steps.saturating_mul(plan.parts)),
+        "of": plan.map(Plan::all_steps),
         "latents": run.latents,
         "prompts": plan.map(|plan| &plan.prompts),
         "output": plan.map(|plan| plan.folder.join(&plan.output)),
@@ -215,7 +215,7 @@ fn table(runs: &[RunSummary]) -> String {
     let mut rows = vec![["run", "state", "steps", "size", "last worked on", "output", "prompt"].map(str::to_owned)];
     for run in runs {
         let plan = run.plan.as_ref();
-        let of = plan.map_or(0, |plan| plan.steps.saturating_mul(plan.parts));
+        let of = plan.map_or(0, Plan::all_steps);
         let prompt = plan.and_then(|plan| plan.prompts.first()).map_or("", String::as_str);
         let more = plan.map_or(0, |plan| plan.prompts.len().saturating_sub(1));
         let mut shown: String = prompt.chars().take(PROMPT).collect();

@@ -237,6 +237,7 @@ mod tests {
             hold: 0,
             transition: Transition::Attention,
             joined: true,
+            blend: crate::timeline::BlendMode::Paper,
             fps: 8.0,
         }
     }

@@ -1,6 +1,6 @@
 //! Which attention maps are looked at in a run.
 
-use super::Job;
+use super::Stage;
 use super::controls::{Prompts, by_text};
 use crate::processors::attention_map::View;
 use crate::processors::{Ranges, Recording, Word};
@@ -76,11 +76,15 @@ pub struct Maps {
 impl MapsAsked {
     /// # Errors
     /// Words that are in no prompt, steps, layers and places that the run does not have, and flags of another view.
-    pub fn resolve(&self, job: &Job) -> Result<Maps> {
+    pub fn resolve(&self, stage: &Stage) -> Result<Maps> {
         let view = self.view;
         ensure!(
-            job.given.is_none(),
+            stage.input.given.is_none(),
             "no maps are made of a video that goes on from another: look into the one it goes on from"
+        );
+        ensure!(
+            stage.segments.iter().all(|segment| segment.feed.is_none()),
+            "no maps are made of scenes that continue each other: use another --transition"
         );
         ensure!(view == MapView::Words || self.words.is_empty(), "--words has no effect with --view {view}");
         ensure!(
@@ -90,43 +94,49 @@ impl MapsAsked {
         ensure!(view == MapView::Spatial || self.frame.is_none(), "--frame has no effect with --view {view}");
         ensure!(view == MapView::Temporal || self.at.is_none(), "--at has no effect with --view {view}");
 
-        let depth = job.architecture.main_sites().layers;
-        let steps = self.steps.clone().unwrap_or_else(|| Ranges::from(job.steps / 2..=job.steps / 2));
-        steps.check("steps", job.steps).context("--map-steps")?;
-        ensure!(steps.below(job.steps).next().is_some(), "--map-steps {steps}: none of the run's {} steps", job.steps);
+        let depth = stage.model.architecture.main_sites().layers;
+        let steps =
+            self.steps.clone().unwrap_or_else(|| Ranges::from(stage.sampler.steps / 2..=stage.sampler.steps / 2));
+        steps.check("steps", stage.sampler.steps).context("--map-steps")?;
+        ensure!(
+            steps.below(stage.sampler.steps).next().is_some(),
+            "--map-steps {steps}: none of the run's {} steps",
+            stage.sampler.steps
+        );
         // 15, 20, 25 and 29 of 30, as in the reference
         let own = || [depth / 2, depth * 2 / 3, depth * 5 / 6, depth - 1].into_iter().collect();
         let layers = self.layers.clone().unwrap_or_else(own);
         layers.check("layers", depth).context("--layers")?;
         ensure!(layers.below(depth).next().is_some(), "--layers {layers}: none of the network's {depth} layers");
 
-        let edited = job.controls.edit.iter().flat_map(|edit| &edit.prompts);
-        let texts: Vec<String> = job.prompts.iter().chain(edited).cloned().collect();
-        let shown =
-            texts.len() - if job.controls.edit.is_some() { job.prompts.len() } else { texts.len() }..texts.len();
-        let mut prompts = Prompts::new(&texts, &job.model, job.architecture.text().length);
+        let edited = stage.controls.edit.iter().flat_map(|edit| &edit.prompts);
+        let texts: Vec<String> = stage.text.prompts.iter().chain(edited).cloned().collect();
+        let shown = texts.len() - if stage.controls.edit.is_some() { stage.text.prompts.len() } else { texts.len() }
+            ..texts.len();
+        let mut prompts = Prompts::new(&texts, &stage.model.folder, stage.model.architecture.text().length);
         let positions = self.words.iter().map(|word| prompts.word("--words", word, shown.clone()));
         let positions = positions.collect::<Result<_>>()?;
         let pieces = prompts.tokens()?.iter().map(|tokens| tokens.pieces.clone()).collect();
 
-        let patch_t = job.architecture.geometry().patch_t;
+        let patch_t = stage.model.architecture.geometry().patch_t;
         let (mut window, mut recorded) = (None, None);
         match view {
             MapView::Words => {}
             MapView::Text => recorded = Some(View::Text),
             MapView::Spatial => {
                 let frame = self.frame.context("which frame? give --frame 0")?;
-                ensure!(frame < job.frames, "--frame {frame}: the video has the frames 0-{}", job.frames - 1);
-                let (segment, place, local) = place_of(job, frame).context("--frame: no window holds it")?;
+                ensure!(frame < stage.frames(), "--frame {frame}: the video has the frames 0-{}", stage.frames() - 1);
+                let (segment, place, local) = place_of(stage, frame).context("--frame: no window holds it")?;
                 window = Some((segment, place));
                 recorded = Some(View::Frame(local / patch_t));
             }
             MapView::Temporal => {
                 let Pixel { x, y } = self.at.context("which place? give --at X,Y")?;
-                let (width, height) = (job.width, job.height);
+                let (width, height) = (stage.size.width, stage.size.height);
                 ensure!(x < width && y < height, "--at {x},{y}: the picture has {width}x{height} pixels");
-                let patch = job.architecture.geometry().patch;
-                let (row, column) = (y * (job.latents.1 / patch) / height, x * (job.latents.2 / patch) / width);
+                let patch = stage.model.architecture.geometry().patch;
+                let (row, column) =
+                    (y * (stage.size.latents.1 / patch) / height, x * (stage.size.latents.2 / patch) / width);
                 recorded = Some(View::Place { row, column });
             }
         }
@@ -136,12 +146,12 @@ impl MapsAsked {
 }
 
 /// The segment of a frame of the video, the window of it in which the frame lies furthest inside, and its latent frame there.
-fn place_of(job: &Job, frame: usize) -> Option<(usize, usize, usize)> {
+fn place_of(stage: &Stage, frame: usize) -> Option<(usize, usize, usize)> {
     let mut before = 0; // frames of the video before a segment; those that fade are of both
-    for (index, segment) in job.segments.iter().enumerate() {
+    for (index, segment) in stage.segments.iter().enumerate() {
         let start = before - segment.fade;
         if frame < start + segment.frames {
-            let latent = job.rules.latent_frames(frame - start + 1) - 1 + segment.padding;
+            let latent = stage.rules.latent_frames(frame - start + 1) - 1 + segment.padding;
             let windows = segment.plan.windows.iter().enumerate();
             let inside = windows.filter(|(_, window)| (window.start..window.end()).contains(&latent));
             let depth = |window: &crate::timeline::Window| (latent - window.start).min(window.end() - 1 - latent);

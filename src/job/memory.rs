@@ -1,32 +1,21 @@
-//! How much memory a job needs, stage by stage, before anything is loaded, and what is done to make it fit.
+//! How much memory a stage needs, network by network, before anything is loaded, and what is done to make it fit.
 //!
-//! Stages follow each other and drop what they loaded, so the need is that of the largest. The estimate counts weights and
+//! Networks follow each other and are dropped before the next is loaded, so the need is that of the largest. The estimate counts weights and
 //! the largest activations; on the built-in model it is within a fifth of the peak (`make bench-plan`).
 
-use super::Job;
 use super::settings::Settings;
+use super::stage::{Compute, Need, Stage};
 use super::values::{MemorySize, Offload, Tiling};
 use crate::models::architecture::Role;
 use crate::models::architecture::WindowRows;
 use crate::nn::{compute_dtype, sdpa::Sdpa};
 use crate::run::{self, Code, Failure, human_bytes};
+use crate::storyboard::Feed;
 use crate::text::encoder_class;
 use crate::weights::{self, Part};
 use anyhow::Result;
 use candle_core::{DType, Device};
 use std::collections::BTreeMap;
-
-/// Bytes of each stage, on the device that computes.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Need {
-    pub text: u64,
-    pub denoise: u64,
-    pub decode: u64,
-    /// The program itself.
-    pub base: u64,
-    /// Of the host's memory, for weights that wait in it while another device computes.
-    pub host: u64,
-}
 
 /// The program itself, its threads and buffers, as measured on the built-in model.
 const BASE: u64 = 64 << 20;
@@ -36,22 +25,6 @@ const MODES: [Offload; 4] = [Offload::None, Offload::Model, Offload::Block, Offl
 
 /// Blocks of a transformer that are alive at once where they are streamed.
 const ALIVE: u64 = 2;
-
-impl Need {
-    /// The largest stage.
-    pub fn peak(&self) -> u64 {
-        self.base + self.text.max(self.denoise).max(self.decode)
-    }
-
-    /// The part that needs the most.
-    fn stage(&self) -> Role {
-        match self.text.max(self.denoise).max(self.decode) {
-            most if most == self.text => Role::TextEncoder,
-            most if most == self.denoise => Role::Denoiser,
-            _ => Role::Autoencoder,
-        }
-    }
-}
 
 /// What a job may take.
 struct Budget {
@@ -64,21 +37,21 @@ struct Budget {
 }
 
 impl Budget {
-    fn new(job: &Job, asked: Option<MemorySize>) -> Self {
-        let free = free(&job.device);
+    fn new(stage: &Stage, asked: Option<MemorySize>) -> Self {
+        let free = free(&stage.compute.device);
         let asked = asked.filter(|asked| free.is_none_or(|free| asked.0 <= free));
         Self { device: asked.map(|asked| asked.0).or(free), asked, host: run::available_memory() }
     }
 
     /// Whether a job fits with its weights offloaded like this. Where networks stay from one video to the next they are all
     /// there in the end.
-    fn holds(&self, job: &Job, offload: Offload) -> Result<bool> {
-        let need = need(job, offload)?;
+    fn holds(&self, stage: &Stage, offload: Offload) -> Result<bool> {
+        let need = need(stage, offload)?;
         let stay = match offload {
             Offload::None => {
                 let transformer =
-                    weights(&job.model.part(job.architecture.part(Role::Denoiser))?, job.dtype, &job.device);
-                let vae = job.model.part(job.architecture.part(Role::Autoencoder))?.bytes_as(job.vae_dtype);
+                    weights(&stage.model.part(Role::Denoiser)?, stage.compute.dtype, &stage.compute.device);
+                let vae = stage.model.part(Role::Autoencoder)?.bytes_as(stage.compute.vae_dtype);
                 need.base + (need.denoise + vae).max(need.decode + transformer)
             }
             _ => 0,
@@ -88,9 +61,9 @@ impl Budget {
     }
 
     /// The first mode with which a job fits.
-    fn first(&self, job: &Job) -> Result<Option<Offload>> {
+    fn first(&self, stage: &Stage) -> Result<Option<Offload>> {
         for mode in MODES {
-            if self.holds(job, mode)? {
+            if self.holds(stage, mode)? {
                 return Ok(Some(mode));
             }
         }
@@ -99,47 +72,57 @@ impl Budget {
 }
 
 /// Memory that is free on a device, in bytes; none where it does not tell.
-pub(super) fn free(device: &Device) -> Option<u64> {
+pub fn free(device: &Device) -> Option<u64> {
     if device.is_cpu() { run::available_memory() } else { weights::free_memory(device) }
 }
 
-/// Chooses tiles and offloading where they are left to the program, and refuses what does not fit all the same.
-pub(super) fn settle(job: &mut Job, settings: &Settings) -> Result<()> {
-    let budget = Budget::new(job, settings.max_vram);
-    tile(job, settings)?;
-    job.offload = match settings.offload.unwrap_or(Offload::Auto) {
-        Offload::Auto => budget.first(job)?.unwrap_or(Offload::Disk), // which takes the least
+/// Chooses offloading where it is left to the program, and refuses what does not fit all the same.
+pub(super) fn settle(stage: &mut Stage, settings: &Settings, warnings: &mut Vec<String>) -> Result<()> {
+    let budget = Budget::new(stage, settings.max_vram);
+    stage.compute.offload = match settings.offload.unwrap_or(Offload::Auto) {
+        Offload::Auto => budget.first(stage)?.unwrap_or(Offload::Disk), // which takes the least
         asked => asked,
     };
-    job.need = need(job, job.offload)?;
-    check(job, &budget)
-}
-
-/// Decodes in tiles where whole frames need more than was asked for. What happens to be free decides nothing here: tiles
-/// show in the frames, and a command is to make the same video tomorrow. Records say that there are tiles, not why.
-fn tile(job: &mut Job, settings: &Settings) -> Result<()> {
-    let Some(asked) = settings.max_vram else { return Ok(()) };
-    let auto = settings.vae_tiling.unwrap_or(Tiling::Auto) == Tiling::Auto;
-    if !auto || job.decode.tile.is_some() || base(job) + decode(job)? <= asked.0 {
-        return Ok(());
-    }
-    job.decode.tile = Some(job.architecture.tile());
-    job.request.settings.vae_tiling = Some(Tiling::On);
-    job.warnings.push(format!("frames are decoded in tiles, to stay below --max-vram {asked}"));
+    stage.need = need(stage, stage.compute.offload)?;
+    warnings.extend(check(stage, &budget)?);
     Ok(())
 }
 
+/// Decodes in tiles, in all stages, where whole frames need more than was asked for; returns whether it does. What happens to
+/// be free decides nothing here: tiles show in the frames, and a command is to make the same video tomorrow. Records say that
+/// there are tiles, not why.
+pub(super) fn tile(stages: &mut [Stage], settings: &Settings, warnings: &mut Vec<String>) -> Result<bool> {
+    let Some(asked) = settings.max_vram else { return Ok(false) };
+    let mut large = false;
+    for stage in stages.iter() {
+        large |= stage.decode.tile.is_none() && base(stage) + decode(stage)? > asked.0;
+    }
+    if !large || settings.vae_tiling.unwrap_or(Tiling::Auto) != Tiling::Auto {
+        return Ok(false);
+    }
+    for stage in stages {
+        let tile = stage.model.architecture.tile();
+        stage.decode.tile.get_or_insert(tile);
+    }
+    warnings.push(format!("frames are decoded in tiles, to stay below --max-vram {asked}"));
+    Ok(true)
+}
+
 /// Estimates a job with its weights offloaded like this.
-fn need(job: &Job, offload: Offload) -> Result<Need> {
-    let (weights, host) = transformer(job, offload)?;
+fn need(stage: &Stage, offload: Offload) -> Result<Need> {
+    let (weights, host) = transformer(stage, offload)?;
     // weights that wait for the CPU wait in the memory in which it computes
-    let (weights, host) = if job.device.is_cpu() { (weights + host, 0) } else { (weights, host) };
-    Ok(Need { text: text(job)?, denoise: weights + activations(job), decode: decode(job)?, base: base(job), host })
+    let (weights, host) = if stage.compute.device.is_cpu() { (weights + host, 0) } else { (weights, host) };
+    let decode = decode(stage)?;
+    // scenes that hand over frames are decoded while the denoiser waits
+    let beside = if stage.segments.iter().any(|segment| segment.feed == Some(Feed::Frames)) { decode } else { 0 };
+    let denoise = weights + activations(stage) + beside;
+    Ok(Need { text: text(stage)?, denoise, decode, base: base(stage), host })
 }
 
 /// A device's own context is there before it says what is free.
-fn base(job: &Job) -> u64 {
-    if job.device.is_cpu() { BASE } else { 0 }
+fn base(stage: &Stage) -> u64 {
+    if stage.compute.device.is_cpu() { BASE } else { 0 }
 }
 
 /// Bytes of all weights of a network of linear layers where it computes.
@@ -153,23 +136,23 @@ fn share(values: u64, part: &Part, dtype: DType, device: &Device) -> u64 {
 }
 
 /// Bytes of the transformer's weights: those that are alive at once, and those that wait.
-fn transformer(job: &Job, offload: Offload) -> Result<(u64, u64)> {
-    let part = job.model.part(job.architecture.part(Role::Denoiser))?;
+fn transformer(stage: &Stage, offload: Offload) -> Result<(u64, u64)> {
+    let part = stage.model.part(Role::Denoiser)?;
     if !matches!(offload, Offload::Block | Offload::Disk) {
-        return Ok((weights(&part, job.dtype, &job.device), 0));
+        return Ok((weights(&part, stage.compute.dtype, &stage.compute.device), 0));
     }
-    let layers = Layers::new(&part, job.architecture.unit_prefixes())?;
+    let layers = Layers::new(&part, stage.model.architecture.unit_prefixes())?;
     let alive = layers.rest + ALIVE * layers.block + layers.in_block;
-    let held = if offload == Offload::Block { part.bytes_held(job.dtype) } else { 0 };
-    Ok((share(alive, &part, job.dtype, &job.device), held))
+    let held = if offload == Offload::Block { part.bytes_held(stage.compute.dtype) } else { 0 };
+    Ok((share(alive, &part, stage.compute.dtype, &stage.compute.device), held))
 }
 
 /// The encoder is read block by block, after the table of embeddings, which is gone by then.
-fn text(job: &Job) -> Result<u64> {
-    let part = job.model.part(job.architecture.text().part)?;
-    let dtype = compute_dtype(job.text_dtype, &job.device);
+fn text(stage: &Stage) -> Result<u64> {
+    let part = stage.model.folder.part(stage.model.architecture.text().part)?;
+    let dtype = compute_dtype(stage.compute.text_dtype, &stage.compute.device);
     let layers = Layers::new(&part, encoder_class(&part)?.blocks)?;
-    Ok(share((layers.block + layers.in_block).max(2 * layers.largest), &part, dtype, &job.device))
+    Ok(share((layers.block + layers.in_block).max(2 * layers.largest), &part, dtype, &stage.compute.device))
 }
 
 /// The weights of a network of blocks, in numbers of values. A tensor is there twice while it becomes a layer.
@@ -213,87 +196,95 @@ impl Layers {
 }
 
 /// What denoising holds beside the weights.
-fn activations(job: &Job) -> u64 {
-    let (channels, height, width) = job.latents;
-    let window = job.segments.iter().flat_map(|s| &s.plan.windows).map(|w| w.len).max().unwrap_or(0);
-    let element = compute_dtype(job.dtype, &job.device).size_in_bytes() as u64;
-    let rows = WindowRows { frames: window, cells: (height, width), halves: job.rule().most_halves(job.steps) };
-    let memory = job.architecture.row_memory(rows, element, 3 * Sdpa::default().budget as u64);
-    let frames: usize = job.segments.iter().map(|segment| segment.plan.frames).sum();
+fn activations(stage: &Stage) -> u64 {
+    let (channels, height, width) = stage.size.latents;
+    let window = stage.segments.iter().flat_map(|s| &s.plan.windows).map(|w| w.len).max().unwrap_or(0);
+    let element = compute_dtype(stage.compute.dtype, &stage.compute.device).size_in_bytes() as u64;
+    let rows =
+        WindowRows { frames: window, cells: (height, width), halves: stage.rule().most_halves(stage.sampler.steps) };
+    let memory = stage.model.architecture.row_memory(rows, element, 3 * Sdpa::default().budget as u64);
+    let frames: usize = stage.segments.iter().map(|segment| segment.plan.frames).sum();
     // the timeline, its estimate, the last estimate, the blend's sum and the noise, in f32
     let timeline = (frames * channels * height * width) as u64 * 4 * 6;
-    let timelines = job.segments.iter().map(|segment| job.timelines(segment).len()).max().unwrap_or(1) as u64;
-    timelines * (memory.activations + timeline + shared(job, memory.state)) + memory.scores
+    let timelines = stage.segments.iter().map(|segment| stage.timelines(segment).len()).max().unwrap_or(1) as u64;
+    timelines * (memory.activations + timeline + shared(stage, memory.state)) + memory.scores
 }
 
 /// What sharing adds: the states of rows that have parted, and the keys and values on their way to the next window.
 /// `state`: bytes of one row's.
-fn shared(job: &Job, state: u64) -> u64 {
-    let (_, height, width) = job.latents;
-    let plans = job.segments.iter().map(|segment| &segment.plan);
+fn shared(stage: &Stage, state: u64) -> u64 {
+    let (_, height, width) = stage.size.latents;
+    let plans = stage.segments.iter().map(|segment| &segment.plan);
     let bank = |plan| {
-        let bank = job.controls.bank(plan, job.dtype, &job.device)?;
+        let bank = stage.controls.bank(plan, stage.compute.dtype, &stage.compute.device)?;
         Some(
-            bank.peak(&super::bank_size(plan, &*job.architecture, (height, width), job.rule().most_halves(job.steps)))
-                as u64
+            bank.peak(&super::bank_size(
+                plan,
+                &*stage.model.architecture,
+                (height, width),
+                stage.rule().most_halves(stage.sampler.steps),
+            )) as u64
                 + 2 * state,
         )
     };
     plans.filter_map(bank).max().unwrap_or(0)
 }
 
-fn decode(job: &Job) -> Result<u64> {
+fn decode(stage: &Stage) -> Result<u64> {
     // about half of the autoencoder is its encoder, which is loaded where a video is given and needs as much for its maps
-    let share = if job.given.is_some() { 10 } else { 6 };
-    let weights = job.model.part(job.architecture.part(Role::Autoencoder))?.bytes_as(job.vae_dtype) * share / 10;
-    let (_, height, width) = job.latents;
-    let frames = job.segments.iter().map(|segment| segment.plan.keep - segment.padding).max().unwrap_or(0);
-    let memory = job.architecture.decoding_memory(&job.decode, frames, (height, width))?;
+    let share = if stage.input.given.is_some() { 10 } else { 6 };
+    let weights = stage.model.part(Role::Autoencoder)?.bytes_as(stage.compute.vae_dtype) * share / 10;
+    let (_, height, width) = stage.size.latents;
+    let frames = stage.segments.iter().map(|segment| segment.plan.keep - segment.padding).max().unwrap_or(0);
+    let memory = stage.model.architecture.decoding_memory(&stage.decode, frames, (height, width))?;
     let values = memory.caches + memory.alive;
     // frames of both sides of a fade wait for each other
-    let fade = job.segments.iter().map(|segment| segment.fade).max().unwrap_or(0);
-    let waiting = (2 * fade * job.width * job.height * 3) as u64;
-    Ok(weights + values as u64 * compute_dtype(job.vae_dtype, &job.device).size_in_bytes() as u64 + waiting)
+    let fade = stage.segments.iter().map(|segment| segment.fade).max().unwrap_or(0);
+    let waiting = (2 * fade * stage.size.width * stage.size.height * 3) as u64;
+    Ok(weights
+        + values as u64 * compute_dtype(stage.compute.vae_dtype, &stage.compute.device).size_in_bytes() as u64
+        + waiting)
 }
 
 /// Refuses a job that does not fit into the memory of the CPU, which the system would end without a word, or into what was
-/// asked for. Another device says by itself when it is full, and the estimate was measured on the CPU: there it is a warning.
-fn check(job: &mut Job, budget: &Budget) -> Result<()> {
-    if let Some(host) = budget.host.filter(|&host| job.need.host > host) {
-        let (needed, host) = (human_bytes(job.need.host), human_bytes(host));
+/// asked for. Another device says by itself when it is full, and the estimate was measured on the CPU: there it is a warning,
+/// which is returned.
+fn check(stage: &Stage, budget: &Budget) -> Result<Option<String>> {
+    if let Some(host) = budget.host.filter(|&host| stage.need.host > host) {
+        let (needed, host) = (human_bytes(stage.need.host), human_bytes(host));
         let message =
             format!("the weights that wait need {needed} of the host's memory and {host} are free: use --offload disk");
         return Err(Failure::message(Code::Memory, message).into());
     }
-    let Some(bytes) = budget.device.filter(|&bytes| job.need.peak() > bytes) else { return Ok(()) };
-    let stage = job.need.stage();
+    let Some(bytes) = budget.device.filter(|&bytes| stage.need.peak() > bytes) else { return Ok(None) };
+    let largest = stage.need.largest();
     let limit = match budget.asked {
         Some(asked) => format!("--max-vram is {asked}"),
         None => format!("{} of memory are free", human_bytes(bytes)),
     };
-    let advice = advice(job, budget, stage)?;
-    let stage = match stage {
+    let advice = advice(stage, budget, largest)?;
+    let network = match largest {
         Role::TextEncoder => "text encoder",
         Role::Autoencoder => "decoder",
-        denoiser => job.architecture.part(denoiser),
+        denoiser => stage.model.architecture.part(denoiser),
     };
-    let message = format!("the {stage} needs about {} and {limit}: {advice}", human_bytes(job.need.peak()));
-    if !job.device.is_cpu() && budget.asked.is_none() {
-        job.warnings.push(message);
-        return Ok(());
+    let message = format!("the {network} needs about {} and {limit}: {advice}", human_bytes(stage.need.peak()));
+    if !stage.compute.device.is_cpu() && budget.asked.is_none() {
+        return Ok(Some(message));
     }
     Err(Failure::message(Code::Memory, message).into())
 }
 
-fn advice(job: &Job, budget: &Budget, stage: Role) -> Result<String> {
-    if let Some(mode) = budget.first(job)?.filter(|&mode| mode != job.offload) {
+fn advice(stage: &Stage, budget: &Budget, largest: Role) -> Result<String> {
+    let Compute { dtype, device, offload, .. } = &stage.compute;
+    if let Some(mode) = budget.first(stage)?.filter(|mode| mode != offload) {
         return Ok(format!("use --offload {mode}"));
     }
-    let part = job.model.part(job.architecture.part(Role::Denoiser))?;
-    let half = weights(&part, job.dtype, &job.device).saturating_sub(weights(&part, DType::BF16, &job.device));
-    Ok(match stage {
+    let part = stage.model.part(Role::Denoiser)?;
+    let half = weights(&part, *dtype, device).saturating_sub(weights(&part, DType::BF16, device));
+    Ok(match largest {
         Role::Denoiser if half > 0 => "use --dtype bf16, or a smaller size",
-        Role::Autoencoder if job.decode.tile.is_none() => "use --vae-tiling on, or a smaller size",
+        Role::Autoencoder if stage.decode.tile.is_none() => "use --vae-tiling on, or a smaller size",
         Role::TextEncoder => "use a machine with more memory",
         _ => "use a smaller size or a machine with more memory",
     }

@@ -1,13 +1,15 @@
-//! Where the video goes.
+//! What a job leaves behind, and where.
 
-use super::geometry::Geometry;
+use super::preview::{Preview, preview};
 use super::settings::Settings;
+use super::stage::Stage;
 use super::values::ManifestMode;
+use crate::recipe::Recipe;
 use crate::run::manifest::sidecar_path;
-use crate::video::{Format, Output};
+use crate::video::{self, Format, Output, Rate};
 use crate::weights::ModelFolder;
-use anyhow::{Context, Result, bail};
-use std::path::Path;
+use anyhow::{Context, Result, bail, ensure};
+use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 /// Which of the videos of a command this is.
@@ -25,23 +27,62 @@ pub struct Place {
 const DEFAULT: &str = "{slug}-{seed}.mp4";
 const EDITED: &str = "{slug}-{seed}-edit.mp4";
 
-pub fn output(
-    settings: &Settings,
-    geometry: &Geometry,
-    model: &ModelFolder,
-    prompts: &[String],
-    place: &Place,
-) -> Result<Output> {
+/// What a job leaves behind.
+#[derive(Debug, Clone)]
+pub struct Outputs {
+    pub video: Output,
+    /// The encoder that will be used; empty where the video is there already.
+    pub codec: String,
+    /// Where the record goes.
+    pub manifest: ManifestMode,
+    /// Pictures while it runs.
+    pub preview: Option<Preview>,
+    /// A file for the denoised latents.
+    pub latents: Option<PathBuf>,
+    /// The output exists and is to be left alone.
+    pub skip: bool,
+}
+
+impl Outputs {
+    /// `stage`: the one whose frames they are.
+    ///
+    /// # Errors
+    /// Places that are taken or cannot be written, and formats that do not go together.
+    pub fn new(
+        settings: &Settings,
+        recipe: &Recipe,
+        fps: Rate,
+        stage: &Stage,
+        place: &Place,
+        warnings: &mut Vec<String>,
+    ) -> Result<Self> {
+        let video = output(settings, fps, stage, place)?;
+        let skip = settings.skip_existing.unwrap_or(false) && video.path.exists();
+        let preview = preview(settings, recipe, stage.size.latents.0, &video)?;
+        let mut codec = String::new();
+        if !skip {
+            let checked = video::check(&video)?;
+            warnings.extend(checked.warnings);
+            codec = checked.codec;
+            check_record(settings.manifest, &video)?;
+            check_latents(settings)?;
+        }
+        let manifest = settings.manifest.unwrap_or(ManifestMode::Both);
+        Ok(Self { video, codec, manifest, preview, latents: settings.save_latents.clone(), skip })
+    }
+}
+
+fn output(settings: &Settings, fps: Rate, stage: &Stage, place: &Place) -> Result<Output> {
     let template = settings.output.as_deref().unwrap_or(if place.edit { EDITED } else { DEFAULT });
-    let mut path = expand(template, model, prompts, place)?;
+    let mut path = expand(template, &stage.model.folder, stage.prompts(), place)?;
     if place.videos > 1 && !["{seed}", "{index}"].iter().any(|key| template.contains(key)) {
         if template == "-" {
             bail!("--output - takes one video: leave out --num-videos")
         }
         path = numbered(&path, place.seed);
     }
-    let mut output =
-        Output::new(Path::new(&path), geometry.width, geometry.height, geometry.fps).with_context(|| "--output")?;
+    let (width, height) = (stage.size.width * stage.shown(), stage.size.height);
+    let mut output = Output::new(Path::new(&path), width, height, fps).context("--output")?;
     output.crf = settings.crf;
     output.codec = settings.codec;
     output.pix_fmt = settings.pix_fmt;
@@ -50,7 +91,7 @@ pub fn output(
 }
 
 /// Refuses a place for the record that there is none of, or that is taken.
-pub fn check_record(asked: Option<ManifestMode>, output: &Output) -> Result<()> {
+fn check_record(asked: Option<ManifestMode>, output: &Output) -> Result<()> {
     let format = output.format;
     let raw = matches!(format, Format::Y4m | Format::Y4mStdout);
     match asked {
@@ -67,6 +108,21 @@ pub fn check_record(asked: Option<ManifestMode>, output: &Output) -> Result<()> 
         Some(path) => bail!("{} exists: use --overwrite (-y), or --manifest embed", path.display()),
         None => Ok(()),
     }
+}
+
+/// Refuses a place for the latents that there is none of, or that is taken.
+fn check_latents(settings: &Settings) -> Result<()> {
+    let Some(path) = &settings.save_latents else { return Ok(()) };
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    if let Some(folder) = folder {
+        ensure!(folder.is_dir(), "--save-latents {}: no such directory: {}", path.display(), folder.display());
+    }
+    ensure!(!path.is_dir(), "--save-latents {}: is a directory", path.display());
+    video::check_name(path).with_context(|| format!("--save-latents {}", path.display()))?;
+    if path.exists() && !settings.overwrite.unwrap_or(false) {
+        bail!("--save-latents {}: exists; use -y to replace it", path.display());
+    }
+    Ok(())
 }
 
 /// `a/clip.mp4` to `a/clip-7.mp4`, `frames/` to `frames-7/`.

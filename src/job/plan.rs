@@ -1,8 +1,8 @@
 //! From scenes and lengths to windows.
 
 use crate::models::LatentTime;
-use crate::storyboard::{Length, Scene, Transition};
-use crate::timeline::{ChunkPlan, Short, Stride, TextMix};
+use crate::storyboard::{Feed, Length, Scene, Transition};
+use crate::timeline::{BlendMode, ChunkPlan, Short, Stride, TextMix};
 use anyhow::{Result, anyhow, bail, ensure};
 use std::ops::Range;
 
@@ -13,8 +13,10 @@ pub struct Segment {
     pub plan: ChunkPlan,
     /// Latent frames in front that only fill up the network's patches in time; they are dropped before decoding.
     pub padding: usize,
-    /// Latent frames after the padding that are given: the end of a video that this one continues.
+    /// Latent frames after the padding that are known: the end of a given video, or of the segment before.
     pub context: usize,
+    /// What the segment before hands over for them; none where they are of a given video.
+    pub feed: Option<Feed>,
     /// Frames of video that are decoded, without those that the context stands for.
     pub frames: usize,
     /// How many of them, at the start, are mixed with as many at the end of the segment before, so that both make one; 0
@@ -42,6 +44,7 @@ pub struct WindowRules {
     pub transition: Transition,
     /// Whether the windows of one scene are joined, as those on the two sides of an attention transition are.
     pub joined: bool,
+    pub blend: BlendMode,
     pub fps: f64,
 }
 
@@ -67,7 +70,7 @@ impl WindowRules {
     pub fn single(&self, frames: usize) -> Segment {
         let latent_frames = self.latent_frames(frames);
         let padding = self.padding(latent_frames);
-        Segment { plan: ChunkPlan::single(latent_frames + padding), padding, context: 0, frames, fade: 0 }
+        Segment { plan: ChunkPlan::single(latent_frames + padding), padding, context: 0, feed: None, frames, fade: 0 }
     }
 
     /// The segments of scenes in order. `frames`: the whole video's length, over what the scenes say. `context`: latent
@@ -95,7 +98,12 @@ impl WindowRules {
                 // the middle of a fade is where one scene ends and the next begins
                 wanted => wanted.map(|frames| frames + (fade - fade / 2) + next / 2),
             };
-            let context = if group.start == 0 { context } else { 0 };
+            let feed = self.kind(&scenes[group.start]).feed().filter(|_| group.start > 0);
+            let context = match feed {
+                Some(_) => self.fed(group.start, &scenes[group.start], segments.last())?,
+                None if group.start == 0 => context,
+                None => 0,
+            };
             let segment = self.segment(group.start, &scenes[group.clone()], wanted, lengths, context)?;
             ensure!(
                 fade + next <= segment.frames,
@@ -105,9 +113,23 @@ impl WindowRules {
                 segment.frames,
                 (segment.frames / 2).max(1)
             );
-            segments.push(Segment { fade, ..segment });
+            segments.push(Segment { fade, feed, ..segment });
         }
         Ok(segments)
+    }
+
+    /// Latent frames that a scene is given of the segment before it: as many as two windows share.
+    fn fed(&self, index: usize, scene: &Scene, before: Option<&Segment>) -> Result<usize> {
+        let overlap = scene.transition.overlap.unwrap_or(self.overlap);
+        let decoded = |before: &Segment| before.frames + self.video_frames(before.context);
+        let (most, there) = (self.window - 1, before.map_or(0, |before| self.time.filled(decoded(before))));
+        ensure!(
+            (1..=most).contains(&overlap),
+            "--overlap {}: for scene {} to continue the one before it give 1 to {most} latent frames",
+            overlap,
+            index + 1
+        );
+        Ok(overlap.min(there).max(1))
     }
 
     /// How a scene follows the one before it.
@@ -217,7 +239,7 @@ impl WindowRules {
             }
         };
         let frames = wanted.unwrap_or_else(|| self.video_frames(plan.keep - padding));
-        Ok(Segment { plan: renumbered(plan, first), padding, context, frames: frames - given, fade: 0 })
+        Ok(Segment { plan: renumbered(plan, first), padding, context, feed: None, frames: frames - given, fade: 0 })
     }
 
     /// For each scene: how its windows follow each other, and, for its boundary to the next, the same and the transition
@@ -276,6 +298,7 @@ mod tests {
             hold,
             transition,
             joined: true,
+            blend: BlendMode::Paper,
             fps: 8.0,
         }
     }

@@ -1,11 +1,11 @@
 //! What a run was asked for, complete: resolved again it is the same run. Records of runs carry it, so that a video can be
 //! made again, continued or edited from the file alone.
 
+use super::Command;
 use super::edit::Changes;
 use super::settings::{Group, Settings};
 use super::values::Seed;
-use super::{Command, Job, jobs};
-use crate::run::{Code, Failure, Manifest};
+use crate::run::Manifest;
 use crate::storyboard::{Scene, Storyboard};
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
@@ -76,12 +76,6 @@ impl Request {
         let asked = &manifest.request;
         ensure!(!asked.is_null(), "the record (of vidgen {}) does not say what was asked for", manifest.version);
         Self::from_json(asked).with_context(|| format!("a record of vidgen {}", manifest.version))
-    }
-
-    /// One job for each video; see [`super::resolve`].
-    pub fn resolve(self) -> Result<Vec<Job>, Failure> {
-        let scenes = Storyboard::checked(self.scenes).map_err(|error| Failure::new(Code::Usage, error))?.scenes;
-        jobs(&Self { scenes, ..self })
     }
 }
 

@@ -22,14 +22,19 @@ use std::path::Path;
 pub fn kept_latents(path: &Path, job: &Job) -> Result<Vec<Tensor>, Failure> {
     let opened = RunDir::open(path)?;
     let shown = path.display();
-    let part = job.architecture.part(Role::Autoencoder);
-    let hash = job.model.part(part).and_then(|part| part.hash()).code(Code::Model)?;
-    if opened.plan.identity["weights"][part].as_str() != Some(&hash) {
-        let message = format!("{shown}: the weights of the {part} of {} are not those of the run", job.model.place());
+    let (stage, first) = (job.last(), job.first_part(job.stages.len() - 1));
+    let part = stage.model.architecture.part(Role::Autoencoder);
+    let hash = stage.model.folder.part(part).and_then(|part| part.hash()).code(Code::Model)?;
+    let identity = &opened.plan.identity;
+    let weights =
+        if job.stages.len() > 1 { &identity["stages"][job.stages.len() - 2][0] } else { &identity["weights"] };
+    if weights[part].as_str() != Some(&hash) {
+        let message =
+            format!("{shown}: the weights of the {part} of {} are not those of the run", stage.model.folder.place());
         return Err(Failure::message(Code::Model, message));
     }
     let read = |part: usize| read_latents(job, part, &opened.dir, opened.latents(part)?);
-    let latents = (0..job.segments.len()).map(read).collect::<Result<_>>();
+    let latents = (first..job.parts()).map(read).collect::<Result<_>>();
     Ok(latents.with_context(|| shown.to_string())?)
 }
 
@@ -46,17 +51,17 @@ pub fn decode_again(
     observer.event(&Event::Plan(Box::new(plan(job))))?;
     sweep(job, observer)?;
     let mut watch = Stopwatch::new(observer);
-    let context = extend::context(job, &mut watch)?;
+    let context = extend::context(job.first(), &mut watch)?;
     let mut manifest = record(job).code(Code::Model)?;
-    extend::note(job, context.as_ref(), &mut manifest);
+    extend::note(job.first(), context.as_ref(), &mut manifest)?;
     let video = again(job, loaded, latents, &manifest, &mut watch)?;
     for warning in &video.warnings {
         watch.event(&Event::Warning(warning.clone()))?;
     }
     watch.event(&Event::Saved { kind: "video", path: video.path.clone() })?;
-    manifest.run = Some(watch.facts(job.threads));
-    if job.manifest.writes_sidecar()
-        && let Some(path) = manifest.write_sidecar(&video.path, job.output.overwrite).code(Code::Failed)?
+    manifest.run = Some(watch.facts(job.machine.threads));
+    if job.output.manifest.writes_sidecar()
+        && let Some(path) = manifest.write_sidecar(&video.path, job.output.video.overwrite).code(Code::Failed)?
     {
         observer.event(&Event::Saved { kind: "manifest", path })?;
     }

@@ -13,7 +13,7 @@ use super::record::hashes;
 use super::segment::kept;
 use super::state::{SamplerState, pack, unpack};
 use crate::job::values::{Every, OnInterrupt};
-use crate::job::{Job, Timeline};
+use crate::job::{Job, Stage, Timeline};
 use crate::run::directory::{self, Plan, RunDir, RunLocked, RunReadOnly};
 use crate::run::journal::{Record, SCHEMA, StoredFile};
 use crate::run::{Code, Event, Failure, Observer, Phase, WithCode, interrupt};
@@ -44,8 +44,10 @@ pub struct FramesPoint {
 /// Saves the progress of one run, and finds it again when the run is resumed.
 pub struct Checkpointer<'a> {
     job: &'a Job,
+    /// The stage that is worked on.
+    stage: usize,
     dir: Option<RunDir>,
-    /// Denoised timelines.
+    /// Denoised timelines by part: parts are the segments of all stages, counted through.
     done: BTreeMap<usize, Tensor>,
     /// Timelines between steps: part, steps done, file; the newest last.
     steps: Vec<(usize, usize, StoredFile)>,
@@ -71,6 +73,7 @@ impl<'a> Checkpointer<'a> {
         let now = Instant::now();
         let mut checkpoints = Self {
             job,
+            stage: 0,
             dir: None,
             done: BTreeMap::new(),
             steps: Vec::new(),
@@ -124,7 +127,7 @@ impl<'a> Checkpointer<'a> {
 
     /// Takes over what a directory holds.
     fn take(&mut self, dir: RunDir, records: Vec<Record>, observer: &mut dyn Observer) -> Result<()> {
-        let parts = self.job.segments.len();
+        let parts = self.job.parts();
         for record in records {
             match record {
                 Record::Step { part, .. } | Record::Frames { part, .. } if part >= parts => {} // not of this run
@@ -166,9 +169,23 @@ impl<'a> Checkpointer<'a> {
         format!("vidgen resume {}{place}", dir.name())
     }
 
-    /// A timeline that is done.
-    pub fn finished(&self, part: usize) -> Option<Tensor> {
-        self.done.get(&part).cloned()
+    /// What follows is about a stage; segments are then this one's.
+    pub fn enter(&mut self, stage: usize) {
+        self.stage = stage;
+    }
+
+    fn stage(&self) -> &'a Stage {
+        &self.job.stages[self.stage]
+    }
+
+    /// The part that a segment of the stage is.
+    fn part(&self, segment: usize) -> usize {
+        self.job.first_part(self.stage) + segment
+    }
+
+    /// The denoised timeline of a segment, if it is there.
+    pub fn finished(&self, segment: usize) -> Option<Tensor> {
+        self.done.get(&self.part(segment)).cloned()
     }
 
     /// What the timeline that is worked on next goes on from.
@@ -176,23 +193,26 @@ impl<'a> Checkpointer<'a> {
         self.before = before;
     }
 
-    /// Whether all timelines are.
-    pub fn all_finished(&self) -> bool {
-        (0..self.job.segments.len()).all(|part| self.done.contains_key(&part))
+    /// Whether all timelines of a stage are.
+    pub fn all_finished(&self, stage: usize) -> bool {
+        let first = self.job.first_part(stage);
+        (first..first + self.job.stages[stage].segments.len()).all(|part| self.done.contains_key(&part))
     }
 
     /// The newest place in the steps of a segment that can be trusted.
     pub fn point(
         &mut self,
-        part: usize,
+        segment: usize,
         timelines: &[Timeline],
         observer: &mut dyn Observer,
     ) -> Result<Option<SamplerState>> {
-        while let Some((at, done, file)) = self.steps.last().filter(|(at, ..)| *at == part).cloned() {
+        let (part, stage) = (self.part(segment), self.stage());
+        while let Some((_, done, file)) = self.steps.last().filter(|(at, ..)| *at == part).cloned() {
             let read = || -> Result<SamplerState> {
-                ensure!(at == part && done < self.job.steps, "step {done} of {}", self.job.steps);
+                ensure!(done < stage.sampler.steps, "step {done} of {}", stage.sampler.steps);
                 let bytes = self.dir.as_ref().context("no directory")?.get(&file)?;
-                Ok(SamplerState { done, timelines: unpack(&bytes, timelines, self.job.latents, &self.job.device)? })
+                let timelines = unpack(&bytes, timelines, stage.size.latents, &stage.compute.device)?;
+                Ok(SamplerState { done, timelines })
             };
             match read() {
                 Ok(state) => return Ok(Some(state)),
@@ -247,7 +267,8 @@ impl<'a> Checkpointer<'a> {
         observer.event(&Event::Warning(format!("the run cannot be kept: {error:#}; it goes on without")))
     }
 
-    fn save_step(&mut self, part: usize, state: &SamplerState) -> Result<()> {
+    fn save_step(&mut self, segment: usize, state: &SamplerState) -> Result<()> {
+        let part = self.part(segment);
         let (bytes, done) = (pack(&state.timelines)?, state.done);
         let dir = self.directory()?;
         let file = dir.put(&format!("step-{part}-{done}.safetensors"), &bytes, true)?;
@@ -262,17 +283,18 @@ impl<'a> Checkpointer<'a> {
     }
 
     /// Keeps a timeline that is done: `[F, C, H, W]` without padding. Before it is decoded, always.
-    pub fn latents(&mut self, part: usize, latents: &Tensor, observer: &mut dyn Observer) -> Result<(), Failure> {
+    pub fn latents(&mut self, segment: usize, latents: &Tensor, observer: &mut dyn Observer) -> Result<(), Failure> {
+        let (part, stage) = (self.part(segment), self.stage());
         self.done.insert(part, latents.clone());
         match self.save_latents(part, latents) {
             Ok(path) => {
-                let (index, of) = ((part + 1) * self.job.steps, self.job.segments.len() * self.job.steps);
+                let (index, of) = ((segment + 1) * stage.sampler.steps, stage.segments.len() * stage.sampler.steps);
                 observer.event(&Event::Checkpoint { phase: Phase::Denoise, index, of, path })?;
             }
             Err(error) => self.trouble(&error, observer)?,
         }
         // what is left is decoding, which a draft would be as well
-        let decodes = self.job.keep.on_interrupt == OnInterrupt::Decode && self.all_finished();
+        let decodes = self.job.keep.on_interrupt == OnInterrupt::Decode && self.all_finished(self.job.stages.len() - 1);
         if interrupt::asked() && !decodes { Err(self.interrupted()) } else { Ok(()) }
     }
 
@@ -299,9 +321,9 @@ impl<'a> Checkpointer<'a> {
 
     /// The end that the user asked for, with what goes on from here.
     pub fn interrupted(&self) -> Failure {
-        let steps = self.steps.last().map_or(0, |(part, done, _)| part * self.job.steps + done);
-        let steps = self.done.keys().map(|part| (part + 1) * self.job.steps).max().unwrap_or(0).max(steps);
-        let of = self.job.segments.len() * self.job.steps;
+        let steps = self.steps.last().map_or(0, |(part, done, _)| self.job.steps_before(*part) + done);
+        let steps = self.done.keys().map(|part| self.job.steps_before(part + 1)).max().unwrap_or(0).max(steps);
+        let of = self.job.steps_before(self.job.parts());
         let message = match &self.dir {
             Some(dir) if steps == of => format!("interrupted while decoding; to go on: {}", self.command(dir)),
             Some(dir) => format!("interrupted, {steps} of {of} steps are kept; to go on: {}", self.command(dir)),
@@ -310,17 +332,17 @@ impl<'a> Checkpointer<'a> {
         Failure::message(Code::Interrupted, message)
     }
 
-    /// The timelines of a draft of the video, where one was asked for: those that are done, and the estimate of the one that
-    /// was interrupted.
-    pub fn draft(&mut self) -> Vec<Tensor> {
-        let Some(estimate) = self.draft.take() else { return Vec::new() };
-        let done = (0..).map_while(|part| self.done.get(&part).cloned());
-        done.chain([estimate]).collect()
+    /// The stage and the timelines of a draft of the video, where one was asked for: those that are done, and the estimate of
+    /// the one that was interrupted.
+    pub fn draft(&mut self) -> Option<(&'a Stage, Vec<Tensor>)> {
+        let estimate = self.draft.take()?;
+        let done = (0..).map_while(|segment| self.finished(segment));
+        Some((self.stage(), done.chain([estimate]).collect()))
     }
 
     /// Whether latents are safe in the directory, for runs whose video failed.
     pub fn holds_latents(&self) -> bool {
-        self.dir.is_some() && self.all_finished() && !self.told
+        self.dir.is_some() && self.all_finished(self.job.stages.len() - 1) && !self.told
     }
 
     /// A failure, with what goes on from here. A reader that went away has had enough.
@@ -334,9 +356,11 @@ impl<'a> Checkpointer<'a> {
         }
         let goes_on = matches!(failure.code, Code::Failed | Code::Memory | Code::Encoder);
         let Some(dir) = self.dir.as_ref().filter(|_| goes_on) else { return failure };
-        let latents = match self.holds_latents() {
-            true => format!("the latents are kept in {}; ", dir.path().join("latents-0.safetensors").display()),
-            false => String::new(),
+        let latents = if self.holds_latents() {
+            let first = self.job.first_part(self.job.stages.len() - 1);
+            format!("the latents are kept in {}; ", dir.path().join(format!("latents-{first}.safetensors")).display())
+        } else {
+            String::new()
         };
         let message = format!("{}; {latents}to go on: {}", failure.line(), self.command(dir));
         Failure::message(failure.code, message)
@@ -374,7 +398,7 @@ impl StepHook for Checkpointer<'_> {
         if due || asked {
             match self.save_step(at.part, &(at.state)()) {
                 Ok(()) => {
-                    let (index, of) = (at.part * at.steps + at.done, self.job.segments.len() * at.steps);
+                    let (index, of) = (at.part * at.steps + at.done, self.stage().segments.len() * at.steps);
                     let path = self.directory()?.path().to_owned();
                     observer.event(&Event::Checkpoint { phase: Phase::Denoise, index, of, path })?;
                 }
@@ -383,8 +407,8 @@ impl StepHook for Checkpointer<'_> {
         }
         if asked {
             if self.job.keep.on_interrupt == OnInterrupt::Decode {
-                let segment = &self.job.segments[at.part];
-                let estimate = kept(segment, &self.job.timelines(segment), &(at.estimates)()?)?;
+                let (stage, segment) = (self.stage(), &self.stage().segments[at.part]);
+                let estimate = kept(segment, &stage.timelines(segment), &(at.estimates)()?)?;
                 self.draft = Some(match &self.before {
                     Some(before) => before.before(estimate)?,
                     None => estimate,
@@ -398,10 +422,10 @@ impl StepHook for Checkpointer<'_> {
 
 /// The latents of a part, `[F, C, H, W]`.
 pub(super) fn read_latents(job: &Job, part: usize, dir: &RunDir, file: &StoredFile) -> Result<Tensor> {
-    let segment = job.segments.get(part).with_context(|| format!("part {part} of {}", job.segments.len()))?;
+    let (stage, segment) = job.part(part).with_context(|| format!("part {part} of {}", job.parts()))?;
     let latents = tensors_of(&dir.get(file)?)?.remove("latents").context("holds no latents")?;
-    let (c, h, w) = job.latents;
-    let frames = (segment.plan.keep - segment.padding) * job.shown();
+    let (c, h, w) = stage.size.latents;
+    let frames = (segment.plan.keep - segment.padding) * stage.shown();
     // before those of a part that goes on from given latents are the given ones
     let fits = |found: usize| found == frames || (segment.context > 0 && found > frames);
     ensure!(
@@ -415,32 +439,38 @@ pub(super) fn read_latents(job: &Job, part: usize, dir: &RunDir, file: &StoredFi
 
 /// All that decides the bytes of a video: what was asked for, by which program, on which weights and numbers.
 fn identity(job: &Job) -> Result<Value> {
+    let stage = job.first();
+    let later = job.stages[1..].iter();
+    let later: Vec<Value> = later
+        .map(|stage| Ok(json!([hashes(stage)?, stage.model.folder.configurations_hash()?])))
+        .collect::<Result<_>>()?;
     Ok(json!({
         "schema": SCHEMA,
         "version": env!("CARGO_PKG_VERSION"),
         "request": job.request.of_content().json()?,
-        "weights": hashes(job)?,
-        "configurations": job.model.configurations_hash()?,
-        "noise": job.init_noise.as_deref().map(directory::file_hash).transpose()?,
-        "given": job.given.as_ref().map(|given| directory::file_hash(&given.path)).transpose()?,
-        "device": job.device_name(),
-        "dtypes": [job.dtype.as_str(), job.text_dtype.as_str(), job.vae_dtype.as_str()],
-        "attention": job.attention.name(),
-        "threads": job.threads,
+        "weights": hashes(stage)?,
+        "configurations": stage.model.folder.configurations_hash()?,
+        "stages": later,
+        "noise": stage.input.noise.as_deref().map(directory::file_hash).transpose()?,
+        "given": stage.input.given.as_ref().map(|given| directory::file_hash(&given.path)).transpose()?,
+        "device": stage.compute.device_name(),
+        "dtypes": [stage.compute.dtype.as_str(), stage.compute.text_dtype.as_str(), stage.compute.vae_dtype.as_str()],
+        "attention": stage.compute.attention.name(),
+        "threads": job.machine.threads,
     }))
 }
 
 fn plan(job: &Job) -> Result<Plan> {
+    let stage = job.first();
     Ok(Plan {
         schema: SCHEMA.to_owned(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         created: directory::now(),
         folder: std::env::current_dir()?,
-        prompts: job.prompts.clone(),
-        output: job.output.asked(),
-        steps: job.steps,
-        parts: job.segments.len(),
-        threads: job.threads,
+        prompts: stage.text.prompts.clone(),
+        output: job.output.video.asked(),
+        steps: (0..job.parts()).map(|part| job.steps_before(part + 1) - job.steps_before(part)).collect(),
+        threads: job.machine.threads,
         identity: identity(job)?,
         request: job.request.json()?,
     })
@@ -457,7 +487,7 @@ pub fn differs(job: &Job, plan: &Plan) -> Result<Option<(Code, String)>> {
                 .as_object()
                 .and_then(|parts| parts.iter().find(|(part, hash)| now["weights"][part.as_str()] != **hash));
             let part = part.map_or("", |(part, _)| part.as_str());
-            let place = job.model.place();
+            let place = job.first().model.folder.place();
             return Ok(Some((
                 Code::Model,
                 format!(
@@ -466,9 +496,10 @@ pub fn differs(job: &Job, plan: &Plan) -> Result<Option<(Code, String)>> {
             )));
         }
         "configurations" => {
-            let place = job.model.place();
+            let place = job.first().model.folder.place();
             return Ok(Some((Code::Model, format!("{place}: its configurations are not those it was begun with"))));
         }
+        "stages" => "the model of --enhance is another".to_owned(),
         "noise" => "the file of --init-noise is another".to_owned(),
         "given" => "the video that it goes on from is another".to_owned(),
         "version" | "schema" => format!("it was begun by vidgen {}", plan.version),

@@ -2,34 +2,34 @@
 
 use crate::attention::SiteKind;
 use crate::job::timelines::texts;
-use crate::job::{Controls, Job, Maps, Sharing, Timeline, TimelineRole, bank_size};
+use crate::job::{Controls, Maps, Sharing, Stage, Timeline, TimelineRole, bank_size};
 use crate::processors::{
     Builder, Keys, KvBank, Order, Ranges, Reweight, RowGather, Setting, Stack, Subject, Word, check_order,
 };
 use crate::timeline::TextMix;
 use anyhow::Result;
 
-/// Makes the stack of a job for the timelines of a segment, and records `maps` before everything. Sharing is left out where
+/// Makes the stack of a stage for the timelines of a segment, and records `maps` before everything. Sharing is left out where
 /// no windows are joined.
-pub fn stack(job: &Job, timelines: &[Timeline], maps: Option<&Maps>) -> Result<Stack> {
+pub fn stack(stage: &Stage, timelines: &[Timeline], maps: Option<&Maps>) -> Result<Stack> {
     let joined = timelines.iter().any(|timeline| timeline.plan.windows.iter().any(|window| window.joined));
-    let specs = job.controls.specs.iter().filter(|spec| joined || !spec.control.joins_windows);
+    let specs = stage.controls.specs.iter().filter(|spec| joined || !spec.control.joins_windows);
     let specs: Vec<_> = specs.cloned().collect();
     check_order(&specs)?;
-    let run = Run { job, timelines, texts: texts(timelines) };
+    let run = Run { stage, timelines, texts: texts(timelines) };
     let mut builder = Builder::new(&run);
     if let Some(maps) = maps {
         builder.keep(maps.recording(&run.texts));
     }
     let (last, before): (Vec<_>, Vec<_>) = specs.iter().partition(|spec| matches!(spec.control.order, Order::Last(_)));
     before.iter().try_for_each(|spec| spec.build(&mut builder))?;
-    if let Some(edit) = &job.controls.edit {
+    if let Some(edit) = &stage.controls.edit {
         // the source's keys come after those that it has of a bank itself, and before what scales them
         builder.at(&edit.reading.steps, &edit.reading.layers, &[SiteKind::Joint]);
         builder.add(RowGather::kv_sharing().behind_bank());
     }
     last.iter().try_for_each(|spec| spec.build(&mut builder))?;
-    let words = job.controls.reweighted(&run.texts);
+    let words = stage.controls.reweighted(&run.texts);
     if !words.is_empty() {
         let keys = words.iter().map(|(word, _)| word.clone()).collect();
         let own = words.into_iter().map(|(mut word, factor)| {
@@ -46,7 +46,7 @@ pub fn stack(job: &Job, timelines: &[Timeline], maps: Option<&Maps>) -> Result<S
 }
 
 struct Run<'a> {
-    job: &'a Job,
+    stage: &'a Stage,
     timelines: &'a [Timeline],
     /// Of all timelines.
     texts: Vec<TextMix>,
@@ -55,14 +55,14 @@ struct Run<'a> {
 impl Run<'_> {
     /// Whose keys rows attend to; `words`: with their tokens in all texts.
     fn whose(&self, words: Vec<Word>) -> Keys {
-        let Self { job, timelines, .. } = *self;
+        let Self { stage, timelines, .. } = *self;
         let ranges = |sharing: Option<&Sharing>| match sharing {
             Some(sharing) => (sharing.steps.clone(), sharing.layers.clone()),
             None => (Ranges::none(), Ranges::none()),
         };
         Keys {
-            rows: ranges(job.controls.edit.as_ref().map(|edit| &edit.reading)),
-            banked: ranges(job.controls.sharing.as_ref()),
+            rows: ranges(stage.controls.edit.as_ref().map(|edit| &edit.reading)),
+            banked: ranges(stage.controls.sharing.as_ref()),
             texts: texts_of_windows(timelines),
             words,
             own_only: false,
@@ -72,27 +72,32 @@ impl Run<'_> {
 
 impl Setting for Run<'_> {
     fn positions(&self, word: &str) -> Result<Vec<Vec<u32>>> {
-        Ok(self.job.controls.positions(word, &self.texts))
+        Ok(self.stage.controls.positions(word, &self.texts))
     }
 
     fn subject(&self, _words: &[String], _threshold: f64) -> Result<Option<Subject>> {
-        Ok(self.job.controls.subject(&self.texts))
+        Ok(self.stage.controls.subject(&self.texts))
     }
 
     fn keys(&self, words: Vec<Word>) -> Option<Keys> {
-        let Controls { sharing, edit, .. } = &self.job.controls;
+        let Controls { sharing, edit, .. } = &self.stage.controls;
         (sharing.is_some() || edit.is_some()).then(|| self.whose(words))
     }
 
     fn bank(&self, _layers: &Ranges) -> Result<Option<KvBank>> {
-        let Self { job, timelines, .. } = *self;
+        let Self { stage, timelines, .. } = *self;
         // companions are cut into the same windows
         let Some(plan) = timelines.last().map(|timeline| &timeline.plan) else { return Ok(None) };
-        let Some(bank) = job.controls.bank(plan, job.dtype, &job.device) else { return Ok(None) };
-        let (_, height, width) = job.latents;
+        let Some(bank) = stage.controls.bank(plan, stage.compute.dtype, &stage.compute.device) else { return Ok(None) };
+        let (_, height, width) = stage.size.latents;
         Ok(Some(KvBank::new(
             bank,
-            &bank_size(plan, &*job.architecture, (height, width), job.rule().most_halves(job.steps)),
+            &bank_size(
+                plan,
+                &*stage.model.architecture,
+                (height, width),
+                stage.rule().most_halves(stage.sampler.steps),
+            ),
         )?))
     }
 }

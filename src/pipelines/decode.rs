@@ -1,7 +1,7 @@
 //! The last stage: latents become frames, chunk by chunk, and frames are handed on as they come.
 
 use super::frame_cache::{Begun, FrameCache};
-use crate::job::Job;
+use crate::job::Stage;
 use crate::models::architecture::LatentGeometry;
 use crate::models::autoencoder::{Autoencoder, DecodeOptions};
 use crate::run::{Code, Event, Failure, Observer, Phase};
@@ -13,7 +13,7 @@ use std::ops::Range;
 /// A frame whose brightest value is below this counts as black.
 const BLACK: u8 = 4;
 
-/// What decodes the latents of a job, and how.
+/// What decodes the latents of a stage, and how.
 #[derive(Clone, Copy)]
 pub struct Decoder<'a> {
     vae: &'a dyn Autoencoder,
@@ -22,8 +22,8 @@ pub struct Decoder<'a> {
 }
 
 impl<'a> Decoder<'a> {
-    pub fn new(job: &'a Job, vae: &'a dyn Autoencoder) -> Self {
-        Self { vae, geometry: job.architecture.geometry(), options: &job.decode }
+    pub fn new(stage: &'a Stage, vae: &'a dyn Autoencoder) -> Self {
+        Self { vae, geometry: stage.model.architecture.geometry(), options: &stage.decode }
     }
 }
 

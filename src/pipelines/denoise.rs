@@ -133,7 +133,9 @@ pub struct Sampling<'a> {
     pub sharing: Option<&'a Sharing>,
     pub noise: &'a NoiseSource,
     pub shape: LatentShape,
-    /// Steps that are taken: all, but for those who only want to watch some.
+    /// The first step that is taken: 0, but where something is refined.
+    pub first: usize,
+    /// The step before which it ends: the last one's end, but for those who only want to watch some.
     pub until: usize,
 }
 
@@ -148,6 +150,8 @@ pub struct Input<'a> {
     pub start: usize,
     /// Frames that are known already; of a timeline at a time of its own, all.
     pub known: Option<Known>,
+    /// What it begins with under the noise of the first step, `[F, C, H, W]`, instead of noise alone.
+    pub refined: Option<Tensor>,
     pub scheduler: Box<dyn Scheduler>,
 }
 
@@ -180,7 +184,7 @@ pub fn denoise(run: Denoising, observer: &mut dyn Observer) -> Result<Vec<Tensor
     let Denoising { mut network, sampling, timelines, uncond, from, reporting } = run;
     let plan: Vec<Timeline> = timelines.iter().map(|input| input.timeline.clone()).collect();
     let timesteps = timelines.last().context("no timeline")?.scheduler.timesteps().to_vec();
-    let first = from.as_ref().map_or(0, |state| state.done);
+    let first = from.as_ref().map_or(sampling.first, |state| state.done);
     let mut states = from.map_or_else(Vec::new, |state| state.timelines).into_iter();
     let mut tracks = Vec::with_capacity(timelines.len());
     for input in timelines {
@@ -277,7 +281,10 @@ impl<'a> Track<'a> {
             return Ok(Self { input, latents, blend, last: None });
         }
         let noise = sampling.noise.initial(input.frames(), sampling.shape, device)?;
-        let latents = (noise * input.scheduler.init_noise_sigma())?;
+        let latents = match &input.refined {
+            Some(refined) => input.scheduler.noised(sampling.first, refined, &noise)?,
+            None => (noise * input.scheduler.init_noise_sigma())?,
+        };
         if let Some(known) = &input.known {
             known.put(&latents, &input.scheduler.noised(0, &known.latents, &known.of(&latents)?)?)?;
         }

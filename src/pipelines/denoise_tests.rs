@@ -38,7 +38,7 @@ fn input<'a>(timeline: &'a Timeline, known: Option<Known>, concat: Option<Tensor
     let config = ScheduleConfig::zero_snr(3.0);
     let scheduler = schedulers::build(&config, SchedulerKind::Ddim, Table::Diffusers, STEPS, 0.0).unwrap();
     let texts = vec![Tensor::ones((1, 1), DType::F32, &Device::Cpu).unwrap()];
-    Input { timeline, texts, concat, start: 0, known, scheduler }
+    Input { timeline, texts, concat, start: 0, known, refined: None, scheduler }
 }
 
 fn run(timelines: Vec<Input>, rule: &Rule) -> (Vec<Tensor>, Vec<Vec<Row>>) {
@@ -58,6 +58,7 @@ fn run(timelines: Vec<Input>, rule: &Rule) -> (Vec<Tensor>, Vec<Vec<Row>>) {
             sharing: None,
             noise: &NoiseSource::Seeded(Noise::new(1)),
             shape: SHAPE,
+            first: 0,
             until: usize::MAX,
         },
         timelines,

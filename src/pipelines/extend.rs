@@ -6,14 +6,13 @@
 //! causal and sees what it would see in the middle of a video.
 
 use super::denoise::Known;
-use crate::job::{Given, GivenKind, Job, Segment};
-use crate::models::architecture::Role;
-use crate::models::autoencoder::EncodeOptions;
-use crate::run::{Code, Event, Failure, Manifest, Observer, Phase, WithCode};
+use super::encode::Encoder;
+use crate::job::{Given, GivenKind, Segment, Stage};
+use crate::run::{Code, Failure, Manifest, Observer, WithCode};
 use crate::video::{self, Frame, Limits, Writer};
 use crate::weights::read_tensors;
 use anyhow::{Context as _, Result, ensure};
-use candle_core::{DType, Device, Tensor};
+use candle_core::{Device, Tensor};
 use serde_json::{Value, json};
 use std::ops::Range;
 
@@ -24,11 +23,13 @@ pub struct Context {
     earlier: Option<Tensor>,
     /// Those it looks at.
     latents: Tensor,
-    /// blake3 of their values in hexadecimal.
-    hash: String,
 }
 
 impl Context {
+    pub fn new(earlier: Option<Tensor>, latents: Tensor) -> Self {
+        Self { earlier, latents }
+    }
+
     /// The known frames of a timeline.
     pub fn known(&self, segment: &Segment, device: &Device) -> Result<Known> {
         Ok(Known { start: segment.padding, latents: self.latents.to_device(device)? })
@@ -42,47 +43,48 @@ impl Context {
         })
     }
 
-    /// What the record says of it.
-    pub fn record(&self, given: &Given) -> Value {
-        json!({
+    /// What the record says of it, with the blake3 of the values in hexadecimal.
+    fn record(&self, given: &Given) -> Result<Value> {
+        let values = self.latents.flatten_all()?.to_vec1::<f32>()?;
+        let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        Ok(json!({
             "video": given.path.to_string_lossy(),
             "frames": given.frames,
             "latent_frames": given.context,
             "only_new": given.only_new,
-            "blake3": self.hash,
-        })
+            "blake3": blake3::hash(&bytes).to_hex().to_string(),
+        }))
     }
 }
 
 /// Puts what a run knows of the video that it continues into its record.
-pub fn note(job: &Job, context: Option<&Context>, manifest: &mut Manifest) {
-    if let (Some(context), Some(given)) = (context, &job.given) {
-        manifest.settings.insert("context".to_owned(), context.record(given));
+pub fn note(stage: &Stage, context: Option<&Context>, manifest: &mut Manifest) -> Result<()> {
+    if let (Some(context), Some(given)) = (context, &stage.input.given) {
+        manifest.settings.insert("context".to_owned(), context.record(given)?);
     }
+    Ok(())
 }
 
-/// Reads, or encodes, the end of the video that a job continues.
-pub fn context(job: &Job, observer: &mut dyn Observer) -> Result<Option<Context>, Failure> {
-    let Some(given) = &job.given else { return Ok(None) };
+/// Reads, or encodes, the end of the video that a stage continues.
+pub fn context(stage: &Stage, observer: &mut dyn Observer) -> Result<Option<Context>, Failure> {
+    let Some(given) = &stage.input.given else { return Ok(None) };
     let (earlier, latents) = match given.kind {
-        GivenKind::Latents { .. } => read(job, given).code(Code::Usage)?,
-        GivenKind::Video { .. } => (None, encode(job, given, observer)?),
+        GivenKind::Latents { .. } => read(stage, given).code(Code::Usage)?,
+        GivenKind::Video { .. } => (None, encode(stage, given, observer)?),
     };
     let values = latents.flatten_all()?.to_vec1::<f32>()?;
     if !values.iter().all(|value| value.is_finite()) {
         let message = format!("{}: NaN or infinity in its latents: try --dtype f32", given.path.display());
         return Err(Failure::message(Code::Numbers, message));
     }
-    let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
-    let hash = blake3::hash(&bytes).to_hex().to_string();
-    Ok(Some(Context { earlier, latents, hash }))
+    Ok(Some(Context::new(earlier, latents)))
 }
 
-fn read(job: &Job, given: &Given) -> Result<(Option<Tensor>, Tensor)> {
+fn read(stage: &Stage, given: &Given) -> Result<(Option<Tensor>, Tensor)> {
     let mut tensors = read_tensors(&given.path)?;
     let all = tensors.remove("latents").context("no latents")?.squeeze(0)?; // [F, C, H, W]
     let frames = all.dim(0)?;
-    unchanged(job.rules.video_frames(frames) == given.frames, given)?;
+    unchanged(stage.rules.video_frames(frames) == given.frames, given)?;
     let split = frames - given.context;
     let earlier = (split > 0).then(|| all.narrow(0, 0, split)).transpose()?;
     Ok((earlier, all.narrow(0, split, given.context)?.contiguous()?))
@@ -94,45 +96,29 @@ fn unchanged(same: bool, given: &Given) -> Result<()> {
 }
 
 /// `[K, C, H, W]` in f32 on the CPU, scaled.
-fn encode(job: &Job, given: &Given, observer: &mut dyn Observer) -> Result<Tensor, Failure> {
-    observer.event(&Event::Phase {
-        phase: Phase::Load,
-        of: 0,
-        what: job.architecture.part(Role::Autoencoder).into(),
-    })?;
-    let part = job.model.part(job.architecture.part(Role::Autoencoder)).code(Code::Model)?;
-    let vb = part.var_builder(job.vae_dtype, &job.device).code(Code::Model)?;
-    let vae = job.architecture.load_autoencoder(vb, true).code(Code::Model)?;
-    observer.event(&Event::Phase { phase: Phase::Encode, of: 0, what: "given video".into() })?;
-    let tail = given.tail(job.rules.time);
-    let mut values = Vec::with_capacity(tail * 3 * job.width * job.height);
-    for frame in frames(job, given, given.frames - tail..given.frames)? {
-        let pixels = frame?.data;
-        let plane = |channel| pixels.iter().skip(channel).step_by(3).map(|&byte| f32::from(byte) / 127.5 - 1.0);
-        values.extend((0..3).flat_map(plane));
-    }
-    unchanged(values.len() == tail * 3 * job.width * job.height, given)?;
-    let video = Tensor::from_vec(values, (tail, 3, job.height, job.width), &Device::Cpu)?; // [T, 3, H, W]
-    let options = EncodeOptions { tile: job.decode.tile.clone(), ..EncodeOptions::default() };
-    let latents = vae.encode(&video, &options)?;
-    Ok(latents.to_device(&Device::Cpu)?.to_dtype(DType::F32)?)
+fn encode(stage: &Stage, given: &Given, observer: &mut dyn Observer) -> Result<Tensor, Failure> {
+    let mut encoder = Encoder::load(stage, observer)?;
+    let tail = given.tail(stage.rules.time);
+    let frames = frames(stage, given, given.frames - tail..given.frames)?;
+    let latents = encoder.encode(frames, tail, "given video", observer)?;
+    Ok(latents.with_context(|| format!("{}: has changed since the run began", given.path.display()))?)
 }
 
-/// Some frames of the given video in the size of the job, one by one.
-fn frames(job: &Job, given: &Given, range: Range<usize>) -> Result<impl Iterator<Item = Result<Frame>>> {
-    let (width, height, fit) = (job.width, job.height, given.fit);
+/// Some frames of the given video in the size of the stage, one by one.
+fn frames(stage: &Stage, given: &Given, range: Range<usize>) -> Result<impl Iterator<Item = Result<Frame>>> {
+    let (width, height, fit) = (stage.size.width, stage.size.height, given.fit);
     let reader = video::read(&given.path, &Limits::default())?;
     Ok(reader.skip(range.start).take(range.len()).map(move |frame| Ok(frame?.fitted(width, height, fit))))
 }
 
 /// Puts the given frames before the new ones, where they belong into the output and are not decoded from latents.
-pub fn write_given(job: &Job, writer: &mut Writer) -> Result<(), Failure> {
-    let Some(given) = job.given.as_ref().filter(|given| !given.only_new) else { return Ok(()) };
+pub fn write_given(stage: &Stage, writer: &mut Writer) -> Result<(), Failure> {
+    let Some(given) = stage.input.given.as_ref().filter(|given| !given.only_new) else { return Ok(()) };
     if let GivenKind::Latents { .. } = given.kind {
         return Ok(());
     }
     let mut written = 0;
-    for frame in frames(job, given, 0..given.frames)? {
+    for frame in frames(stage, given, 0..given.frames)? {
         writer.write(frame?).code(Code::Encoder)?;
         written += 1;
     }
@@ -140,14 +126,17 @@ pub fn write_given(job: &Job, writer: &mut Writer) -> Result<(), Failure> {
 }
 
 /// Which of the frames that a segment decodes to belong into the output.
-pub fn wanted(job: &Job, index: usize) -> Range<usize> {
-    let frames = job.segments[index].frames;
-    match &job.given {
+pub fn wanted(stage: &Stage, index: usize) -> Range<usize> {
+    let Segment { frames, context, .. } = stage.segments[index];
+    match &stage.input.given {
         Some(given) if index == 0 => {
-            let (decoded, dropped) = given.decoded(job.rules.time);
+            let (decoded, dropped) = given.decoded(stage.rules.time);
             dropped..decoded + frames
         }
-        _ => 0..frames,
+        _ => {
+            let known = stage.rules.video_frames(context);
+            known..known + frames
+        }
     }
 }
 
@@ -163,6 +152,7 @@ mod tests {
     use crate::noise::{Noise, Stream};
     use crate::schedulers::{self, ScheduleConfig, Scheduler, SchedulerKind, Table};
     use crate::timeline::{BlendMode, ChunkPlan};
+    use candle_core::DType;
     use std::sync::Mutex;
 
     const SHAPE: (usize, usize, usize) = (2, 3, 4);
@@ -200,6 +190,7 @@ mod tests {
                 sharing: None,
                 noise: &NoiseSource::Seeded(Noise::new(1)),
                 shape: SHAPE,
+                first: 0,
                 until: usize::MAX,
             },
             timelines: vec![Input {
@@ -208,6 +199,7 @@ mod tests {
                 concat: None,
                 start: 0,
                 known: known.cloned(),
+                refined: None,
                 scheduler,
             }],
             uncond: &text,

@@ -146,9 +146,9 @@ impl<'k, 'a> FrameCache<'k, 'a> {
         let Some(checkpoints) = &mut self.checkpoints else { return Ok(()) };
         if let Mode::Undecided(frames) = &mut self.mode {
             let frames = std::mem::take(frames);
-            let job = checkpoints.job();
-            let chunks = |segment: &crate::job::Segment| job.decode.chunks(segment.plan.keep - segment.padding).len();
-            let left = of - done + job.segments.iter().skip(part + 1).map(chunks).sum::<usize>();
+            let (job, stage) = (checkpoints.job(), checkpoints.job().last());
+            let chunks = |segment: &crate::job::Segment| stage.decode.chunks(segment.plan.keep - segment.padding).len();
+            let left = of - done + stage.segments.iter().skip(part + 1).map(chunks).sum::<usize>();
             let expected = self.begun.elapsed().as_secs_f64() * left as f64;
             let worth = match job.keep.every {
                 Every::Steps(_) => left > 0,

@@ -8,7 +8,7 @@ use super::frame_cache::FrameCache;
 use super::latents::write_latents;
 use super::loaded::Loaded;
 use crate::disk;
-use crate::job::Job;
+use crate::job::{Job, Stage};
 use crate::models::architecture::Role;
 use crate::run::manifest::{Manifest, sidecar_path};
 use crate::run::{Code, Event, Failure, Observer, Phase, WithCode};
@@ -19,11 +19,11 @@ use std::path::{Path, PathBuf};
 
 /// Removes what runs that were killed have left of the files that this one writes, and says so.
 pub(super) fn sweep(job: &Job, observer: &mut dyn Observer) -> anyhow::Result<()> {
-    let sidecar = sidecar_path(&job.output.path).filter(|_| job.manifest.writes_sidecar());
-    let preview = job.preview.as_ref().map(|preview| preview.path.clone());
-    let others = [sidecar, job.save_latents.clone(), preview];
+    let sidecar = sidecar_path(&job.output.video.path).filter(|_| job.output.manifest.writes_sidecar());
+    let preview = job.output.preview.as_ref().map(|preview| preview.path.clone());
+    let others = [sidecar, job.output.latents.clone(), preview];
     let swept = others.iter().flatten().flat_map(|path| disk::sweep(path));
-    for path in video::sweep_output(&job.output).into_iter().chain(swept) {
+    for path in video::sweep_output(&job.output.video).into_iter().chain(swept) {
         let message = format!("{} was left by a run that was killed: removed", path.display());
         observer.event(&Event::Warning(message))?;
     }
@@ -39,10 +39,10 @@ pub fn frames(
     checkpoints: &mut Checkpointer,
     observer: &mut dyn Observer,
 ) -> Result<Written, Failure> {
-    let mut output = job.output.clone();
-    output.metadata = job.manifest.embeds().then(|| manifest.embedded_json()).transpose()?;
+    let mut output = job.output.video.clone();
+    output.metadata = job.output.manifest.embeds().then(|| manifest.embedded_json()).transpose()?;
     let mut cache = FrameCache::new(checkpoints, observer)?;
-    write(job, loaded, latents, &output, &mut cache, observer)
+    write(job.last(), loaded, latents, &output, &mut cache, observer)
 }
 
 /// Decodes latents that were kept.
@@ -53,31 +53,34 @@ pub fn again(
     manifest: &Manifest,
     observer: &mut dyn Observer,
 ) -> Result<Written, Failure> {
-    let mut output = job.output.clone();
-    output.metadata = job.manifest.embeds().then(|| manifest.embedded_json()).transpose()?;
-    write(job, loaded, latents, &output, &mut FrameCache::off(), observer)
+    let mut output = job.output.video.clone();
+    output.metadata = job.output.manifest.embeds().then(|| manifest.embedded_json()).transpose()?;
+    write(job.last(), loaded, latents, &output, &mut FrameCache::off(), observer)
 }
 
-/// A draft of the video from the latents there are, under a name of its own: `NAME.draft.mp4` for `NAME.mp4`. Its record
+/// A draft of the video from the latents of a stage that there are, under a name of its own: `NAME.draft.mp4` for `NAME.mp4`. Its record
 /// would be that of another video, so it has none.
 pub fn draft(
     job: &Job,
+    stage: &Stage,
     loaded: &mut Loaded,
     latents: &[Tensor],
     observer: &mut dyn Observer,
 ) -> Result<Written, Failure> {
-    let path = &job.output.path;
+    let path = &job.output.video.path;
     let stem = path.file_stem().unwrap_or_default().to_string_lossy();
-    let name = match path.extension().filter(|_| job.output.format != Format::PngDir) {
+    let name = match path.extension().filter(|_| job.output.video.format != Format::PngDir) {
         Some(suffix) => format!("{stem}.draft.{}", suffix.to_string_lossy()),
         None => format!("{}.draft", path.file_name().unwrap_or_default().to_string_lossy()),
     };
-    let output = Output { path: path.with_file_name(name), metadata: None, overwrite: true, ..job.output.clone() };
-    write(job, loaded, latents, &output, &mut FrameCache::off(), observer)
+    let (width, height) = (stage.size.width * stage.shown(), stage.size.height);
+    let path = path.with_file_name(name);
+    let output = Output { path, width, height, metadata: None, overwrite: true, ..job.output.video.clone() };
+    write(stage, loaded, latents, &output, &mut FrameCache::off(), observer)
 }
 
 fn write(
-    job: &Job,
+    stage: &Stage,
     loaded: &mut Loaded,
     latents: &[Tensor],
     output: &Output,
@@ -87,12 +90,12 @@ fn write(
     observer.event(&Event::Phase {
         phase: Phase::Load,
         of: 0,
-        what: job.architecture.part(Role::Autoencoder).into(),
+        what: stage.model.architecture.part(Role::Autoencoder).into(),
     })?;
-    let vae = loaded.decoder(job)?;
-    let decoder = Decoder::new(job, &*vae);
+    let vae = loaded.decoder(stage)?;
+    let decoder = Decoder::new(stage, &*vae);
     let mut writer = video::open(output).code(Code::Encoder)?;
-    extend::write_given(job, &mut writer)?;
+    extend::write_given(stage, &mut writer)?;
     let parts = latents.len();
     let mut write = |frame| writer.write(frame);
     let mut fades = Fades::new(&mut write);
@@ -101,12 +104,12 @@ fn write(
         None => error.into(),
     };
     for (part, latents) in latents.iter().enumerate() {
-        let latents = latents.to_device(&job.device)?;
-        let wanted = extend::wanted(job, part);
+        let latents = latents.to_device(&stage.compute.device)?;
+        let wanted = extend::wanted(stage, part);
         // a draft may end here: then nothing is mixed behind it
-        let next = job.segments.get(part + 1).filter(|_| part + 1 < parts);
-        fades.begin(job.segments[part].fade, wanted.len(), next.map_or(0, |next| next.fade))?;
-        if job.shown() == 1 {
+        let next = stage.segments.get(part + 1).filter(|_| part + 1 < parts);
+        fades.begin(stage.segments[part].fade, wanted.len(), next.map_or(0, |next| next.fade))?;
+        if stage.shown() == 1 {
             let mut take = |frame| fades.write(frame);
             decode(&decoder, &latents, (part, wanted), cache, &mut take, observer).map_err(encoder)?;
             continue;
@@ -131,11 +134,11 @@ fn write(
 /// Saves the latents of a run whose video could not be written: beside the output, or where there is room.
 pub fn keep(job: &Job, latents: &[Tensor], failure: Failure) -> Failure {
     let gone = failure.find::<VideoError>().is_some_and(|error| error.fault == Fault::BrokenPipe);
-    if gone || job.save_latents.is_some() {
+    if gone || job.output.latents.is_some() {
         return failure;
     }
     let name = format!("vidgen-{}.latents.safetensors", job.seed);
-    let beside = job.output.path.parent().map(Path::to_path_buf).unwrap_or_default();
+    let beside = job.output.video.path.parent().map(Path::to_path_buf).unwrap_or_default();
     for folder in [beside, std::env::temp_dir(), PathBuf::from(".")] {
         let path = folder.join(&name);
         if write_latents(&path, latents).is_ok() {

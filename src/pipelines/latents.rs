@@ -1,14 +1,19 @@
-//! The second stage: noise becomes latents, timeline by timeline.
+//! Noise becomes latents, segment by segment.
 
 use super::checkpoint::Checkpointer;
 use super::controls;
 use super::denoise::{Denoising, Input, Network, NoiseSource, Reporting, Sampling, StepHook, denoise};
 use super::extend::Context;
+use super::feed;
 use super::loaded::Loaded;
 use super::preview::Previewer;
 use super::segment::kept;
 use super::texts::Texts;
-use crate::job::{Job, Maps, Segment, Timeline, work};
+use crate::attention::AttentionProcessor;
+use crate::estimate::work;
+use crate::guidance::Rule;
+use crate::job::{Compute, Job, Maps, Stage, Timeline};
+use crate::models::Denoiser;
 use crate::models::architecture::Role;
 use crate::nn::sdpa::Sdpa;
 use crate::noise::Noise;
@@ -21,26 +26,27 @@ use candle_core::{DType, Tensor};
 use std::cell::RefCell;
 use std::path::Path;
 
-/// The noise of a job, read and checked before anything is loaded where it is given.
-pub fn noise(job: &Job) -> Result<NoiseSource> {
-    let Some(path) = &job.init_noise else { return Ok(NoiseSource::Seeded(Noise::new(job.seed))) };
+/// The noise of a stage, read and checked before anything is loaded where it is given.
+pub fn noise(stage: &Stage, seed: u64) -> Result<NoiseSource> {
+    let Some(path) = &stage.input.noise else { return Ok(NoiseSource::Seeded(Noise::new(seed))) };
     let shown = path.display();
     let mut tensors = read_tensors(path)?;
-    let frames: usize = job.segments.iter().map(|segment| segment.plan.frames).sum();
-    let (c, h, w) = job.latents;
+    let frames: usize = stage.segments.iter().map(|segment| segment.plan.frames).sum();
+    let (c, h, w) = stage.size.latents;
+    let sampler = &stage.sampler;
     let mut take = |name: &str, shape: &[usize]| match tensors.remove(name) {
         None => Ok(None),
         Some(tensor) if tensor.dims() == shape => Ok(Some(tensor)),
         Some(tensor) => bail!("{shown}: {name} has shape {:?}, this run needs {shape:?}", tensor.dims()),
     };
     let Some(initial) = take("noise", &[1, frames, c, h, w])? else { bail!("{shown}: holds no tensor named noise") };
-    let steps = take("step_noise", &[job.steps, 1, frames, c, h, w])?.map(|steps| steps.squeeze(1)).transpose()?;
-    let scheduler = crate::schedulers::build(&job.schedule, job.scheduler, job.table, job.steps, job.eta)?;
-    let needed = (0..job.steps).any(|step| scheduler.needs_noise(step));
+    let steps = take("step_noise", &[sampler.steps, 1, frames, c, h, w])?.map(|steps| steps.squeeze(1)).transpose()?;
+    let scheduler = sampler.build()?;
+    let needed = (0..sampler.steps).any(|step| scheduler.needs_noise(step));
     ensure!(
         steps.is_some() || !needed,
         "{shown}: holds no step_noise, and {} adds noise at every step: add it, or use --scheduler ddim",
-        job.scheduler
+        sampler.kind
     );
     Ok(NoiseSource::Given { initial: initial.squeeze(0)?, steps })
 }
@@ -54,18 +60,21 @@ pub struct Recording<'a> {
     pub kept: RefCell<Vec<Vec<RecordedMap>>>,
 }
 
-/// What the latents of a job are made from.
+/// What the latents of a stage are made from.
 pub struct Prepared<'a> {
     pub texts: &'a Texts,
     pub noise: &'a NoiseSource,
     /// What is known of the video that it continues.
     pub context: Option<&'a Context>,
+    /// By segment, the latents `[F, C, H, W]` of the frames that it refines, on its whole timeline.
+    pub refined: Option<&'a [Tensor]>,
 }
 
 /// The denoised latents of each segment, `[F, C, H, W]`, as [`kept`] has them; those of the first begin with what is given.
 /// Those that `checkpoints` holds are not made again.
 pub fn latents(
     job: &Job,
+    stage: &Stage,
     loaded: &mut Loaded,
     prepared: &Prepared,
     mut checkpoints: Option<&mut Checkpointer>,
@@ -74,63 +83,51 @@ pub fn latents(
 ) -> Result<Vec<Tensor>, Failure> {
     let heard = |checkpoints: &Option<&mut Checkpointer>| checkpoints.as_ref().map_or(Ok(()), |kept| kept.heard());
     heard(&checkpoints)?;
-    observer.event(&Event::Phase { phase: Phase::Load, of: 0, what: job.architecture.part(Role::Denoiser).into() })?;
-    let denoiser = loaded.denoiser(job)?;
+    let what = stage.model.architecture.part(Role::Denoiser).into();
+    observer.event(&Event::Phase { phase: Phase::Load, of: 0, what })?;
+    let denoiser = loaded.denoiser(stage)?;
     heard(&checkpoints)?;
-    let mut done = Vec::with_capacity(job.segments.len());
+    let mut done = Vec::with_capacity(stage.segments.len());
+    let after = work::after(stage, &speed::kept(job.machine.threads).unwrap_or(Speed::TYPICAL));
+    let mut previewer = Previewer::new(job, stage);
+    let (rule, mut begins) = (stage.rule(), true);
     let mut start = 0;
-    let after = work::after(job, &speed::kept(job.threads).unwrap_or(Speed::TYPICAL));
-    let mut previewer = Previewer::new(job);
-    let mut begins = true;
-    let rule = job.rule();
-    for (index, segment) in job.segments.iter().enumerate() {
+    for (index, segment) in stage.segments.iter().enumerate() {
         let before = start;
         start += segment.plan.frames;
         if let Some(latents) = checkpoints.as_ref().and_then(|checkpoints| checkpoints.finished(index)) {
             done.push(latents);
             continue;
         }
-        let timelines = job.timelines(segment);
-        let context = prepared.context.filter(|_| segment.context > 0);
+        let timelines = stage.timelines(segment);
+        let fed = feed::fed(stage, index, done.last(), loaded, observer)?;
+        let context = fed.as_ref().or(prepared.context.filter(|_| segment.context > 0));
         let mut from = None;
         if let Some(checkpoints) = &mut checkpoints {
             from = checkpoints.point(index, &timelines, observer)?;
             checkpoints.goes_on_from(context.cloned());
         }
-        let mut stack = controls::stack(job, &timelines, recording.map(|recording| recording.maps))?;
+        let mut stack = controls::stack(stage, &timelines, recording.map(|recording| recording.maps))?;
         let mut nobody = ();
         let steps: &mut dyn StepHook = match &mut checkpoints {
             Some(checkpoints) => &mut **checkpoints,
             None => &mut nobody,
         };
-        let mut shown = previewer.then(steps);
-        let inputs = timelines.iter().map(|timeline| input(job, segment, timeline, prepared, before));
+        let until = recording.map_or(stage.sampler.steps, |recording| recording.until);
+        let reporting = Reporting {
+            hook: &mut previewer.then(steps),
+            part: (index, stage.segments.len()),
+            begins: std::mem::take(&mut begins),
+            after,
+        };
+        let inputs = timelines.iter().map(|timeline| input(stage, (index, before), timeline, prepared, context));
         let run = Denoising {
-            network: Network {
-                denoiser: &*denoiser,
-                stack: &mut stack.processors,
-                kernel: Sdpa { kernel: job.attention, bf16: job.dtype == DType::BF16, ..Sdpa::default() },
-                micro_batch: 2,
-                device: &job.device,
-            },
-            sampling: Sampling {
-                rule: &rule,
-                table: job.table,
-                blend: job.blend,
-                sharing: job.controls.sharing.as_ref(),
-                noise: prepared.noise,
-                shape: job.latents,
-                until: recording.map_or(job.steps, |recording| recording.until),
-            },
+            network: network(stage, &*denoiser, &mut stack.processors),
+            sampling: sampling(stage, &rule, prepared.noise, until),
             timelines: inputs.collect::<Result<_>>()?,
             uncond: &prepared.texts.uncond,
             from,
-            reporting: Reporting {
-                hook: &mut shown,
-                part: (index, job.segments.len()),
-                begins: std::mem::take(&mut begins),
-                after,
-            },
+            reporting,
         };
         let latents = kept(segment, &timelines, &denoise(run, observer)?)?;
         if let Some(recording) = recording {
@@ -148,23 +145,50 @@ pub fn latents(
     Ok(done)
 }
 
-/// What a timeline's rows are made of. `start`: its first frame among all of the video.
+/// How the network of a stage is asked.
+fn network<'a>(
+    stage: &'a Stage,
+    denoiser: &'a dyn Denoiser,
+    stack: &'a mut [Box<dyn AttentionProcessor>],
+) -> Network<'a> {
+    let Compute { device, dtype, attention, .. } = &stage.compute;
+    let kernel = Sdpa { kernel: *attention, bf16: *dtype == DType::BF16, ..Sdpa::default() };
+    Network { denoiser, stack, kernel, micro_batch: 2, device }
+}
+
+/// How its predictions become steps, up to step `until`.
+fn sampling<'a>(stage: &'a Stage, rule: &'a Rule, noise: &'a NoiseSource, until: usize) -> Sampling<'a> {
+    Sampling {
+        rule,
+        table: stage.sampler.table,
+        blend: stage.rules.blend,
+        sharing: stage.controls.sharing.as_ref(),
+        noise,
+        shape: stage.size.latents,
+        first: stage.input.first_step(stage.sampler.steps),
+        until,
+    }
+}
+
+/// What a timeline of segment `index` is made of, whose first latent frame is `start` among all of the video. `context`: what
+/// it goes on from.
 fn input<'a>(
-    job: &Job,
-    segment: &Segment,
+    stage: &Stage,
+    (index, start): (usize, usize),
     timeline: &'a Timeline,
     prepared: &Prepared,
-    start: usize,
+    context: Option<&Context>,
 ) -> Result<Input<'a>> {
+    let segment = &stage.segments[index];
     let texts = timeline.plan.texts.iter().map(|text| mix(&prepared.texts.prompts, text));
-    let context = prepared.context.filter(|_| segment.context > 0);
     Ok(Input {
         timeline,
         texts: texts.collect::<candle_core::Result<_>>()?,
         concat: None,
         start,
-        known: context.map(|context| context.known(segment, &job.device)).transpose()?,
-        scheduler: crate::schedulers::build(&job.schedule, job.scheduler, job.table, job.steps, job.eta)?,
+        known: context.map(|context| context.known(segment, &stage.compute.device)).transpose()?,
+        refined: prepared.refined.map(|refined| refined[index].to_device(&stage.compute.device)).transpose()?,
+        scheduler: stage.sampler.build()?,
     })
 }
 

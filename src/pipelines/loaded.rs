@@ -1,6 +1,6 @@
 //! Networks that stay in memory from one job to the next, where a command has several.
 
-use crate::job::Job;
+use crate::job::Stage;
 use crate::job::values::Offload;
 use crate::models::architecture::Role;
 use crate::models::{Autoencoder, Denoiser};
@@ -22,8 +22,8 @@ pub struct Loaded {
 struct Key(String, DType, String);
 
 impl Key {
-    fn of(job: &Job, dtype: DType) -> Self {
-        Self(job.model.place(), dtype, job.device_name())
+    fn of(stage: &Stage, dtype: DType) -> Self {
+        Self(stage.model.folder.place(), dtype, stage.compute.device_name())
     }
 }
 
@@ -33,44 +33,44 @@ impl Loaded {
         Self { keep: several, ..Self::default() }
     }
 
-    /// Whether the networks of a job stay for the next one.
-    fn keeps(&self, job: &Job) -> bool {
-        self.keep && job.offload == Offload::None
+    /// Whether the networks of a stage stay for the next one.
+    fn keeps(&self, stage: &Stage) -> bool {
+        self.keep && stage.compute.offload == Offload::None
     }
 
-    /// The denoiser of a job.
-    pub fn denoiser(&mut self, job: &Job) -> Result<Arc<dyn Denoiser>, Failure> {
-        let key = Key::of(job, job.dtype);
-        if !self.keeps(job) {
+    /// The denoiser of a stage.
+    pub fn denoiser(&mut self, stage: &Stage) -> Result<Arc<dyn Denoiser>, Failure> {
+        let key = Key::of(stage, stage.compute.dtype);
+        if !self.keeps(stage) {
             (self.denoiser, self.decoder) = (None, None);
         }
         if let Some((_, network)) = self.denoiser.as_ref().filter(|(loaded, _)| *loaded == key) {
             return Ok(network.clone());
         }
         self.denoiser = None; // before the next takes memory
-        let part = job.model.part(job.architecture.part(Role::Denoiser)).code(Code::Model)?;
-        let vb = match job.offload {
-            Offload::Block => part.var_builder_holding(job.dtype, &job.device),
-            _ => part.var_builder_compact(job.dtype, &job.device),
+        let part = stage.model.part(Role::Denoiser).code(Code::Model)?;
+        let vb = match stage.compute.offload {
+            Offload::Block => part.var_builder_holding(stage.compute.dtype, &stage.compute.device),
+            _ => part.var_builder_compact(stage.compute.dtype, &stage.compute.device),
         };
         let vb = vb.code(Code::Model)?;
-        let streamed = matches!(job.offload, Offload::Block | Offload::Disk);
-        let network = job.architecture.load_denoiser(vb, streamed).code(Code::Model)?;
-        self.denoiser = self.keeps(job).then(|| (key, network.clone()));
+        let streamed = matches!(stage.compute.offload, Offload::Block | Offload::Disk);
+        let network = stage.model.architecture.load_denoiser(vb, streamed).code(Code::Model)?;
+        self.denoiser = self.keeps(stage).then(|| (key, network.clone()));
         Ok(network)
     }
 
-    /// The decoder of a job.
-    pub fn decoder(&mut self, job: &Job) -> Result<Arc<dyn Autoencoder>, Failure> {
-        let key = Key::of(job, job.vae_dtype);
+    /// The decoder of a stage.
+    pub fn decoder(&mut self, stage: &Stage) -> Result<Arc<dyn Autoencoder>, Failure> {
+        let key = Key::of(stage, stage.compute.vae_dtype);
         if let Some((_, network)) = self.decoder.as_ref().filter(|(loaded, _)| *loaded == key) {
             return Ok(network.clone());
         }
         self.decoder = None;
-        let part = job.model.part(job.architecture.part(Role::Autoencoder)).code(Code::Model)?;
-        let vb = part.var_builder(job.vae_dtype, &job.device).code(Code::Model)?;
-        let network = job.architecture.load_autoencoder(vb, false).code(Code::Model)?;
-        self.decoder = self.keeps(job).then(|| (key, network.clone()));
+        let part = stage.model.part(Role::Autoencoder).code(Code::Model)?;
+        let vb = part.var_builder(stage.compute.vae_dtype, &stage.compute.device).code(Code::Model)?;
+        let network = stage.model.architecture.load_autoencoder(vb, false).code(Code::Model)?;
+        self.decoder = self.keeps(stage).then(|| (key, network.clone()));
         Ok(network)
     }
 }

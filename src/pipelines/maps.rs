@@ -18,7 +18,7 @@ use super::map_pictures::{Axis, badge, colour, grid, matrix, unit};
 use super::segment::alone;
 use super::text_to_video::plan;
 use super::texts::encode;
-use crate::job::{Job, MapView, Maps, TimelineRole};
+use crate::job::{Job, MapView, Maps, Stage, TimelineRole};
 use crate::models::architecture::Role;
 use crate::nn::resample::resize_bilinear;
 use crate::processors::attention_map::RecordedMap;
@@ -37,7 +37,7 @@ use std::path::PathBuf;
 /// The raw maps.
 pub const RAW: &str = "maps.safetensors";
 
-/// Runs a job as far as it takes and writes its maps into a folder; with `overlay` its frames as well, under the map of each
+/// Runs the first stage of a job as far as it takes and writes its maps into a folder; with `overlay` its frames as well, under the map of each
 /// word. Returns the files.
 pub fn attention_maps(
     job: &Job,
@@ -46,6 +46,7 @@ pub fn attention_maps(
     overlay: bool,
     observer: &mut dyn Observer,
 ) -> Result<Vec<PathBuf>, Failure> {
+    let stage = job.first();
     for warning in &job.warnings {
         observer.event(&Event::Warning(warning.clone()))?;
     }
@@ -57,20 +58,20 @@ pub fn attention_maps(
     }
     .code(Code::Usage)?;
     observer.event(&Event::Plan(Box::new(plan(job))))?;
-    let noise = noise(job).code(Code::Usage)?;
-    let texts = encode(job, observer)?;
+    let noise = noise(stage, job.seed).code(Code::Usage)?;
+    let texts = encode(stage, &job.machine, observer)?;
     let mut loaded = Loaded::default();
 
-    let until = if overlay { job.steps } else { maps.until(job.steps) };
+    let until = if overlay { stage.sampler.steps } else { maps.until(stage.sampler.steps) };
     let recording = Recording { until, maps, kept: RefCell::default() };
-    let prepared = Prepared { texts: &texts, noise: &noise, context: None };
-    let denoised = latents(job, &mut loaded, &prepared, None, Some(&recording), observer)?;
+    let prepared = Prepared { texts: &texts, noise: &noise, context: None, refined: None };
+    let denoised = latents(job, stage, &mut loaded, &prepared, None, Some(&recording), observer)?;
 
     let kept = recording.kept.into_inner();
     let (mut tensors, mut files) = (Vec::new(), Vec::new());
     match maps.view {
         MapView::Words => {
-            let lines = of_words(job, &kept)?;
+            let lines = of_words(stage, &kept)?;
             for ((step, layer), map) in &lines {
                 tensors.push((format!("words/step-{step}/layer-{layer}"), map.clone()));
                 let picture = grid(map, &maps.words)?;
@@ -79,17 +80,17 @@ pub fn attention_maps(
             if overlay {
                 let all: Vec<&Tensor> = lines.values().collect();
                 let named: Vec<_> = maps.words.iter().zip(&overlays).collect();
-                overlaid(job, &mut loaded, &alone(job, &denoised)?, &mean(&all)?, &named, folder, observer)?;
+                overlaid(job, &mut loaded, &alone(stage, &denoised)?, &mean(&all)?, &named, folder, observer)?;
                 files.extend(overlays);
             }
         }
         view => {
             for (segment, kept) in kept.into_iter().enumerate() {
-                for (window, kept) in of_windows(job, segment, kept) {
+                for (window, kept) in of_windows(stage, segment, kept) {
                     if maps.window.is_some_and(|place| place != (segment, window)) {
                         continue;
                     }
-                    let windows = job.segments.iter().take(segment).map(|segment| segment.plan.windows.len());
+                    let windows = stage.segments.iter().take(segment).map(|segment| segment.plan.windows.len());
                     let place = match view {
                         MapView::Spatial => String::new(),
                         _ => format!("window-{}", windows.sum::<usize>() + window),
@@ -99,7 +100,7 @@ pub fn attention_maps(
                         .into_iter()
                         .filter(|part| !part.is_empty())
                         .collect();
-                    let axis = axis(job, maps, (segment, window));
+                    let axis = axis(stage, maps, (segment, window));
                     let shown = match view {
                         // padding has no words
                         MapView::Text => {
@@ -126,12 +127,12 @@ pub fn attention_maps(
 }
 
 /// What the rows and columns of a window's map are.
-fn axis(job: &Job, maps: &Maps, (segment, window): (usize, usize)) -> Axis {
-    let plan = &job.segments[segment].plan;
+fn axis(stage: &Stage, maps: &Maps, (segment, window): (usize, usize)) -> Axis {
+    let plan = &stage.segments[segment].plan;
     let window = &plan.windows[window];
     match maps.view {
         MapView::Text => {
-            let edited = job.controls.edit.as_ref().map_or(0, |_| job.prompts.len());
+            let edited = stage.controls.edit.as_ref().map_or(0, |_| stage.text.prompts.len());
             // a text between two prompts has no words
             let names = match plan.texts.get(window.text) {
                 Some(TextMix::Prompt(prompt)) => maps.pieces.get(edited + prompt).cloned(),
@@ -140,12 +141,12 @@ fn axis(job: &Job, maps: &Maps, (segment, window): (usize, usize)) -> Axis {
             Axis { of: "tokens", names: names.unwrap_or_default() }
         }
         MapView::Temporal => {
-            let frames = (0..window.len / job.architecture.geometry().patch_t).map(|frame| frame.to_string());
+            let frames = (0..window.len / stage.model.architecture.geometry().patch_t).map(|frame| frame.to_string());
             Axis { of: "latent frames of the window", names: frames.collect() }
         }
         _ => {
-            let patch = job.architecture.geometry().patch;
-            let (rows, columns) = (job.latents.1 / patch, job.latents.2 / patch);
+            let patch = stage.model.architecture.geometry().patch;
+            let (rows, columns) = (stage.size.latents.1 / patch, stage.size.latents.2 / patch);
             let places = (0..rows * columns).map(|place| format!("{},{}", place % columns, place / columns));
             Axis { of: "places of the frame (x,y)", names: places.collect() }
         }
@@ -154,7 +155,8 @@ fn axis(job: &Job, maps: &Maps, (segment, window): (usize, usize)) -> Axis {
 
 /// What the raw file says of its tensors.
 fn description(job: &Job, maps: &Maps) -> HashMap<String, String> {
-    let prompts = job.controls.edit.as_ref().map_or(&job.prompts, |edit| &edit.prompts);
+    let stage = job.first();
+    let prompts = stage.prompts();
     let pieces = &maps.pieces[maps.pieces.len() - prompts.len()..];
     let mean = if maps.single_layer { "heads" } else { "heads and the layers from 0 to the one named" };
     HashMap::from([
@@ -166,13 +168,13 @@ fn description(job: &Job, maps: &Maps) -> HashMap<String, String> {
         ("prompts".to_owned(), json!(prompts).to_string()),
         ("pieces".to_owned(), json!(pieces).to_string()),
         ("seed".to_owned(), job.seed.to_string()),
-        ("model".to_owned(), job.model.name().to_owned()),
+        ("model".to_owned(), stage.model.folder.name().to_owned()),
     ])
 }
 
 /// The maps of the windows of a segment's output; of a window that went through a layer as source and as target the first.
-fn of_windows(job: &Job, segment: usize, kept: Vec<RecordedMap>) -> Vec<(usize, RecordedMap)> {
-    let timelines = job.timelines(&job.segments[segment]);
+fn of_windows(stage: &Stage, segment: usize, kept: Vec<RecordedMap>) -> Vec<(usize, RecordedMap)> {
+    let timelines = stage.timelines(&stage.segments[segment]);
     let of_output =
         |kept: &RecordedMap| timelines.get(kept.branch.timeline).is_some_and(|of| of.role == TimelineRole::Output);
     let mut seen = std::collections::BTreeSet::new();
@@ -184,12 +186,12 @@ fn of_windows(job: &Job, segment: usize, kept: Vec<RecordedMap>) -> Vec<(usize, 
 }
 
 /// By step and layer: the maps of all words on the whole timeline, `[words, F, H, W]` by latent frames.
-fn of_words(job: &Job, kept: &[Vec<RecordedMap>]) -> Result<BTreeMap<(usize, usize), Tensor>> {
-    let patch_t = job.architecture.geometry().patch_t;
+fn of_words(stage: &Stage, kept: &[Vec<RecordedMap>]) -> Result<BTreeMap<(usize, usize), Tensor>> {
+    let patch_t = stage.model.architecture.geometry().patch_t;
     let mut parts: BTreeMap<(usize, usize), Vec<Tensor>> = BTreeMap::new();
-    for (index, (segment, kept)) in job.segments.iter().zip(kept).enumerate() {
+    for (index, (segment, kept)) in stage.segments.iter().zip(kept).enumerate() {
         let mut blends: BTreeMap<(usize, usize), Blend> = BTreeMap::new();
-        for (window, kept) in of_windows(job, index, kept.clone()) {
+        for (window, kept) in of_windows(stage, index, kept.clone()) {
             let blend = blends.entry((kept.step, kept.layer));
             let blend = blend.or_insert_with(|| Blend::new(&segment.plan, BlendMode::Paper));
             let map = kept.map.transpose(0, 1)?; // [F, words, H, W] by patches in time
@@ -226,18 +228,19 @@ fn overlaid(
     folder: &Folder,
     observer: &mut dyn Observer,
 ) -> Result<(), Failure> {
+    let stage = job.first();
     observer.event(&Event::Phase {
         phase: Phase::Load,
         of: 0,
-        what: job.architecture.part(Role::Autoencoder).into(),
+        what: stage.model.architecture.part(Role::Autoencoder).into(),
     })?;
-    let vae = loaded.decoder(job)?;
+    let vae = loaded.decoder(stage)?;
     let (_, _, height, width) = maps.dims4()?;
     let scaled: Vec<Vec<f32>> = (0..files.len())
         .map(|word| Ok(unit(&maps.get(word)?.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?)))
         .collect::<Result<_>>()?;
     let open = |path: &PathBuf| {
-        let mut output = Output::new(path, job.width, job.height, job.output.fps)?;
+        let mut output = Output::new(path, stage.size.width, stage.size.height, job.output.video.fps)?;
         output.overwrite = folder.overwrites();
         video::open(&output)
     };
@@ -246,13 +249,13 @@ fn overlaid(
     let mut sinks: Vec<_> = sinks.collect();
     let mut fades: Vec<Fades> = sinks.iter_mut().map(|sink| Fades::new(sink)).collect();
     let mut before = 0; // latent frames of earlier segments
-    for (part, (latents, segment)) in latents.iter().zip(&job.segments).enumerate() {
-        let next = job.segments.get(part + 1).map_or(0, |next| next.fade);
+    for (part, (latents, segment)) in latents.iter().zip(&stage.segments).enumerate() {
+        let next = stage.segments.get(part + 1).map_or(0, |next| next.fade);
         fades.iter_mut().try_for_each(|fades| fades.begin(segment.fade, segment.frames, next))?;
         let mut index = 0;
-        let latents = latents.to_device(&job.device)?;
+        let latents = latents.to_device(&stage.compute.device)?;
         let mut sink = |frame: Frame| {
-            let latent = before + job.rules.latent_frames(index + 1) - 1;
+            let latent = before + stage.rules.latent_frames(index + 1) - 1;
             index += 1;
             for ((fades, values), (word, _)) in fades.iter_mut().zip(&scaled).zip(files) {
                 let map = values.get(latent * height * width..(latent + 1) * height * width);
@@ -263,7 +266,7 @@ fn overlaid(
             Ok(())
         };
         let frames = (part, 0..segment.frames);
-        decode(&Decoder::new(job, &*vae), &latents, frames, &mut FrameCache::off(), &mut sink, observer)?;
+        decode(&Decoder::new(stage, &*vae), &latents, frames, &mut FrameCache::off(), &mut sink, observer)?;
         before += segment.plan.keep - segment.padding;
     }
     drop(fades);

@@ -4,16 +4,16 @@
 //! and gets `u8` frames only.
 
 mod again;
-mod calibrate;
 mod checkpoint;
 mod controls;
 mod decode;
 pub mod denoise;
 #[cfg(test)]
 mod denoise_tests;
-mod devices;
+mod encode;
 mod extend;
 mod fade;
+mod feed;
 mod frame_cache;
 mod frames;
 mod latents;
@@ -22,6 +22,7 @@ mod map_pictures;
 mod maps;
 mod preview;
 mod record;
+mod refine;
 mod rows;
 #[cfg(test)]
 mod schedule_tests;
@@ -31,9 +32,7 @@ mod text_to_video;
 mod texts;
 
 pub use again::{decode_again, kept_latents};
-pub use calibrate::calibrate;
 pub use checkpoint::differs;
-pub use devices::{DeviceInfo, check as check_device, devices};
 pub use loaded::Loaded;
 pub use maps::attention_maps;
 pub use record::hashes;

@@ -5,7 +5,7 @@
 
 use super::denoise::{StepHook, StepInfo};
 use crate::job::values::PreviewKind;
-use crate::job::{Job, Preview, TimelineRole};
+use crate::job::{Job, Preview, Stage, TimelineRole};
 use crate::run::{Event, Observer};
 use crate::video::{self, Frame, Output, Rate};
 use anyhow::{Context, Result};
@@ -16,17 +16,21 @@ const STRIP: usize = 8;
 /// Pixels of the longer side of a frame of a preview.
 const SIDE: usize = 240;
 
-/// Shows a job while it runs. A preview that cannot be written is a warning, once.
+/// Shows a stage while it runs. A preview that cannot be written is a warning, once.
 pub struct Previewer<'a> {
-    job: &'a Job,
+    stage: &'a Stage,
+    fps: Rate,
     preview: Option<&'a Preview>,
     /// Frames of the segments that are denoised, as they were last shown.
     before: Vec<Frame>,
 }
 
 impl<'a> Previewer<'a> {
-    pub fn new(job: &'a Job) -> Self {
-        Self { job, preview: job.preview.as_ref(), before: Vec::new() }
+    /// Shows a stage of a job.
+    pub fn new(job: &'a Job, stage: &'a Stage) -> Self {
+        // colours were fitted for the last stage's latents
+        let preview = job.output.preview.as_ref().filter(|_| std::ptr::eq(stage, job.last()));
+        Self { stage, fps: job.output.video.fps, preview, before: Vec::new() }
     }
 
     /// One who shows steps, and then calls `next` as well.
@@ -36,19 +40,19 @@ impl<'a> Previewer<'a> {
 
     fn show(&mut self, at: &StepInfo, observer: &mut dyn Observer) -> Result<()> {
         let Some(preview) = self.preview else { return Ok(()) };
-        let (job, part, index) = (self.job, at.part, at.done - 1);
-        if !preview.due(index, job.steps) {
+        let (stage, part, index) = (self.stage, at.part, at.done - 1);
+        if !preview.due(index, stage.sampler.steps) {
             return Ok(());
         }
-        let segment = &job.segments[part];
-        let output = job.timelines(segment).iter().position(|timeline| timeline.role == TimelineRole::Output);
+        let segment = &stage.segments[part];
+        let output = stage.timelines(segment).iter().position(|timeline| timeline.role == TimelineRole::Output);
         let estimates = (at.estimates)()?;
         let estimate = output.and_then(|output| estimates.get(output)).context("no output among the timelines")?;
         let frames = frames(&estimate.narrow(0, segment.padding, segment.plan.keep - segment.padding)?, preview)?;
         let all: Vec<&Frame> = self.before.iter().chain(&frames).collect();
-        match write(job, preview, &all) {
+        match write(stage, self.fps, preview, &all) {
             Ok(()) => {
-                let (index, of) = (part * job.steps + index, job.segments.len() * job.steps);
+                let (index, of) = (part * stage.sampler.steps + index, stage.segments.len() * stage.sampler.steps);
                 observer.event(&Event::Preview { path: preview.path.clone(), index, of })?;
             }
             Err(error) => {
@@ -56,7 +60,7 @@ impl<'a> Previewer<'a> {
                 observer.event(&Event::Warning(format!("no more previews: {error:#}")))?;
             }
         }
-        if index + 1 == job.steps {
+        if index + 1 == stage.sampler.steps {
             self.before.extend(frames);
         }
         Ok(())
@@ -93,11 +97,11 @@ fn frames(latents: &Tensor, preview: &Preview) -> Result<Vec<Frame>> {
     Ok((0..frames).map(picture).collect())
 }
 
-fn write(job: &Job, preview: &Preview, frames: &[&Frame]) -> Result<()> {
-    let scale = (SIDE as f64 / job.width.max(job.height) as f64).min(1.0);
+fn write(stage: &Stage, fps: Rate, preview: &Preview, frames: &[&Frame]) -> Result<()> {
+    let scale = (SIDE as f64 / stage.size.width.max(stage.size.height) as f64).min(1.0);
     // even sides, which encoders want
     let side = |pixels: usize| ((pixels as f64 * scale / 2.0).round() as usize).max(8) * 2;
-    let (width, height) = (side(job.width), side(job.height));
+    let (width, height) = (side(stage.size.width), side(stage.size.height));
     match preview.kind {
         PreviewKind::Off => Ok(()),
         PreviewKind::Strip => {
@@ -108,8 +112,8 @@ fn write(job: &Job, preview: &Preview, frames: &[&Frame]) -> Result<()> {
         }
         PreviewKind::Video => {
             // a latent frame stands for several of the video
-            let Rate { num, den } = job.output.fps;
-            let rate = Rate::new(num, den.saturating_mul(job.architecture.geometry().time.ratio as u32))?;
+            let Rate { num, den } = fps;
+            let rate = Rate::new(num, den.saturating_mul(stage.model.architecture.geometry().time.ratio as u32))?;
             let output = Output { overwrite: true, ..Output::new(&preview.path, width, height, rate)? };
             let mut writer = video::open(&output)?;
             for frame in frames {

@@ -1,6 +1,6 @@
 //! What is kept of a segment when its timelines are denoised.
 
-use crate::job::{Job, Segment, Timeline};
+use crate::job::{Segment, Stage, Timeline};
 use candle_core::{Device, Result, Tensor};
 
 /// The latents of the timelines that are seen, without padding, on the CPU, one after the other: of an edit the edited
@@ -13,9 +13,9 @@ pub fn kept(segment: &Segment, timelines: &[Timeline], latents: &[Tensor]) -> Re
 }
 
 /// The latents of the output alone, without those of companions beside it.
-pub fn alone(job: &Job, latents: &[Tensor]) -> Result<Vec<Tensor>> {
+pub fn alone(stage: &Stage, latents: &[Tensor]) -> Result<Vec<Tensor>> {
     let last = latents.iter().map(|latents| {
-        let frames = latents.dim(0)? / job.shown();
+        let frames = latents.dim(0)? / stage.shown();
         latents.narrow(0, latents.dim(0)? - frames, frames)
     });
     last.collect()

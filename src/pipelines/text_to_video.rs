@@ -2,15 +2,17 @@
 //! windows that go on from a given video (`extend`). They differ in their plan, and in what is known of the timeline.
 
 use super::checkpoint::Checkpointer;
-use super::extend;
+use super::extend::{self, Context};
 use super::frames::{draft, frames, keep, sweep};
 use super::latents::{Prepared, latents, noise, write_latents};
 use super::loaded::Loaded;
 use super::record::record;
+use super::refine::refined;
 use super::segment::alone;
 use super::texts::encode;
+use crate::estimate::outline;
 use crate::job::values::OnInterrupt;
-use crate::job::{Job, outline};
+use crate::job::{Job, Stage};
 use crate::run::manifest::{Manifest, RunFacts, Stopwatch};
 use crate::run::{Code, Event, Failure, Observer, Plan, WithCode, interrupt};
 use crate::video::{Format, Written};
@@ -54,9 +56,11 @@ fn run_in_pool(job: &Job, loaded: &mut Loaded, observer: &mut dyn Observer) -> R
     let mut watch = Stopwatch::new(observer);
     match made(job, loaded, &mut checkpoints, &mut watch) {
         Ok((video, mut manifest)) => {
-            manifest.run = Some(RunFacts { offload: Some(job.offload.to_string()), ..watch.facts(job.threads) });
-            if job.manifest.writes_sidecar()
-                && let Some(path) = manifest.write_sidecar(&video.path, job.output.overwrite).code(Code::Failed)?
+            let offload = Some(job.first().compute.offload.to_string());
+            manifest.run = Some(RunFacts { offload, ..watch.facts(job.machine.threads) });
+            if job.output.manifest.writes_sidecar()
+                && let Some(path) =
+                    manifest.write_sidecar(&video.path, job.output.video.overwrite).code(Code::Failed)?
             {
                 observer.event(&Event::Saved { kind: "manifest", path })?;
             }
@@ -64,14 +68,14 @@ fn run_in_pool(job: &Job, loaded: &mut Loaded, observer: &mut dyn Observer) -> R
             Ok(Outcome { video, manifest })
         }
         Err(failure) if failure.code == Code::Interrupted => Err(match checkpoints.draft() {
-            latents if latents.is_empty() => failure,
-            latents => drafted(job, loaded, &latents, failure, observer),
+            None => failure,
+            Some((stage, latents)) => drafted(job, stage, loaded, &latents, failure, observer),
         }),
         Err(failure) => Err(checkpoints.failed(failure)),
     }
 }
 
-/// The stages, from the texts to the closed file.
+/// Stage after stage, from the texts to the closed file.
 fn made(
     job: &Job,
     loaded: &mut Loaded,
@@ -79,25 +83,21 @@ fn made(
     watch: &mut Stopwatch,
 ) -> Result<(Written, Manifest), Failure> {
     checkpoints.heard()?;
-    let context = extend::context(job, watch)?;
-    let latents = if checkpoints.all_finished() {
-        (0..job.segments.len()).filter_map(|part| checkpoints.finished(part)).collect()
-    } else {
-        let noise = noise(job).code(Code::Usage)?;
-        let texts = encode(job, watch)?;
-        let prepared = Prepared { texts: &texts, noise: &noise, context: context.as_ref() };
-        latents(job, loaded, &prepared, Some(checkpoints), None, watch)?
-    };
-    if let Some(path) = &job.save_latents {
-        write_latents(path, &alone(job, &latents)?).code(Code::Failed)?;
+    let context = extend::context(job.first(), watch)?;
+    let mut latents = Vec::new();
+    for index in 0..job.stages.len() {
+        latents = stage(job, index, &latents, context.as_ref(), loaded, checkpoints, watch)?;
+    }
+    if let Some(path) = &job.output.latents {
+        write_latents(path, &alone(job.last(), &latents)?).code(Code::Failed)?;
         watch.event(&Event::Saved { kind: "latents", path: path.clone() })?;
     }
     let mut manifest = record(job).code(Code::Model)?;
-    extend::note(job, context.as_ref(), &mut manifest);
+    extend::note(job.first(), context.as_ref(), &mut manifest)?;
     let video = frames(job, loaded, &latents, &manifest, checkpoints, watch);
     let video = video.map_err(|failure| match failure.code {
         Code::Encoder if !checkpoints.holds_latents() => {
-            keep(job, &alone(job, &latents).unwrap_or(latents.clone()), failure)
+            keep(job, &alone(job.last(), &latents).unwrap_or(latents.clone()), failure)
         }
         _ => failure,
     })?;
@@ -108,18 +108,49 @@ fn made(
     Ok((video, manifest))
 }
 
+/// The latents of stage `index`, from those of the stage before it. What a later stage has finished needs no earlier one.
+fn stage(
+    job: &Job,
+    index: usize,
+    before: &[Tensor],
+    context: Option<&Context>,
+    loaded: &mut Loaded,
+    checkpoints: &mut Checkpointer,
+    watch: &mut Stopwatch,
+) -> Result<Vec<Tensor>, Failure> {
+    let stage = &job.stages[index];
+    checkpoints.enter(index);
+    if (index + 1..job.stages.len()).any(|later| checkpoints.all_finished(later)) {
+        return Ok(Vec::new());
+    }
+    if checkpoints.all_finished(index) {
+        return Ok((0..stage.segments.len()).filter_map(|segment| checkpoints.finished(segment)).collect());
+    }
+    // noise that made the first stage's frames would lead back to them
+    let seed = job.seed.wrapping_add((index as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15));
+    let noise = noise(stage, seed).code(Code::Usage)?;
+    let texts = encode(stage, &job.machine, watch)?;
+    let refined = match index.checked_sub(1) {
+        Some(earlier) => Some(refined(&job.stages[earlier], stage, before, loaded, watch)?),
+        None => None,
+    };
+    let prepared = Prepared { texts: &texts, noise: &noise, context, refined: refined.as_deref() };
+    latents(job, stage, loaded, &prepared, Some(checkpoints), None, watch)
+}
+
 /// The end of an interrupted run with a draft of its video.
 fn drafted(
     job: &Job,
+    stage: &Stage,
     loaded: &mut Loaded,
     latents: &[Tensor],
     failure: Failure,
     observer: &mut dyn Observer,
 ) -> Failure {
-    if job.output.format == Format::Y4mStdout {
+    if job.output.video.format == Format::Y4mStdout {
         return failure; // half a video in a pipe would be taken for the video
     }
-    let message = match draft(job, loaded, latents, observer) {
+    let message = match draft(job, stage, loaded, latents, observer) {
         Ok(video) => format!("{}; a draft is in {}", failure.line(), video.path.display()),
         Err(error) => format!("{}; no draft was made: {}", failure.line(), error.line()),
     };
@@ -128,10 +159,11 @@ fn drafted(
 
 /// What the job is going to do, for those who listen.
 pub(super) fn plan(job: &Job) -> Plan {
+    let segments = job.stages.iter().flat_map(|stage| &stage.segments);
     Plan {
         outline: outline(job),
-        windows: job.segments.iter().map(|segment| segment.plan.windows.len()).sum(),
-        memory: job.need.peak(),
-        output: job.output.path.clone(),
+        windows: segments.map(|segment| segment.plan.windows.len()).sum(),
+        memory: job.peak(),
+        output: job.output.video.path.clone(),
     }
 }

@@ -1,7 +1,7 @@
-//! The first stage: prompts become embeddings.
+//! Prompts become embeddings.
 
 use crate::job::values::TextCacheAt;
-use crate::job::{Job, UncondText};
+use crate::job::{Compute, Machine, Stage, UncondText};
 use crate::run::{Code, Event, Failure, Observer, Phase, WithCode};
 use crate::text::{Encoded, NotFinite, TextCache, encode_all};
 use anyhow::Context;
@@ -9,7 +9,7 @@ use candle_core::Tensor;
 
 /// One embedding for each prompt, and that of the unconditional half.
 pub struct Texts {
-    /// `[L, D]` each, in the order of the job's prompts; after the source's those of an edit.
+    /// `[L, D]` each, in the order of the stage's prompts; after the source's those of an edit.
     pub prompts: Vec<Tensor>,
     /// `[L, D]`.
     pub uncond: Tensor,
@@ -31,20 +31,21 @@ fn not_understood(text: &str, unknown: &[String]) -> Option<String> {
     }
 }
 
-/// Encodes the texts of a job; the encoder is gone afterwards.
-pub fn encode(job: &Job, observer: &mut dyn Observer) -> Result<Texts, Failure> {
+/// Encodes the texts of a stage; the encoder is gone afterwards.
+pub fn encode(stage: &Stage, machine: &Machine, observer: &mut dyn Observer) -> Result<Texts, Failure> {
     observer.event(&Event::Phase { phase: Phase::Encode, of: 0, what: "prompts".into() })?;
-    let cache = match &job.text_cache {
+    let cache = match &machine.text_cache {
         Some(TextCacheAt::Folder(folder)) => TextCache::open(Some(folder.clone())),
         _ => TextCache::off(),
     };
-    let spec = job.architecture.text();
-    let edited = job.controls.edit.iter().flat_map(|edit| &edit.prompts);
-    let mut texts: Vec<&str> = job.prompts.iter().chain(edited).map(String::as_str).collect();
-    if let UncondText::Text(text) = &job.uncond {
+    let spec = stage.model.architecture.text();
+    let edited = stage.controls.edit.iter().flat_map(|edit| &edit.prompts);
+    let mut texts: Vec<&str> = stage.text.prompts.iter().chain(edited).map(String::as_str).collect();
+    if let UncondText::Text(text) = &stage.text.uncond {
         texts.push(text);
     }
-    let encoded = match encode_all(&job.model, spec, &texts, job.text_dtype, &job.device, &cache) {
+    let Compute { device, text_dtype, .. } = &stage.compute;
+    let encoded = match encode_all(&stage.model.folder, spec, &texts, *text_dtype, device, &cache) {
         Err(error) if error.is::<NotFinite>() => return Err(Failure::new(Code::Numbers, error)),
         encoded => encoded.code(Code::Model)?,
     };
@@ -70,11 +71,11 @@ pub fn encode(job: &Job, observer: &mut dyn Observer) -> Result<Texts, Failure> 
         let message = format!(
             "{}: the text encoder gives {width} values for a token and the transformer takes {wanted}: these parts are not \
              of one model",
-            job.model.place()
+            stage.model.folder.place()
         );
         return Err(Failure::message(Code::Model, message));
     }
-    let uncond = match job.uncond {
+    let uncond = match stage.text.uncond {
         UncondText::Text(_) => prompts.pop().context("no unconditional text")?,
         UncondText::Zeros => prompts[0].zeros_like()?,
     };

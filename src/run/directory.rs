@@ -41,10 +41,8 @@ pub struct Plan {
     pub folder: PathBuf,
     pub prompts: Vec<String>,
     pub output: String,
-    /// Of one timeline.
-    pub steps: usize,
-    /// Timelines.
-    pub parts: usize,
+    /// Of each timeline, in order.
+    pub steps: Vec<usize>,
     pub threads: usize,
     /// All that decides the frames; its hash is the name.
     pub identity: Value,
@@ -56,6 +54,16 @@ impl Plan {
     /// The name of the run's directory.
     pub fn id(&self) -> String {
         id(&self.identity)
+    }
+
+    /// Steps of all timelines.
+    pub fn all_steps(&self) -> usize {
+        self.steps_before(self.steps.len())
+    }
+
+    /// Steps of the first timelines, so many.
+    fn steps_before(&self, parts: usize) -> usize {
+        self.steps.iter().take(parts).fold(0, |sum, &steps| sum.saturating_add(steps))
     }
 }
 
@@ -400,7 +408,7 @@ pub fn plan(path: &Path) -> Result<Plan> {
 /// [`RunLocked`]; latents that are damaged or not done; a video of several timelines, whose files are several.
 pub fn latents(path: &Path) -> Result<(PathBuf, Plan)> {
     let opened = RunDir::open(path)?;
-    let (shown, parts) = (path.display(), opened.plan.parts);
+    let (shown, parts) = (path.display(), opened.plan.steps.len());
     ensure!(parts == 1, "{shown}: its scenes are of {parts} timelines, which no latents join: continue its video");
     let piece = opened.latents(0).with_context(|| shown.to_string())?;
     opened.dir.get(piece)?;
@@ -470,8 +478,8 @@ fn listed(path: &Path) -> RunSummary {
     let parts = records.iter().filter(|record| matches!(record, Record::Latents { .. })).count();
     let steps = plan.as_ref().map_or(0, |plan| {
         let safe = records.iter().map(|record| match record {
-            Record::Step { part, done, .. } => part.saturating_mul(plan.steps).saturating_add(*done),
-            Record::Latents { part, .. } => part.saturating_add(1).saturating_mul(plan.steps),
+            Record::Step { part, done, .. } => plan.steps_before(*part).saturating_add(*done),
+            Record::Latents { part, .. } => plan.steps_before(part.saturating_add(1)),
             _ => 0,
         });
         safe.max().unwrap_or(0)
@@ -480,7 +488,7 @@ fn listed(path: &Path) -> RunSummary {
         path: path.to_owned(),
         id: path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
         state,
-        latents: plan.as_ref().is_some_and(|plan| parts >= plan.parts),
+        latents: plan.as_ref().is_some_and(|plan| parts >= plan.steps.len()),
         plan,
         steps,
         bytes,

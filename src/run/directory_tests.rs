@@ -9,13 +9,12 @@ use std::path::Path;
 fn plan() -> Plan {
     Plan {
         schema: SCHEMA.into(),
-        version: "0.1.0".into(),
+        version: "0.2.0".into(),
         created: directory::now(),
         folder: "/".into(),
         prompts: Vec::new(),
         output: "a.mp4".into(),
-        steps: usize::MAX,
-        parts: usize::MAX,
+        steps: vec![usize::MAX; 2],
         threads: 1,
         identity: json!("a test"),
         request: json!({}),

@@ -7,7 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 /// The form of run directories that this version writes and reads.
-pub const SCHEMA: &str = "vidgen.run.v1";
+pub const SCHEMA: &str = "vidgen.run.v2";
 
 /// Hexadecimal digits of a line's checksum.
 const DIGITS: usize = 16;

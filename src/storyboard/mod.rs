@@ -40,12 +40,31 @@ pub enum Transition {
     Cut,
     /// A cut whose two sides are mixed over some frames of the video; none for a second of them.
     Fade(Option<usize>),
+    /// It is made after the one before, and goes on from its end.
+    Continue(Feed),
+}
+
+/// What a scene that is continued hands to the next one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Feed {
+    /// Its last frames, decoded and encoded again: the next scene sees what it would see of a given video.
+    Frames,
+    /// Its last latent frames as they are.
+    Latents,
 }
 
 impl Transition {
     /// Whether what comes after is denoised on a timeline of its own.
     pub fn parts(self) -> bool {
-        matches!(self, Self::Cut | Self::Fade(_))
+        matches!(self, Self::Cut | Self::Fade(_) | Self::Continue(_))
+    }
+
+    /// What the scene is given of the one before.
+    pub fn feed(self) -> Option<Feed> {
+        match self {
+            Self::Continue(feed) => Some(feed),
+            _ => None,
+        }
     }
 }
 
@@ -61,11 +80,15 @@ impl FromStr for Transition {
             None if word == "blend" => Ok(Self::Blend),
             None if word == "cut" => Ok(Self::Cut),
             None if word == "fade" => Ok(Self::Fade(None)),
+            None if word == "continue" => Ok(Self::Continue(Feed::Frames)),
+            Some(("continue", "frames")) => Ok(Self::Continue(Feed::Frames)),
+            Some(("continue", "latents")) => Ok(Self::Continue(Feed::Latents)),
+            Some(("continue", feed)) => Err(unknown("feed", feed, &["frames", "latents"])),
             Some(("fade", frames)) => match frames.trim().parse() {
                 Ok(frames @ 1..=MOST_FADE) => Ok(Self::Fade(Some(frames))),
                 _ => bail!("transition {word:?}: a fade takes 1 to {MOST_FADE} frames, as fade:8"),
             },
-            _ => Err(unknown("transition", word, &["attention", "blend", "cut", "fade"])),
+            _ => Err(unknown("transition", word, &["attention", "blend", "cut", "fade", "continue"])),
         }
     }
 }
@@ -78,6 +101,8 @@ impl fmt::Display for Transition {
             Self::Cut => f.pad("cut"),
             Self::Fade(None) => f.pad("fade"),
             Self::Fade(Some(frames)) => f.pad(&format!("fade:{frames}")),
+            Self::Continue(Feed::Frames) => f.pad("continue"),
+            Self::Continue(Feed::Latents) => f.pad("continue:latents"),
         }
     }
 }

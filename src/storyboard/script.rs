@@ -137,7 +137,13 @@ impl Script<'_> {
                 }
             };
         }
-        if let Some(kind) = into.kind.filter(|kind| kind.parts())
+        if into.kind.is_some_and(|kind| kind.feed().is_some()) {
+            if into.windows.is_some() {
+                return Err(
+                    source.at(node.line, "scenes that continue have no windows between them: leave out windows")
+                );
+            }
+        } else if let Some(kind) = into.kind.filter(|kind| kind.parts())
             && (into.overlap.is_some() || into.windows.is_some())
         {
             return Err(source.at(node.line, format!("a {kind} shares nothing: leave out overlap and windows")));

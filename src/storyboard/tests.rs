@@ -199,7 +199,7 @@ fn bad_scripts_name_their_line() {
         (format!("{scene}transition = \"cut\"\n"), "3: a transition leads into its scene, and before the first"),
         (
             format!("{scene}{scene}transition = \"atention\"\n"),
-            "5: unknown transition \"atention\": did you mean attention? (known: attention, blend, cut, fade)",
+            "5: unknown transition \"atention\": did you mean attention? (known: attention, blend, cut, fade, continue)",
         ),
         (format!("{scene}{scene}transition = \"fade:0\"\n"), "5: transition \"fade:0\": a fade takes 1 to 1000 frames"),
         (format!("{scene}{scene}transition = {{ kind = \"fade\", windows = 1 }}\n"), "5: a fade shares nothing"),
@@ -211,6 +211,11 @@ fn bad_scripts_name_their_line() {
             "5: unknown key of a transition \"overlp\": did you",
         ),
         (format!("{scene}{scene}transition = {{ kind = \"cut\", windows = 1 }}\n"), "5: a cut shares nothing"),
+        (
+            format!("{scene}{scene}transition = {{ kind = \"continue\", windows = 1 }}\n"),
+            "5: scenes that continue have no windows",
+        ),
+        (format!("{scene}{scene}transition = \"continue:words\"\n"), "5: unknown feed \"words\""),
         (format!("{scene}{scene}transition = {{ windows = -1 }}\n"), "5: windows is not a whole number from 0"),
         (format!("{scene}{scene}transition = 3\n"), "5: transition is not a text"),
         (

@@ -14,6 +14,8 @@ pub enum Group {
     Windows,
     /// What is to stay itself from one window to the next.
     Subject,
+    /// A second stage, which makes the frames anew in part.
+    Enhance,
     /// How the denoiser computes: controls of attention, its kernel, its dtype.
     Attention,
     /// What computes.

@@ -7,8 +7,10 @@
 //! [`super::Job`].
 
 mod groups;
+mod read;
 
 pub use groups::Group;
+pub use read::{read_keys, read_settings, script_settings};
 
 use super::values::{
     Attention, DeviceSpec, Duration, Every, ManifestMode, MemorySize, Offload, OnInterrupt, Parity, Precision,
@@ -155,6 +157,20 @@ settings! {
     #[arg(long, value_name = "X", help_heading = "Sampling")]
     #[serde(with = "text")]
     Sampling.eta: f64,
+
+    /// A second stage: the frames are made anew in part by this model, which is named as for --model; or by the same one
+    #[arg(long, value_name = "NAME|DIR", help_heading = "Second stage")]
+    Enhance.enhance: String,
+
+    /// How much the second stage makes anew, from 0 to 1: that share of its steps is taken [default: 0.5]
+    #[arg(long, value_name = "X", help_heading = "Second stage")]
+    #[serde(with = "text")]
+    Enhance.enhance_strength: f64,
+
+    /// Frames of the second stage in pixels, as 288x192 [default: those of the first]
+    #[arg(long, value_name = "WxH", help_heading = "Second stage")]
+    #[serde(with = "text")]
+    Enhance.enhance_size: Size,
 
     /// Videos to make, with consecutive seeds
     #[arg(long, short_alias = 'b', value_name = "N", aliases = ["batch-count", "n-samples"])]

@@ -22,4 +22,5 @@ mod reading;
 mod recipes;
 mod rerun;
 mod resume;
+mod stages;
 mod storyboards;

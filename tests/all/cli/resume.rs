@@ -127,6 +127,44 @@ fn a_run_that_was_interrupted_goes_on_to_the_same_bytes() {
     }
 }
 
+/// Scenes that go on from each other's frames, and a second stage over both.
+#[test]
+fn a_run_of_several_stages_goes_on_in_each_of_them() {
+    let program = program();
+    let words = |transition: &str, output: &str| {
+        let mut words: Vec<String> = words(LONG, output).into_iter().map(str::to_owned).collect();
+        let at = words.iter().position(|word| word == "cut").unwrap();
+        words[at] = transition.to_owned();
+        let more = ["--enhance", "model", "--enhance-strength", "0.25", "--enhance-size", "48x32"];
+        words.extend(more.map(str::to_owned));
+        words
+    };
+    for transition in ["continue", "continue:latents"] {
+        let output = format!("whole.{}", suffix());
+        let whole = words(transition, &output);
+        let whole: Vec<&str> = whole.iter().map(String::as_str).collect();
+        Done(program.command(&whole).output().unwrap()).success();
+        let whole = fs::read(program.path(&output)).unwrap();
+        fs::remove_file(program.path(&output)).unwrap();
+        fs::remove_file(program.path(format!("{output}.json"))).unwrap();
+        let output = format!("a.{}", suffix());
+        let again = words(transition, &output);
+        let again: Vec<&str> = again.iter().map(String::as_str).collect();
+        // 24 steps of each scene, and 12 of 50 in the second stage
+        for step in [10, 30, 50, 65] {
+            let (events, code) = disturbed(&program, &again, "step", step, libc::SIGINT);
+            assert_eq!(code, Some(130), "{events:?}");
+            let message = events.last().unwrap()["message"].as_str().unwrap().to_owned();
+            assert!(message.contains("of 148 steps are kept"), "{message}");
+            program.run(&["resume", message.rsplit(' ').next().unwrap()]).success();
+            assert!(fs::read(program.path(&output)).unwrap() == whole, "{transition}, interrupted at step {step}");
+            assert!(kept(&program).is_empty());
+            fs::remove_file(program.path(&output)).unwrap();
+            fs::remove_file(program.path(format!("{output}.json"))).unwrap();
+        }
+    }
+}
+
 #[test]
 fn the_same_command_finds_its_run() {
     let (program, whole) = undisturbed(LONG);

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 ///
 /// `job` knows what the stages are made of (configurations, plans, controls, outputs) but runs nothing; `pipelines` runs
 /// jobs. Models and processors never see each other.
-const ROOMS: [(&str, &[&str]); 21] = [
+const ROOMS: [(&str, &[&str]); 23] = [
     ("words", &[]),
     ("disk", &[]),
     ("nn", &[]),
@@ -51,6 +51,8 @@ const ROOMS: [(&str, &[&str]); 21] = [
             "recipe",
         ],
     ),
+    ("batch", &["words", "weights", "storyboard", "run", "job"]),
+    ("estimate", &["nn", "attention", "models", "guidance", "timeline", "weights", "video", "run", "job"]),
     (
         "pipelines",
         &[
@@ -66,8 +68,10 @@ const ROOMS: [(&str, &[&str]); 21] = [
             "weights",
             "text",
             "video",
+            "storyboard",
             "run",
             "job",
+            "estimate",
         ],
     ),
     (
@@ -81,6 +85,8 @@ const ROOMS: [(&str, &[&str]); 21] = [
             "run",
             "recipe",
             "job",
+            "batch",
+            "estimate",
             "pipelines",
             "attention",
             "processors",
@@ -95,9 +101,6 @@ const FEATURED: [&str; 3] = ["nn", "weights", "video"];
 
 /// The longest a source file may get; CONTRIBUTING.md asks for 150 to 500 lines.
 const MOST_LINES: usize = 800;
-
-/// Rings that are still there, each by words that the paths of its files begin with: this list only gets shorter.
-const RINGS: [&[&str]; 0] = [];
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -157,11 +160,8 @@ fn the_table_points_one_way_and_names_every_room() {
 
 #[test]
 fn no_files_import_each_other_in_a_ring() {
-    let known = |ring: &BTreeSet<String>| {
-        RINGS.iter().any(|words| ring.iter().all(|path| words.iter().any(|word| path.starts_with(word))))
-    };
     let graph = graph();
-    let offences = graph.rings().into_iter().filter(|ring| !known(ring)).map(|ring| {
+    let offences = graph.rings().into_iter().map(|ring| {
         let inside = |at: usize| ring.contains(&graph.files[at].path.display().to_string());
         let uses = graph.uses.iter().filter(|found| inside(found.from) && inside(found.to));
         let uses = uses.map(|found| {

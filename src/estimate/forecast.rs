@@ -1,6 +1,7 @@
 //! What a job is going to do and take, before anything is loaded: what `vidgen plan` and `--dry-run` tell.
 
-use super::{Job, Need, UncondText, memory, work};
+use super::work;
+use crate::job::{Job, Need, Stage, UncondText, free_memory};
 use crate::models::architecture::Role;
 use crate::run::{Outline, Speed};
 use crate::timeline::TextMix;
@@ -48,6 +49,8 @@ pub struct Forecast {
 /// One window of the plan.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct WindowRow {
+    /// From 0; a second one enhances the frames of the first.
+    pub stage: usize,
     /// The stretch between two cuts that it is in, from 0.
     pub segment: usize,
     /// Latent frames of its segment.
@@ -103,31 +106,46 @@ pub struct Seconds {
 
 impl Forecast {
     /// `speed`: none where the machine was not measured.
+    ///
+    /// # Errors
+    /// Weights that cannot be looked at.
     pub fn new(job: &Job, speed: Option<&Speed>) -> Result<Self> {
-        let denoising = work::denoising(job);
-        let Need { text, denoise, decode, host, .. } = job.need;
-        let (channels, height, width) = job.latents;
-        let kept: usize = job.segments.iter().map(|segment| segment.plan.keep - segment.padding).sum();
-        let plans = || job.segments.iter().map(|segment| &segment.plan);
-        let longest = plans().flat_map(|plan| &plan.windows).map(|window| window.len).max().unwrap_or(0);
-        let measured = job.device.is_cpu() && job.dtype == DType::F32;
+        let stages = || job.stages.iter();
+        let denoising: Vec<_> = stages().map(work::denoising).collect();
+        let most = |bytes: fn(&Need) -> u64| stages().map(|stage| bytes(&stage.need)).max().unwrap_or(0);
+        let Stage { model, size, compute, .. } = job.first();
+        let (channels, height, width) = job.last().size.latents;
+        let kept: usize = job.last().segments.iter().map(|segment| segment.plan.keep - segment.padding).sum();
+        let windows: Vec<WindowRow> = stages().enumerate().flat_map(|(index, stage)| windows(index, stage)).collect();
+        let longest = windows.iter().filter(|row| row.stage == 0).map(|row| row.end - row.start).max().unwrap_or(0);
+        let measured = stages().all(|stage| stage.compute.device.is_cpu() && stage.compute.dtype == DType::F32);
         Ok(Self {
             command: job.command.name(),
             outline: outline(job),
-            recipe: job.recipe.clone(),
-            attention: job.attention.name(),
-            windows: windows(job),
-            tokens: work::tokens(job, longest),
-            layer_windows: denoising.layer_windows.round() as u64,
-            reference_layer_windows: work::reference_layer_windows(job) as u64,
-            flops: Flops { denoise: 2.0 * denoising.total(), decode: 2.0 * work::decoding(job).total() },
-            memory: Memory { text, denoise, decode, peak: job.need.peak(), available: memory::free(&job.device), host },
-            offload: job.offload.to_string(),
-            download: job.model.to_download(),
+            recipe: model.recipe.clone(),
+            attention: compute.attention.name(),
+            windows,
+            tokens: model.architecture.tokens(longest, (size.latents.1, size.latents.2)),
+            layer_windows: denoising.iter().map(|work| work.layer_windows).sum::<f64>().round() as u64,
+            reference_layer_windows: stages().map(work::reference_layer_windows).sum::<f64>() as u64,
+            flops: Flops {
+                denoise: 2.0 * denoising.iter().map(work::Denoising::total).sum::<f64>(),
+                decode: 2.0 * stages().map(|stage| work::decoding(stage).total()).sum::<f64>(),
+            },
+            memory: Memory {
+                text: most(|need| need.text),
+                denoise: most(|need| need.denoise),
+                decode: most(|need| need.decode),
+                peak: job.peak(),
+                available: free_memory(&compute.device),
+                host: most(|need| need.host),
+            },
+            offload: compute.offload.to_string(),
+            download: model.folder.to_download(),
             disk: Disk { latents: (kept * channels * height * width * 4) as u64, output: written(job) },
             seconds: speed.filter(|_| measured).map(|speed| seconds(job, speed)).transpose()?,
-            output: job.output.path.clone(),
-            exists: job.output.path.exists(),
+            output: job.output.video.path.clone(),
+            exists: job.output.video.path.exists(),
             warnings: job.warnings.clone(),
         })
     }
@@ -135,31 +153,33 @@ impl Forecast {
 
 /// What the job makes and on what.
 pub fn outline(job: &Job) -> Outline {
+    let (first, last) = (job.first(), job.last());
     Outline {
-        model: job.model.name().to_owned(),
-        prompts: job.controls.edit.as_ref().map_or(&job.prompts, |edit| &edit.prompts).clone(),
-        width: job.width,
-        height: job.height,
-        frames: job.frames,
-        fps: job.rules.fps,
-        steps: job.steps,
+        model: first.model.folder.name().to_owned(),
+        prompts: first.prompts().to_vec(),
+        width: last.size.width,
+        height: last.size.height,
+        frames: last.frames(),
+        fps: last.rules.fps,
+        steps: first.sampler.steps,
         seed: job.seed,
-        device: job.device_name(),
-        dtype: job.dtype.as_str().to_owned(),
-        threads: job.threads,
-        latent_frames: job.segments.iter().map(|segment| segment.plan.frames).sum(),
+        device: first.compute.device_name(),
+        dtype: first.compute.dtype.as_str().to_owned(),
+        threads: job.machine.threads,
+        latent_frames: first.segments.iter().map(|segment| segment.plan.frames).sum(),
     }
 }
 
-fn windows(job: &Job) -> Vec<WindowRow> {
+fn windows(index: usize, stage: &Stage) -> Vec<WindowRow> {
     let text = |text: &TextMix| match text {
         TextMix::Prompt(prompt) => format!("prompt {}", prompt + 1),
         TextMix::Between { from, to, weight } => {
             format!("prompts {} to {}, {:.0} %", from + 1, to + 1, weight * 100.0)
         }
     };
-    let rows = job.segments.iter().enumerate().flat_map(|(segment, part)| {
+    let rows = stage.segments.iter().enumerate().flat_map(|(segment, part)| {
         part.plan.windows.iter().map(move |window| WindowRow {
+            stage: index,
             segment,
             start: window.start,
             end: window.end(),
@@ -170,26 +190,33 @@ fn windows(job: &Job) -> Vec<WindowRow> {
     rows.collect()
 }
 
+/// The networks one after the other, and the file.
 fn seconds(job: &Job, speed: &Speed) -> Result<Seconds> {
-    let bytes = |part: &str| Ok::<_, anyhow::Error>(job.model.part(part)?.bytes() as f64);
-    let text = job.model.part(job.architecture.text().part)?;
-    let texts: HashSet<&String> = job.prompts.iter().collect();
-    let texts = texts.len() + usize::from(matches!(job.uncond, UncondText::Text(_)));
-    let products = text.elements() as f64 * (texts * job.architecture.text().length) as f64;
-    let rate = if text.elements() > 100_000_000 { speed.linear_wide } else { speed.linear };
-    let load =
-        (bytes(job.architecture.part(Role::Denoiser))? + bytes(job.architecture.part(Role::Autoencoder))?) / speed.load;
-    let encode = text.bytes() as f64 / speed.load + products / rate;
-    let (denoise, decode) = (work::denoising(job).seconds(speed), work::decoding(job).seconds(speed));
-    let mux = (job.width * job.height * job.frames) as f64 * speed.pixel;
-    Ok(Seconds { load, encode, denoise, decode, mux, total: load + encode + denoise + decode + mux })
+    let mut seconds = Seconds { load: 0.0, encode: 0.0, denoise: 0.0, decode: 0.0, mux: 0.0, total: 0.0 };
+    for stage in &job.stages {
+        let bytes = |role: Role| Ok::<_, anyhow::Error>(stage.model.part(role)?.bytes() as f64);
+        let spec = stage.model.architecture.text();
+        let text = stage.model.folder.part(spec.part)?;
+        let texts: HashSet<&String> = stage.text.prompts.iter().collect();
+        let texts = texts.len() + usize::from(matches!(stage.text.uncond, UncondText::Text(_)));
+        let products = text.elements() as f64 * (texts * spec.length) as f64;
+        let rate = if text.elements() > 100_000_000 { speed.linear_wide } else { speed.linear };
+        seconds.load += (bytes(Role::Denoiser)? + bytes(Role::Autoencoder)?) / speed.load;
+        seconds.encode += text.bytes() as f64 / speed.load + products / rate;
+        seconds.denoise += work::denoising(stage).seconds(speed);
+        seconds.decode += work::decoding(stage).seconds(speed);
+    }
+    let Stage { size, .. } = job.last();
+    seconds.mux = (size.width * size.height * job.last().frames()) as f64 * speed.pixel;
+    let Seconds { load, encode, denoise, decode, mux, .. } = seconds;
+    Ok(Seconds { total: load + encode + denoise + decode + mux, ..seconds })
 }
 
 /// Bytes of the file. Exact for y4m but for some bytes at each frame. The others are what Toyland's frames take, as measured
 /// (docs/plan.md): a mean over scenes and sizes, at the default quality or, for H.264, twice as much for every six below it.
 fn written(job: &Job) -> u64 {
-    let pixels = (job.width * job.shown() * job.height * job.frames) as f64;
-    let output = &job.output;
+    let output = &job.output.video;
+    let pixels = (output.width * output.height * job.last().frames()) as f64;
     let bytes = match output.format {
         Format::Mp4 => 0.042 * 2f64.powf((17.0 - f64::from(output.crf.unwrap_or(17))) / 6.0),
         Format::Webm => 0.025,

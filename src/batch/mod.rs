@@ -11,8 +11,8 @@ pub use place::Root;
 pub use read::{MOST_JOBS, folder, read};
 pub use shard::{Asked, Shard};
 
-use super::values::Seed;
-use super::{Command, Job, Request, Settings, resolve};
+use crate::job::values::Seed;
+use crate::job::{Command, Job, Request, Settings, StageModel, check_single, resolve, script_settings};
 use crate::run::{Code, Failure, Manifest, WithCode};
 use crate::storyboard::{Form, Storyboard};
 use crate::weights::ToDownload;
@@ -242,10 +242,10 @@ fn videos(entry: &Entry, around: &Around) -> Result<Vec<Video>> {
         Scenes::Script(path) => Storyboard::read(path, Form::Script)?,
         Scenes::Lines(path) => Storyboard::read(path, Form::Lines)?,
     };
-    let script = super::script_settings(&mut storyboard)?;
+    let script = script_settings(&mut storyboard)?;
     let settings = around.above.clone().or(entry.settings.clone()).or(script).or(around.below.clone());
     if entry.command == Command::Generate {
-        super::check_single(&storyboard.scenes, &settings)?;
+        check_single(&storyboard.scenes, &settings)?;
     }
     let seed = settings.seed.unwrap_or_else(|| seed_of(&entry.id));
     let count = settings.num_videos.unwrap_or(1);
@@ -309,7 +309,7 @@ fn resolved(index: usize, entry: &Entry, video: Video, root: &mut Root) -> Resul
     // what is there already is looked at by `todo`, job by job
     let jobs = resolve(entry.command, settings.over_existing(), storyboard)?;
     let job = jobs.into_iter().next().ok_or_else(|| anyhow!("no video"))?;
-    root.check(&job.output.path)?;
+    root.check(&job.output.video.path)?;
     Ok(Resolved { id, job, random, overwrite, skip })
 }
 
@@ -371,19 +371,21 @@ impl Resolved {
     /// What is kept of it. `last`: what the job before it loads, which is often the same.
     fn item(self, index: usize, line: usize, source: Source, last: Option<Rc<Loads>>) -> Item {
         let job = self.job;
+        let (StageModel { folder, .. }, compute) = (&job.first().model, &job.first().compute);
         let loads = Loads {
-            model: job.model.name().to_owned(),
-            place: job.model.place(),
-            dtype: job.dtype.as_str(),
-            device: job.device_name(),
-            download: job.model.to_download(),
+            model: folder.name().to_owned(),
+            place: folder.place(),
+            dtype: compute.dtype.as_str(),
+            device: compute.device_name(),
+            download: folder.to_download(),
         };
+        let frames = job.last().frames();
         let loads = last.filter(|last| **last == loads).unwrap_or_else(|| Rc::new(loads));
-        let beside = job.save_latents.into_iter().chain(job.preview.map(|preview| preview.path)).collect();
-        let (id, mut output) = (self.id.into_boxed_str(), job.output.path);
+        let beside = job.output.latents.into_iter().chain(job.output.preview.map(|preview| preview.path)).collect();
+        let (id, mut output) = (self.id.into_boxed_str(), job.output.video.path);
         output.shrink_to_fit();
         let Source { text, own, number } = source;
-        Item { index, line, id, seed: job.seed, frames: job.frames, output, beside, loads, text, own, number }
+        Item { index, line, id, seed: job.seed, frames, output, beside, loads, text, own, number }
     }
 
     /// Looks whether the video is there already.
@@ -391,7 +393,7 @@ impl Resolved {
     /// # Errors
     /// Another video is: `-y` replaces it.
     fn todo(&self) -> Result<Todo> {
-        let path = &self.job.output.path;
+        let path = &self.job.output.video.path;
         if !path.exists() {
             return Ok(Todo::Render);
         }
@@ -409,7 +411,7 @@ impl Resolved {
 
     /// Whether the video that is there is this one.
     fn made(&self) -> Result<bool, Failure> {
-        let manifest = Manifest::read(&self.job.output.path)?;
+        let manifest = Manifest::read(&self.job.output.video.path)?;
         let mut there = Request::of_manifest(&manifest).code(Code::Failed)?;
         let mut here = self.job.request.of_frames();
         if self.random {
@@ -418,10 +420,10 @@ impl Resolved {
         }
         // a model is what its weights are, whatever it is called and wherever it stands
         let same_weights = manifest.model.hashes.iter().all(|(part, hash)| {
-            self.job.model.part(part).and_then(|part| part.hash()).is_ok_and(|found| found == *hash)
+            self.job.first().model.folder.part(part).and_then(|part| part.hash()).is_ok_and(|found| found == *hash)
         });
         let called = there.settings.model.take() == here.settings.model.take();
-        let weights = if manifest.model.hashes.is_empty() || self.job.model.to_download().is_some() {
+        let weights = if manifest.model.hashes.is_empty() || self.job.first().model.folder.to_download().is_some() {
             called
         } else {
             same_weights

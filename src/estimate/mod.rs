@@ -1,0 +1,11 @@
+//! What a job is going to take, before anything is loaded: arithmetic, seconds at the speed of this machine, and what there is
+//! to compute with.
+
+mod calibrate;
+mod devices;
+mod forecast;
+pub mod work;
+
+pub use calibrate::calibrate;
+pub use devices::{DeviceInfo, check as check_device, devices};
+pub use forecast::{Forecast, outline};

@@ -1,0 +1,114 @@
+//! How much arithmetic a stage takes: multiply-adds of the matrix products and convolutions, which are nearly all of it; and
+//! how long that takes at the speed of a machine.
+
+use crate::guidance;
+use crate::job::{Segment, Stage};
+use crate::models::architecture::Kinds;
+use crate::run::Speed;
+
+/// The work of the denoiser.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Denoising {
+    pub linear: Kinds,
+    pub attention: f64,
+    /// Passes of the rows of a window through a layer, all halves of guidance as one.
+    pub layer_windows: f64,
+}
+
+impl Denoising {
+    pub fn total(&self) -> f64 {
+        self.linear.small + self.linear.wide + self.attention
+    }
+
+    pub fn seconds(&self, speed: &Speed) -> f64 {
+        self.linear.small / speed.linear
+            + self.linear.wide / speed.linear_wide
+            + self.attention / speed.attention
+            + self.layer_windows * speed.layer
+    }
+}
+
+/// All steps that a stage takes.
+pub fn denoising(stage: &Stage) -> Denoising {
+    let (_, height, width) = stage.size.latents;
+    let rule = stage.rule();
+    // no rule's halves depend on the timestep
+    let step = |index| guidance::Step { index, count: stage.sampler.steps, timestep: 0.0, table: stage.sampler.table };
+    let first = stage.input.first_step(stage.sampler.steps);
+    let rows: f64 = (first..stage.sampler.steps).map(|index| rule.halves(&step(index)).len() as f64).sum();
+    // an edit's source is denoised beside it while it is needed
+    let source = stage.controls.edit.as_ref().map_or(0, |edit| edit.source_steps(stage.sampler.steps));
+    let again = (1.0 + twice(stage)) * (1.0 + source as f64 / stage.sampler.steps as f64);
+    let mut work = Denoising::default();
+    for window in stage.segments.iter().flat_map(|segment| &segment.plan.windows) {
+        let row = stage.model.architecture.row_work(window.len, (height, width));
+        work.linear.small += rows * again * row.linear.small;
+        work.linear.wide += rows * again * row.linear.wide;
+        work.attention += rows * again * row.attention;
+        work.layer_windows += (stage.sampler.steps - first) as f64 * again * row.layers as f64;
+    }
+    work
+}
+
+/// Passes of windows through layers as the method's own program makes them: every pair of joined windows as a batch, so
+/// inner windows twice in every layer of every step.
+pub fn reference_layer_windows(stage: &Stage) -> f64 {
+    let of_segment = |segment: &Segment| match segment.plan.windows.len() {
+        windows if stage.controls.sharing.is_some() && windows > 1 => 2 * (windows - 1),
+        windows => windows,
+    };
+    let windows: usize = stage.segments.iter().map(of_segment).sum();
+    (windows * stage.sampler.steps * stage.model.architecture.main_sites().layers) as f64
+}
+
+/// The share of the work that is done twice because a window is source and target: of steps times layers, for inner windows.
+fn twice(stage: &Stage) -> f64 {
+    let Some(sharing) = &stage.controls.sharing else { return 0.0 };
+    let depth = stage.model.architecture.main_sites().layers;
+    let layers = (0..stage.sampler.steps).filter_map(|step| Some(depth - sharing.at(step)?.start())).sum::<usize>();
+    let inner = |segment: &Segment| {
+        segment.plan.windows.windows(2).filter(|pair| pair.iter().all(|window| window.joined)).count()
+    };
+    let windows: usize = stage.segments.iter().map(|segment| segment.plan.windows.len()).sum();
+    let inner: usize = stage.segments.iter().map(inner).sum();
+    layers as f64 / (stage.sampler.steps * depth) as f64 * inner as f64 / windows as f64
+}
+
+/// The work of the decoder.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Decoding {
+    pub conv: Kinds,
+    pub chunks: f64,
+}
+
+impl Decoding {
+    pub fn total(&self) -> f64 {
+        self.conv.small + self.conv.wide
+    }
+
+    pub fn seconds(&self, speed: &Speed) -> f64 {
+        self.conv.small / speed.conv + self.conv.wide / speed.conv_wide + self.chunks * speed.chunk
+    }
+}
+
+/// The whole video of a stage.
+pub fn decoding(stage: &Stage) -> Decoding {
+    let (_, height, width) = stage.size.latents;
+    let mut work = Decoding::default();
+    for segment in &stage.segments {
+        let frames = segment.plan.keep - segment.padding;
+        let Kinds { small, wide } = stage.model.architecture.decoding_work(frames, height * width, true);
+        let shown = stage.shown() as f64;
+        work.conv.small += shown * small;
+        work.conv.wide += shown * wide;
+        work.chunks += shown * stage.decode.chunks(frames).len() as f64;
+    }
+    work
+}
+
+/// What follows the last step, in steps: decoding.
+pub fn after(stage: &Stage, speed: &Speed) -> f64 {
+    let step = denoising(stage).seconds(speed) / stage.sampler.steps as f64 / stage.segments.len() as f64;
+    let pixels = (stage.size.width * stage.size.height * stage.frames()) as f64;
+    (decoding(stage).seconds(speed) + pixels * speed.pixel) / step
+}

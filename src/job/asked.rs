@@ -1,0 +1,223 @@
+//! How a stage is resolved: its plan, sampler, guidance, controls and numbers from the settings, the recipe and the model.
+
+use super::controls::Wanted;
+use super::geometry::Geometry;
+use super::given::{Given, Source};
+use super::preset::Preset;
+use super::values::{Attention, DeviceSpec, Offload, Precision, Uncond};
+use super::{
+    Command, Compute, FrameSize, Input, Need, Request, Sampler, Segment, Settings, Stage, StageModel, TextInput,
+    UncondText, WindowRules, device,
+};
+use crate::guidance::GuidanceSchedule;
+use crate::models::Architecture;
+use crate::models::architecture::Role;
+use crate::nn::compute_dtype;
+use crate::nn::kernel::KernelTarget;
+use crate::recipe::Recipe;
+use crate::run::{Code, WithCode};
+use crate::schedulers::{ScheduleConfig, ScheduleKeys, SchedulerKind, Table};
+use crate::storyboard::Scene;
+use crate::weights::ModelFolder;
+use anyhow::{Context, Result, bail, ensure};
+use candle_core::{DType, Device};
+use std::sync::Arc;
+
+/// A model with the configurations of its parts.
+#[derive(Debug, Clone)]
+pub struct Configs {
+    pub folder: ModelFolder,
+    pub architecture: Arc<dyn Architecture>,
+    pub keys: ScheduleKeys,
+    /// By the class that the folder names.
+    pub schedule: ScheduleConfig,
+}
+
+impl Configs {
+    pub fn read(folder: ModelFolder) -> Result<Self> {
+        let architecture = folder.architecture()?;
+        let keys: ScheduleKeys = folder.json("scheduler/scheduler_config.json")?;
+        let schedule = keys.clone().config(folder.family().schedulers, None).with_context(|| folder.place())?;
+        // its values, apart from those of the flags
+        crate::schedulers::build(&schedule, SchedulerKind::Ddim, Table::Diffusers, 1, 0.0)
+            .with_context(|| folder.place())?;
+        Ok(Self { folder, architecture, keys, schedule })
+    }
+}
+
+/// What a stage is resolved from.
+pub struct Asked<'a> {
+    pub request: &'a Request,
+    /// The request's, with what a given video says.
+    pub settings: &'a Settings,
+    pub configs: &'a Configs,
+    pub source: Option<&'a Source>,
+    pub recipe: &'a Recipe,
+    pub geometry: &'a Geometry,
+}
+
+impl Asked<'_> {
+    /// `name`: the recipe's.
+    pub fn stage(&self, name: String, warnings: &mut Vec<String>) -> Result<Stage> {
+        let Self { request, settings, configs, recipe, geometry, .. } = *self;
+        let Request { scenes, edit, .. } = request;
+        let Configs { folder, architecture, schedule, .. } = configs;
+        let steps = settings.steps.unwrap_or(recipe.steps);
+        let most = schedule.num_train_timesteps;
+        ensure!((1..=most).contains(&steps), "--steps {steps}: give 1 to {most}");
+        let preset = settings.parity.map(Preset::of);
+        let wanted = Wanted::new(settings, recipe, &**architecture, steps)?;
+        let rules = self.rules(&wanted, preset.as_ref())?;
+        let only_new = settings.only_new.unwrap_or(false);
+        let given = self.source.map(|source| source.given(&rules, only_new)).transpose()?;
+        let given = given.map(|given| Given { fit: settings.fit.unwrap_or_default(), ..given });
+        let segments = self.segments(&rules, given.as_ref())?;
+        ensure!(
+            edit.is_none() || segments.iter().all(|segment| segment.feed.is_none()),
+            "scenes that continue each other cannot be edited: make the video anew with the other words"
+        );
+        let sampler = self.sampler(steps, preset.as_ref())?;
+        let guidance =
+            settings.guidance_scale.or(preset.as_ref().map(|preset| preset.guidance)).unwrap_or(recipe.guidance_scale);
+        let uncond = self.uncond(guidance, preset.as_ref())?;
+        let compute = self.compute()?;
+        let prompts = prompts(scenes, settings.style.as_deref());
+        let texts = (folder, architecture.text().length);
+        let controls = wanted.resolve(settings, scenes, &prompts, edit.as_ref(), &segments, texts, warnings)?;
+        Ok(Stage {
+            model: StageModel { folder: folder.clone(), architecture: architecture.clone(), recipe: name },
+            text: TextInput { prompts, uncond },
+            segments,
+            rules,
+            size: FrameSize {
+                latents: (architecture.geometry().channels, geometry.latent_height, geometry.latent_width),
+                width: geometry.width,
+                height: geometry.height,
+            },
+            sampler,
+            guidance,
+            controls,
+            input: Input { noise: settings.init_noise.clone(), given, strength: None },
+            compute,
+            decode: geometry.decode(settings, &**architecture)?,
+            need: Need::default(),
+        })
+    }
+
+    fn rules(&self, wanted: &Wanted, preset: Option<&Preset>) -> Result<WindowRules> {
+        let Self { request, settings, recipe, .. } = *self;
+        let latent = self.configs.architecture.geometry();
+        let windows = &recipe.method.ditctrl;
+        let (transition, joined) = wanted.transition(settings, &request.scenes)?;
+        Ok(WindowRules {
+            window: latent.window,
+            patch_t: latent.patch_t,
+            time: latent.time,
+            overlap: settings.overlap.unwrap_or_else(|| recipe.overlap(latent.window)),
+            transition_windows: settings.transition_windows.unwrap_or(windows.transition_windows),
+            hold: settings.hold.unwrap_or(windows.hold),
+            blend: settings.blend.or(preset.map(|preset| preset.blend)).unwrap_or(windows.blend),
+            transition,
+            joined,
+            fps: self.geometry.fps.as_f64(),
+        })
+    }
+
+    fn segments(&self, rules: &WindowRules, given: Option<&Given>) -> Result<Vec<Segment>> {
+        let Request { command, scenes, .. } = self.request;
+        let frames = self.geometry.frames;
+        match *command {
+            Command::Generate => {
+                let native = self.configs.architecture.geometry().native.frames;
+                Ok(vec![rules.single(frames.unwrap_or(native))])
+            }
+            Command::Extend if given.is_none() && frames.is_none() => {
+                let long = scenes.iter().any(|scene| scene.length.is_some());
+                ensure!(long, "how long is the video to be? give --duration, as 30s, or --frames");
+                rules.segments(scenes, None, 0)
+            }
+            Command::MultiPrompt | Command::Extend => {
+                rules.segments(scenes, frames, given.map_or(0, |given| given.context))
+            }
+        }
+    }
+
+    fn sampler(&self, steps: usize, preset: Option<&Preset>) -> Result<Sampler> {
+        let Self { settings, configs, recipe, .. } = *self;
+        let asked = settings.scheduler.or(preset.and_then(|preset| preset.scheduler)).or(recipe.scheduler);
+        let kind = match asked {
+            Some(kind) => kind,
+            None => configs.schedule.kind().with_context(|| configs.folder.place()).code(Code::Model)?,
+        };
+        let own = configs.folder.family().schedulers;
+        let mut schedule = configs.keys.clone().config(own, Some(kind)).with_context(|| configs.folder.place())?;
+        if let Some(shift) = settings.shift {
+            ensure!(shift.is_finite() && shift > 0.0, "--shift {shift}: give a positive number");
+            schedule.snr_shift_scale = shift;
+        }
+        let table = settings.schedule.or(preset.map(|preset| preset.table)).unwrap_or(recipe.schedule);
+        let sampler = Sampler { schedule, kind, table, steps, eta: settings.eta.unwrap_or(recipe.eta) };
+        sampler.build()?; // finds every fault of these settings now
+        Ok(sampler)
+    }
+
+    fn uncond(&self, guidance: GuidanceSchedule, preset: Option<&Preset>) -> Result<UncondText> {
+        let Self { settings, recipe, .. } = *self;
+        let guided = match guidance {
+            GuidanceSchedule::Constant(scale) | GuidanceSchedule::Wave(scale) => scale > 1.0,
+            GuidanceSchedule::Ramp { from, to } => from.max(to) > 1.0,
+        };
+        let uncond = settings.uncond.or(preset.map(|preset| preset.uncond)).unwrap_or(recipe.uncond);
+        Ok(match (&settings.negative_prompt, uncond) {
+            (Some(_), Uncond::Zeros) if settings.uncond.is_some() => {
+                bail!("--negative-prompt and --uncond zeros both say what the unconditional text is: leave out one")
+            }
+            (Some(_), _) if !guided => {
+                bail!("--negative-prompt has no effect with --guidance-scale {guidance}, which is none: leave out one")
+            }
+            (Some(text), _) => UncondText::Text(text.clone()),
+            (None, Uncond::Empty) => UncondText::Text(String::new()),
+            (None, Uncond::Zeros) => UncondText::Zeros,
+        })
+    }
+
+    fn compute(&self) -> Result<Compute> {
+        let Self { settings, configs, .. } = *self;
+        let Configs { folder, architecture, .. } = configs;
+        let device = device::device(settings.device.unwrap_or(DeviceSpec::Auto))?;
+        let stored = folder.part(architecture.part(Role::Denoiser)).code(Code::Model)?.stored_dtype();
+        let dtype = match (settings.dtype.unwrap_or(Precision::Auto), &device, stored) {
+            (Precision::F32, ..) | (Precision::Auto, Device::Cpu, _) => DType::F32,
+            (Precision::Bf16, ..) => DType::BF16,
+            (Precision::F16, ..) => DType::F16,
+            (Precision::Auto, _, Some(DType::F16)) => DType::F16,
+            (Precision::Auto, ..) => DType::BF16,
+        };
+        let target = KernelTarget {
+            device: &device,
+            dtype: compute_dtype(dtype, &device),
+            head: architecture.main_sites().head_dim,
+        };
+        let attention = device::attention(settings.attention.unwrap_or(Attention::Auto), target)?;
+        let half = if dtype == DType::F32 { DType::F32 } else { DType::BF16 };
+        Ok(Compute {
+            // on the CPU f16 would be rounding without a gain
+            vae_dtype: if device.is_cpu() && dtype != DType::BF16 { DType::F32 } else { half },
+            text_dtype: half,
+            dtype,
+            attention,
+            device,
+            offload: Offload::None,
+        })
+    }
+}
+
+/// The texts of scenes, each with the style behind it.
+fn prompts(scenes: &[Scene], style: Option<&str>) -> Vec<String> {
+    let style = style.map(str::trim).filter(|style| !style.is_empty());
+    let prompt = |scene: &Scene| match style {
+        Some(style) => format!("{}, {style}", scene.prompt),
+        None => scene.prompt.clone(),
+    };
+    scenes.iter().map(prompt).collect()
+}

@@ -1,0 +1,215 @@
+//! From a request to jobs: every setting gets its value, and every fault is found before anything is loaded.
+
+use super::asked::{Asked, Configs};
+use super::geometry::Geometry;
+use super::given::Source;
+use super::output::{Outputs, Place};
+use super::values::{ManifestMode, Seed, Size, TextCacheAt, Tiling};
+use super::{Command, Group, Job, KeepRules, Machine, Request, Settings, device, enhance, memory, script_settings};
+use crate::recipe::{self, Chosen};
+use crate::run::{Code, Failure, WithCode};
+use crate::storyboard::{self, Scene, Storyboard};
+use crate::weights::{self, ModelError, ModelFolder};
+use anyhow::{Context, Result};
+use std::hash::{BuildHasher, RandomState};
+
+/// Resolves settings and scenes into one job for each video, in the order of their seeds.
+///
+/// Errors carry the exit code: 2 for settings, 3 for the model, 4 for memory.
+pub fn resolve(command: Command, settings: Settings, mut storyboard: Storyboard) -> Result<Vec<Job>, Failure> {
+    let settings = settings.or(script_settings(&mut storyboard)?);
+    let mut jobs = jobs(&Request { command, settings, scenes: storyboard.scenes, edit: None })?;
+    // once for all videos of a file
+    if let Some(job) = jobs.first_mut() {
+        job.warnings.splice(0..0, storyboard.warnings);
+    }
+    Ok(jobs)
+}
+
+impl Request {
+    /// One job for each video; see [`resolve`].
+    ///
+    /// # Errors
+    /// As [`resolve`].
+    pub fn resolve(self) -> Result<Vec<Job>, Failure> {
+        let scenes = Storyboard::checked(self.scenes).map_err(|error| Failure::new(Code::Usage, error))?.scenes;
+        jobs(&Self { scenes, ..self })
+    }
+}
+
+/// One job for each video of a request.
+fn jobs(request: &Request) -> Result<Vec<Job>, Failure> {
+    let request = &request.clone().settled().code(Code::Usage)?;
+    let Request { command, settings, edit, .. } = request;
+    let name = settings.model.clone().unwrap_or_else(|| weights::EMBEDDED.to_owned());
+    let model = ModelFolder::open(&name, settings.offline.unwrap_or(false)).code(Code::Model)?;
+    let configs = Configs::read(model).code(Code::Model)?;
+    let enhance = match &settings.enhance {
+        Some(name) => {
+            let folder = ModelFolder::open(name, settings.offline.unwrap_or(false));
+            Some(folder.and_then(Configs::read).context("--enhance").code(Code::Model)?)
+        }
+        None => enhance::check_absent(settings).code(Code::Usage).map(|()| None)?,
+    };
+    let source = source(*command, settings)?;
+    let videos = settings.num_videos.unwrap_or(1);
+    let first = match settings.seed.unwrap_or(Seed::Random) {
+        Seed::Given(seed) => seed,
+        // small enough to be typed again
+        Seed::Random => RandomState::new().hash_one(std::process::id()) & 0xFFFF_FFFF,
+    };
+    if videos == 0 || videos > 10_000 {
+        return Err(Failure::message(Code::Usage, format!("--num-videos {videos}: give 1 to 10000")));
+    }
+    if videos > 1 && settings.init_noise.is_some() {
+        let message = "--init-noise makes every video the same: leave out --num-videos";
+        return Err(Failure::message(Code::Usage, message));
+    }
+    if first.checked_add(videos as u64 - 1).is_none() {
+        let message =
+            format!("--num-videos {videos}: seeds end at {}, so that {first} has not so many after it", u64::MAX);
+        return Err(Failure::message(Code::Usage, message));
+    }
+    if edit.is_some() && source.is_some() {
+        let message = "a video that goes on from another cannot be edited: edit the one it goes on from";
+        return Err(Failure::message(Code::Usage, message));
+    }
+    (0..videos)
+        .map(|index| {
+            let seed = first.wrapping_add(index as u64);
+            let place = Place { seed, index, videos, edit: edit.is_some() };
+            let job = job(request, &configs, enhance.as_ref(), source.as_ref(), &place);
+            let damaged = job.as_ref().is_err_and(|error| error.chain().any(|reason| reason.is::<ModelError>()));
+            job.code(if damaged { Code::Model } else { Code::Usage })
+        })
+        .collect()
+}
+
+/// What is said of prompts with another program's marks.
+fn marks_told(scenes: &[Scene]) -> Vec<String> {
+    let told = |(index, scene): (usize, &Scene)| {
+        let marks = storyboard::marks(&scene.prompt);
+        let which = if scenes.len() == 1 { "the prompt".to_owned() } else { format!("prompt {}", index + 1) };
+        (!marks.is_empty()).then(|| {
+            format!(
+                "{which} has marks of another program, which are read as letters: {}; write the words alone \
+                 (--attn-proc reweight:words=red:1.3 weighs them)",
+                marks.join(", ")
+            )
+        })
+    };
+    scenes.iter().enumerate().filter_map(told).collect()
+}
+
+/// Refuses what a single window of one prompt has no use for.
+pub fn check_single(scenes: &[Scene], settings: &Settings) -> Result<(), Failure> {
+    if scenes.len() > 1 {
+        let message = format!("generate takes one prompt and got {}: use multi-prompt", scenes.len());
+        return Err(Failure::message(Code::Usage, message));
+    }
+    let joining = settings.attn_proc.iter().flatten().find(|spec| spec.control.joins_windows);
+    let joining = joining.map(|spec| format!("attn-proc {}", spec.control.name));
+    let of_windows = settings.clone().only(&[Group::Windows, Group::Subject]).said();
+    let idle = of_windows.first().map(|name| name.replace('_', "-")).or(joining);
+    match idle {
+        None => Ok(()),
+        Some(flag) => {
+            let message = format!("--{flag} has no effect on a single window: leave it out, or use multi-prompt");
+            Err(Failure::message(Code::Usage, message))
+        }
+    }
+}
+
+/// The video that is to be continued, for the command that can.
+fn source(command: Command, settings: &Settings) -> Result<Option<Source>, Failure> {
+    let only_new = settings.only_new.unwrap_or(false);
+    let message = match (command, &settings.video) {
+        (Command::Extend, Some(_)) => return Source::read(settings),
+        (_, Some(path)) => {
+            let (name, path) = (command.name(), path.display());
+            format!("video {path}: {name} goes on from no video: use extend, or leave it out")
+        }
+        (_, None) if settings.fit.is_some() => {
+            "--fit has no effect without a video to go on from: leave it out".to_owned()
+        }
+        (_, None) if only_new => "--only-new has no effect without a video to go on from: leave it out".to_owned(),
+        _ => return Ok(None),
+    };
+    Err(Failure::message(Code::Usage, message))
+}
+
+/// A job that only decodes: latents of so many frames, channels, rows and columns.
+pub fn of_latents(settings: Settings, latents: (usize, usize, usize, usize)) -> Result<Job, Failure> {
+    let (frames, channels, height, width) = latents;
+    let name = settings.model.as_deref().unwrap_or(weights::EMBEDDED);
+    let model = ModelFolder::open(name, settings.offline.unwrap_or(false)).code(Code::Model)?;
+    let geometry = *model.architecture().code(Code::Model)?.geometry();
+    if frames == 0 || height == 0 || width == 0 || channels != geometry.channels {
+        let message = format!(
+            "latents of {frames} frames with {channels} channels of {height} by {width} are none of {name}, which has {} \
+             channels: use --model",
+            geometry.channels
+        );
+        return Err(Failure::message(Code::Usage, message));
+    }
+    let ratio = geometry.spatial_ratio;
+    let size = width.checked_mul(ratio).zip(height.checked_mul(ratio));
+    let length = geometry.time.checked_frames(frames);
+    let (Some((width, height)), Some(length)) = (size, length) else {
+        return Err(Failure::message(Code::Usage, "latents of an impossible size"));
+    };
+    let settings = Settings {
+        size: Some(Size { width, height }),
+        frames: Some(length),
+        seed: Some(Seed::Given(0)),
+        manifest: Some(ManifestMode::None),
+        ..settings
+    };
+    let storyboard = Storyboard::from_prompts(&["latents".to_owned()])?;
+    let mut jobs = resolve(Command::Generate, settings, storyboard)?;
+    jobs.pop().context("no job").code(Code::Failed)
+}
+
+fn job(
+    request: &Request,
+    configs: &Configs,
+    enhance: Option<&Configs>,
+    source: Option<&Source>,
+    place: &Place,
+) -> Result<Job> {
+    let mut warnings = marks_told(&request.scenes);
+    let latent = configs.architecture.geometry();
+    let settled = source.map(|source| source.settled(&request.settings, latent, &mut warnings)).transpose()?;
+    let settings = settled.as_ref().unwrap_or(&request.settings);
+    let chosen = recipe::find(settings.recipe.as_ref(), &configs.architecture.recipe_key())?;
+    warnings.extend(chosen.warning);
+    let Chosen { name, recipe, .. } = chosen;
+    let geometry = Geometry::new(settings, latent, &recipe)?;
+    let asked = Asked { request, settings, configs, source, recipe: &recipe, geometry: &geometry };
+    let mut stages = vec![asked.stage(name, &mut warnings)?];
+    let second = enhance.map(|model| enhance::stage(&stages[0], settings, model)).transpose()?;
+    let recipe = second.as_ref().map_or(&recipe, |(_, recipe)| recipe);
+    stages.extend(second.as_ref().map(|(stage, _)| stage.clone()));
+    let shown = &stages[stages.len() - 1];
+    let output = Outputs::new(settings, recipe, geometry.fps, shown, place, &mut warnings)?;
+    let mut request = request.of_video(place.seed, output.video.asked());
+    if memory::tile(&mut stages, settings, &mut warnings)? {
+        request.settings.vae_tiling = Some(Tiling::On);
+    }
+    stages.iter_mut().try_for_each(|stage| memory::settle(stage, settings, &mut warnings))?;
+    let text_cache = match &settings.text_cache {
+        Some(TextCacheAt::Off) => None,
+        Some(folder) => Some(folder.clone()),
+        None => dirs::cache_dir().map(|folder| TextCacheAt::Folder(folder.join("vidgen").join("text"))),
+    };
+    Ok(Job {
+        command: request.command,
+        request,
+        seed: place.seed,
+        stages,
+        output,
+        keep: KeepRules::new(settings)?,
+        machine: Machine { threads: device::threads(settings.threads)?, text_cache },
+        warnings,
+    })
+}

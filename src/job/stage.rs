@@ -1,0 +1,212 @@
+//! The stages of a job. Each has a network of its own, a plan, a sampler and an input, and makes the frames of the whole video;
+//! those of the last stage are the output. A stage after the first begins with the frames of the one before it
+//! ([`Input::strength`]).
+
+use super::controls::Controls;
+use super::given::Given;
+use super::plan::{Segment, WindowRules, video_frames};
+use super::timelines::Timeline;
+use super::values::Offload;
+use crate::guidance::{GuidanceSchedule, Rule};
+use crate::models::Architecture;
+use crate::models::architecture::Role;
+use crate::models::autoencoder::DecodeOptions;
+use crate::nn::kernel::Kernel;
+use crate::schedulers::{ScheduleConfig, Scheduler, SchedulerKind, Table};
+use crate::weights::{ModelFolder, Part};
+use anyhow::Result;
+use candle_core::{DType, Device, DeviceLocation};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// One network at work on the whole video.
+#[derive(Debug, Clone)]
+pub struct Stage {
+    pub model: StageModel,
+    pub text: TextInput,
+    /// Stretches between cuts and fades, in order; mostly one.
+    pub segments: Vec<Segment>,
+    pub rules: WindowRules,
+    pub size: FrameSize,
+    pub sampler: Sampler,
+    pub guidance: GuidanceSchedule,
+    pub controls: Controls,
+    pub input: Input,
+    pub compute: Compute,
+    pub decode: DecodeOptions,
+    /// Estimate of the memory of each of its networks.
+    pub need: Need,
+}
+
+/// A model and what is known of it.
+#[derive(Debug, Clone)]
+pub struct StageModel {
+    pub folder: ModelFolder,
+    /// What its configurations say.
+    pub architecture: Arc<dyn Architecture>,
+    /// The name of its recipe.
+    pub recipe: String,
+}
+
+impl StageModel {
+    /// The weights of a part.
+    ///
+    /// # Errors
+    /// Files that are not there or cannot be read.
+    pub fn part(&self, role: Role) -> Result<Part> {
+        self.folder.part(self.architecture.part(role))
+    }
+}
+
+/// What the unconditional half of guidance reads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum UncondText {
+    /// An all-zero embedding.
+    Zeros,
+    Text(String),
+}
+
+/// What the text encoder is given.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TextInput {
+    /// Final texts, style included; of an edit, the source's.
+    pub prompts: Vec<String>,
+    pub uncond: UncondText,
+}
+
+/// What a frame measures.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FrameSize {
+    /// Channels, height and width of the latents.
+    pub latents: (usize, usize, usize),
+    /// Pixels.
+    pub width: usize,
+    pub height: usize,
+}
+
+/// How noise becomes latents.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Sampler {
+    pub schedule: ScheduleConfig,
+    pub kind: SchedulerKind,
+    pub table: Table,
+    pub steps: usize,
+    pub eta: f64,
+}
+
+impl Sampler {
+    /// # Errors
+    /// Settings that do not go together.
+    pub fn build(&self) -> Result<Box<dyn Scheduler>> {
+        crate::schedulers::build(&self.schedule, self.kind, self.table, self.steps, self.eta)
+    }
+}
+
+/// What a stage begins with.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Input {
+    /// A file with its noise; else noise comes from the seed.
+    pub noise: Option<PathBuf>,
+    /// The video that it continues.
+    pub given: Option<Given>,
+    /// How much of the frames of the stage before it is made anew, from 0 (nothing) to 1 (everything), as SDEdit (arXiv
+    /// 2108.01073) has it: that share of the steps is taken, from those frames under the noise of the first of them. None in
+    /// the first stage.
+    pub strength: Option<f64>,
+}
+
+impl Input {
+    /// The first step that is taken of `steps`.
+    pub fn first_step(&self, steps: usize) -> usize {
+        match self.strength {
+            // as diffusers' image-to-image pipelines round it
+            Some(strength) => steps - ((steps as f64 * strength) as usize).min(steps),
+            None => 0,
+        }
+    }
+}
+
+/// Where its networks compute, and in which numbers.
+#[derive(Debug, Clone)]
+pub struct Compute {
+    pub device: Device,
+    /// Of the denoiser; on the CPU those that its weights have at most, and it computes in f32.
+    pub dtype: DType,
+    /// Of the text encoder: never f16.
+    pub text_dtype: DType,
+    /// Of the autoencoder.
+    pub vae_dtype: DType,
+    /// What computes the denoiser's attention.
+    pub attention: Kernel,
+    /// Where the weights are that are not at work; never `auto`.
+    pub offload: Offload,
+}
+
+impl Compute {
+    /// `cpu`, `cuda:0`.
+    pub fn device_name(&self) -> String {
+        match self.device.location() {
+            DeviceLocation::Cpu => "cpu".to_owned(),
+            DeviceLocation::Cuda { gpu_id } => format!("cuda:{gpu_id}"),
+            DeviceLocation::Metal { gpu_id } => format!("metal:{gpu_id}"),
+        }
+    }
+}
+
+/// Bytes of each network at work, on the device that computes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Need {
+    pub text: u64,
+    pub denoise: u64,
+    pub decode: u64,
+    /// The program itself.
+    pub base: u64,
+    /// Of the host's memory, for weights that wait in it while another device computes.
+    pub host: u64,
+}
+
+impl Need {
+    /// The largest network at work.
+    pub fn peak(&self) -> u64 {
+        self.base + self.text.max(self.denoise).max(self.decode)
+    }
+
+    /// The part that needs the most.
+    pub(super) fn largest(&self) -> Role {
+        match self.text.max(self.denoise).max(self.decode) {
+            most if most == self.text => Role::TextEncoder,
+            most if most == self.denoise => Role::Denoiser,
+            _ => Role::Autoencoder,
+        }
+    }
+}
+
+impl Stage {
+    /// The timelines of a segment, in the order in which they are kept.
+    pub fn timelines(&self, segment: &Segment) -> Vec<Timeline> {
+        match &self.controls.edit {
+            Some(edit) => edit.timelines(&segment.plan, self.text.prompts.len(), self.sampler.steps),
+            None => vec![Timeline::output(segment.plan.clone())],
+        }
+    }
+
+    /// Videos that are decoded: the output, and companions that are seen beside it.
+    pub fn shown(&self) -> usize {
+        1 + usize::from(self.controls.edit.as_ref().is_some_and(|edit| edit.changes.side_by_side))
+    }
+
+    /// The texts of the video: of an edit, its own.
+    pub fn prompts(&self) -> &[String] {
+        self.controls.edit.as_ref().map_or(&self.text.prompts, |edit| &edit.prompts)
+    }
+
+    /// How the halves of guidance become one prediction.
+    pub fn rule(&self) -> Rule {
+        Rule::classifier_free(self.guidance)
+    }
+
+    /// Frames of the whole video, those of the one it continues included where they belong to the output.
+    pub fn frames(&self) -> usize {
+        video_frames(&self.segments) + self.input.given.as_ref().map_or(0, Given::kept)
+    }
+}
