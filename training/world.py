@@ -102,6 +102,13 @@ def caption(scene: Scene, rng: random.Random, drop: float = 0.0) -> str:
     return " ".join([subject, *motion, *place, *time])
 
 
+def said(scene: Scene, text: str) -> dict[str, bool]:
+    """Which attributes a caption of the scene names."""
+    tables = {"motion": _MOTION_WORDS, "place": _PLACE_WORDS, "time": _TIME_WORDS}
+    named = {name: any(phrase in text for phrase in table[getattr(scene, name)]) for name, table in tables.items()}
+    return {name: named.get(name, True) for name in ATTRIBUTES}
+
+
 def plain_caption(scene: Scene) -> str:
     """The caption in the first words of each list: what an evaluation uses."""
     return (f"{article(scene.colour)} {scene.colour} {scene.shape} {_MOTION_WORDS[scene.motion][0]} "
