@@ -21,4 +21,16 @@ done
 "$python" "$here/train_judge.py" --out "$out/judge" --steps 2 --frames 64 --clips 8 --batch 8 --resume
 "$python" "$here/train_judge.py" --out "$out/judge" --evaluate 8
 "$python" "$here/evaluate.py" --model "$out" --judge "$out/judge" --videos 4 --steps 2 --frames 9 --size 32 48 --schedulers ddim dpm --out "$out"
+for resume in "" --resume; do
+  "$python" "$here/train_image_vae.py" --video "$out/vae" --out "$out/image" $tiny --batch 4 --evaluate 16 $resume
+done
+few="--bank 16 --first 8 --grow 4 --batch 4"
+for resume in "" --resume; do
+  "$python" "$here/train_image.py" --vae "$out/image/vae" --out "$out/image" $tiny $few --bank-file "$out/stills" $resume
+  "$python" "$here/train_control.py" --out "$out/image" $tiny $few $resume
+  "$python" "$here/train_instruct.py" --out "$out/image" $tiny $few $resume
+done
+for kind in text control instruct; do
+  "$python" "$here/evaluate_image.py" --model "$out/image" $kind --judge "$out/judge" --captions 4 --steps 2 --size 32 48 --sheet "$out/$kind.png"
+done
 echo "all stages ran: $out"

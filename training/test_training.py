@@ -14,15 +14,19 @@ import unittest
 
 import torch
 
+import clip_tokenizer
+import edits
+import images
 import judge_data as data
 import tokenizer
 import train_transformer
 from bank import Bank, cover_of, outline_of
 from common import Average, Clock, Muon, State, learning_rate, orthogonal
+from edges import canny
 from judge import Judge, windows
 from render import render
 from world import (ATTRIBUTES, COLOURS, FRAMES, HEIGHT, PLACES, SHAPES, TIMES, WIDTH, Scene, caption, evaluation_set, fnv1a,
-                   held_out, plain_caption, sample)
+                   held_out, plain_caption, said, sample)
 
 
 class World(unittest.TestCase):
@@ -259,6 +263,108 @@ class Transformer(unittest.TestCase):
         self.assertLess(head.loss(read, outline, labels).item(), 0.05)
         self.assertGreater(head.loss(read.roll(1, 1), outline, labels).item(), 5)
         self.assertGreater(head.loss(read, outline, labels.flip(1)).item(), 5)
+
+
+class Images(unittest.TestCase):
+    def test_texts_are_one_token_a_word(self):
+        folder, rng = tempfile.mkdtemp(), random.Random(1)
+        size = clip_tokenizer.write(folder)
+        captions = clip_tokenizer.Captions(folder)
+        self.assertEqual(len(captions.tokenizer), size)
+        texts = [caption(sample(rng, "all"), rng, 0.2) for _ in range(500)]
+        texts += [text for _ in range(300) for text in edits.instructions(*edits.edit(rng))]
+        for row, text in zip(captions.ids(texts).tolist(), texts):
+            words = text.replace(",", " ,").split()
+            self.assertEqual(row[:len(words) + 2].count(size - 1), 1, text)
+            self.assertEqual(row[len(words) + 1:], [size - 1] * (clip_tokenizer.LENGTH - len(words) - 1), text)
+        # any other text comes back, letter by letter
+        other = "zebras, 7 of them: \u00fc!"
+        self.assertEqual(captions.tokenizer.decode(captions.ids([other])[0], skip_special_tokens=True).replace(" ", ""),
+                         other.replace(" ", ""))
+
+    def test_edits_change_one_attribute_and_keep_to_their_side(self):
+        rng = random.Random(0)
+        for split in ("train", "unseen"):
+            for _ in range(200):
+                before, after, attribute = edits.edit(rng, split)
+                changed = [name for name in ATTRIBUTES if getattr(before, name) != getattr(after, name)]
+                self.assertEqual((changed, before.seed), ([attribute], after.seed))
+                self.assertEqual((held_out(*before.combination()), held_out(*after.combination())), (False, split == "unseen"))
+
+    def test_a_caption_is_known_to_name_what_it_names(self):
+        rng = random.Random(0)
+        for _ in range(300):
+            scene = sample(rng, "all")
+            self.assertTrue(all(said(scene, caption(scene, rng)).values()))
+            self.assertEqual(said(scene, caption(scene, rng, 1.0)), dict.fromkeys(ATTRIBUTES, False) | {"colour": True, "shape": True})
+
+    def test_edges_are_one_pixel_wide_and_connected_ones_may_be_weak(self):
+        step = torch.zeros(1, 3, 8, 10, dtype=torch.uint8)
+        step[..., 5:] = 40  # a gradient of 160
+        self.assertEqual(canny(step).sum().item(), 0)
+        step[:, 1, 3, 5:] = 62  # of 204 in one row, in one channel
+        found = canny(step)[0, 0]
+        self.assertTrue((found.sum(1) == 255).all(), found)
+        self.assertLessEqual(set(found.nonzero()[:, 1].tolist()), {4, 5})
+
+    def test_a_still_of_the_video_autoencoder_is_encoded_alike(self):
+        from diffusers import AutoencoderKLCogVideoX
+
+        from train_image_vae import build, from_video
+
+        torch.manual_seed(0)
+        video = AutoencoderKLCogVideoX(block_out_channels=(8, 8, 8, 16), latent_channels=8, layers_per_block=1, norm_num_groups=8)
+        vae = build((8, 8, 8, 16), 8, (32, 48))
+        from_video(vae, video, (32, 48), "cpu")
+        x, _ = images.pictures([sample(random.Random(5))], [1.0], (32, 48), "cpu")
+        with torch.no_grad():
+            whole, own = video.encode(x.unsqueeze(2)).latent_dist.mode()[0, :, 0], vae.encode(x).latent_dist.mode()[0]
+        # eight channels of eight: the same up to an affine map
+        rows = torch.cat([own.flatten(1), torch.ones(1, own[0].numel())]).T
+        left = whole.flatten(1).T - rows @ torch.linalg.lstsq(rows, whole.flatten(1).T).solution
+        self.assertLess(left.abs().max().item(), 0.01 * whole.std().item())
+
+    def test_balanced_latents_have_mean_zero_and_one_deviation_and_the_same_pictures(self):
+        from train_image_vae import balance, build
+
+        torch.manual_seed(0)
+        vae = build((8, 8, 8, 16), 4, (32, 48)).eval()
+        x, _ = images.pictures([sample(random.Random(5))], [1.0], (32, 48), "cpu")
+        with torch.no_grad():
+            before = vae.decode(vae.encode(x).latent_dist.mode()).sample
+            balance(vae, 32, (32, 48), "cpu")
+            after = vae.decode(vae.encode(x).latent_dist.mode()).sample
+            self.assertLess((before - after).abs().max().item(), 1e-4)
+            again = balance(vae, 32, (32, 48), "cpu")
+        self.assertLess(max(abs(value - 1) for value in again), 0.05)
+
+    def test_an_instruct_unet_and_a_controlnet_begin_as_if_they_were_not_there(self):
+        from train_instruct import begin
+
+        torch.manual_seed(0)
+        unet = images.unet((32, 48))
+        for p in unet.parameters():
+            torch.nn.init.normal_(p, std=0.1)
+        z, t, text = torch.randn(2, 4, 4, 6), torch.tensor([10, 900]), torch.randn(2, clip_tokenizer.LENGTH, images.TEXT)
+        with torch.no_grad():
+            plain = unet(z, t, text).sample
+            instruct = begin(unet, (32, 48))(torch.cat([z, torch.randn_like(z)], 1), t, text).sample
+            down, mid = images.controlnet(unet)(z, t, text, torch.rand(2, 3, 32, 48), return_dict=False)
+            controlled = unet(z, t, text, down_block_additional_residuals=down, mid_block_additional_residual=mid).sample
+        self.assertLess((plain - instruct).abs().max().item(), 1e-4)
+        self.assertLess((plain - controlled).abs().max().item(), 1e-5)
+
+    def test_measures_of_control(self):
+        from evaluate_image import boxes_iou, followed
+
+        one, other = torch.tensor([[0.5, 0.5, 0.2, 0.2]]), torch.tensor([[0.6, 0.5, 0.2, 0.2]])
+        self.assertAlmostEqual(boxes_iou(one, one).item(), 1.0, places=5)
+        self.assertAlmostEqual(boxes_iou(one, other).item(), 1 / 3, places=5)
+        edge, beside = torch.zeros(1, 1, 9, 9), torch.zeros(1, 1, 9, 9)
+        edge[..., 4, :], beside[..., 5, :3] = 255, 255
+        recall, precision = followed(beside, edge)
+        self.assertAlmostEqual(recall, 4 / 9)
+        self.assertEqual(precision, 1.0)
 
 
 class Bars(unittest.TestCase):
