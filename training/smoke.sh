@@ -24,6 +24,7 @@ done
 for resume in "" --resume; do
   "$python" "$here/train_image_vae.py" --video "$out/vae" --out "$out/image" $tiny --batch 4 --evaluate 16 $resume
 done
+"$python" "$here/train_image_vae.py" --decoder "$out/image/vae" --out "$out/image/decoder" $tiny --batch 4 --evaluate 16
 few="--bank 16 --first 8 --grow 4 --batch 4"
 for resume in "" --resume; do
   "$python" "$here/train_image.py" --vae "$out/image/vae" --out "$out/image" $tiny $few --bank-file "$out/stills" $resume

@@ -2,6 +2,7 @@
 
     python train_image_vae.py --video ../models/toyland/vae --out OUT --minutes 40
     python train_image_vae.py --out OUT --minutes 80                                # from nothing
+    python train_image_vae.py --decoder OUT/vae --out OUT2 --minutes 20             # the latents stay as they are
 
 The losses are those of `train_vae.py`, which says why: subject's pixels count more, the decoder learns from noisy latents, and a
 small network that reads colour and shape from noisy latents trains along.
@@ -11,7 +12,8 @@ frame three times, so their kernels are summed over time; the decoder's spatial 
 shift; its eight latent channels become the four (`--latent`) that hold most of their variance.
 
 In the written weights each latent channel has mean zero and standard deviation one over training frames, folded into `quant_conv`
-and `post_quant_conv`, which changes no picture; `scaling_factor` is 1.
+and `post_quant_conv`, which changes no picture; `scaling_factor` is 1. With `--decoder` only the decoder is trained on: what was
+trained on these latents stays valid.
 """
 
 import argparse
@@ -38,6 +40,7 @@ def arguments() -> argparse.Namespace:
     p.add_argument("--steps", type=int, default=0, help="stop after this many steps instead (tests)")
     p.add_argument("--resume", action="store_true")
     p.add_argument("--video", help="the video autoencoder whose convolutions are the first guess")
+    p.add_argument("--decoder", help="the autoencoder whose decoder is trained on")
     p.add_argument("--batch", type=int, default=16, help="frames")
     p.add_argument("--lr", type=float, default=1e-3)
     p.add_argument("--warmup", type=int, default=50, help="steps until the learning rate is reached, in each run")
@@ -163,7 +166,7 @@ def loss_of(vae, reader, scenes, x, mask, a, device: str) -> tuple[torch.Tensor,
         z = posterior.sample()
         deviation = z.detach().std((0, 2, 3), keepdim=True)
         y = vae.decode(z + level * deviation * torch.randn_like(z)).sample
-        read = reader(z.unsqueeze(2), labels_of(scenes, device), cover)
+        read = 0.0 if a.decoder else reader(z.unsqueeze(2), labels_of(scenes, device), cover)
     y = y.float()
     mean, logvar = posterior.mean.float(), posterior.logvar.float()
     kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
@@ -176,7 +179,11 @@ def main():
     device, team = setup(a.seed), Team()
     vae = build(a.channels, a.latent, a.size).to(device).train()
     reader = Reader(a.latent).to(device)
-    if a.video and not a.resume:
+    if a.decoder:
+        vae = AutoencoderKL.from_pretrained(a.decoder).float().to(device).train()
+        for part in (vae.encoder, vae.quant_conv, reader):
+            part.requires_grad_(False)
+    elif a.video and not a.resume:
         from_video(vae, AutoencoderKLCogVideoX.from_pretrained(a.video).float().to(device), a.size, device)
     both = torch.nn.ModuleList([vae, reader])
     average = Average(vae, 0.998)
@@ -232,7 +239,7 @@ def main():
     state.save(vae, average, optimizer, clock, {"steps": seen + clock.count})
     average.swap()
     vae.eval()
-    before = {"channel_std_before": balance(vae, a.evaluate, a.size, device)}
+    before = {} if a.decoder else {"channel_std_before": balance(vae, a.evaluate, a.size, device)}
     result = measure(vae, a.evaluate, a.size, device) | before
     export(vae, os.path.join(a.out, "vae"))
     result |= {"steps": seen + clock.count, "minutes": round(clock.before + clock.spent(), 1), "device": device}
