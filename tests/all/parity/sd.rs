@@ -6,7 +6,7 @@ use candle_nn::VarBuilder;
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
-use vidgen::attention::{AttentionProcessor, AttentionSite, Branch, Half, Hooks, Next, Pass, Qkv, SiteKind};
+use vidgen::attention::{AttentionProcessor, AttentionSite, Branch, Fork, Half, Hooks, Next, Pass, Qkv, SiteKind};
 use vidgen::models::autoencoder::{DecodeOptions, EncodeOptions, TileOptions};
 use vidgen::models::autoencoder_kl::{AutoencoderKL, VaeConfig};
 use vidgen::models::unet::controlnet::{ChannelOrder, ControlNet, ControlNetConfig, Residuals};
@@ -285,6 +285,25 @@ fn rows_and_frames_do_not_see_each_other() {
     assert_close("concatenated", &got, &expected, 1e-7);
 }
 
+/// On the way down, in the middle, on the way up and before the output: a row takes what it has kept along.
+#[test]
+fn a_fork_continues_the_rows_it_names() {
+    let (config, model) = unet(KINDS[0], false);
+    let rows = [("1x9x7", 981.0), ("1x9x7", 1.0)].map(|(case, time)| row(&config, &format!("tiny-sd1/{case}"), time));
+    let whole = forward(&model, &rows, 1, &mut Stack::new());
+    let values = |x: &Tensor| x.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    for layer in [0, 3, 4, 6, config.layers()] {
+        let branch = |index: usize| Branch::new(Half::COND, index, index);
+        let fork = Fork { layer, rows: vec![(1, branch(1)), (0, branch(0)), (1, branch(1))] };
+        let (pass, mut stack) = (Pass { step: 0, steps: 1 }, Stack::new());
+        let mut hooks = Hooks::new(pass, branches(2), vec![fork], &mut stack, Sdpa::default(), 1).unwrap();
+        let forked = model.forward(&rows, &mut hooks).unwrap();
+        hooks.finish().unwrap();
+        let of = [1, 0, 1].map(|row: usize| values(&whole[row]));
+        assert!(forked.iter().map(values).eq(of), "before layer {layer}");
+    }
+}
+
 #[test]
 fn rows_that_do_not_fit_are_refused() {
     let (config, model) = unet(KINDS[0], false);
@@ -356,6 +375,14 @@ fn a_controlled_unet_equals_diffusers() {
             let got = got.narrow(0, 0, got.dim(0).unwrap().min(200)).unwrap();
             assert_close(&name, &got, &golden[&name], LIMIT);
         }
+        // spec/text2video-zero.md 14.5
+        let nothing = residuals[0].skips.iter().map(|skip| skip.zeros_like().unwrap()).collect();
+        let nothing = vec![FeatureResiduals { skips: nothing, mid: Some(residuals[0].mid.zeros_like().unwrap()) }];
+        let mut stack: Stack = vec![Box::new(Residual::new(Box::new(move |_, _, _| Ok(nothing.clone()))))];
+        let plain = forward(&model, &rows, 1, &mut Stack::new()).remove(0);
+        let same = forward(&model, &rows, 1, &mut stack).remove(0);
+        let values = |x: Tensor| x.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        assert_eq!(values(same), values(plain));
         let twice = residuals[0].plus(&residuals[0]).unwrap();
         assert_close("a sum", &twice.mid, &(&residuals[0].mid * 2.0).unwrap(), 1e-7);
         let added = residuals.into_iter().map(|Residuals { skips, mid }| FeatureResiduals { skips, mid: Some(mid) });
