@@ -8,6 +8,7 @@ use anyhow::{Context, Error, Result, bail, ensure};
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::sync::OnceLock;
 use toml::{Table, Value};
 
 /// Names and texts of the recipes in `configs/`, in the order of their names (`build.rs` lists them).
@@ -90,13 +91,18 @@ pub struct Listed {
     pub recipe: Recipe,
 }
 
-/// The recipes there are.
-pub fn list() -> Result<Vec<Listed>> {
+/// The recipes there are, read once: a batch asks for every job.
+pub fn list() -> Result<&'static [Listed]> {
+    static LISTED: OnceLock<Vec<Listed>> = OnceLock::new();
+    if let Some(listed) = LISTED.get() {
+        return Ok(listed);
+    }
     let listed = EMBEDDED.iter().map(|&(name, text)| {
         let recipe = text.parse().map_err(Error::from).and_then(Recipe::of_table);
         Ok(Listed { name, recipe: recipe.with_context(|| format!("configs/{name}.toml"))? })
     });
-    listed.collect()
+    let listed = listed.collect::<Result<Vec<_>>>()?;
+    Ok(LISTED.get_or_init(|| listed))
 }
 
 /// The recipe of a network. A file of the user's says what differs from the recipe that the network has by itself.

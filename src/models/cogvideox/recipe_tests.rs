@@ -26,7 +26,7 @@ fn own(text: &str, network: &TransformerConfig) -> Result<Chosen> {
 
 #[test]
 fn every_recipe_is_read_and_reached() {
-    let mut found = list().unwrap();
+    let mut found = list().unwrap().to_vec();
     let own = |listed: &&Listed| listed.recipe.fits.architecture == network("").recipe_key().architecture;
     for Listed { name, recipe } in found.iter().filter(own) {
         let path = format!("{}/configs/{name}.toml", env!("CARGO_MANIFEST_DIR"));
