@@ -1,6 +1,7 @@
 //! One video through all metrics, frame by frame: what is kept of a frame that has passed is some hundred bytes.
 
 use super::clip::{BATCH, ClipEmbedder, ClipFeatures};
+use super::faces::{Faces, alike, reidentification};
 use super::frames::{cosine, cscv, deviation, difference, flicker, mean, psnr, seam, squared_error, ssim};
 use super::interpolation::Interpolator;
 use super::judge::{Judge, JudgeStream, VideoFindings};
@@ -22,6 +23,7 @@ pub struct Evaluator {
     pub lpips: Option<Perceptual>,
     /// Predicts the frames that motion smoothness compares, in place of block matching.
     pub rife: Option<Interpolator>,
+    pub faces: Option<Faces>,
 }
 
 /// What is known of a video beside its frames.
@@ -75,6 +77,15 @@ struct VideoPass<'a> {
     rife: Option<&'a Interpolator>,
     /// Of neighbours, with it.
     flows: Vec<f64>,
+    faces: Option<Persons<'a>>,
+}
+
+/// Whose faces are seen.
+struct Persons<'a> {
+    networks: &'a Faces,
+    before: Option<Vec<Vec<f32>>>,
+    with_faces: usize,
+    pairs: Vec<f64>,
 }
 
 /// What LPIPS sees.
@@ -112,6 +123,7 @@ impl<'a> VideoPass<'a> {
             lpips: evaluator.lpips.as_ref().map(|network| Neighbours { network, before: None, distances: Vec::new() }),
             rife: evaluator.rife.as_ref(),
             flows: Vec::new(),
+            faces: evaluator.faces.as_ref().map(Persons::new),
         })
     }
 
@@ -124,6 +136,9 @@ impl<'a> VideoPass<'a> {
         }
         if let Some(lpips) = &mut self.lpips {
             lpips.push(&frame)?;
+        }
+        if let Some(persons) = &mut self.faces {
+            persons.push(&frame)?;
         }
         if let Some(before) = self.last.back() {
             self.differences.push(difference(before, &frame));
@@ -182,6 +197,12 @@ impl<'a> VideoPass<'a> {
             out.set(Metric::FlowDeviation, deviation(&self.flows), "one frame has no neighbour");
         }
 
+        if let Some(persons) = &self.faces {
+            let score = reidentification(&persons.pairs, persons.with_faces);
+            let why = if persons.pairs.is_empty() { "one frame has no neighbour" } else { "no frame shows a face" };
+            out.set(Metric::Reidentification, score, why);
+        }
+
         let (mut similarities, mut warnings) = (None, Vec::new());
         if let Some(clip) = self.clip {
             if scenes.is_empty() {
@@ -226,6 +247,7 @@ impl<'a> VideoPass<'a> {
             interpolation_error: self.errors,
             lpips: self.lpips.map(|lpips| lpips.distances).unwrap_or_default(),
             flow: self.flows,
+            faces: self.faces.map(|persons| persons.pairs).unwrap_or_default(),
         });
         let MetricValues { metrics, absent } = out;
         Ok(Evaluation {
@@ -240,6 +262,22 @@ impl<'a> VideoPass<'a> {
             per_frame,
             against: None,
         })
+    }
+}
+
+impl<'a> Persons<'a> {
+    fn new(networks: &'a Faces) -> Self {
+        Self { networks, before: None, with_faces: 0, pairs: Vec::new() }
+    }
+
+    fn push(&mut self, frame: &Frame) -> Result<()> {
+        let now = self.networks.look(frame)?;
+        self.with_faces += usize::from(!now.is_empty());
+        if let Some(before) = &self.before {
+            self.pairs.push(alike(before, &now));
+        }
+        self.before = Some(now);
+        Ok(())
     }
 }
 
@@ -340,6 +378,7 @@ impl MetricValues {
                 Requirement::Clip => "CLIP: --clip FOLDER",
                 Requirement::Perceptual => "the network of LPIPS: --lpips FILE, or make metrics once",
                 Requirement::Interpolator => "the network of RIFE: --rife FILE, or make metrics once",
+                Requirement::Faces => "the networks of faces: --faces FILE, or make metrics once",
                 Requirement::Judge => "--judge toyland, for videos of Toyland",
             };
             if !self.metrics.contains_key(&metric) {
@@ -474,8 +513,14 @@ mod tests {
         assert!(one.absent[&Metric::Seam].contains("speaks of 17 frames, the video has 1"));
         assert!(one.absent[&Metric::Judge].contains("two frames"));
         let all = evaluate((0..17).map(|t| frame(t, 0)).collect());
-        let absent =
-            [Metric::TextImage, Metric::JudgeTime, Metric::LpipsNeighbours, Metric::Flow, Metric::FlowDeviation];
+        let absent = [
+            Metric::TextImage,
+            Metric::JudgeTime,
+            Metric::LpipsNeighbours,
+            Metric::Flow,
+            Metric::FlowDeviation,
+            Metric::Reidentification,
+        ];
         assert_eq!(all.absent.keys().copied().collect::<Vec<_>>(), absent);
         assert_eq!(all.scenes[0].judge["motion"].asked.as_deref(), Some("still"));
         assert_eq!(all.scenes[0].judge["place"].asked, None);

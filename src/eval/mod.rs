@@ -8,6 +8,7 @@
 
 pub mod clip;
 mod evaluator;
+pub mod faces;
 pub mod frames;
 pub mod fvd;
 pub mod interpolation;

@@ -36,6 +36,8 @@ pub enum Metric {
     /// How far pixels move from one frame to the next, and how unevenly: mean and deviation over pairs, in pixels.
     Flow,
     FlowDeviation,
+    /// How alike the faces of neighbouring frames are.
+    Reidentification,
 }
 
 /// What a metric needs beyond the frames.
@@ -54,10 +56,12 @@ pub enum Requirement {
     PerceptualReference,
     /// The network of RIFE.
     Interpolator,
+    /// The networks of faces.
+    Faces,
 }
 
 impl Metric {
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::Cscv,
         Self::MotionSmoothness,
         Self::TextImage,
@@ -77,6 +81,7 @@ impl Metric {
         Self::LpipsNeighbours,
         Self::Flow,
         Self::FlowDeviation,
+        Self::Reidentification,
     ];
 
     /// As in JSON and in flags.
@@ -101,6 +106,7 @@ impl Metric {
             Self::LpipsNeighbours => "lpips_neighbours",
             Self::Flow => "flow",
             Self::FlowDeviation => "flow_deviation",
+            Self::Reidentification => "reidentification",
         }
     }
 
@@ -113,6 +119,7 @@ impl Metric {
             Self::Lpips => Requirement::PerceptualReference,
             Self::LpipsNeighbours => Requirement::Perceptual,
             Self::Flow | Self::FlowDeviation => Requirement::Interpolator,
+            Self::Reidentification => Requirement::Faces,
             _ => Requirement::Judge,
         }
     }
@@ -223,6 +230,9 @@ pub struct PerFrame {
     /// Mean length of the flow between neighbours, in pixels; empty without the network.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub flow: Vec<f64>,
+    /// How alike the most alike faces of neighbours are, 0 where one has none; empty without the networks.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub faces: Vec<f64>,
 }
 
 /// A comparison with another video.

@@ -7,6 +7,7 @@ mod show;
 use super::Report;
 use super::settle::set_threads;
 use crate::eval::clip::ClipEmbedder;
+use crate::eval::faces::Faces;
 use crate::eval::fvd::Logits;
 use crate::eval::interpolation::Interpolator;
 use crate::eval::judge::Judge;
@@ -40,7 +41,7 @@ Examples:
   vidgen eval out/ --json > results.json; vidgen eval results.json other.json --means
 
 Metrics: cscv, motion_smoothness, text_image, flicker, seam, worst_seam, judge (and judge_colour, \
-judge_shape, judge_motion, judge_place, judge_time), present, lpips_neighbours, flow, flow_deviation; with --against also \
+judge_shape, judge_motion, judge_place, judge_time), present, lpips_neighbours, flow, flow_deviation, reidentification; with --against also \
 psnr, ssim and lpips. docs/eval.md has the formulas.
 
 Motion smoothness is measured with RIFE where its file is, else with block matching, in place of \
@@ -71,6 +72,9 @@ pub struct Args {
     /// Predict frames and flow with RIFE: the file that `make metrics` makes [default: that file, where it is]
     #[arg(long, value_name = "FILE", help_heading = "Networks")]
     rife: Option<PathBuf>,
+    /// Tell persons apart, for the score of re-identification: the file that `make metrics` makes [default: that file, where it is]
+    #[arg(long, value_name = "FILE", help_heading = "Networks")]
+    faces: Option<PathBuf>,
     /// Frechet video distance of each set of videos to those of this directory
     #[arg(long, value_name = "DIR", help_heading = "Networks")]
     fvd: Option<PathBuf>,
@@ -186,6 +190,7 @@ pub fn run(args: Args, report: &Report) -> Result<(), Failure> {
     }
     evaluator.lpips = Perceptual::open(args.lpips.as_deref(), &device).code(Code::Model)?;
     evaluator.rife = Interpolator::open(args.rife.as_deref(), &device).code(Code::Model)?;
+    evaluator.faces = Faces::open(args.faces.as_deref(), &device).code(Code::Model)?;
     if args.judge.is_some() {
         evaluator.judge = Some(Judge::embedded(&device)?);
     }

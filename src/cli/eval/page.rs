@@ -20,6 +20,8 @@ use std::path::Path;
 const PICTURES: usize = 8;
 /// Height of a picture of a strip, in pixels.
 const HEIGHT: usize = 96;
+/// Most columns of a table whose rows are metrics.
+const MOST_COLUMNS: usize = 6;
 /// Most videos that have strips and curves; the table has all.
 const MOST_VIDEOS: usize = 200;
 const QUALITY: u8 = 80;
@@ -86,13 +88,14 @@ h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin: 2.5rem 0 .5rem; overf
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: .25rem .75rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; padding-left: 0; }
-tr.mean td { font-weight: 600; } tr.other td { color: var(--soft); }
+tr.mean td, td.mean { font-weight: 600; } tr.other td, .other { color: var(--soft); }
+td + td { max-width: 20rem; } th { white-space: normal; overflow-wrap: anywhere; } tr > th:first-child { font-weight: 400; white-space: nowrap; }
 ul { color: var(--soft); padding-left: 1.2rem; overflow-wrap: anywhere; }
-.strip { display: flex; gap: 4px; overflow-x: auto; }
+.strip { display: flex; flex-wrap: wrap; gap: 4px; }
 figure { margin: 0; flex: none; } figcaption { font-size: .75rem; color: var(--soft); }
 img { display: block; border-radius: 3px; }
 .curves { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(22rem, 100%), 1fr)); gap: 1rem 2rem; margin-top: 1rem; }
-svg { display: block; width: 100%; height: 9rem; overflow: visible; }
+svg { display: block; width: 100%; height: auto; }
 svg text { font-size: 11px; fill: var(--soft); }
 polyline { fill: none; stroke: var(--curve); stroke-width: 1.5; vector-effect: non-scaling-stroke; }
 .axis { stroke: var(--line); } .seam { stroke: var(--seam); stroke-dasharray: 3 3; }
@@ -120,33 +123,74 @@ fn table(sets: &[Set], all: &[&Evaluation]) -> String {
         .into_iter()
         .filter(|metric| all.iter().any(|evaluation| evaluation.metrics.contains_key(metric)))
         .collect();
-    let mut page = "<div class=\"wide\"><table>\n<tr><th>video</th><th>frames</th>".to_owned();
-    for metric in &metrics {
-        let _ = write!(page, "<th title=\"{}\">{}</th>", metric.name(), text(title(*metric))); // a String cannot fail
-    }
-    page.push_str("</tr>\n");
-    let mut row = |class: &str, name: &str, count: &str, values: &Metrics, signed: bool| {
-        let _ = write!(page, "<tr class=\"{class}\"><td>{}</td><td>{count}</td>", text(name));
-        for metric in &metrics {
-            let _ = write!(page, "<td>{}</td>", cell(*metric, values.get(metric), signed));
-        }
-        page.push_str("</tr>\n");
-    };
+    let mut rows = Vec::new();
     for evaluation in all {
-        row("", &evaluation.file, &evaluation.frames.to_string(), &evaluation.metrics, false);
+        let (file, frames) = (evaluation.file.clone(), evaluation.frames.to_string());
+        rows.push(Row { class: "", name: file, frames, values: &evaluation.metrics, signed: false });
         if let Some(against) = &evaluation.against {
-            row("other", &format!("against {}", against.file), "", &against.metrics, false);
-            row("other", "difference", "", &against.difference, true);
+            let name = format!("against {}", against.file);
+            rows.push(Row { class: "other", name, frames: String::new(), values: &against.metrics, signed: false });
+            let name = "difference".to_owned();
+            rows.push(Row { class: "other", name, frames: String::new(), values: &against.difference, signed: true });
         }
     }
+    let mut averages: Vec<(String, Metrics)> = Vec::new();
     for set in sets.iter().filter(|_| sets.len() > 1) {
         let (mean, _) = means(set.videos.iter().map(|evaluation| &evaluation.metrics));
-        row("mean", &format!("mean {}", set.name()), "", &mean, false);
+        averages.push((format!("mean {}", set.name()), mean));
     }
     if sets.len() == 1 && all.len() > 1 {
-        row("mean", "mean", "", &summary(sets).0, false);
+        averages.push(("mean".to_owned(), summary(sets).0));
     }
-    page + "</table></div>\n"
+    for (name, values) in &averages {
+        rows.push(Row { class: "mean", name: name.clone(), frames: String::new(), values, signed: false });
+    }
+    let cells = if rows.len() > MOST_COLUMNS { by_video(&rows, &metrics) } else { by_metric(&rows, &metrics) };
+    format!("<div class=\"wide\"><table>\n{cells}</table></div>\n")
+}
+
+/// A line of the table: a video, what it is compared with, or a mean.
+struct Row<'a> {
+    class: &'static str,
+    name: String,
+    frames: String,
+    values: &'a Metrics,
+    signed: bool,
+}
+
+fn by_video(rows: &[Row], metrics: &[Metric]) -> String {
+    let mut cells = "<tr><th>video</th><th>frames</th>".to_owned();
+    cells.extend(metrics.iter().map(|&metric| heading(metric)));
+    cells.push_str("</tr>\n");
+    for Row { class, name, frames, values, signed } in rows {
+        // a String cannot fail
+        let _ = write!(cells, "<tr class=\"{class}\"><td>{}</td><td>{frames}</td>", text(name));
+        cells.extend(metrics.iter().map(|metric| format!("<td>{}</td>", cell(*metric, values.get(metric), *signed))));
+        cells.push_str("</tr>\n");
+    }
+    cells
+}
+
+/// Of few videos there are more numbers than videos.
+fn by_metric(rows: &[Row], metrics: &[Metric]) -> String {
+    let mut cells = "<tr><th></th>".to_owned();
+    cells.extend(rows.iter().map(|row| format!("<th class=\"{}\">{}</th>", row.class, text(&row.name))));
+    cells.push_str("</tr>\n<tr><td>frames</td>");
+    cells.extend(rows.iter().map(|row| format!("<td>{}</td>", row.frames)));
+    cells.push_str("</tr>\n");
+    for &metric in metrics {
+        let _ = write!(cells, "<tr>{}", heading(metric)); // a String cannot fail
+        let of = |row: &Row| {
+            format!("<td class=\"{}\">{}</td>", row.class, cell(metric, row.values.get(&metric), row.signed))
+        };
+        cells.extend(rows.iter().map(of));
+        cells.push_str("</tr>\n");
+    }
+    cells
+}
+
+fn heading(metric: Metric) -> String {
+    format!("<th title=\"{}\">{}</th>", metric.name(), text(title(metric)))
 }
 
 /// A video: its pictures, its prompts and its curves. One that came from results has no pictures.

@@ -4,7 +4,7 @@ use super::super::table::{headed, plain};
 use super::sets::Reference;
 use super::{Set, Work, summary};
 use crate::eval::report::{Evaluation, Metric, Metrics, SCHEMA, means};
-use crate::eval::{fvd, interpolation, motion, perceptual};
+use crate::eval::{faces, fvd, interpolation, motion, perceptual};
 use crate::run::Failure;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -48,6 +48,7 @@ pub(super) fn json(work: &Work, sets: &[Set]) -> Result<String, Failure> {
         "interpolator": interpolator.as_ref().map_or(motion::INTERPOLATOR, |_| interpolation::NETWORK),
         "rife": interpolator.map(|rife| json!({ "network": interpolation::NETWORK, "file": rife.file })),
         "lpips": work.evaluator.lpips.as_ref().map(|lpips| json!({ "network": perceptual::NETWORK, "file": lpips.file })),
+        "faces": work.evaluator.faces.as_ref().map(|of| json!({ "network": faces::NETWORK, "file": of.file })),
         "fvd": work.fvd.as_ref().map(Reference::json),
         "videos": videos,
         "sets": of_sets,
@@ -89,6 +90,7 @@ pub(super) fn title(metric: Metric) -> &'static str {
         Metric::LpipsNeighbours => "LPIPS step",
         Metric::Flow => "flow px",
         Metric::FlowDeviation => "flow std px",
+        Metric::Reidentification => "re-id %",
     }
 }
 
@@ -144,7 +146,9 @@ pub(super) fn networks(work: &Work) -> String {
     let rife = work.evaluator.rife.as_ref();
     let rife = rife.map(|rife| ("motion smoothness and flow", interpolation::NETWORK, &rife.file));
     let i3d = work.fvd.as_ref().map(|reference| ("FVD", fvd::NETWORK, reference.network_file()));
-    let lines = [lpips, rife, i3d].into_iter().flatten();
+    let persons = work.evaluator.faces.as_ref();
+    let persons = persons.map(|persons| ("re-identification", faces::NETWORK, &persons.file));
+    let lines = [lpips, rife, i3d, persons].into_iter().flatten();
     lines.map(|(what, network, file)| plain(&format!("{what} by {network}, {file}")) + "\n").collect()
 }
 

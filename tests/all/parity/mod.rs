@@ -2,6 +2,7 @@
 
 mod attention;
 mod clip;
+mod faces;
 mod i3d;
 mod judge;
 mod lpips;
