@@ -69,12 +69,18 @@ def in_bf16(name, maker):
     return made
 
 
+conv2d_bf16 = in_bf16("conv2d_bf16", conv2d)
 conv3d_bf16, upsampled_bf16 = in_bf16("conv3d_bf16", conv3d), in_bf16("upsampled_bf16", upsampled)
 
 
 def group_norm_silu(t, c, h, w, groups):
     x, weight, bias = torch.randn(1, c, t, h, w), torch.randn(c), torch.randn(c)
     return lambda: F.silu(F.group_norm(x, groups, weight, bias, 1e-6)), 0
+
+
+def group_norm_frames(t, c, h, w, groups):
+    x, weight, bias = torch.randn(t, c, h, w), torch.randn(c), torch.randn(c)
+    return lambda: F.silu(F.group_norm(x, groups, weight, bias, 1e-5)), 0
 
 
 def spatial_norm_silu(t, c, h, w, groups, times):
@@ -96,6 +102,11 @@ def sdpa(b, n, l, d):
     return lambda: F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b, l, n * d), 4 * b * n * l * l * d
 
 
+def cross(b, n, l, keys, d):
+    q, k, v = (torch.randn(b, tokens, n, d).transpose(1, 2) for tokens in (l, keys, keys))
+    return lambda: F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b, l, n * d), 4 * b * n * l * keys * d
+
+
 def linear(rows, **sizes):
     x, weight, bias = torch.randn(rows, sizes["in"]), torch.randn(sizes["out"], sizes["in"]), torch.randn(sizes["out"])
     return lambda: F.linear(x, weight, bias), 2 * rows * sizes["in"] * sizes["out"]
@@ -106,12 +117,33 @@ def linear_gelu(rows, **sizes):
     return lambda: F.gelu(call(), approximate="tanh"), flops
 
 
+def linear_geglu(rows, **sizes):
+    call, flops = linear(rows, **sizes)
+
+    def gated():
+        value, gate = call().chunk(2, dim=-1)
+        return value * F.gelu(gate)
+
+    return gated, flops
+
+
+linear_geglu_bf16 = in_bf16("linear_geglu_bf16", linear_geglu)
 sdpa_bf16, linear_bf16 = in_bf16("sdpa_bf16", sdpa), in_bf16("linear_bf16", linear)
 
 
 def gelu_tanh(count):
     x = torch.rand(count) * 2 - 1
     return lambda: F.gelu(x, approximate="tanh"), 0
+
+
+def geglu(rows, width):
+    x = torch.rand(rows, 2 * width) * 2 - 1
+
+    def call():
+        value, gate = x.chunk(2, dim=-1)
+        return value * F.gelu(gate)
+
+    return call, 0
 
 
 def silu(count):
@@ -156,6 +188,29 @@ def gate_residual(b, l, d, text):
         return residual[:, text:] + gate[0] * x[:, text:], residual[:, :text] + gate[1] * x[:, :text]
 
     return call, 0
+
+
+def unet_cases():
+    for make in (conv2d, conv2d_bf16):
+        for cin, cout, side in [
+            (320, 320, 64), (640, 320, 64), (640, 640, 32), (1280, 640, 32), (1280, 1280, 16), (2560, 1280, 16), (1280, 1280, 8),
+        ]:
+            yield make, dict(cin=cin, cout=cout, t=2, h=side, w=side, k=3, stride=1)
+        yield make, dict(cin=320, cout=320, t=2, h=65, w=65, k=3, stride=2)
+        yield make, dict(cin=320, cout=320, t=2, h=64, w=64, k=1, stride=1)
+    yield upsampled, dict(cin=640, cout=640, t=2, h=32, w=32)
+    for channels, side in [(320, 64), (640, 32), (1280, 16)]:
+        tokens = side * side
+        yield group_norm_frames, dict(t=2, c=channels, h=side, w=side, groups=32)
+        yield geglu, dict(rows=2 * tokens, width=4 * channels)
+        yield sdpa, dict(b=2, n=8, l=tokens, d=channels // 8)
+        yield sdpa_bf16, dict(b=2, n=8, l=tokens, d=channels // 8)
+        yield cross, dict(b=2, n=8, l=tokens, keys=77, d=channels // 8)
+        for make in (linear_geglu, linear_geglu_bf16):
+            yield make, {"rows": 2 * tokens, "in": channels, "out": 8 * channels}
+        for make in (linear, linear_bf16):
+            yield make, {"rows": 2 * tokens, "in": channels, "out": channels}
+            yield make, {"rows": 2 * tokens, "in": 4 * channels, "out": channels}
 
 
 CASES = [
@@ -224,6 +279,8 @@ CASES = [
     (conv2d, dict(cin=256, cout=128, t=2, h=240, w=360, k=1, stride=1)),
     (group_norm_silu, dict(t=2, c=128, h=480, w=720, groups=32)),
     (spatial_norm_silu, dict(t=2, c=128, h=480, w=720, groups=32, times=8)),
+    # a UNet of Stable Diffusion 1.5 at 512 x 512, both halves of the guidance
+    *unet_cases(),
 ]
 
 

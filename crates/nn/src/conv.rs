@@ -1,11 +1,13 @@
-//! Convolutions of the autoencoder. The plain versions use candle's `conv2d` (candle has no three-dimensional one). On
+//! Convolutions of autoencoders and UNets. The plain versions use candle's `conv2d` (candle has no three-dimensional one). On
 //! the CPU the weights are packed when the layer is made, and `cpu::conv` computes in f32; with weights in bf16 it rounds the
-//! input and multiplies in bf16, where the CPU can.
+//! input and multiplies in bf16, where the CPU can. 3x3 convolutions of many channels take `cpu::winograd`, in f32 whatever the
+//! weights.
 //!
 //! candle's `conv2d` on a GPU writes every pixel's neighbourhood out before it multiplies (but for cuDNN): 8 GB for eleven
 //! frames of 480x720 and 128 channels. `convolve` goes by frames, and by bands of a frame, so that this buffer stays below
 //! `COLUMNS` and all tensors below 2^31 numbers.
 
+use super::cpu::winograd::{Kept, Winograd};
 use super::cpu::{self, View, conv::After, conv::Packed};
 use super::resample::upsample_nearest_2x;
 use super::size;
@@ -18,6 +20,9 @@ pub use super::cpu::conv::Form;
 
 /// Most numbers in the column buffer of one `conv2d`.
 const COLUMNS: usize = 1 << 28;
+
+/// Least channels, of input and output, that are worth the transforms of `cpu::winograd`.
+const MANY: usize = 128;
 
 /// Two-dimensional convolution on `[T, C, H, W]`.
 #[derive(Debug, Clone)]
@@ -44,13 +49,20 @@ pub struct Conv3d {
     padding: usize,
 }
 
-/// The weights in one of two forms; the packed one takes the place of the tensor, not more memory.
+/// The weights in one of three forms; the packed ones take the place of the tensor, not more memory.
 #[derive(Debug, Clone)]
 enum Weights {
     /// `kernel` is `[kt * Cout, Cin, k, k]`: the temporal taps stacked in the output channels, so that one conv2d serves all.
-    Plain { kernel: Tensor, bias: Option<Tensor> },
+    Plain {
+        kernel: Tensor,
+        bias: Option<Tensor>,
+    },
     /// `doubling` is made at the first use.
-    Packed { packed: Arc<Packed>, doubling: Arc<OnceLock<Packed>> },
+    Packed {
+        packed: Arc<Packed>,
+        doubling: Arc<OnceLock<Packed>>,
+    },
+    Winograd(Arc<Winograd>),
 }
 
 /// Weight `[out, in, kernel, kernel]`, bias `[out]`; `padding` zeros on each side.
@@ -83,10 +95,28 @@ impl Weights {
         let (output, input, kt, k, _) = weight.dims5()?;
         let numbers = |x: &Tensor| x.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>();
         let bias = bias.as_ref().map(numbers).transpose()?.unwrap_or_default();
-        // what sees one position waits for memory, whatever multiplies
-        let paired = weight.dtype() == DType::BF16 && kt * k > 1 && cpu::bf16::name().is_some();
+        // what sees one position of a few channels waits for memory, whatever multiplies
+        let paired = weight.dtype() == DType::BF16 && (kt * k > 1 || input >= MANY) && cpu::bf16::name().is_some();
         let packed = Packed::new(&numbers(weight)?, &bias, (output, input, kt, k), form, paired);
         Ok(Self::Packed { packed: Arc::new(packed), doubling: Arc::default() })
+    }
+
+    /// Those of a 3x3 convolution of many channels on the CPU; `weight` is `[Cout, Cin, k, k]`.
+    fn winograd(weight: &Tensor, bias: Option<&Tensor>, form: Form) -> Result<Option<Self>> {
+        let (output, input, k, _) = weight.dims4()?;
+        let kept = match weight.dtype() {
+            DType::F32 => Kept::F32,
+            DType::F16 => Kept::F16,
+            DType::BF16 => Kept::Bf16,
+            _ => return Ok(None),
+        };
+        let fits = matches!((k, form), (3, Form { stride: 1, padding: 1, dilation: 1 })) && input.min(output) >= MANY;
+        if !fits || !weight.device().is_cpu() {
+            return Ok(None);
+        }
+        let numbers = |x: &Tensor| x.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>();
+        let bias = bias.map(numbers).transpose()?.unwrap_or_default();
+        Ok(Some(Self::Winograd(Arc::new(Winograd::new(&numbers(weight)?, &bias, (output, input), kept)))))
     }
 
     fn plain(weight: &Tensor, bias: Option<Tensor>) -> Result<Self> {
@@ -100,7 +130,11 @@ impl Conv2d {
     /// `weight` is `[out, in, k, k]`, `bias` `[out]`.
     pub fn new(weight: &Tensor, bias: Option<Tensor>, form: Form) -> Result<Self> {
         check(form)?;
-        Ok(Self { weights: Weights::new(&weight.unsqueeze(2)?, bias, form)?, form, slopes: None })
+        let weights = match Weights::winograd(weight, bias.as_ref(), form)? {
+            Some(weights) => weights,
+            None => Weights::new(&weight.unsqueeze(2)?, bias, form)?,
+        };
+        Ok(Self { weights, form, slopes: None })
     }
 
     /// A convolution of two feature maps of one shape, `[T, C, H, W]` each, as of one with the channels of both; `weight` is
@@ -114,8 +148,8 @@ impl Conv2d {
         // on the CPU the second map is what a second frame is to a convolution over time
         let taps = weight.reshape((output, 2, input / 2, k, k))?.transpose(1, 2)?.contiguous()?;
         let weights = match Weights::new(&taps, bias.clone(), form)? {
-            packed @ Weights::Packed { .. } => packed,
             Weights::Plain { .. } => Weights::plain(&weight.unsqueeze(2)?, bias)?,
+            packed => packed,
         };
         Ok(Self { weights, form, slopes: None })
     }
@@ -131,6 +165,7 @@ impl Conv2d {
         let (channels, device) = match &self.weights {
             Weights::Plain { kernel, .. } => (kernel.dim(0)?, kernel.device().clone()),
             Weights::Packed { packed, .. } => (packed.output(), Device::Cpu),
+            Weights::Winograd(winograd) => (winograd.output(), Device::Cpu),
         };
         let zeros = Tensor::zeros(channels, DType::F32, &device)?;
         self.with_prelu(&zeros)
@@ -154,6 +189,7 @@ impl Conv2d {
                 residual.map_or(Ok(y.clone()), |residual| y + residual)
             }
             Weights::Packed { packed, .. } => run(packed, &[x], self.numbers(), residual),
+            Weights::Winograd(winograd) => run_winograd(winograd, x, self.numbers(), residual),
         }
     }
 
@@ -164,7 +200,7 @@ impl Conv2d {
             Weights::Packed { packed, .. } if packed.taps() == 2 && a.dim(0)? == 1 && a.dims() == b.dims() => {
                 run(packed, &[a, b], self.numbers(), residual)
             }
-            Weights::Packed { .. } => bail!("a convolution of two cannot take {:?} and {:?}", a.dims(), b.dims()),
+            _ => bail!("a convolution of two cannot take {:?} and {:?}", a.dims(), b.dims()),
         }
     }
 
@@ -213,6 +249,7 @@ impl Conv3d {
         let (kernel, bias) = match &self.weights {
             Weights::Plain { kernel, bias } => (kernel, bias),
             Weights::Packed { packed, .. } => return run(packed, parts, None, residual),
+            Weights::Winograd(_) => bail!("the weights of a convolution over time are those of one frame"),
         };
         let Some(device) = parts.first().map(|part| part.device()) else { bail!("a convolution without frames") };
         let sum = add_bias(joined(self.taps(parts, kernel, COLUMNS)?, device)?, bias.as_ref())?;
@@ -325,10 +362,31 @@ fn run(packed: &Packed, parts: &[&Tensor], slopes: Option<&[f32]>, residual: Opt
         bail!("a convolution of {input} channels and {kt} frames cannot take [{frames}, {c}, {h}, {w}]")
     };
     let shape = (frames + 1 - kt, output, out_h, out_w);
+    let values = with_frames(parts, residual, |frames, add| packed.run(frames, After { slopes, add }))?;
+    Tensor::from_vec(values, shape, &Device::Cpu)
+}
+
+/// The fast version of a 3x3 convolution of many channels.
+fn run_winograd(winograd: &Winograd, x: &Tensor, slopes: Option<&[f32]>, residual: Option<&Tensor>) -> Result<Tensor> {
+    let (frames, c, h, w) = x.dims4()?;
+    let (input, output) = (winograd.input(), winograd.output());
+    if c != input || frames * h * w == 0 {
+        bail!("a convolution of {input} channels cannot take [{frames}, {c}, {h}, {w}]")
+    }
+    let values = with_frames(&[x], residual, |frames, add| winograd.run(frames, After { slopes, add }))?;
+    Tensor::from_vec(values, (frames, output, h, w), &Device::Cpu)
+}
+
+/// Runs `f` on the frames `[C, H, W]` of all `parts` and on the numbers of a residual.
+fn with_frames(
+    parts: &[&Tensor],
+    residual: Option<&Tensor>,
+    f: impl FnOnce(&[View], Option<&[f32]>) -> Option<Vec<f32>>,
+) -> Result<Vec<f32>> {
     let residual = residual.map(|residual| residual.contiguous()).transpose()?;
     let mut tensors = parts.to_vec();
     tensors.extend(&residual);
-    let values = cpu::with_views(&tensors, |views| {
+    cpu::with_views(&tensors, |views| {
         let (parts, residual) = views.split_at(parts.len());
         let mut frames = Vec::new();
         for part in parts {
@@ -337,12 +395,9 @@ fn run(packed: &Packed, parts: &[&Tensor], slopes: Option<&[f32]>, residual: Opt
             let frame = |i| View { data: part.data.get(i * along..).unwrap_or_default(), dims, strides };
             frames.extend((0..count).map(frame));
         }
-        let add = residual.first().and_then(View::contiguous);
-        packed
-            .run(&frames, After { slopes, add })
+        f(&frames, residual.first().and_then(View::contiguous))
             .ok_or_else(|| candle_core::Error::msg("frames or residual of a convolution differ in shape"))
-    })?;
-    Tensor::from_vec(values, shape, &Device::Cpu)
+    })
 }
 
 #[cfg(test)]
@@ -557,6 +612,57 @@ mod tests {
         let form = Form { dilation: 2, ..Form::default() };
         assert!(Conv2d::new(&weight, None, form).unwrap().forward(&x).is_err(), "five positions in four");
         assert!(Conv2d::new(&weight, None, Form { stride: 2, ..form }).is_err());
+    }
+
+    /// Balanced points keep it within a few times the error of a plain sum.
+    #[test]
+    fn convolutions_of_many_channels_equal_their_plain_version() {
+        on_each_isa(|isa| {
+            for (cin, cout, t, h, w) in [
+                (128, 128, 1, 1, 1),
+                (128, 144, 2, 8, 8),
+                (133, 130, 1, 9, 23),
+                (200, 128, 3, 5, 2),
+                (128, 160, 1, 64, 65),  // several panels in a task, and tasks
+                (1100, 128, 1, 12, 70), // more than is held at a time
+            ] {
+                let (weight, bias, slopes) = (random(&[cout, cin, 3, 3]), random(&[cout]), random(&[cout]));
+                let form = Form { padding: 1, ..Form::default() };
+                let fast = Conv2d::new(&weight, Some(bias.clone()), form).unwrap();
+                assert!(matches!(fast.weights, Weights::Winograd { .. }));
+                let plain = of(Weights::plain(&weight.unsqueeze(2).unwrap(), Some(bias)).unwrap(), 1, 1);
+                let gaps = random(&[t, cin, h, w + 3]).narrow(3, 1, w).unwrap();
+                let repeated = random(&[t, cin, h, 1]).broadcast_as((t, cin, h, w)).unwrap();
+                let turned = random(&[t, w, h, cin]).transpose(1, 3).unwrap();
+                for x in [random(&[t, cin, h, w]), gaps, repeated, turned] {
+                    let what = format!("{isa:?} {cin} to {cout} on {t}x{h}x{w}, {:?}", x.stride());
+                    let want = plain.forward(&x.contiguous().unwrap()).unwrap();
+                    assert_close(&what, &fast.forward(&x).unwrap(), &want, 4e-6);
+                }
+                let x = random(&[t, cin, h, w]);
+                let [fast, plain] = [fast, plain].map(|conv| conv.with_prelu(&slopes).unwrap());
+                let residual = plain.forward(&x).unwrap().sin().unwrap();
+                let want = plain.forward_adding(&x, Some(&residual)).unwrap();
+                let what = format!("{isa:?} PReLU, {cin} to {cout} on {t}x{h}x{w}");
+                assert_close(&what, &fast.forward_adding(&x, Some(&residual)).unwrap(), &want, 4e-6);
+                let want = plain.forward_upsampled(&x).unwrap();
+                assert_close(&what, &fast.forward_upsampled(&x).unwrap(), &want, 4e-6);
+            }
+        });
+        let weight = random(&[128, 128, 3, 3]);
+        let form = Form { padding: 1, ..Form::default() };
+        for dtype in [DType::F16, DType::BF16] {
+            let weight = weight.to_dtype(dtype).unwrap();
+            let [fast, wide] = [weight.clone(), weight.to_dtype(DType::F32).unwrap()]
+                .map(|weight| Conv2d::new(&weight, None, form).unwrap());
+            let x = random(&[1, 128, 6, 7]);
+            assert_close("half", &fast.forward(&x).unwrap(), &wide.forward(&x).unwrap(), 0.0);
+        }
+        let conv = Conv2d::new(&weight, None, form).unwrap();
+        let error = conv.forward(&random(&[1, 127, 4, 4])).unwrap_err().to_string();
+        assert!(error.contains("128 channels cannot take [1, 127, 4, 4]"), "{error}");
+        assert!(conv.forward(&random(&[1, 128, 0, 4])).is_err());
+        assert!(conv.forward_adding(&random(&[1, 128, 4, 4]), Some(&random(&[1, 128, 4, 5]))).is_err());
     }
 
     #[test]

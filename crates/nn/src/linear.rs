@@ -2,11 +2,12 @@
 //! dtype, and `cpu::linear` computes in f32; a network in bf16 multiplies in bf16 where the CPU can
 //! (`cpu::bf16`).
 
-use super::act::gelu_tanh;
-use super::cpu::{self, act::Act, bf16::Tiled, linear::Matrix, linear::Packed};
+use super::act::{geglu, gelu_tanh};
+use super::cpu::{self, act::Act, act::geglu_of, bf16::Tiled, linear::Matrix, linear::Packed};
 use super::size;
 use candle_core::{D, DType, Result, Tensor, bail};
 use candle_nn::{Module, VarBuilder};
+use std::ops::Range;
 use std::sync::Arc;
 
 const GELU: Option<Act> = Some(Act::GeluTanh);
@@ -95,6 +96,23 @@ impl Linear {
             Weights::Tiled(tiled) => run((tiled.input(), tiled.output()), x, |x, rows| tiled.run(x, rows, GELU)),
         }
     }
+
+    /// [`Linear::forward`], then [`geglu`]: `[.., in]` to `[.., out / 2]`. On the CPU the wide product is never whole in memory.
+    pub fn forward_geglu(&self, x: &Tensor) -> Result<Tensor> {
+        match &self.weights {
+            Weights::Plain(_) => geglu(&self.forward(x)?),
+            Weights::Packed(packed) => gated((packed.input(), packed.output()), x, |x, rows| packed.run(x, rows, None)),
+            Weights::Tiled(tiled) => gated((tiled.input(), tiled.output()), x, |x, rows| tiled.run(x, rows, None)),
+        }
+    }
+}
+
+fn gated((input, output): (usize, usize), x: &Tensor, product: impl Fn(&[f32], usize) -> Vec<f32>) -> Result<Tensor> {
+    if output % 2 != 0 {
+        bail!("a gated layer has an even width, this one {output}")
+    }
+    let some = |x: &[f32], rows: Range<usize>| product(&x[rows.start * input..rows.end * input], rows.len());
+    run((input, output / 2), x, |x, rows| geglu_of(rows, output / 2, |rows| some(x, rows)))
 }
 
 fn check(inner: &candle_nn::Linear, x: &Tensor) -> Result<()> {
@@ -167,6 +185,26 @@ mod tests {
                 }
             }
         });
+    }
+
+    #[test]
+    fn a_gated_layer_is_geglu_of_the_product() {
+        on_each_isa(|isa| {
+            for (rows, input, output) in [(1, 1, 2), (9, 20, 6), (700, 12, 2560), (3, 5, 64)] {
+                let (weight, bias) = (random(&[output, input]), random(&[output]));
+                let x = (random(&[1, rows, input]) * 4.0).unwrap();
+                for dtype in [DType::F32, DType::BF16] {
+                    let layer = Linear::new(weight.to_dtype(dtype).unwrap(), Some(bias.clone()), dtype).unwrap();
+                    let want = geglu(&layer.forward(&x).unwrap()).unwrap();
+                    let what = format!("{isa:?} {rows} rows, {input} to {output}");
+                    assert_close(&what, &layer.forward_geglu(&x).unwrap(), &want, 0.0);
+                }
+            }
+        });
+        let layer = Linear::new(random(&[3, 3]), None, DType::F32).unwrap();
+        assert!(layer.forward_geglu(&random(&[2, 3])).is_err());
+        let layer = Linear::new(random(&[4, 3]), None, DType::F32).unwrap();
+        assert_eq!(layer.forward_geglu(&random(&[0, 3])).unwrap().dims(), [0, 2]);
     }
 
     #[test]

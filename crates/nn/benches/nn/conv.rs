@@ -1,4 +1,4 @@
-//! Convolutions at the sizes of the Toyland autoencoder. `.._bf16`: with products in bf16 where the CPU has them.
+//! Convolutions at the sizes of the Toyland autoencoder, and one of a UNet. `.._bf16`: with products in bf16 where the CPU has them.
 
 use crate::{Case, Run, Sizes, random};
 use candle_core::{DType, Device};
@@ -12,6 +12,10 @@ pub const CASES: &[Case] = &[
     Case { op: "conv3d_bf16", sizes: &[("cin", 16), ("cout", 16), ("t", 8), ("h", 96), ("w", 144)] },
     Case { op: "conv3d", sizes: &[("cin", 64), ("cout", 64), ("t", 4), ("h", 12), ("w", 18)] },
     Case { op: "conv2d", sizes: &[("cin", 32), ("cout", 32), ("t", 8), ("h", 48), ("w", 72), ("k", 3), ("stride", 1)] },
+    Case {
+        op: "conv2d",
+        sizes: &[("cin", 320), ("cout", 320), ("t", 2), ("h", 32), ("w", 32), ("k", 3), ("stride", 1)],
+    },
     Case { op: "upsampled", sizes: &[("cin", 32), ("cout", 32), ("t", 8), ("h", 48), ("w", 72)] },
 ];
 

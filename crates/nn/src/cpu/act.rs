@@ -5,9 +5,12 @@ use super::{Target, filled};
 use rayon::prelude::*;
 use std::f32::consts::{FRAC_1_SQRT_2, FRAC_2_SQRT_PI, SQRT_2};
 use std::mem::MaybeUninit;
+use std::ops::Range;
 
 /// Numbers of one task.
 const TASK: usize = 16 << 10;
+/// Numbers that are still in the cache when they were all written.
+const NEAR: usize = 1 << 20;
 
 #[derive(Debug, Clone, Copy)]
 pub enum Act {
@@ -74,16 +77,33 @@ fn erfc<S: Simd>(s: S, z: S::V) -> S::V {
 
 /// Rows of `2 * half` numbers to rows of `half`: the first half times the GELU of the second.
 pub fn geglu(x: &[f32], half: usize) -> Vec<f32> {
-    let rows = (TASK / half).max(1);
+    // SAFETY: all rows are written.
+    unsafe { filled(x.len() / 2, |target| gate(x, half, target, 0)) }
+}
+
+/// [`geglu`] of `rows` rows that `product` makes some at a time, few enough to be in the cache still when they are gated.
+pub fn geglu_of(rows: usize, half: usize, product: impl Fn(Range<usize>) -> Vec<f32>) -> Vec<f32> {
+    let together = (NEAR / (2 * half).max(1)).next_multiple_of(128);
     let run = |target: Target| {
-        x.par_chunks(2 * half * rows).enumerate().for_each(|(i, from)| {
-            // SAFETY: every chunk has its own part.
-            let to = unsafe { target.part(i * rows * half, from.len() / 2) };
-            dispatch(Gated { half, from, to });
-        });
+        for first in (0..rows).step_by(together) {
+            let end = rows.min(first + together);
+            let made = product(first..end);
+            assert_eq!(made.len(), (end - first) * 2 * half);
+            gate(&made, half, target, first * half);
+        }
     };
-    // SAFETY: the chunks cover the result.
-    unsafe { filled(x.len() / 2, run) }
+    // SAFETY: the parts cover the result, and `gate` writes a number for each two of a part.
+    unsafe { filled(rows * half, run) }
+}
+
+/// Writes the GEGLU of rows from `start` on.
+fn gate(x: &[f32], half: usize, target: Target, start: usize) {
+    let rows = (TASK / half.max(1)).max(1);
+    x.par_chunks((2 * half * rows).max(1)).enumerate().for_each(|(i, from)| {
+        // SAFETY: every chunk has its own part.
+        let to = unsafe { target.part(start + i * rows * half, from.len() / 2) };
+        dispatch(Gated { half, from, to });
+    });
 }
 
 struct Gated<'a> {
