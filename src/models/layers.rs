@@ -1,7 +1,7 @@
 //! Layers that several networks are built from, under diffusers' names of classes and weights: the norm, the embedding of a
 //! timestep, the feed-forward layer.
 
-use crate::nn::act::{geglu, silu};
+use crate::nn::act::silu;
 use crate::nn::compute_dtype;
 use crate::nn::linear::{Linear, linear};
 use crate::nn::norm::layer_norm;
@@ -106,7 +106,7 @@ impl GatedFeedForward {
 
     /// `[.., D]` to the same.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        self.out.forward(&geglu(&self.proj.forward(x)?)?)
+        self.out.forward(&self.proj.forward_geglu(x)?)
     }
 }
 

@@ -20,8 +20,8 @@ use std::ops::Range;
 const VECTORS: usize = 3;
 /// Rows of one task.
 const ROWS: usize = 128;
-/// Inputs of one slice.
-const SLICE: usize = 256;
+/// Most inputs of one slice.
+const SLICE: usize = 320;
 /// Tasks to aim at where there are few rows.
 const TASKS: usize = 16;
 
@@ -172,10 +172,11 @@ impl Kernel for Run<'_> {
     fn run<S: Simd>(self, s: S) {
         let Self { task, wide } = self;
         let Packed { input, output, panel: width, .. } = *task.packed;
-        let mut start = 0;
-        loop {
-            let len = SLICE.min(input - start);
-            let slice = Slice { start, len, last: start + len == input };
+        let count = input.div_ceil(SLICE).max(1); // slices of about the same size
+        for index in 0..count {
+            let start = index * input / count;
+            let len = (index + 1) * input / count - start;
+            let slice = Slice { start, len, last: index + 1 == count };
             for panel in task.panels.clone() {
                 let weight = task
                     .packed
@@ -192,10 +193,6 @@ impl Kernel for Run<'_> {
                     }
                     column += VECTORS * S::LANES;
                 }
-            }
-            start += len;
-            if slice.last {
-                return;
             }
         }
     }

@@ -474,8 +474,11 @@ impl Product<'_> {
                         *half = of_weights(s, column);
                     }
                     for i in 0..IN {
-                        let row = of_weights(s, [half[0][i], half[1][i], half[2][i]]);
-                        for (j, &number) in row.iter().enumerate() {
+                        let mut row = [zero; 3];
+                        for (number, half) in row.iter_mut().zip(&half) {
+                            *number = half[i];
+                        }
+                        for (j, &number) in of_weights(s, row).iter().enumerate() {
                             let place = (i * IN + j) * (slice.len() * channels + APART)
                                 + channel * channels
                                 + index * BLOCK
