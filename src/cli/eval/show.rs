@@ -4,7 +4,7 @@ use super::super::table::{headed, plain};
 use super::sets::Reference;
 use super::{Set, Work, summary};
 use crate::eval::report::{Evaluation, Metric, Metrics, SCHEMA, means};
-use crate::eval::{faces, fvd, interpolation, motion, perceptual};
+use crate::eval::{Evaluator, faces, fvd, interpolation, motion, perceptual};
 use crate::run::Failure;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -140,16 +140,35 @@ pub(super) fn table(sets: &[Set], only_means: bool) -> String {
     format!("{}{gap}{notes}", headed(&rows))
 }
 
-/// Which files of networks the numbers are of.
+/// Which networks the numbers are of, and their files. Nothing where all numbers came out of results.
 pub(super) fn networks(work: &Work) -> String {
-    let lpips = work.evaluator.lpips.as_ref().map(|lpips| ("LPIPS", perceptual::NETWORK, &lpips.file));
-    let rife = work.evaluator.rife.as_ref();
-    let rife = rife.map(|rife| ("motion smoothness and flow", interpolation::NETWORK, &rife.file));
-    let i3d = work.fvd.as_ref().map(|reference| ("FVD", fvd::NETWORK, reference.network_file()));
-    let persons = work.evaluator.faces.as_ref();
-    let persons = persons.map(|persons| ("re-identification", faces::NETWORK, &persons.file));
-    let lines = [lpips, rife, i3d, persons].into_iter().flatten();
-    lines.map(|(what, network, file)| plain(&format!("{what} by {network}, {file}")) + "\n").collect()
+    if work.measured.is_empty() {
+        return String::new();
+    }
+    let mut lines: Vec<String> = Vec::new();
+    let mut by = |what: &str, network: &str, file: &str| lines.push(format!("{what} by {network}, {file}"));
+    let Evaluator { clip, judge, lpips, rife, faces: persons } = &work.evaluator;
+    if let Some((name, _)) = clip.as_ref().and(work.clip.as_ref()) {
+        by("CSCV and text-image similarity", "CLIP", name);
+    }
+    if judge.is_some() {
+        let what = if clip.is_some() { "judge and present" } else { "CSCV, judge and present" };
+        by(what, "the judge of Toyland", "in the binary");
+    }
+    match rife {
+        Some(rife) => by("motion smoothness and flow", interpolation::NETWORK, &rife.file),
+        None => by("motion smoothness", "block matching", "no network"),
+    }
+    if let Some(lpips) = lpips {
+        by("LPIPS", perceptual::NETWORK, &lpips.file);
+    }
+    if let Some(persons) = persons {
+        by("re-identification", faces::NETWORK, &persons.file);
+    }
+    if let Some(reference) = &work.fvd {
+        by("FVD", fvd::NETWORK, reference.network_file());
+    }
+    lines.iter().map(|line| plain(line) + "\n").collect()
 }
 
 pub(super) fn cell(metric: Metric, value: Option<&f64>, signed: bool) -> String {

@@ -295,6 +295,11 @@ fn a_page_shows_strips_curves_and_the_table() {
     let words = ["eval", "story.gif", "<b>&.gif", "--judge", "toyland", "--report", "page.html"];
     let done = program.run(&words).success();
     assert!(done.stdout().contains("story.gif"));
+    assert!(
+        done.stdout().contains("CSCV, judge and present by the judge of Toyland, in the binary"),
+        "{}",
+        done.stdout()
+    );
     let page = std::fs::read_to_string(program.path("page.html")).unwrap();
     assert_eq!(page.matches("<img ").count(), 16);
     assert!(page.matches("src=\"data:image/jpeg;base64,").count() == 16 && !page.contains("<script"));
