@@ -30,6 +30,8 @@ pub enum Stream {
     Step = 1,
     /// Sampling from the autoencoder's distribution of a given video.
     Encode = 2,
+    /// What a frame gets over latents that were moved to it; the step is 0.
+    Frame = 3,
 }
 
 /// The noise of one seed.

@@ -6,8 +6,8 @@ use super::given::{Given, Source};
 use super::preset::Preset;
 use super::values::{Attention, DeviceSpec, Offload, Precision, Uncond};
 use super::{
-    Command, Compute, FrameSize, Input, Need, Request, Sampler, Segment, Settings, Stage, StageModel, TextInput,
-    UncondText, WindowRules, device,
+    Command, Compute, FrameSize, Group, Input, Need, Request, Sampler, Segment, Settings, Stage, StageModel, TextInput,
+    UncondText, WindowRules, ZeroShot, device,
 };
 use crate::guidance::GuidanceSchedule;
 use crate::models::Architecture;
@@ -68,15 +68,16 @@ impl Asked<'_> {
         let preset = settings.parity.map(Preset::of);
         let wanted = Wanted::new(settings, recipe, &**architecture, steps)?;
         let rules = self.rules(&wanted, preset.as_ref())?;
+        let sampler = self.sampler(steps, preset.as_ref())?;
+        let zero_shot = self.zero_shot(&sampler)?;
         let only_new = settings.only_new.unwrap_or(false);
         let given = self.source.map(|source| source.given(&rules, only_new)).transpose()?;
         let given = given.map(|given| Given { fit: settings.fit.unwrap_or_default(), ..given });
-        let segments = self.segments(&rules, given.as_ref())?;
+        let segments = self.segments(&rules, zero_shot.as_ref(), given.as_ref())?;
         ensure!(
             edit.is_none() || segments.iter().all(|segment| segment.feed.is_none()),
             "scenes that continue each other cannot be edited: make the video anew with the other words"
         );
-        let sampler = self.sampler(steps, preset.as_ref())?;
         let guidance =
             settings.guidance_scale.or(preset.as_ref().map(|preset| preset.guidance)).unwrap_or(recipe.guidance_scale);
         let uncond = self.uncond(guidance, preset.as_ref())?;
@@ -94,6 +95,7 @@ impl Asked<'_> {
                 width: geometry.width,
                 height: geometry.height,
             },
+            zero_shot,
             sampler,
             guidance,
             controls,
@@ -123,9 +125,36 @@ impl Asked<'_> {
         })
     }
 
-    fn segments(&self, rules: &WindowRules, given: Option<&Given>) -> Result<Vec<Segment>> {
+    /// How pictures become a video, where the model makes pictures.
+    fn zero_shot(&self, sampler: &Sampler) -> Result<Option<ZeroShot>> {
+        let Self { settings, recipe, .. } = *self;
+        if let Some(method) = &recipe.method.zero_shot {
+            return ZeroShot::new(settings, method, sampler).map(Some);
+        }
+        let idle = settings.clone().only(&[Group::Motion]).said();
+        let idle = idle.first().copied().or(settings.chunk.map(|_| "chunk"));
+        match idle {
+            None => Ok(None),
+            Some(name) => bail!(
+                "--{} is for image models, and this one makes videos: leave it out, or give another --model",
+                name.replace('_', "-")
+            ),
+        }
+    }
+
+    fn segments(
+        &self,
+        rules: &WindowRules,
+        zero_shot: Option<&ZeroShot>,
+        given: Option<&Given>,
+    ) -> Result<Vec<Segment>> {
         let Request { command, scenes, .. } = self.request;
         let frames = self.geometry.frames;
+        if let Some(zero_shot) = zero_shot {
+            ensure!(given.is_none(), "an image model cannot go on from a video: use a video model, or leave the video out");
+            let each = self.configs.architecture.geometry().native.frames;
+            return zero_shot.segments(scenes, frames, each, rules);
+        }
         match *command {
             Command::Generate => {
                 let native = self.configs.architecture.geometry().native.frames;

@@ -22,8 +22,9 @@ mod sharing;
 mod stage;
 pub mod timelines;
 pub mod values;
+mod zero_shot;
 
-pub use controls::{Controls, Subject, bank_size};
+pub use controls::{Controls, Subject, anchor_bank, bank_size};
 pub use device::device;
 pub use edit::{Changes, Edit, Swap};
 pub use given::{Given, Kind as GivenKind, is_latents, taken_over};
@@ -39,6 +40,7 @@ pub use settings::{Group, Settings, read_keys, read_settings, script_settings};
 pub use sharing::Sharing;
 pub use stage::{Compute, FrameSize, Input, Need, Sampler, Stage, StageModel, TextInput, UncondText};
 pub use timelines::{Reads, Timeline, TimelineRole};
+pub use zero_shot::{MotionPlan, ZeroShot};
 
 use crate::recipe;
 use crate::weights::ModelFolder;

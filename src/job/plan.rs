@@ -138,7 +138,7 @@ impl WindowRules {
     }
 
     /// Frames that the fade into a scene mixes.
-    fn fade(&self, scene: &Scene) -> usize {
+    pub(super) fn fade(&self, scene: &Scene) -> usize {
         match self.kind(scene) {
             Transition::Fade(Some(frames)) => frames,
             Transition::Fade(None) => (self.fps.round() as usize).max(1),

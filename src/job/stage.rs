@@ -7,6 +7,7 @@ use super::given::Given;
 use super::plan::{Segment, WindowRules, video_frames};
 use super::timelines::Timeline;
 use super::values::Offload;
+use super::zero_shot::ZeroShot;
 use crate::guidance::{GuidanceSchedule, Rule};
 use crate::models::Architecture;
 use crate::models::architecture::Role;
@@ -28,6 +29,8 @@ pub struct Stage {
     pub segments: Vec<Segment>,
     pub rules: WindowRules,
     pub size: FrameSize,
+    /// How pictures become a video; none where the model makes videos.
+    pub zero_shot: Option<ZeroShot>,
     pub sampler: Sampler,
     pub guidance: GuidanceSchedule,
     pub controls: Controls,
@@ -186,7 +189,7 @@ impl Stage {
     pub fn timelines(&self, segment: &Segment) -> Vec<Timeline> {
         match &self.controls.edit {
             Some(edit) => edit.timelines(&segment.plan, self.text.prompts.len(), self.sampler.steps),
-            None => vec![Timeline::output(segment.plan.clone())],
+            None => vec![Timeline { anchored: self.zero_shot.is_some(), ..Timeline::output(segment.plan.clone()) }],
         }
     }
 
@@ -198,6 +201,12 @@ impl Stage {
     /// The texts of the video: of an edit, its own.
     pub fn prompts(&self) -> &[String] {
         self.controls.edit.as_ref().map_or(&self.text.prompts, |edit| &edit.prompts)
+    }
+
+    /// The first step that is taken with all frames.
+    pub fn first_step(&self) -> usize {
+        let moved = self.zero_shot.as_ref().map_or(0, ZeroShot::first_step);
+        self.input.first_step(self.sampler.steps).max(moved)
     }
 
     /// How the halves of guidance become one prediction.

@@ -37,18 +37,21 @@ pub struct Timeline {
     /// The time that the network is told of it, where that is not the sampler's. Such a timeline is known from beginning to
     /// end and no step changes it.
     pub time: Option<f64>,
+    /// Whether the frames of all windows attend to the first window's, which is one frame: it goes through the network first,
+    /// and a bank keeps its keys and values for the others.
+    pub anchored: bool,
     pub reads: Option<Reads>,
 }
 
 impl Timeline {
     /// A video that is denoised alone.
     pub fn output(plan: ChunkPlan) -> Self {
-        Self { role: TimelineRole::Output, plan, steps: usize::MAX, shown: true, time: None, reads: None }
+        Self { role: TimelineRole::Output, plan, steps: usize::MAX, shown: true, time: None, anchored: false, reads: None }
     }
 
     /// A clean video beside the output, at `time`.
     pub fn reference(plan: ChunkPlan, time: f64) -> Self {
-        Self { role: TimelineRole::Companion, plan, steps: usize::MAX, shown: false, time: Some(time), reads: None }
+        Self { role: TimelineRole::Companion, plan, steps: usize::MAX, shown: false, time: Some(time), anchored: false, reads: None }
     }
 
     /// The companion that is read at a step.

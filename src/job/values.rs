@@ -3,6 +3,7 @@
 pub use crate::recipe::Uncond;
 pub use crate::words::{Duration, list, text, unknown};
 
+use crate::timeline::Motion;
 use crate::words::words;
 use anyhow::{Error, Result, bail};
 use std::fmt;
@@ -59,6 +60,32 @@ words!(
         Discard = "discard",
     }
 );
+
+/// What `--motion` says.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum MotionAsked {
+    By(Motion),
+    /// Frames from noise of their own.
+    None,
+}
+
+impl FromStr for MotionAsked {
+    type Err = Error;
+
+    /// `12,12` or `none`.
+    fn from_str(text: &str) -> Result<Self> {
+        if text == "none" { Ok(Self::None) } else { text.parse().map(Self::By) }
+    }
+}
+
+impl fmt::Display for MotionAsked {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            Self::By(motion) => write!(f, "{motion}"),
+            Self::None => f.write_str("none"),
+        }
+    }
+}
 
 /// How often a run is kept.
 #[derive(Debug, Clone, Copy, PartialEq)]

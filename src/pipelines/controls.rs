@@ -2,7 +2,7 @@
 
 use crate::attention::SiteKind;
 use crate::job::timelines::texts;
-use crate::job::{Controls, Maps, Sharing, Stage, Timeline, TimelineRole, bank_size};
+use crate::job::{Controls, Maps, Sharing, Stage, Timeline, TimelineRole, anchor_bank, bank_size};
 use crate::processors::{
     Builder, Keys, KvBank, Order, Ranges, Reweight, RowGather, Setting, Stack, Subject, Word, check_order,
 };
@@ -82,6 +82,17 @@ impl Setting for Run<'_> {
     fn keys(&self, words: Vec<Word>) -> Option<Keys> {
         let Controls { sharing, edit, .. } = &self.stage.controls;
         (sharing.is_some() || edit.is_some()).then(|| self.whose(words))
+    }
+
+    fn anchor(&self, layers: &Ranges) -> Result<Option<KvBank>> {
+        let Self { stage, timelines, .. } = *self;
+        let Some(plan) = timelines.iter().find(|timeline| timeline.anchored).map(|timeline| &timeline.plan) else {
+            return Ok(None);
+        };
+        let halves = stage.rule().most_halves(stage.sampler.steps);
+        let (_, height, width) = stage.size.latents;
+        let size = bank_size(plan, &*stage.model.architecture, (height, width), halves);
+        Ok(Some(KvBank::new(anchor_bank(layers, &stage.compute), &size)?))
     }
 
     fn bank(&self, _layers: &Ranges) -> Result<Option<KvBank>> {

@@ -28,9 +28,11 @@ pub type LatentShape = (usize, usize, usize);
 #[derive(Debug, Clone)]
 pub enum NoiseSource {
     Seeded(Noise),
-    /// Given tensors: `initial` `[F, C, H, W]` and, for samplers that add noise, `steps` `[steps, F, C, H, W]`.
+    /// Given tensors: `initial` `[F, C, H, W]` and, for samplers that add noise, `steps` `[steps, F, C, H, W]`; of an image model
+    /// in motion `initial` has the anchors of the segments, and `frames` `[F, C, H, W]` what each frame gets over moved latents.
     Given {
         initial: Tensor,
+        frames: Option<Tensor>,
         steps: Option<Tensor>,
     },
 }
@@ -42,6 +44,26 @@ impl NoiseSource {
             Self::Seeded(noise) => noise.latents(Stream::Initial, frames, 0, shape, device)?,
             Self::Given { initial, .. } => initial.narrow(0, frames.start, frames.len())?.to_device(device)?,
         })
+    }
+
+    /// Noise of the anchor of segment `index`, whose first frame is `start`: `[1, C, H, W]`.
+    pub fn anchor(&self, index: usize, start: usize, shape: LatentShape, device: &Device) -> Result<Tensor> {
+        let at = if matches!(self, Self::Given { .. }) { index } else { start };
+        self.initial(at..at + 1, shape, device)
+    }
+
+    /// Noise of a frame over latents that were moved to it, `[1, C, H, W]`.
+    ///
+    /// # Errors
+    /// Given noise without it.
+    pub fn frame(&self, frame: usize, shape: LatentShape, device: &Device) -> Result<Tensor> {
+        match self {
+            Self::Seeded(noise) => Ok(noise.latents(Stream::Frame, frame..frame + 1, 0, shape, device)?),
+            Self::Given { frames, .. } => {
+                let frames = frames.as_ref().context("the given noise holds no frame_noise")?;
+                Ok(frames.narrow(0, frame, 1)?.to_device(device)?)
+            }
+        }
     }
 
     /// Noise that enters a step.
@@ -276,6 +298,7 @@ impl<'a> Track<'a> {
             return Ok(Self { input, latents, blend: None, last: None });
         }
         let blend = Some(Blend::new(plan, sampling.blend));
+        input.scheduler.begin_at(sampling.first);
         if let Some(TimelineState { latents, scheduler }) = from {
             input.scheduler.restore(scheduler);
             return Ok(Self { input, latents, blend, last: None });

@@ -9,6 +9,7 @@ use super::loaded::Loaded;
 use super::preview::Previewer;
 use super::segment::kept;
 use super::texts::Texts;
+use super::zero_shot;
 use crate::attention::AttentionProcessor;
 use crate::estimate::work;
 use crate::guidance::Rule;
@@ -39,7 +40,12 @@ pub fn noise(stage: &Stage, seed: u64) -> Result<NoiseSource> {
         Some(tensor) if tensor.dims() == shape => Ok(Some(tensor)),
         Some(tensor) => bail!("{shown}: {name} has shape {:?}, this run needs {shape:?}", tensor.dims()),
     };
-    let Some(initial) = take("noise", &[1, frames, c, h, w])? else { bail!("{shown}: holds no tensor named noise") };
+    let moved = stage.zero_shot.as_ref().is_some_and(|zero| zero.motion.is_some());
+    let first = if moved { stage.segments.len() } else { frames };
+    let Some(initial) = take("noise", &[1, first, c, h, w])? else { bail!("{shown}: holds no tensor named noise") };
+    let own = if moved { take("frame_noise", &[1, frames, c, h, w])? } else { None };
+    ensure!(own.is_some() || !moved, "{shown}: holds no frame_noise, which a video in motion needs: add it, or use --motion none");
+    let frames_noise = own.map(|own| own.squeeze(0)).transpose()?;
     let steps = take("step_noise", &[sampler.steps, 1, frames, c, h, w])?.map(|steps| steps.squeeze(1)).transpose()?;
     let scheduler = sampler.build()?;
     let needed = (0..sampler.steps).any(|step| scheduler.needs_noise(step));
@@ -48,7 +54,7 @@ pub fn noise(stage: &Stage, seed: u64) -> Result<NoiseSource> {
         "{shown}: holds no step_noise, and {} adds noise at every step: add it, or use --scheduler ddim",
         sampler.kind
     );
-    Ok(NoiseSource::Given { initial: initial.squeeze(0)?, steps })
+    Ok(NoiseSource::Given { initial: initial.squeeze(0)?, frames: frames_noise, steps })
 }
 
 /// Maps that are recorded in a run.
@@ -120,6 +126,14 @@ pub fn latents(
             begins: std::mem::take(&mut begins),
             after,
         };
+        if let (None, Some(zero)) = (&from, &stage.zero_shot) {
+            let anchor = zero_shot::anchor(stage, index);
+            let own = input(stage, (index, before), &anchor, prepared, None)?;
+            let how = sampling(stage, &rule, prepared.noise, until);
+            let network = network(stage, &*denoiser, &mut stack.processors);
+            let uncond = &prepared.texts.uncond;
+            from = zero_shot::begin(stage, zero, (index, before), (network, how), own, uncond, observer)?;
+        }
         let inputs = timelines.iter().map(|timeline| input(stage, (index, before), timeline, prepared, context));
         let run = Denoising {
             network: network(stage, &*denoiser, &mut stack.processors),
@@ -165,7 +179,7 @@ fn sampling<'a>(stage: &'a Stage, rule: &'a Rule, noise: &'a NoiseSource, until:
         sharing: stage.controls.sharing.as_ref(),
         noise,
         shape: stage.size.latents,
-        first: stage.input.first_step(stage.sampler.steps),
+        first: stage.first_step(),
         until,
     }
 }

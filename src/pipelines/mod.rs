@@ -30,6 +30,7 @@ mod segment;
 mod state;
 mod text_to_video;
 mod texts;
+mod zero_shot;
 
 pub use again::{decode_again, kept_latents};
 pub use checkpoint::differs;

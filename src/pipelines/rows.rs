@@ -13,6 +13,9 @@
 //! Where a timeline reads a companion (an edited version its source, a video a reference picture), a window and the
 //! companion's go through the network together, every row beside the row of the companion that it refers to. A companion
 //! that nobody reads at a step is walked like any other timeline.
+//!
+//! Frames of an image model attend to the first one (Text2Video-Zero): it is a window of its own, whose rows refer to none; the
+//! rows of all others refer to it by way of a bank.
 
 use crate::attention::{Branch, Fork, Half, Reference};
 use crate::job::Timeline;
@@ -78,11 +81,13 @@ pub fn passes<'a>(
     passes
 }
 
-/// The row of a window for a half, that refers to no other.
+/// The row of a window for a half, that refers to no other but an anchor.
 fn branch(timelines: &[Timeline], (timeline, window): (usize, usize), half: Half) -> Branch {
     let before: usize = timelines[..timeline].iter().map(|timeline| timeline.plan.texts.len()).sum();
     let prompt = before + timelines[timeline].plan.windows[window].text;
-    Branch { timeline, ..Branch::new(half, window, prompt) }
+    let anchored = timelines[timeline].anchored && window > 0;
+    let reference = anchored.then_some(Reference::Banked { timeline, window: 0 });
+    Branch { timeline, reference, ..Branch::new(half, window, prompt) }
 }
 
 /// A pass over a companion's window, with one over a window of a timeline that reads it: every row of the companion has one

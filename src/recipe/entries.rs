@@ -4,7 +4,7 @@ use super::key::For;
 use crate::guidance::GuidanceSchedule;
 use crate::processors::Spec;
 use crate::schedulers::{SchedulerKind, Table};
-use crate::timeline::BlendMode;
+use crate::timeline::{BlendMode, Motion, MotionSteps};
 use crate::video::Rate;
 use crate::words::{text, word, words};
 use anyhow::{Result, ensure};
@@ -59,6 +59,27 @@ pub struct Recipe {
 #[serde(default, deny_unknown_fields)]
 pub struct Methods {
     pub ditctrl: DitCtrl,
+    /// For models of single pictures.
+    #[serde(rename = "text2video-zero")]
+    pub zero_shot: Option<ZeroShotRecipe>,
+}
+
+/// Frames of an image model that attend to the first of them (Text2Video-Zero, arXiv 2303.13439).
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ZeroShotRecipe {
+    /// From frame to frame, in 512ths of width and height.
+    #[serde(deserialize_with = "word")]
+    pub motion: Motion,
+    /// Training timesteps between which moved frames get their noise.
+    #[serde(deserialize_with = "word")]
+    pub motion_steps: MotionSteps,
+    /// Frames in the network at a time.
+    pub chunk: usize,
+    /// Frames that go over from one scene's text to the next.
+    pub overlap: usize,
+    /// Controls of attention.
+    pub attn_proc: Vec<Spec>,
 }
 
 /// Overlapping windows over a long timeline, and the controls between them (DiTCtrl, arXiv 2412.18597).
@@ -117,13 +138,15 @@ impl Recipe {
     /// The controls of a run of `steps` steps: acting in the same part of it ([`Ranges::scaled`](crate::processors::Ranges)).
     pub fn controls(&self, steps: usize) -> Vec<Spec> {
         let scaled = |spec: &Spec| Spec { steps: spec.steps.scaled(self.steps, steps), ..spec.clone() };
-        self.method.ditctrl.attn_proc.iter().map(scaled).collect()
+        let zero_shot = self.method.zero_shot.iter().flat_map(|method| &method.attn_proc);
+        self.method.ditctrl.attn_proc.iter().chain(zero_shot).map(scaled).collect()
     }
 
     /// Latent frames that neighbouring windows share, for a window of `window`: 9 of 13, DiTCtrl's share, where the recipe
     /// does not say.
     pub fn overlap(&self, window: usize) -> usize {
-        self.method.ditctrl.overlap.unwrap_or(9 * window / 13)
+        let zero_shot = self.method.zero_shot.as_ref().map(|method| method.overlap);
+        zero_shot.or(self.method.ditctrl.overlap).unwrap_or(9 * window / 13)
     }
 }
 

@@ -16,6 +16,7 @@ mod lcm;
 mod levels;
 mod unipc;
 
+pub use levels::signal;
 pub use config::{
     BetaSchedule, CLASSES, PredictionType, ScheduleConfig, ScheduleKeys, SchedulerClass, TimestepSpacing,
 };

@@ -16,6 +16,8 @@ pub enum Group {
     Subject,
     /// A second stage, which makes the frames anew in part.
     Enhance,
+    /// How frames of an image model move.
+    Motion,
     /// How the denoiser computes: controls of attention, its kernel, its dtype.
     Attention,
     /// What computes.

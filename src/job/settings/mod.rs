@@ -13,7 +13,7 @@ pub use groups::Group;
 pub use read::{read_keys, read_settings, script_settings};
 
 use super::values::{
-    Attention, DeviceSpec, Duration, Every, ManifestMode, MemorySize, Offload, OnInterrupt, Parity, Precision,
+    Attention, DeviceSpec, Duration, Every, ManifestMode, MemorySize, MotionAsked, Offload, OnInterrupt, Parity, Precision,
     PreviewKind, Seed, Size, TextCacheAt, Tiling, Uncond, list, text,
 };
 use crate::guidance::GuidanceSchedule;
@@ -21,7 +21,7 @@ use crate::processors::Spec;
 use crate::recipe::Choice;
 use crate::schedulers::{SchedulerKind, Table};
 use crate::storyboard::Transition;
-use crate::timeline::BlendMode;
+use crate::timeline::{BlendMode, MotionPath, MotionSteps};
 use crate::video::{Codec, Fit, PixelFormat, Rate};
 use clap::builder::FalseyValueParser;
 use groups::settings;
@@ -157,6 +157,26 @@ settings! {
     #[arg(long, value_name = "X", help_heading = "Sampling")]
     #[serde(with = "text")]
     Sampling.eta: f64,
+
+    /// How far what is seen moves from frame to frame, as X,Y in 512ths of width and height (positive: to the left and up), or
+    /// none: every frame begins with noise of its own [default: the recipe's, 12,12]
+    #[arg(long, value_name = "X,Y|none", help_heading = "Image models", allow_hyphen_values = true)]
+    #[serde(with = "text")]
+    Motion.motion: MotionAsked,
+
+    /// Training timesteps between which the moved frames get their noise: more apart, more change [default: 881..941]
+    #[arg(long, value_name = "FIRST..LAST", help_heading = "Image models")]
+    #[serde(with = "text")]
+    Motion.motion_steps: MotionSteps,
+
+    /// How the motion goes on: linear, pingpong (back and forth) or circle [default: linear]
+    #[arg(long, value_name = "PATH", help_heading = "Image models")]
+    #[serde(with = "text")]
+    Motion.motion_path: MotionPath,
+
+    /// Frames in the network at a time, beside the first one; changes memory, no frame [default: 8]
+    #[arg(long, value_name = "N", help_heading = "Image models")]
+    Storage.chunk: usize,
 
     /// A second stage: the frames are made anew in part by this model, which is named as for --model; or by the same one
     #[arg(long, value_name = "NAME|DIR", help_heading = "Second stage")]

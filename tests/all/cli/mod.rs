@@ -24,3 +24,4 @@ mod rerun;
 mod resume;
 mod stages;
 mod storyboards;
+mod zero_shot;

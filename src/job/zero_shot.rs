@@ -1,0 +1,279 @@
+//! How frames of an image model become a video (Text2Video-Zero, arXiv 2303.13439; spec/text2video-zero.md 2 to 4).
+//!
+//! Every frame attends to the first one, the anchor. With motion the anchor is denoised alone up to an early step; its
+//! latents there, moved further for each frame and put under noise of their own, are where the other frames begin, some
+//! steps before. Without motion every frame begins with noise of its own.
+//!
+//! Frames do not depend on each other but through the anchor, so they go through the network in chunks of any size: windows of
+//! the plan that do not overlap, the anchor alone in the first.
+
+use super::plan::{Segment, WindowRules};
+use super::settings::Settings;
+use super::stage::Sampler;
+use super::values::MotionAsked;
+use crate::recipe::ZeroShotRecipe;
+use crate::schedulers::{self, SchedulerKind};
+use crate::storyboard::{Length, Scene, Transition};
+use crate::timeline::{ChunkPlan, Motion, MotionPath, TextMix, Window};
+use anyhow::{Result, bail, ensure};
+
+/// The method on one job.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ZeroShot {
+    /// None where every frame begins with its own noise.
+    pub motion: Option<MotionPlan>,
+    /// Frames in the network at a time, beside the anchor.
+    pub chunk: usize,
+}
+
+/// Where the frames after the first come from.
+#[derive(Debug, Clone, PartialEq)]
+pub struct MotionPlan {
+    pub motion: Motion,
+    pub path: MotionPath,
+    /// The step that all frames take first.
+    pub first: usize,
+    /// The step before which the anchor's latents are moved.
+    pub moved: usize,
+    /// What is left of a signal between the two, as a share of its variance: the product of the training steps' alphas.
+    pub signal: f64,
+}
+
+/// Displacements beyond half a frame, in 512ths, are told.
+const HALF: f64 = 256.0;
+
+impl ZeroShot {
+    /// # Errors
+    /// Samplers and steps that motion cannot be put between, and chunks of nothing.
+    pub fn new(settings: &Settings, recipe: &ZeroShotRecipe, sampler: &Sampler) -> Result<Self> {
+        let chunk = settings.chunk.unwrap_or(recipe.chunk);
+        ensure!((1..=4096).contains(&chunk), "--chunk {chunk}: give 1 to 4096 frames");
+        let asked = settings.motion.unwrap_or(MotionAsked::By(recipe.motion));
+        let motion = match asked {
+            MotionAsked::By(motion) => Some(Self::plan(motion, settings, recipe, sampler)?),
+            MotionAsked::None => {
+                for (flag, given) in [
+                    ("--motion-steps", settings.motion_steps.is_some()),
+                    ("--motion-path", settings.motion_path.is_some()),
+                ] {
+                    ensure!(!given, "{flag} has no effect with --motion none: leave out one");
+                }
+                None
+            }
+        };
+        Ok(Self { motion, chunk })
+    }
+
+    fn plan(
+        motion: Motion,
+        settings: &Settings,
+        recipe: &ZeroShotRecipe,
+        sampler: &Sampler,
+    ) -> Result<MotionPlan> {
+        ensure!(
+            matches!(sampler.kind, SchedulerKind::Ddim | SchedulerKind::Dpmpp2m),
+            "--scheduler {}: motion is put between two steps of ddim or dpmpp-2m: use one of them, or --motion none",
+            sampler.kind
+        );
+        let asked = settings.motion_steps.unwrap_or(recipe.motion_steps);
+        let timesteps = sampler.build()?.timesteps().to_vec();
+        let first_at = |most: usize| timesteps.iter().position(|&timestep| timestep <= most as f64);
+        let steps = first_at(asked.last).zip(first_at(asked.first)).filter(|(first, moved)| moved > first);
+        let Some((first, moved)) = steps else {
+            let at = |index: usize| timesteps.get(index).copied().unwrap_or_default().round();
+            let nearest = first_at(asked.last).unwrap_or(0).min(timesteps.len().saturating_sub(2));
+            ensure!(timesteps.len() > 1, "--motion-steps {asked}: a run of one step has no two to put motion between");
+            bail!(
+                "--motion-steps {asked}: no step of this run's {} lies between (both are at timestep {}): use more --steps, or \
+                 --motion-steps {}..{}",
+                timesteps.len(),
+                at(nearest),
+                at(nearest + 1),
+                at(nearest)
+            )
+        };
+        let signal = schedulers::signal(&sampler.schedule, timesteps[moved].round() as usize..timesteps[first].round() as usize);
+        let path = settings.motion_path.unwrap_or(MotionPath::Linear);
+        Ok(MotionPlan { motion, path, first, moved, signal })
+    }
+
+    /// The first step that is taken with all frames.
+    pub fn first_step(&self) -> usize {
+        self.motion.as_ref().map_or(0, |motion| motion.first)
+    }
+
+    /// What should be known of the motion of a video of so many frames.
+    pub fn warning(&self, frames: usize) -> Option<String> {
+        let plan = self.motion.as_ref()?;
+        let far = (0..frames).find(|&frame| {
+            let (x, y) = plan.path.at(plan.motion, frame);
+            x.abs().max(y.abs()) > HALF
+        })?;
+        Some(format!(
+            "from frame {far} on the motion is over half a frame, and what is seen is mirrored at the edges: use a smaller --motion, \
+             or --motion-path pingpong"
+        ))
+    }
+
+    /// The segments of scenes. `frames`: of the whole video, over what the scenes say; `each`: of a scene where nobody says.
+    ///
+    /// # Errors
+    /// Transitions that need windows in time, and fewer frames than scenes.
+    pub fn segments(
+        &self,
+        scenes: &[Scene],
+        frames: Option<usize>,
+        each: usize,
+        rules: &WindowRules,
+    ) -> Result<Vec<Segment>> {
+        let lengths = lengths(scenes, frames, each, rules.fps)?;
+        let kind = |scene: &Scene| scene.transition.kind.unwrap_or(rules.transition);
+        let mut segments: Vec<Segment> = Vec::new();
+        let mut first = 0;
+        while first < scenes.len() {
+            let parts = |scene: &Scene| kind(scene).parts();
+            let count = 1 + scenes[first + 1..].iter().take_while(|scene| !parts(scene)).count();
+            let fade = if first == 0 { 0 } else { rules.fade(&scenes[first]) };
+            let next = scenes.get(first + count).map_or(0, |scene| rules.fade(scene));
+            if first > 0 && kind(&scenes[first]).feed().is_some() {
+                bail!("--transition continue: a scene of an image model has nothing to go on from: use blend, cut or fade")
+            }
+            let mut lengths = lengths[first..first + count].to_vec();
+            if frames.is_some() || scenes[first..first + count].iter().any(|scene| scene.length.is_some()) {
+                // the middle of a fade is where one scene ends and the next begins
+                lengths[0] += fade - fade / 2;
+                lengths[count - 1] += next / 2;
+            }
+            let texts = texts(first, &lengths, |scene| {
+                let into = &scenes[first + scene];
+                let blends = kind(into) == Transition::Blend;
+                if blends { into.transition.overlap.unwrap_or(rules.overlap) } else { 0 }
+            });
+            let total = texts.len();
+            ensure!(
+                fade + next <= total,
+                "scene {}: a fade of {} frames is too long for its {total}: give fewer, or a longer scene",
+                first + 1,
+                fade.max(next)
+            );
+            segments.push(Segment { plan: self.windows(&texts), padding: 0, context: 0, feed: None, frames: total, fade });
+            first += count;
+        }
+        Ok(segments)
+    }
+
+    /// The first frame alone, then stretches of one text, of at most a chunk.
+    fn windows(&self, frames: &[TextMix]) -> ChunkPlan {
+        let mut plan = ChunkPlan { frames: frames.len(), keep: frames.len(), windows: Vec::new(), texts: Vec::new() };
+        for (frame, text) in frames.iter().enumerate() {
+            if plan.texts.last() != Some(text) {
+                plan.texts.push(*text);
+            }
+            let text = plan.texts.len() - 1;
+            match plan.windows.last_mut() {
+                Some(window) if frame > 1 && window.text == text && window.len < self.chunk => window.len += 1,
+                _ => plan.windows.push(Window { start: frame, len: 1, text, joined: false }),
+            }
+        }
+        plan
+    }
+}
+
+/// Frames of each scene: what it says, else its share of all.
+fn lengths(scenes: &[Scene], frames: Option<usize>, each: usize, fps: f64) -> Result<Vec<usize>> {
+    let own = |scene: &Scene| {
+        scene.length.map(|length| match length {
+            Length::Frames(frames) => frames,
+            Length::Seconds(seconds) => (seconds * fps).round() as usize,
+        })
+    };
+    let own: Vec<Option<usize>> = scenes.iter().map(own).collect();
+    let count = scenes.len();
+    let lengths: Vec<usize> = match frames {
+        Some(frames) if own.iter().all(Option::is_none) => {
+            (0..count).map(|scene| (scene + 1) * frames / count - scene * frames / count).collect()
+        }
+        Some(frames) => {
+            // scaled to the whole, rounded where scenes end
+            let said: Vec<usize> = own.iter().map(|own| own.unwrap_or(each)).collect();
+            let all = said.iter().sum::<usize>().max(1);
+            let ends: Vec<usize> = said
+                .iter()
+                .scan(0, |sum, &length| {
+                    *sum += length;
+                    Some(*sum * frames / all)
+                })
+                .collect();
+            ends.iter().enumerate().map(|(scene, &end)| end - if scene == 0 { 0 } else { ends[scene - 1] }).collect()
+        }
+        None => own.iter().map(|own| own.unwrap_or(each)).collect(),
+    };
+    if let Some(scene) = lengths.iter().position(|&length| length == 0) {
+        bail!("scene {}: no frame is left of {} for {count} scenes: give more --frames", scene + 1, lengths.iter().sum::<usize>())
+    }
+    Ok(lengths)
+}
+
+/// The text of each frame of scenes from `first` on. Where scenes blend, `overlap(scene)` frames go over from the text before:
+/// frame j of a later scene has `w = (j + 1) / (o + 1)` of its own.
+fn texts(first: usize, lengths: &[usize], overlap: impl Fn(usize) -> usize) -> Vec<TextMix> {
+    let mut texts = Vec::with_capacity(lengths.iter().sum());
+    for (scene, &length) in lengths.iter().enumerate() {
+        let over = if scene == 0 { 0 } else { overlap(scene).min(length) };
+        texts.extend((0..length).map(|frame| {
+            if frame >= over {
+                return TextMix::Prompt(first + scene);
+            }
+            let weight = (frame + 1) as f64 / (over + 1) as f64;
+            TextMix::Between { from: first + scene - 1, to: first + scene, weight }
+        }));
+    }
+    texts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frames_have_the_text_of_their_scene_and_go_over() {
+        let mix = |from: usize, weight: f64| TextMix::Between { from, to: from + 1, weight };
+        let found = texts(0, &[3, 2, 4], |_| 4);
+        let (a, b, c) = (TextMix::Prompt(0), TextMix::Prompt(1), TextMix::Prompt(2));
+        assert_eq!(found[..5], [a, a, a, mix(0, 1.0 / 3.0), mix(0, 2.0 / 3.0)]);
+        assert_eq!(found[5..], [mix(1, 0.2), mix(1, 0.4), mix(1, 0.6), mix(1, 0.8)]);
+        assert_eq!(texts(1, &[2, 2], |_| 0), [b, b, c, c]);
+    }
+
+    #[test]
+    fn windows_cover_each_frame_once_and_the_anchor_stands_alone() {
+        for chunk in [1, 3, 8] {
+            let zero = ZeroShot { motion: None, chunk };
+            let plan = zero.windows(&texts(0, &[9, 8], |_| 2));
+            assert_eq!((plan.windows[0].start, plan.windows[0].len), (0, 1));
+            let mut end = 0;
+            for window in &plan.windows {
+                assert!(window.start == end && window.len <= chunk && !window.joined);
+                end = window.end();
+            }
+            assert_eq!(end, 17);
+            let text = |frame: usize| {
+                let window = plan.windows.iter().find(|window| (window.start..window.end()).contains(&frame)).unwrap();
+                plan.texts[window.text]
+            };
+            assert_eq!((text(8), text(16)), (TextMix::Prompt(0), TextMix::Prompt(1)));
+            assert_eq!(text(9), TextMix::Between { from: 0, to: 1, weight: 1.0 / 3.0 });
+        }
+    }
+
+    #[test]
+    fn frames_are_shared_out_among_scenes() {
+        let scenes = vec![Scene::default(); 3];
+        assert_eq!(lengths(&scenes, Some(10), 8, 4.0).unwrap(), [3, 3, 4]);
+        assert_eq!(lengths(&scenes, None, 8, 4.0).unwrap(), [8, 8, 8]);
+        let mut said = scenes.clone();
+        said[1].length = Some(Length::Seconds(3.0));
+        assert_eq!(lengths(&said, None, 8, 4.0).unwrap(), [8, 12, 8]);
+        assert!(lengths(&scenes, Some(2), 8, 4.0).unwrap_err().to_string().contains("scene 1"));
+    }
+}

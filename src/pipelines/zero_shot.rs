@@ -1,0 +1,84 @@
+//! Where the frames of an image model begin (Text2Video-Zero, arXiv 2303.13439; spec/text2video-zero.md 2): the first frame is
+//! denoised alone for some steps, its latents are moved for every other frame, and noise takes all of them back to an earlier
+//! step, from which the loop goes on with all frames.
+//!
+//! Unlike the reference the first frame of the video is the anchor itself, the anchor takes no more steps alone than the
+//! motion needs, and noise belongs to a frame, not to a chunk: so chunks change nothing.
+
+use super::denoise::{Denoising, Input, Network, NoiseSource, Reporting, Sampling, StepHook, StepInfo, denoise};
+use super::state::{SamplerState, TimelineState};
+use crate::job::{MotionPlan, Stage, Timeline, ZeroShot};
+use crate::run::{Code, Failure, Observer, interrupt};
+use crate::timeline::{ChunkPlan, moved};
+use anyhow::{Context, Result};
+use candle_core::Tensor;
+
+/// Keeps the anchor's latents before a step, and hears the user.
+struct Before {
+    step: usize,
+    latents: Option<Tensor>,
+}
+
+impl StepHook for Before {
+    fn step(&mut self, done: &StepInfo, _: &mut dyn Observer) -> Result<()> {
+        if done.done == self.step {
+            self.latents = (done.state)().timelines.pop().map(|timeline| timeline.latents);
+        }
+        if interrupt::asked() {
+            return Err(Failure::message(Code::Interrupted, "interrupted: nothing unfinished was kept").into());
+        }
+        Ok(())
+    }
+}
+
+/// The state from which the loop goes on with all frames of segment `index`; none where they begin with noise.
+///
+/// `input`: makes what a timeline of the segment consists of; `start`: the segment's first frame among all of the video.
+pub fn begin<'a>(
+    stage: &'a Stage,
+    zero: &ZeroShot,
+    (index, start): (usize, usize),
+    (network, sampling): (Network, Sampling),
+    anchor: Input<'a>,
+    uncond: &Tensor,
+    observer: &mut dyn Observer,
+) -> Result<Option<SamplerState>> {
+    let Some(plan) = &zero.motion else { return Ok(None) };
+    let (device, shape, noise) = (network.device, sampling.shape, sampling.noise);
+    let initial = noise.anchor(index, start, shape, device)?;
+    let latents = (&initial * anchor.scheduler.init_noise_sigma())?;
+    let mut before = Before { step: plan.first, latents: (plan.first == 0).then(|| latents.clone()) };
+    let moving = denoise(
+        Denoising {
+            network,
+            sampling: Sampling { first: 0, until: plan.moved, sharing: None, ..sampling },
+            timelines: vec![anchor],
+            uncond,
+            from: Some(SamplerState { done: 0, timelines: vec![TimelineState { latents, scheduler: None }] }),
+            reporting: Reporting { hook: &mut before, part: (0, 1), begins: true, after: 0.0 },
+        },
+        observer,
+    )?
+    .remove(0);
+    let first = before.latents.context("the anchor has no latents at the first step of the motion")?;
+    let mut frames = vec![first];
+    for frame in 1..stage.segments[index].plan.frames {
+        let own = noise.frame(start + frame, shape, device)?;
+        frames.push(away(plan, frame, &moving, &own)?);
+    }
+    let latents = Tensor::cat(&frames, 0)?;
+    Ok(Some(SamplerState { done: plan.first, timelines: vec![TimelineState { latents, scheduler: None }] }))
+}
+
+/// `sqrt(p) W(x) + sqrt(1 - p) noise`, W the motion of `frame`.
+fn away(plan: &MotionPlan, frame: usize, anchor: &Tensor, noise: &Tensor) -> candle_core::Result<Tensor> {
+    let moved = moved(anchor, plan.path.at(plan.motion, frame))?;
+    (moved * plan.signal.sqrt())? + (noise * (1.0 - plan.signal).sqrt())?
+}
+
+/// The anchor alone, on the text of a segment's first frame.
+pub fn anchor(stage: &Stage, index: usize) -> Timeline {
+    let plan = &stage.segments[index].plan;
+    let text = plan.windows.first().map_or(0, |window| window.text);
+    Timeline::output(ChunkPlan { texts: vec![plan.texts[text]], ..ChunkPlan::single(1) })
+}

@@ -1,0 +1,124 @@
+//! Videos of image models: whole runs against diffusers' parts on the same random weights and noise (goldens:
+//! `tests/reference/zero_shot.py`), and what a user can ask of them.
+
+use crate::cli::parity::read;
+use crate::cli::program::Program;
+use crate::common::{assert_close, golden, tiny};
+use candle_core::Tensor;
+use std::collections::HashMap;
+use std::fs;
+use std::path::Path;
+
+fn program(kind: &str) -> Program {
+    let program = Program::new();
+    tiny::write_folder(kind, kind, &program.path("model"));
+    program
+}
+
+/// Writes the noise of `tests/reference/zero_shot.py`: of the anchor alone where frames are moved.
+fn write_noise(path: &Path, frames: usize, (h, w): (usize, usize), moved: bool) {
+    let noise = tiny::unit("zero-shot/noise", &[1, if moved { 1 } else { frames }, 4, h, w]);
+    let mut tensors = HashMap::from([("noise".to_owned(), noise)]);
+    if moved {
+        tensors.insert("frame_noise".to_owned(), tiny::unit("zero-shot/frame_noise", &[1, frames, 4, h, w]));
+    }
+    candle_core::safetensors::save(&tensors, path).unwrap();
+}
+
+const STORY: [&str; 3] = ["a red ball rolls", "a blue ball rolls", "a green box rests"];
+
+/// Runs a case of the reference; returns the latents.
+fn run(program: &Program, case: &str, more: &[&str]) -> Tensor {
+    let (size, frames, steps, flags): (_, usize, _, &[&str]) = match case {
+        "text" => ("56x72", 5, "20", &["--motion", "-12,5.5"]),
+        "steps" => ("40x24", 3, "12", &["--motion", "40,0", "--motion-steps", "600..900"]),
+        "dpm" => ("64x48", 4, "12", &["--motion-steps", "750..925", "--scheduler", "dpmpp-2m"]),
+        "none" => ("64x48", 3, "6", &["--motion", "none"]),
+        "independent" => ("64x48", 3, "6", &["--motion", "none", "--attn-proc", "none"]),
+        "scenes" => ("64x48", 10, "20", &["--overlap", "2"]),
+        _ => ("64x48", 2, "20", &["--guidance-scale", "1"]),
+    };
+    let ratio = if case == "steps" { 4 } else { 8 };
+    let (width, height) = size.split_once('x').unwrap();
+    let cells = (height.parse::<usize>().unwrap() / ratio, width.parse::<usize>().unwrap() / ratio);
+    write_noise(&program.path("noise.safetensors"), frames, cells, !flags.contains(&"none"));
+    let count = frames.to_string();
+    let what = if case == "scenes" {
+        fs::write(program.path("story.txt"), STORY.join("\n")).unwrap();
+        vec!["multi-prompt", "story.txt"]
+    } else {
+        vec!["generate", STORY[0]]
+    };
+    let how = ["--model", "model", "--size", size, "--frames", &count, "--steps", steps];
+    let files = ["--init-noise", "noise.safetensors", "--save-latents", "latents.safetensors", "-o", "frames/", "-y"];
+    program.run(&[&what[..], &how, flags, &files, more].concat()).success();
+    read(&program.path("latents.safetensors"), "latents")
+}
+
+#[test]
+fn runs_equal_diffusers() {
+    let golden = golden("sd/zero_shot");
+    for case in ["text", "steps", "dpm", "none", "independent", "scenes", "alone"] {
+        let program = program(if case == "steps" { "tiny-sd2" } else { "tiny-sd1" });
+        let latents = run(&program, case, &[]);
+        assert_close(case, &latents, &golden[&format!("{case}/latents")], 1e-4);
+    }
+}
+
+#[test]
+fn chunks_change_no_frame() {
+    let program = program("tiny-sd1");
+    let whole = run(&program, "scenes", &[]);
+    for chunk in ["1", "3"] {
+        let latents = run(&program, "scenes", &["--chunk", chunk]);
+        assert_close(chunk, &latents, &whole, 1e-5);
+    }
+}
+
+/// The first frame is the anchor: it depends on no other, and none depends on how many there are.
+#[test]
+fn a_longer_video_begins_with_the_shorter_one() {
+    let program = program("tiny-sd1");
+    let video = |frames: &str| {
+        let how = ["--model", "model", "--size", "64x48", "--frames", frames, "--steps", "20", "--seed", "4"];
+        let files = ["--save-latents", "latents.safetensors", "-o", "frames/", "-y"];
+        program.run(&[&["generate", STORY[0]][..], &how, &files].concat()).success();
+        read(&program.path("latents.safetensors"), "latents")
+    };
+    let (short, long) = (video("3"), video("12"));
+    assert_close("frames", &long.narrow(1, 0, 3).unwrap(), &short, 1e-5);
+}
+
+#[test]
+fn what_cannot_be_is_said_in_one_line() {
+    let program = program("tiny-sd1");
+    let refused = |more: &[&str], words: &[&str]| {
+        let one = ["generate", "a red ball", "--model", "model", "--size", "64x48", "-o", "a.gif"];
+        program.run(&[&one[..], more].concat()).error(2, words);
+    };
+    refused(&["--motion-steps", "941..881"], &["--motion-steps", "881..941"]);
+    refused(&["--motion-steps", "931..938", "--steps", "20"], &["--motion-steps 931..938", "more --steps", ".."]);
+    refused(&["--motion", "12"], &["--motion", "X,Y"]);
+    refused(&["--motion", "none", "--motion-path", "circle"], &["--motion-path has no effect with --motion none"]);
+    refused(&["--scheduler", "euler-ancestral"], &["--scheduler euler-ancestral", "--motion none"]);
+    refused(&["--chunk", "0"], &["--chunk 0"]);
+    refused(&["--size", "60x48"], &["60", "multiple of 8"]);
+    fs::write(program.path("story.txt"), STORY.join("\n")).unwrap();
+    let story = ["multi-prompt", "story.txt", "--model", "model", "--size", "64x48", "-o", "a.gif"];
+    program.run(&[&story[..], &["--transition", "continue"]].concat()).error(2, &["continue", "image model"]);
+    program.run(&[&story[..], &["--frames", "2"]].concat()).error(2, &["no frame is left", "more --frames"]);
+    program.run(&["generate", "a ball", "--motion", "1,1", "-o", "a.gif"]).error(2, &["--motion is for image models"]);
+}
+
+#[test]
+fn stories_on_image_models_have_cuts_and_fades() {
+    let program = program("tiny-sd1");
+    fs::write(program.path("story.txt"), STORY.join("\n")).unwrap();
+    for (transition, frames) in [("blend", 24), ("attention", 24), ("cut", 24), ("fade:3", 18)] {
+        let how = ["--model", "model", "--size", "64x48", "--steps", "20", "--transition", transition];
+        let out = ["--json", "-o", "a.gif", "-y"];
+        let done = program.run(&[&["multi-prompt", "story.txt"][..], &how, &out].concat()).success().stdout();
+        let done: serde_json::Value = serde_json::from_str(&done).unwrap();
+        assert_eq!(done["frames"].as_u64(), Some(frames), "{transition}");
+    }
+}

@@ -1,0 +1,131 @@
+"""Whole runs of Text2Video-Zero with diffusers' parts on tiny random models (sd.py), from given noise.
+
+    python tests/reference/zero_shot.py             # tests/golden/sd/zero_shot.safetensors
+
+The networks, the samplers, the cross-frame processor and the warp are diffusers' own; put together as
+`TextToVideoZeroPipeline` does with the sampler forced, each scene's frames reading their own text.
+"""
+
+import sys
+import tempfile
+import pathlib
+
+import torch
+import torch.nn.functional as F
+from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
+from diffusers.pipelines.deprecated.text_to_video_synthesis.pipeline_text_to_video_zero import (
+    CrossFrameAttnProcessor,
+    create_motion_field_and_warp_latents,
+)
+from safetensors.torch import save_file
+
+import sd
+import tiny
+from vae import thin
+
+PROMPTS = ["a red ball rolls", "a blue ball rolls", "a green box rests"]
+SAMPLERS = {"ddim": DDIMScheduler, "dpmpp-2m": DPMSolverMultistepScheduler}
+
+
+def embed(kind: str, texts: list) -> torch.Tensor:
+    with tempfile.TemporaryDirectory() as folder:
+        tokens = sd.tokenizer(kind, pathlib.Path(folder))
+        ids = tokens(texts, padding="max_length", max_length=24, truncation=True)["input_ids"]
+    return sd.part(kind, "text_encoder")(input_ids=torch.tensor(ids)).last_hidden_state
+
+
+def sampler(name: str, steps: int):
+    made = SAMPLERS[name](**{k: v for k, v in sd.SCHEDULER.items() if k not in ("skip_prk_steps", "set_alpha_to_one")},
+                          **({"set_alpha_to_one": False, "clip_sample": False} if name == "ddim" else {}))
+    made.set_timesteps(steps)
+    return made
+
+
+def network(kind: str, cross: bool):
+    unet = sd.part(kind, "unet")
+    if cross:
+        unet.set_attn_processor(CrossFrameAttnProcessor(batch_size=2))
+    return unet
+
+
+def predict(unet, latents, texts, uncond, timestep, guidance):
+    both = torch.cat([latents, latents])
+    hidden = torch.cat([uncond.expand(len(latents), -1, -1), texts])
+    out = unet(both, timestep, encoder_hidden_states=hidden).sample
+    low, high = out.chunk(2)
+    return low + guidance * (high - low)
+
+
+def run(kind, cells, frames, steps, name, motion=None, between=(881, 941), scenes=1, overlap=0, cross=True, guidance=7.5):
+    """`cells`: height and width of the latents; `overlap`: frames that go over from one scene's text to the next."""
+    h, w = cells
+    embeddings = embed(kind, PROMPTS[:scenes] + [""])
+    uncond, prompts = embeddings[-1:], embeddings[:-1]
+    starts = [scene * frames // scenes for scene in range(scenes)] + [frames]
+    texts = []
+    for scene in range(scenes):
+        length = starts[scene + 1] - starts[scene]
+        o = min(overlap, length) if scene else 0
+        for j in range(length):
+            weight = (j + 1) / (o + 1) if j < o else 1.0
+            before = prompts[scene - 1] if scene else prompts[scene]
+            texts.append((1 - weight) * before + weight * prompts[scene])
+    texts = torch.stack(texts)
+    schedule = sampler(name, steps)
+    times = schedule.timesteps.tolist()
+    unet = network(kind, cross)
+    if motion is None:
+        x, first = tiny.unit("zero-shot/noise", (frames, 4, h, w)), 0
+    else:
+        first = next(i for i, t in enumerate(times) if t <= between[1])
+        moved = next(i for i, t in enumerate(times) if t <= between[0])
+        x = tiny.unit("zero-shot/noise", (1, 4, h, w))
+        alone, plain = sampler(name, steps), network(kind, False)
+        for i in range(moved):
+            if i == first:
+                x1 = x
+            x = alone.step(predict(plain, x, texts[:1], uncond, alone.timesteps[i], guidance), alone.timesteps[i], x).prev_sample
+        if frames > 1:
+            warped = create_motion_field_and_warp_latents(
+                motion_field_strength_x=motion[0], motion_field_strength_y=motion[1], frame_ids=list(range(1, frames)),
+                latents=x.repeat(frames - 1, 1, 1, 1))
+            kept = torch.prod(schedule.alphas[times[moved]:times[first]])
+            noise = tiny.unit("zero-shot/frame_noise", (frames, 4, h, w))[1:]
+            x = torch.cat([x1, torch.sqrt(kept) * warped + torch.sqrt(1 - kept) * noise])
+        else:
+            x = x1
+    # the sampler has no memory where all frames begin
+    schedule = sampler(name, steps)
+    if name == "dpmpp-2m":
+        schedule._step_index = first
+    for t in schedule.timesteps[first:]:
+        x = schedule.step(predict(unet, x, texts, uncond, t, guidance), t, x).prev_sample
+    vae = sd.part(kind, "vae")
+    images = torch.cat([vae.decode(z[None] / vae.config.scaling_factor).sample for z in x])
+    return x, (images / 2 + 0.5).clamp(0, 1)
+
+
+CASES = {
+    "text": dict(kind="tiny-sd1", cells=(9, 7), frames=5, steps=20, name="ddim", motion=(-12, 5.5)),
+    "steps": dict(kind="tiny-sd2", cells=(6, 10), frames=3, steps=12, name="ddim", motion=(40, 0), between=(600, 900)),
+    "dpm": dict(kind="tiny-sd1", cells=(6, 8), frames=4, steps=12, name="dpmpp-2m", motion=(12, 12), between=(750, 925)),
+    "none": dict(kind="tiny-sd1", cells=(6, 8), frames=3, steps=6, name="ddim"),
+    "independent": dict(kind="tiny-sd1", cells=(6, 8), frames=3, steps=6, name="ddim", cross=False),
+    "scenes": dict(kind="tiny-sd1", cells=(6, 8), frames=10, steps=20, name="ddim", motion=(12, 12), scenes=3, overlap=2),
+    "alone": dict(kind="tiny-sd1", cells=(6, 8), frames=2, steps=20, name="ddim", motion=(12, 12), guidance=1.0),
+}
+
+
+@torch.no_grad()
+def main() -> None:
+    tensors = {}
+    for name, case in CASES.items():
+        latents, frames = run(**case)
+        tensors[f"{name}/latents"] = latents[None].contiguous()
+        tensors[f"{name}/frames"] = thin(frames)
+    save_file(tensors, tiny.GOLDEN / "sd" / "zero_shot.safetensors")
+    print({name: list(tensor.shape) for name, tensor in tensors.items()})
+
+
+if __name__ == "__main__":
+    sys.exit(main())
