@@ -17,7 +17,7 @@ use crate::nn::kernel::KernelTarget;
 use crate::recipe::Recipe;
 use crate::run::{Code, WithCode};
 use crate::schedulers::{ScheduleConfig, ScheduleKeys, SchedulerKind, Table};
-use crate::storyboard::Scene;
+use crate::storyboard::{Scene, Transition};
 use crate::weights::ModelFolder;
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::{DType, Device};
@@ -70,10 +70,16 @@ impl Asked<'_> {
         let rules = self.rules(&wanted, preset.as_ref())?;
         let sampler = self.sampler(steps, preset.as_ref())?;
         let zero_shot = self.zero_shot(&sampler)?;
+        ensure!(
+            edit.is_none() || zero_shot.is_none(),
+            "a video of an image model cannot be edited: make it anew with the other words and its seed"
+        );
         let only_new = settings.only_new.unwrap_or(false);
         let given = self.source.map(|source| source.given(&rules, only_new)).transpose()?;
         let given = given.map(|given| Given { fit: settings.fit.unwrap_or_default(), ..given });
         let segments = self.segments(&rules, zero_shot.as_ref(), given.as_ref())?;
+        let longest = segments.iter().map(|segment| segment.frames).max().unwrap_or(0);
+        warnings.extend(zero_shot.as_ref().and_then(|zero_shot| zero_shot.warning(longest)));
         ensure!(
             edit.is_none() || segments.iter().all(|segment| segment.feed.is_none()),
             "scenes that continue each other cannot be edited: make the video anew with the other words"
@@ -110,7 +116,11 @@ impl Asked<'_> {
         let Self { request, settings, recipe, .. } = *self;
         let latent = self.configs.architecture.geometry();
         let windows = &recipe.method.ditctrl;
-        let (transition, joined) = wanted.transition(settings, &request.scenes)?;
+        let (transition, joined) = if recipe.method.zero_shot.is_some() {
+            (settings.transition.unwrap_or(Transition::Blend), false)
+        } else {
+            wanted.transition(settings, &request.scenes)?
+        };
         Ok(WindowRules {
             window: latent.window,
             patch_t: latent.patch_t,
@@ -151,7 +161,10 @@ impl Asked<'_> {
         let Request { command, scenes, .. } = self.request;
         let frames = self.geometry.frames;
         if let Some(zero_shot) = zero_shot {
-            ensure!(given.is_none(), "an image model cannot go on from a video: use a video model, or leave the video out");
+            ensure!(
+                given.is_none(),
+                "an image model cannot go on from a video: use a video model, or leave the video out"
+            );
             let each = self.configs.architecture.geometry().native.frames;
             return zero_shot.segments(scenes, frames, each, rules);
         }

@@ -10,7 +10,9 @@ use super::sharing::Sharing;
 use super::stage::Compute;
 use crate::models::Architecture;
 use crate::processors::kv_share::{self, THRESHOLD};
-use crate::processors::{BankPlan, BankSize, LayerSize, Purpose, Ranges, Spec, Subject as Placed, Word, check_order};
+use crate::processors::{
+    BankPlan, BankSize, LayerSize, Lifetime, Purpose, Ranges, Spec, Subject as Placed, Word, check_order,
+};
 use crate::recipe::Recipe;
 use crate::run::{Code, WithCode};
 use crate::storyboard::{Scene, Transition};
@@ -83,12 +85,17 @@ impl Wanted {
             spec.check(steps, &sites).map_err(what)?;
         }
         let explicit = given.iter().any(is_sharing);
-        let own = recipe.controls(steps).into_iter().filter(|spec| !(explicit && is_sharing(spec)));
+        let clears = given.iter().any(|spec| spec.control.clears);
+        // one that is given again replaces the recipe's
+        let replaced = |own: &Spec| given.iter().any(|spec| spec.control == own.control);
+        let own = recipe.controls(steps).into_iter();
+        let own = own.filter(|spec| !clears && !replaced(spec) && !(explicit && is_sharing(spec)));
         let own: Vec<Spec> = own.collect();
         for spec in &own {
             spec.check(steps, &sites).map_err(|error| anyhow::anyhow!("the recipe's {spec}: {error:#}"))?;
         }
-        let specs: Vec<Spec> = own.into_iter().chain(given.iter().cloned()).collect();
+        let specs: Vec<Spec> =
+            own.into_iter().chain(given.iter().filter(|spec| !spec.control.clears).cloned()).collect();
         if let Some(twice) = specs.iter().filter(|spec| is_sharing(spec)).nth(1) {
             bail!("--attn-proc: {} is given twice: give all its steps and layers in one", twice.control.name)
         }
@@ -436,15 +443,9 @@ pub fn anchor_bank(layers: &Ranges, compute: &Compute) -> BankPlan {
 /// What a bank for a plan is made for. `halves`: most that a step of the guidance has.
 pub fn bank_size(plan: &ChunkPlan, architecture: &dyn Architecture, cells: (usize, usize), halves: usize) -> BankSize {
     let frames = plan.windows.iter().map(|window| window.len).max().unwrap_or(0);
-    let sites = architecture.main_sites();
-    let grid = architecture.geometry().grid(frames, cells);
-    let layer = LayerSize { channels: sites.heads * sites.head_dim, grid };
-    BankSize {
-        windows: plan.windows.len(),
-        halves,
-        text: architecture.text().length,
-        networks: vec![vec![layer; sites.layers]],
-    }
+    let layers = architecture.layers(architecture.main_sites().kind, frames, cells);
+    let layers = layers.iter().map(|layer| LayerSize { channels: layer.channels, grid: layer.grid });
+    BankSize { windows: plan.windows.len(), halves, text: architecture.text().length, networks: vec![layers.collect()] }
 }
 
 #[cfg(test)]

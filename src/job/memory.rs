@@ -9,6 +9,7 @@ use super::values::{MemorySize, Offload, Tiling};
 use crate::models::architecture::Role;
 use crate::models::architecture::WindowRows;
 use crate::nn::{compute_dtype, sdpa::Sdpa};
+use crate::processors::Ranges;
 use crate::run::{self, Code, Failure, human_bytes};
 use crate::storyboard::Feed;
 use crate::text::encoder_class;
@@ -227,6 +228,14 @@ fn shared(stage: &Stage, state: u64) -> u64 {
                 + 2 * state,
         )
     };
+    let anchor = |plan| {
+        let halves = stage.rule().most_halves(stage.sampler.steps);
+        let size = super::bank_size(plan, &*stage.model.architecture, (height, width), halves);
+        super::anchor_bank(&Ranges::all(), &stage.compute).peak(&size) as u64
+    };
+    if stage.zero_shot.is_some() {
+        return plans.map(anchor).max().unwrap_or(0);
+    }
     plans.filter_map(bank).max().unwrap_or(0)
 }
 

@@ -46,12 +46,28 @@ pub struct Timeline {
 impl Timeline {
     /// A video that is denoised alone.
     pub fn output(plan: ChunkPlan) -> Self {
-        Self { role: TimelineRole::Output, plan, steps: usize::MAX, shown: true, time: None, anchored: false, reads: None }
+        Self {
+            role: TimelineRole::Output,
+            plan,
+            steps: usize::MAX,
+            shown: true,
+            time: None,
+            anchored: false,
+            reads: None,
+        }
     }
 
     /// A clean video beside the output, at `time`.
     pub fn reference(plan: ChunkPlan, time: f64) -> Self {
-        Self { role: TimelineRole::Companion, plan, steps: usize::MAX, shown: false, time: Some(time), anchored: false, reads: None }
+        Self {
+            role: TimelineRole::Companion,
+            plan,
+            steps: usize::MAX,
+            shown: false,
+            time: Some(time),
+            anchored: false,
+            reads: None,
+        }
     }
 
     /// The companion that is read at a step.

@@ -48,6 +48,13 @@ impl ZeroShot {
     pub fn new(settings: &Settings, recipe: &ZeroShotRecipe, sampler: &Sampler) -> Result<Self> {
         let chunk = settings.chunk.unwrap_or(recipe.chunk);
         ensure!((1..=4096).contains(&chunk), "--chunk {chunk}: give 1 to 4096 frames");
+        for (flag, given) in [
+            ("--transition-windows", settings.transition_windows.is_some()),
+            ("--hold", settings.hold.is_some()),
+            ("--blend", settings.blend.is_some()),
+        ] {
+            ensure!(!given, "{flag} is about windows in time, which an image model has none of: leave it out");
+        }
         let asked = settings.motion.unwrap_or(MotionAsked::By(recipe.motion));
         let motion = match asked {
             MotionAsked::By(motion) => Some(Self::plan(motion, settings, recipe, sampler)?),
@@ -64,12 +71,7 @@ impl ZeroShot {
         Ok(Self { motion, chunk })
     }
 
-    fn plan(
-        motion: Motion,
-        settings: &Settings,
-        recipe: &ZeroShotRecipe,
-        sampler: &Sampler,
-    ) -> Result<MotionPlan> {
+    fn plan(motion: Motion, settings: &Settings, recipe: &ZeroShotRecipe, sampler: &Sampler) -> Result<MotionPlan> {
         ensure!(
             matches!(sampler.kind, SchedulerKind::Ddim | SchedulerKind::Dpmpp2m),
             "--scheduler {}: motion is put between two steps of ddim or dpmpp-2m: use one of them, or --motion none",
@@ -92,7 +94,8 @@ impl ZeroShot {
                 at(nearest)
             )
         };
-        let signal = schedulers::signal(&sampler.schedule, timesteps[moved].round() as usize..timesteps[first].round() as usize);
+        let between = timesteps[moved].round() as usize..timesteps[first].round() as usize;
+        let signal = schedulers::signal_kept(&sampler.schedule, between)?;
         let path = settings.motion_path.unwrap_or(MotionPath::Linear);
         Ok(MotionPlan { motion, path, first, moved, signal })
     }
@@ -136,7 +139,9 @@ impl ZeroShot {
             let fade = if first == 0 { 0 } else { rules.fade(&scenes[first]) };
             let next = scenes.get(first + count).map_or(0, |scene| rules.fade(scene));
             if first > 0 && kind(&scenes[first]).feed().is_some() {
-                bail!("--transition continue: a scene of an image model has nothing to go on from: use blend, cut or fade")
+                bail!(
+                    "--transition continue: a scene of an image model has nothing to go on from: use blend, cut or fade"
+                )
             }
             let mut lengths = lengths[first..first + count].to_vec();
             if frames.is_some() || scenes[first..first + count].iter().any(|scene| scene.length.is_some()) {
@@ -156,7 +161,14 @@ impl ZeroShot {
                 first + 1,
                 fade.max(next)
             );
-            segments.push(Segment { plan: self.windows(&texts), padding: 0, context: 0, feed: None, frames: total, fade });
+            segments.push(Segment {
+                plan: self.windows(&texts),
+                padding: 0,
+                context: 0,
+                feed: None,
+                frames: total,
+                fade,
+            });
             first += count;
         }
         Ok(segments)
@@ -209,7 +221,11 @@ fn lengths(scenes: &[Scene], frames: Option<usize>, each: usize, fps: f64) -> Re
         None => own.iter().map(|own| own.unwrap_or(each)).collect(),
     };
     if let Some(scene) = lengths.iter().position(|&length| length == 0) {
-        bail!("scene {}: no frame is left of {} for {count} scenes: give more --frames", scene + 1, lengths.iter().sum::<usize>())
+        bail!(
+            "scene {}: no frame is left of {} for {count} scenes: give more --frames",
+            scene + 1,
+            lengths.iter().sum::<usize>()
+        )
     }
     Ok(lengths)
 }

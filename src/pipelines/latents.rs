@@ -44,7 +44,10 @@ pub fn noise(stage: &Stage, seed: u64) -> Result<NoiseSource> {
     let first = if moved { stage.segments.len() } else { frames };
     let Some(initial) = take("noise", &[1, first, c, h, w])? else { bail!("{shown}: holds no tensor named noise") };
     let own = if moved { take("frame_noise", &[1, frames, c, h, w])? } else { None };
-    ensure!(own.is_some() || !moved, "{shown}: holds no frame_noise, which a video in motion needs: add it, or use --motion none");
+    ensure!(
+        own.is_some() || !moved,
+        "{shown}: holds no frame_noise, which a video in motion needs: add it, or use --motion none"
+    );
     let frames_noise = own.map(|own| own.squeeze(0)).transpose()?;
     let steps = take("step_noise", &[sampler.steps, 1, frames, c, h, w])?.map(|steps| steps.squeeze(1)).transpose()?;
     let scheduler = sampler.build()?;
@@ -128,6 +131,8 @@ pub fn latents(
         };
         if let (None, Some(zero)) = (&from, &stage.zero_shot) {
             let anchor = zero_shot::anchor(stage, index);
+            // a stack of its own: the steps of the two overlap
+            let mut stack = controls::stack(stage, std::slice::from_ref(&anchor), None)?;
             let own = input(stage, (index, before), &anchor, prepared, None)?;
             let how = sampling(stage, &rule, prepared.noise, until);
             let network = network(stage, &*denoiser, &mut stack.processors);

@@ -5,7 +5,7 @@
 //! Unlike the reference the first frame of the video is the anchor itself, the anchor takes no more steps alone than the
 //! motion needs, and noise belongs to a frame, not to a chunk: so chunks change nothing.
 
-use super::denoise::{Denoising, Input, Network, NoiseSource, Reporting, Sampling, StepHook, StepInfo, denoise};
+use super::denoise::{Denoising, Input, Network, Reporting, Sampling, StepHook, StepInfo, denoise};
 use super::state::{SamplerState, TimelineState};
 use crate::job::{MotionPlan, Stage, Timeline, ZeroShot};
 use crate::run::{Code, Failure, Observer, interrupt};

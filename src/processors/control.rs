@@ -22,6 +22,8 @@ pub struct Control {
     /// It makes windows that are joined read each other, as the plan refers them: a run has at most one such control, one
     /// that is given replaces the recipe's, and without joined windows there is none.
     pub joins_windows: bool,
+    /// It takes away the recipe's own controls, and does nothing else.
+    pub clears: bool,
     /// Refuses values that do not go together; each by itself was checked by its [`Kind`].
     pub check: fn(&Values) -> Result<()>,
     /// Adds its attention processors to a stack.
@@ -37,6 +39,7 @@ impl Control {
         parameters: &[],
         order: Order::AsGiven,
         joins_windows: false,
+        clears: false,
         check: |_| Ok(()),
         build: |_, _| Ok(()),
     };

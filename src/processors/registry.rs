@@ -2,10 +2,16 @@
 //! and a line here.
 
 use super::control::Control;
-use super::{cross_frame, kv_share, reweight, window, word_swap};
+use super::{cross_frame, kv_share, none, reweight, window, word_swap};
 
-static CONTROLS: [&Control; 5] =
-    [&kv_share::CONTROL, &word_swap::CONTROL, &cross_frame::CONTROL, &window::CONTROL, &reweight::CONTROL];
+static CONTROLS: [&Control; 6] = [
+    &kv_share::CONTROL,
+    &word_swap::CONTROL,
+    &cross_frame::CONTROL,
+    &window::CONTROL,
+    &reweight::CONTROL,
+    &none::CONTROL,
+];
 
 /// The controls there are.
 pub fn list() -> &'static [&'static Control] {

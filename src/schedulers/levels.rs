@@ -322,17 +322,6 @@ fn spaced(config: &ScheduleConfig, steps: usize) -> Vec<usize> {
     }
 }
 
-/// The share of a signal's variance that is left after the noise of the training timesteps `range`: the product of their
-/// alphas.
-pub fn signal(config: &ScheduleConfig, range: Range<usize>) -> f64 {
-    let (table, _) = alpha_bar(config);
-    let before = |timestep: usize| match timestep.checked_sub(1) {
-        Some(last) => table[last.min(table.len() - 1)],
-        None => 1.0,
-    };
-    before(range.end) / before(range.start)
-}
-
 /// diffusers' table over all training timesteps, and the width it is computed in.
 fn alpha_bar(config: &ScheduleConfig) -> (Vec<f64>, Precision) {
     let precision = match (&config.trained_betas, config.beta_schedule) {

@@ -16,7 +16,6 @@ mod lcm;
 mod levels;
 mod unipc;
 
-pub use levels::signal;
 pub use config::{
     BetaSchedule, CLASSES, PredictionType, ScheduleConfig, ScheduleKeys, SchedulerClass, TimestepSpacing,
 };

@@ -6,13 +6,14 @@ The networks, the samplers, the cross-frame processor and the warp are diffusers
 `TextToVideoZeroPipeline` does with the sampler forced, each scene's frames reading their own text.
 """
 
+import json
+import pathlib
 import sys
 import tempfile
-import pathlib
 
 import torch
 import torch.nn.functional as F
-from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
+from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, PNDMScheduler
 from diffusers.pipelines.deprecated.text_to_video_synthesis.pipeline_text_to_video_zero import (
     CrossFrameAttnProcessor,
     create_motion_field_and_warp_latents,
@@ -35,8 +36,11 @@ def embed(kind: str, texts: list) -> torch.Tensor:
 
 
 def sampler(name: str, steps: int):
-    made = SAMPLERS[name](**{k: v for k, v in sd.SCHEDULER.items() if k not in ("skip_prk_steps", "set_alpha_to_one")},
-                          **({"set_alpha_to_one": False, "clip_sample": False} if name == "ddim" else {}))
+    # as pipelines put another sampler in the place of a folder's own
+    more = {"clip_sample": False} if name == "ddim" else {}
+    # what the folder's file says; values that nobody set are in it, and from_config would leave them out of the object's own
+    file = json.loads(PNDMScheduler(**sd.SCHEDULER).to_json_string())
+    made = SAMPLERS[name].from_config(file, **more)
     made.set_timesteps(steps)
     return made
 

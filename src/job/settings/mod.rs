@@ -13,8 +13,8 @@ pub use groups::Group;
 pub use read::{read_keys, read_settings, script_settings};
 
 use super::values::{
-    Attention, DeviceSpec, Duration, Every, ManifestMode, MemorySize, MotionAsked, Offload, OnInterrupt, Parity, Precision,
-    PreviewKind, Seed, Size, TextCacheAt, Tiling, Uncond, list, text,
+    Attention, DeviceSpec, Duration, Every, ManifestMode, MemorySize, MotionAsked, Offload, OnInterrupt, Parity,
+    Precision, PreviewKind, Seed, Size, TextCacheAt, Tiling, Uncond, list, text,
 };
 use crate::guidance::GuidanceSchedule;
 use crate::processors::Spec;

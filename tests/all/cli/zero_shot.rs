@@ -11,7 +11,7 @@ use std::path::Path;
 
 fn program(kind: &str) -> Program {
     let program = Program::new();
-    tiny::write_folder(kind, kind, &program.path("model"));
+    tiny::write_picture_model(kind, &program.path("model"));
     program
 }
 
@@ -106,6 +106,7 @@ fn what_cannot_be_is_said_in_one_line() {
     fs::write(program.path("story.txt"), STORY.join("\n")).unwrap();
     let story = ["multi-prompt", "story.txt", "--model", "model", "--size", "64x48", "-o", "a.gif"];
     program.run(&[&story[..], &["--transition", "continue"]].concat()).error(2, &["continue", "image model"]);
+    program.run(&[&story[..], &["--hold", "1"]].concat()).error(2, &["--hold", "image model"]);
     program.run(&[&story[..], &["--frames", "2"]].concat()).error(2, &["no frame is left", "more --frames"]);
     program.run(&["generate", "a ball", "--motion", "1,1", "-o", "a.gif"]).error(2, &["--motion is for image models"]);
 }
