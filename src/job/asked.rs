@@ -11,7 +11,7 @@ use super::{
 };
 use crate::guidance::GuidanceSchedule;
 use crate::models::Architecture;
-use crate::models::architecture::Role;
+use crate::models::architecture::{Fact, Role};
 use crate::nn::compute_dtype;
 use crate::nn::kernel::KernelTarget;
 use crate::recipe::Recipe;
@@ -62,6 +62,12 @@ impl Asked<'_> {
         let Self { request, settings, configs, recipe, geometry, .. } = *self;
         let Request { scenes, edit, .. } = request;
         let Configs { folder, architecture, schedule, .. } = configs;
+        ensure!(
+            architecture.recipe_key().facts.get("instruct") != Some(&Fact::Flag(true)),
+            "{}: this model changes a given picture as it is told (InstructPix2Pix), which vidgen does not do: use a model that makes \
+             pictures of texts",
+            folder.place()
+        );
         let steps = settings.steps.unwrap_or(recipe.steps);
         let most = schedule.num_train_timesteps;
         ensure!((1..=most).contains(&steps), "--steps {steps}: give 1 to {most}");

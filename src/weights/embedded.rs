@@ -1,20 +1,24 @@
-//! What is inside the binary: the network of masks, and a model, which is a diffusers folder like any other (`models/toyland`),
+//! What is inside the binary: the network of masks, and small models, which are diffusers folders like any other (`models/`),
 //! loaded by the same code.
 
 use super::source::Embedded;
 use candle_core::{DType, Device};
 use candle_nn::VarBuilder;
 
-/// Name of the embedded model, and the default of the command line.
+/// Name of the embedded model that is the default of the command line.
 pub const EMBEDDED: &str = "toyland";
 
 macro_rules! files {
-    ($($path:literal),* $(,)?) => {
-        &[$(($path, include_bytes!(concat!("../../models/toyland/", $path)))),*]
+    ($folder:literal: $($path:literal),* $(,)?) => {
+        &[$(($path, include_bytes!(concat!("../../models/", $folder, "/", $path)))),*]
     };
 }
 
-pub(super) static TOYLAND: Embedded = files![
+/// The models by their names.
+pub(super) static MODELS: [(&str, Embedded); 2] = [(EMBEDDED, TOYLAND), ("toyland-image", TOYLAND_IMAGE)];
+
+const TOYLAND: Embedded = files![
+    "toyland":
     "model_index.json",
     "scheduler/scheduler_config.json",
     "text_encoder/config.json",
@@ -23,6 +27,22 @@ pub(super) static TOYLAND: Embedded = files![
     "tokenizer/tokenizer_config.json",
     "transformer/config.json",
     "transformer/diffusion_pytorch_model.safetensors",
+    "vae/config.json",
+    "vae/diffusion_pytorch_model.safetensors",
+];
+
+const TOYLAND_IMAGE: Embedded = files![
+    "toyland-image":
+    "model_index.json",
+    "scheduler/scheduler_config.json",
+    "text_encoder/config.json",
+    "text_encoder/model.safetensors",
+    "tokenizer/merges.txt",
+    "tokenizer/special_tokens_map.json",
+    "tokenizer/tokenizer_config.json",
+    "tokenizer/vocab.json",
+    "unet/config.json",
+    "unet/diffusion_pytorch_model.safetensors",
     "vae/config.json",
     "vae/diffusion_pytorch_model.safetensors",
 ];

@@ -2,7 +2,7 @@
 
 use super::cache::{Hub, is_commit};
 use super::source::Source;
-use super::{EMBEDDED, MODEL_INDEX, ModelFolder, files};
+use super::{MODEL_INDEX, ModelFolder, files};
 use crate::models::registry;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
@@ -23,19 +23,20 @@ pub struct Listed {
     pub problem: Option<String>,
 }
 
-/// The embedded model, then the video models in the cache that the environment names, by name. Models of the cache that are
+/// The embedded models, then the video models in the cache that the environment names, by name. Models of the cache that are
 /// of other kinds (language models, say) are left out.
 pub fn list() -> Vec<Listed> {
-    let model = ModelFolder::embedded();
-    let info = super::info(&model);
-    let embedded = Listed {
-        name: EMBEDDED.to_owned(),
-        place: model.place().into(),
-        class: Some(info.class),
-        bytes: info.bytes,
-        problem: None,
-    };
-    let mut models = vec![embedded];
+    let embedded = ModelFolder::all_embedded().map(|model| {
+        let info = super::info(&model);
+        Listed {
+            name: model.name().to_owned(),
+            place: model.place().into(),
+            class: Some(info.class),
+            bytes: info.bytes,
+            problem: None,
+        }
+    });
+    let mut models = Vec::from(embedded);
     models.extend(cached(&Hub::from_env(true).cache));
     models
 }
@@ -88,6 +89,7 @@ fn size(folder: &Path, depth: usize) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::weights::EMBEDDED;
     use crate::weights::tests::pipeline;
     use std::fs;
 

@@ -215,11 +215,19 @@ impl ModelFolder {
         Ok(Self::resolve(spec, || Hub::from_env(offline), progress)?)
     }
 
-    /// The model inside the binary.
+    /// The model inside the binary that is the default.
     pub fn embedded() -> Self {
-        let source = Source::Embedded { name: EMBEDDED, files: embedded::TOYLAND };
-        // a test opens it
-        Self::from_source(EMBEDDED.to_owned(), source, None).expect("the embedded model is well formed")
+        let [first, ..] = Self::all_embedded();
+        first
+    }
+
+    /// The models inside the binary, the default first.
+    pub fn all_embedded() -> [Self; embedded::MODELS.len()] {
+        embedded::MODELS.map(|(name, files)| {
+            let source = Source::Embedded { name, files };
+            // a test opens them
+            Self::from_source(name.to_owned(), source, None).expect("embedded models are well formed")
+        })
     }
 
     /// A folder of this machine.
@@ -228,8 +236,8 @@ impl ModelFolder {
     }
 
     fn resolve(spec: &str, hub: impl FnOnce() -> Hub, progress: &mut dyn Download) -> Result<Self> {
-        if spec == EMBEDDED {
-            return Ok(Self::embedded());
+        if let Some(embedded) = Self::all_embedded().into_iter().find(|embedded| embedded.name() == spec) {
+            return Ok(embedded);
         }
         let found = find(spec, Form::Pipeline, hub, progress)?;
         Self::from_source(found.name, found.source, found.revision)
@@ -490,7 +498,7 @@ fn unknown(spec: &str, form: Form) -> ModelError {
     if let Form::Network(kind) = form {
         return ModelError::new(format!("{spec:?}: no such folder; give one of a {kind} model, or a hub id org/name"));
     }
-    let known: Vec<&str> = std::iter::once(EMBEDDED).chain(short_names()).collect();
+    let known: Vec<&str> = embedded::MODELS.iter().map(|(name, _)| *name).chain(short_names()).collect();
     let scored = known.iter().map(|name| (strsim::normalized_levenshtein(&spec.to_ascii_lowercase(), name), name));
     let near = scored.max_by(|a, b| a.0.total_cmp(&b.0)).filter(|(score, _)| *score >= ALIKE);
     let hint = near.map(|(_, name)| format!("; did you mean {name}?")).unwrap_or_default();

@@ -89,6 +89,30 @@ fn a_longer_video_begins_with_the_shorter_one() {
     assert_close("frames", &long.narrow(1, 0, 3).unwrap(), &short, 1e-5);
 }
 
+/// The small image model in the binary: what it makes is its prompt's, and its frames are of one thing.
+#[test]
+fn the_image_model_inside_makes_videos() {
+    let program = Program::new();
+    let run = |prompt: &str, out: &str| {
+        let how = ["--model", "toyland-image", "--seed", "3", "--frames", "4", "--steps", "10", "-o", out, "-y"];
+        program.run(&[&["generate", prompt][..], &how].concat()).success();
+        let frame =
+            |index: usize| image::open(program.path(out).join(format!("frame-{index:06}.png"))).unwrap().to_rgb8();
+        (0..4).map(frame).collect::<Vec<_>>()
+    };
+    // the mean colour of the lower half
+    let ground = |frame: &image::RgbImage| {
+        let below: Vec<_> = frame.rows().skip(frame.height() as usize * 2 / 3).flatten().collect();
+        [0, 1, 2].map(|c| below.iter().map(|pixel| f64::from(pixel.0[c])).sum::<f64>() / below.len() as f64)
+    };
+    let meadow = run("a red ball in a green meadow on a sunny day", "meadow/");
+    let snow = run("a red ball in the snow on a sunny day", "snow/");
+    for (meadow, snow) in meadow.iter().map(ground).zip(snow.iter().map(ground)) {
+        assert!(meadow[1] > 1.3 * meadow[0] && meadow[1] > 1.5 * meadow[2], "not green: {meadow:?}");
+        assert!(snow.iter().all(|&value| value > 150.0), "not white: {snow:?}");
+    }
+}
+
 #[test]
 fn what_cannot_be_is_said_in_one_line() {
     let program = program("tiny-sd1");
