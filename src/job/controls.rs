@@ -7,12 +7,9 @@ use super::edit::{self, Changes, Edit};
 use super::plan::Segment;
 use super::settings::Settings;
 use super::sharing::Sharing;
-use super::stage::Compute;
 use crate::models::Architecture;
 use crate::processors::kv_share::{self, THRESHOLD};
-use crate::processors::{
-    BankPlan, BankSize, LayerSize, Lifetime, Purpose, Ranges, Spec, Subject as Placed, Word, check_order,
-};
+use crate::processors::{BankPlan, BankSize, LayerSize, Purpose, Ranges, Spec, Subject as Placed, Word, check_order};
 use crate::recipe::Recipe;
 use crate::run::{Code, WithCode};
 use crate::storyboard::{Scene, Transition};
@@ -420,24 +417,6 @@ pub(super) fn by_text(positions: &[Vec<u32>], texts: &[TextMix]) -> Vec<Vec<u32>
         }
     };
     texts.iter().map(text).collect()
-}
-
-/// The bank in which the first frame of an image model's video waits for the others, for a step.
-pub fn anchor_bank(layers: &Ranges, compute: &Compute) -> BankPlan {
-    let first = || std::iter::once(0).collect::<Ranges>();
-    BankPlan {
-        purpose: Purpose::Anchor {
-            timeline: 0,
-            windows: first(),
-            frames: first(),
-            replace: true,
-            lifetime: Lifetime::Step,
-        },
-        layers: layers.clone(),
-        dtype: compute.dtype,
-        device: compute.device.clone(),
-        budget: usize::MAX, // the job's memory was checked
-    }
 }
 
 /// What a bank for a plan is made for. `halves`: most that a step of the guidance has.

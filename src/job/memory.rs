@@ -231,7 +231,7 @@ fn shared(stage: &Stage, state: u64) -> u64 {
     let anchor = |plan| {
         let halves = stage.rule().most_halves(stage.sampler.steps);
         let size = super::bank_size(plan, &*stage.model.architecture, (height, width), halves);
-        super::anchor_bank(&Ranges::all(), &stage.compute).peak(&size) as u64
+        stage.anchor_bank(&Ranges::all()).peak(&size) as u64
     };
     if stage.zero_shot.is_some() {
         return plans.map(anchor).max().unwrap_or(0);

@@ -17,6 +17,7 @@ mod preset;
 mod preview;
 mod request;
 mod resolve;
+mod sampler;
 pub mod settings;
 mod sharing;
 mod stage;
@@ -24,7 +25,7 @@ pub mod timelines;
 pub mod values;
 mod zero_shot;
 
-pub use controls::{Controls, Subject, anchor_bank, bank_size};
+pub use controls::{Controls, Subject, bank_size};
 pub use device::device;
 pub use edit::{Changes, Edit, Swap};
 pub use given::{Given, Kind as GivenKind, is_latents, taken_over};
@@ -36,9 +37,10 @@ pub use plan::{Segment, WindowRules};
 pub use preview::Preview;
 pub use request::Request;
 pub use resolve::{check_single, of_latents, resolve};
+pub use sampler::Sampler;
 pub use settings::{Group, Settings, read_keys, read_settings, script_settings};
 pub use sharing::Sharing;
-pub use stage::{Compute, FrameSize, Input, Need, Sampler, Stage, StageModel, TextInput, UncondText};
+pub use stage::{Compute, FrameSize, Input, Need, Stage, StageModel, TextInput, UncondText};
 pub use timelines::{Reads, Timeline, TimelineRole};
 pub use zero_shot::{MotionPlan, ZeroShot};
 

@@ -5,6 +5,7 @@
 use super::controls::Controls;
 use super::given::Given;
 use super::plan::{Segment, WindowRules, video_frames};
+use super::sampler::Sampler;
 use super::timelines::Timeline;
 use super::values::Offload;
 use super::zero_shot::ZeroShot;
@@ -13,7 +14,7 @@ use crate::models::Architecture;
 use crate::models::architecture::Role;
 use crate::models::autoencoder::DecodeOptions;
 use crate::nn::kernel::Kernel;
-use crate::schedulers::{ScheduleConfig, Scheduler, SchedulerKind, Table};
+use crate::processors::{BankPlan, Lifetime, Purpose, Ranges};
 use crate::weights::{ModelFolder, Part};
 use anyhow::Result;
 use candle_core::{DType, Device, DeviceLocation};
@@ -85,24 +86,6 @@ pub struct FrameSize {
     /// Pixels.
     pub width: usize,
     pub height: usize,
-}
-
-/// How noise becomes latents.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Sampler {
-    pub schedule: ScheduleConfig,
-    pub kind: SchedulerKind,
-    pub table: Table,
-    pub steps: usize,
-    pub eta: f64,
-}
-
-impl Sampler {
-    /// # Errors
-    /// Settings that do not go together.
-    pub fn build(&self) -> Result<Box<dyn Scheduler>> {
-        crate::schedulers::build(&self.schedule, self.kind, self.table, self.steps, self.eta)
-    }
 }
 
 /// What a stage begins with.
@@ -207,6 +190,24 @@ impl Stage {
     pub fn first_step(&self) -> usize {
         let moved = self.zero_shot.as_ref().map_or(0, ZeroShot::first_step);
         self.input.first_step(self.sampler.steps).max(moved)
+    }
+
+    /// The bank in which the first frame of an image model's video waits for the others, for a step.
+    pub fn anchor_bank(&self, layers: &Ranges) -> BankPlan {
+        let first = || std::iter::once(0).collect::<Ranges>();
+        BankPlan {
+            purpose: Purpose::Anchor {
+                timeline: 0,
+                windows: first(),
+                frames: first(),
+                replace: true,
+                lifetime: Lifetime::Step,
+            },
+            layers: layers.clone(),
+            dtype: self.compute.dtype,
+            device: self.compute.device.clone(),
+            budget: usize::MAX, // the stage's memory was checked
+        }
     }
 
     /// How the halves of guidance become one prediction.

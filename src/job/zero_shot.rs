@@ -8,8 +8,8 @@
 //! the plan that do not overlap, the anchor alone in the first.
 
 use super::plan::{Segment, WindowRules};
+use super::sampler::Sampler;
 use super::settings::Settings;
-use super::stage::Sampler;
 use super::values::MotionAsked;
 use crate::recipe::ZeroShotRecipe;
 use crate::schedulers::{self, SchedulerKind};

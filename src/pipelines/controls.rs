@@ -2,7 +2,7 @@
 
 use crate::attention::SiteKind;
 use crate::job::timelines::texts;
-use crate::job::{Controls, Maps, Sharing, Stage, Timeline, TimelineRole, anchor_bank, bank_size};
+use crate::job::{Controls, Maps, Sharing, Stage, Timeline, TimelineRole, bank_size};
 use crate::processors::{
     Builder, Keys, KvBank, Order, Ranges, Reweight, RowGather, Setting, Stack, Subject, Word, check_order,
 };
@@ -92,7 +92,7 @@ impl Setting for Run<'_> {
         let halves = stage.rule().most_halves(stage.sampler.steps);
         let (_, height, width) = stage.size.latents;
         let size = bank_size(plan, &*stage.model.architecture, (height, width), halves);
-        Ok(Some(KvBank::new(anchor_bank(layers, &stage.compute), &size)?))
+        Ok(Some(KvBank::new(stage.anchor_bank(layers), &size)?))
     }
 
     fn bank(&self, _layers: &Ranges) -> Result<Option<KvBank>> {
