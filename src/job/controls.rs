@@ -86,7 +86,7 @@ impl Wanted {
         // one that is given again replaces the recipe's
         let replaced = |own: &Spec| given.iter().any(|spec| spec.control == own.control);
         let own = recipe.controls(steps).into_iter();
-        let own = own.filter(|spec| !clears && !replaced(spec) && !(explicit && is_sharing(spec)));
+        let own = own.filter(|spec| !(clears || replaced(spec) || explicit && is_sharing(spec)));
         let own: Vec<Spec> = own.collect();
         for spec in &own {
             spec.check(steps, &sites).map_err(|error| anyhow::anyhow!("the recipe's {spec}: {error:#}"))?;
