@@ -173,6 +173,9 @@ def control(a, model: Model, judge, steps: int, guidance: float):
     picture = (edges.float() / 255).expand(-1, 3, -1, -1)
     noise = torch.randn(len(scenes), 4, a.size[0] // 8, a.size[1] // 8, generator=generator)
     texts, words = [plain_caption(s) for s in scenes], []
+    again = model.decode(images.latents(model.vae, clip.video[:, :, 0], mode=True))
+    recall, precision = followed(canny(to_bytes(again)), edges)
+    words.append(f"\n  through the autoencoder: wanted edges found {100 * recall:.1f} %, found edges wanted {100 * precision:.1f} %")
     for name, given in (("without", None), ("with", (net, picture, a.weight))):
         x = model.decode(model.sample(texts, noise, guidance, model.scheduler(a.scheduler, steps), given))
         seen = seen_by(judge, x)
