@@ -122,6 +122,16 @@ fn settings(job: &Job) -> Result<Map<String, Value>> {
             ("side_by_side".to_owned(), json!(changes.side_by_side)),
         ]);
     }
+    if let Some(zero_shot) = &stage.zero_shot {
+        let plan = zero_shot.motion.as_ref();
+        settings.extend([
+            ("motion".to_owned(), json!(plan.map_or("none".to_owned(), |plan| plan.motion.to_string()))),
+            ("motion_path".to_owned(), json!(plan.map(|plan| plan.path.to_string()))),
+            // all frames take the steps from the first of these on
+            ("motion_between_steps".to_owned(), json!(plan.map(|plan| [plan.first, plan.moved]))),
+            ("chunk".to_owned(), json!(zero_shot.chunk)),
+        ]);
+    }
     for stage in &job.stages[1..] {
         settings.insert("enhance".to_owned(), enhancing(stage)?);
     }

@@ -56,7 +56,7 @@ use anyhow::Context;
 use cache::{Hub, HubId};
 use error::{Result, refuse};
 use serde::de::DeserializeOwned;
-use source::Source;
+use source::{Embedded, Source};
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -217,17 +217,19 @@ impl ModelFolder {
 
     /// The model inside the binary that is the default.
     pub fn embedded() -> Self {
-        let [first, ..] = Self::all_embedded();
-        first
+        let [first, ..] = embedded::MODELS;
+        Self::inside(first)
     }
 
     /// The models inside the binary, the default first.
     pub fn all_embedded() -> [Self; embedded::MODELS.len()] {
-        embedded::MODELS.map(|(name, files)| {
-            let source = Source::Embedded { name, files };
-            // a test opens them
-            Self::from_source(name.to_owned(), source, None).expect("embedded models are well formed")
-        })
+        embedded::MODELS.map(Self::inside)
+    }
+
+    fn inside((name, files): (&'static str, Embedded)) -> Self {
+        let source = Source::Embedded { name, files };
+        // a test opens them
+        Self::from_source(name.to_owned(), source, None).expect("embedded models are well formed")
     }
 
     /// A folder of this machine.
@@ -236,8 +238,8 @@ impl ModelFolder {
     }
 
     fn resolve(spec: &str, hub: impl FnOnce() -> Hub, progress: &mut dyn Download) -> Result<Self> {
-        if let Some(embedded) = Self::all_embedded().into_iter().find(|embedded| embedded.name() == spec) {
-            return Ok(embedded);
+        if let Some(&embedded) = embedded::MODELS.iter().find(|(name, _)| *name == spec) {
+            return Ok(Self::inside(embedded));
         }
         let found = find(spec, Form::Pipeline, hub, progress)?;
         Self::from_source(found.name, found.source, found.revision)

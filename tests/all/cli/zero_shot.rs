@@ -145,5 +145,8 @@ fn stories_on_image_models_have_cuts_and_fades() {
         let done = program.run(&[&["multi-prompt", "story.txt"][..], &how, &out].concat()).success().stdout();
         let done: serde_json::Value = serde_json::from_str(&done).unwrap();
         assert_eq!(done["frames"].as_u64(), Some(frames), "{transition}");
+        let settings = &done["manifest"]["settings"];
+        assert_eq!((settings["motion"].as_str(), settings["chunk"].as_u64()), (Some("12,12"), Some(8)), "{settings}");
+        assert_eq!(settings["motion_between_steps"], serde_json::json!([1, 2]), "{settings}");
     }
 }
