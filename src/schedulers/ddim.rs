@@ -50,8 +50,8 @@ impl Ddim {
 }
 
 impl Scheduler for Ddim {
-    fn timesteps(&self) -> &[f64] {
-        &self.levels.timesteps
+    fn levels(&self) -> &Levels {
+        &self.levels
     }
 
     fn init_noise_sigma(&self) -> f64 {
@@ -72,24 +72,6 @@ impl Scheduler for Ddim {
             None => candle_bail!("step {index} needs noise"),
         }
     }
-
-    fn predict_x0(&self, index: usize, prediction: &Tensor, sample: &Tensor) -> Result<Tensor> {
-        self.levels.x0(index, prediction, sample)
-    }
-
-    fn predict_from_x0(&self, index: usize, x0: &Tensor, sample: &Tensor) -> Result<Tensor> {
-        self.levels.prediction(index, x0, sample)
-    }
-
-    fn noised(&self, index: usize, x0: &Tensor, noise: &Tensor) -> Result<Tensor> {
-        self.levels.noised(index, x0, noise)
-    }
-
-    fn state(&self) -> Option<Tensor> {
-        None
-    }
-
-    fn restore(&mut self, _state: Option<Tensor>) {}
 }
 
 #[cfg(test)]

@@ -89,8 +89,8 @@ impl Dpmpp2m {
 }
 
 impl Scheduler for Dpmpp2m {
-    fn timesteps(&self) -> &[f64] {
-        &self.levels.timesteps
+    fn levels(&self) -> &Levels {
+        &self.levels
     }
 
     fn begin_at(&mut self, index: usize) {
@@ -118,18 +118,6 @@ impl Scheduler for Dpmpp2m {
         };
         self.last = Some(x0);
         Ok(moved)
-    }
-
-    fn predict_x0(&self, index: usize, prediction: &Tensor, sample: &Tensor) -> Result<Tensor> {
-        self.levels.x0(index, prediction, sample)
-    }
-
-    fn predict_from_x0(&self, index: usize, x0: &Tensor, sample: &Tensor) -> Result<Tensor> {
-        self.levels.prediction(index, x0, sample)
-    }
-
-    fn noised(&self, index: usize, x0: &Tensor, noise: &Tensor) -> Result<Tensor> {
-        self.levels.noised(index, x0, noise)
     }
 
     fn state(&self) -> Option<Tensor> {

@@ -45,8 +45,8 @@ impl Lcm {
 }
 
 impl Scheduler for Lcm {
-    fn timesteps(&self) -> &[f64] {
-        &self.levels.timesteps
+    fn levels(&self) -> &Levels {
+        &self.levels
     }
 
     fn needs_noise(&self, index: usize) -> bool {
@@ -63,22 +63,4 @@ impl Scheduler for Lcm {
             None => bail!("step {index} needs noise"),
         }
     }
-
-    fn predict_x0(&self, index: usize, prediction: &Tensor, sample: &Tensor) -> Result<Tensor> {
-        self.levels.x0(index, prediction, sample)
-    }
-
-    fn predict_from_x0(&self, index: usize, x0: &Tensor, sample: &Tensor) -> Result<Tensor> {
-        self.levels.prediction(index, x0, sample)
-    }
-
-    fn noised(&self, index: usize, x0: &Tensor, noise: &Tensor) -> Result<Tensor> {
-        self.levels.noised(index, x0, noise)
-    }
-
-    fn state(&self) -> Option<Tensor> {
-        None
-    }
-
-    fn restore(&mut self, _state: Option<Tensor>) {}
 }

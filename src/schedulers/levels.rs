@@ -26,12 +26,12 @@ pub(super) struct Level {
 
 /// The levels of a run.
 #[derive(Debug, Clone)]
-pub(super) struct Levels {
-    pub timesteps: Vec<f64>,
-    pub levels: Vec<Level>,
-    pub precision: Precision,
+pub struct Levels {
+    pub(super) timesteps: Vec<f64>,
+    pub(super) levels: Vec<Level>,
+    pub(super) precision: Precision,
     /// Factor on the noise that a run begins with.
-    pub initial: f64,
+    pub(super) initial: f64,
     prediction: PredictionType,
 }
 

@@ -28,8 +28,13 @@ use std::ops::Range;
 
 /// A sampler over a fixed list of timesteps.
 pub trait Scheduler {
+    /// The noise levels that its steps go through.
+    fn levels(&self) -> &Levels;
+
     /// Timesteps in the order they are visited; what the network gets.
-    fn timesteps(&self) -> &[f64];
+    fn timesteps(&self) -> &[f64] {
+        &self.levels().timesteps
+    }
 
     /// Factor on the initial unit noise.
     fn init_noise_sigma(&self) -> f64 {
@@ -49,20 +54,28 @@ pub trait Scheduler {
     fn step(&mut self, index: usize, prediction: &Tensor, sample: &Tensor, noise: Option<&Tensor>) -> Result<Tensor>;
 
     /// The estimate of the clean sample at step `index`.
-    fn predict_x0(&self, index: usize, prediction: &Tensor, sample: &Tensor) -> Result<Tensor>;
+    fn predict_x0(&self, index: usize, prediction: &Tensor, sample: &Tensor) -> Result<Tensor> {
+        self.levels().x0(index, prediction, sample)
+    }
 
     /// The prediction at step `index` whose estimate of the clean sample is `x0`: what keeps known frames what they are,
     /// whatever the network says of them. Finite also where `sample` is noise alone.
-    fn predict_from_x0(&self, index: usize, x0: &Tensor, sample: &Tensor) -> Result<Tensor>;
+    fn predict_from_x0(&self, index: usize, x0: &Tensor, sample: &Tensor) -> Result<Tensor> {
+        self.levels().prediction(index, x0, sample)
+    }
 
     /// The clean sample `x0` under unit noise, as it is before step `index`.
-    fn noised(&self, index: usize, x0: &Tensor, noise: &Tensor) -> Result<Tensor>;
+    fn noised(&self, index: usize, x0: &Tensor, noise: &Tensor) -> Result<Tensor> {
+        self.levels().noised(index, x0, noise)
+    }
 
     /// What must be kept to go on after `index` steps (multi-step samplers keep the last estimate).
-    fn state(&self) -> Option<Tensor>;
+    fn state(&self) -> Option<Tensor> {
+        None
+    }
 
     /// Goes on from a kept state.
-    fn restore(&mut self, state: Option<Tensor>);
+    fn restore(&mut self, _state: Option<Tensor>) {}
 }
 
 words!(

@@ -99,8 +99,8 @@ impl UniPc {
 }
 
 impl Scheduler for UniPc {
-    fn timesteps(&self) -> &[f64] {
-        &self.levels.timesteps
+    fn levels(&self) -> &Levels {
+        &self.levels
     }
 
     fn begin_at(&mut self, index: usize) {
@@ -126,18 +126,6 @@ impl Scheduler for UniPc {
         let moved = ((&sample * step.sample)? + (direction * step.estimate)?)?;
         self.memory = Some(Memory { last: x0, before, sample });
         Ok(moved)
-    }
-
-    fn predict_x0(&self, index: usize, prediction: &Tensor, sample: &Tensor) -> Result<Tensor> {
-        self.levels.x0(index, prediction, sample)
-    }
-
-    fn predict_from_x0(&self, index: usize, x0: &Tensor, sample: &Tensor) -> Result<Tensor> {
-        self.levels.prediction(index, x0, sample)
-    }
-
-    fn noised(&self, index: usize, x0: &Tensor, noise: &Tensor) -> Result<Tensor> {
-        self.levels.noised(index, x0, noise)
     }
 
     /// Both estimates and the sample, beside each other on the channel axis: `[F, 3C, H, W]`.
