@@ -80,19 +80,12 @@ impl WindowRules {
     /// nobody says anything has those of its windows, and a fade takes its own from them.
     pub fn segments(&self, scenes: &[Scene], frames: Option<usize>, context: usize) -> Result<Vec<Segment>> {
         let lengths = self.lengths(scenes, frames)?;
-        let mut groups: Vec<Range<usize>> = Vec::new();
-        for (index, scene) in scenes.iter().enumerate() {
-            match groups.last_mut() {
-                Some(group) if !self.kind(scene).parts() => group.end = index + 1,
-                _ => groups.push(index..index + 1),
-            }
-        }
+        let groups = self.groups(scenes);
         let mut segments = Vec::with_capacity(groups.len());
         for group in groups {
             let said = frames.is_some() || scenes[group.clone()].iter().any(|scene| scene.length.is_some());
             let lengths = lengths.as_ref().filter(|_| said).map(|lengths| &lengths[group.clone()]);
-            let fade = if group.start == 0 { 0 } else { self.fade(&scenes[group.start]) };
-            let next = scenes.get(group.end).map_or(0, |next| self.fade(next));
+            let (fade, next) = self.fades(scenes, &group);
             let wanted = match lengths.map(|lengths| lengths.iter().sum::<usize>()) {
                 Some(0) => bail!("{} frames are fewer than {} scenes need", frames.unwrap_or(0), scenes.len()),
                 // the middle of a fade is where one scene ends and the next begins
@@ -118,6 +111,24 @@ impl WindowRules {
         Ok(segments)
     }
 
+    /// The scenes of each segment.
+    pub(super) fn groups(&self, scenes: &[Scene]) -> Vec<Range<usize>> {
+        let mut groups: Vec<Range<usize>> = Vec::new();
+        for (index, scene) in scenes.iter().enumerate() {
+            match groups.last_mut() {
+                Some(group) if !self.kind(scene).parts() => group.end = index + 1,
+                _ => groups.push(index..index + 1),
+            }
+        }
+        groups
+    }
+
+    /// Frames that the fades into the scenes of a segment and out of them mix.
+    pub(super) fn fades(&self, scenes: &[Scene], group: &Range<usize>) -> (usize, usize) {
+        let into = if group.start == 0 { 0 } else { self.fade(&scenes[group.start]) };
+        (into, scenes.get(group.end).map_or(0, |next| self.fade(next)))
+    }
+
     /// Latent frames that a scene is given of the segment before it: as many as two windows share.
     fn fed(&self, index: usize, scene: &Scene, before: Option<&Segment>) -> Result<usize> {
         let overlap = scene.transition.overlap.unwrap_or(self.overlap);
@@ -133,12 +144,12 @@ impl WindowRules {
     }
 
     /// How a scene follows the one before it.
-    fn kind(&self, scene: &Scene) -> Transition {
+    pub(super) fn kind(&self, scene: &Scene) -> Transition {
         scene.transition.kind.unwrap_or(self.transition)
     }
 
     /// Frames that the fade into a scene mixes.
-    pub(super) fn fade(&self, scene: &Scene) -> usize {
+    fn fade(&self, scene: &Scene) -> usize {
         match self.kind(scene) {
             Transition::Fade(Some(frames)) => frames,
             Transition::Fade(None) => (self.fps.round() as usize).max(1),

@@ -130,28 +130,24 @@ impl ZeroShot {
         rules: &WindowRules,
     ) -> Result<Vec<Segment>> {
         let lengths = lengths(scenes, frames, each, rules.fps)?;
-        let kind = |scene: &Scene| scene.transition.kind.unwrap_or(rules.transition);
         let mut segments: Vec<Segment> = Vec::new();
-        let mut first = 0;
-        while first < scenes.len() {
-            let parts = |scene: &Scene| kind(scene).parts();
-            let count = 1 + scenes[first + 1..].iter().take_while(|scene| !parts(scene)).count();
-            let fade = if first == 0 { 0 } else { rules.fade(&scenes[first]) };
-            let next = scenes.get(first + count).map_or(0, |scene| rules.fade(scene));
-            if first > 0 && kind(&scenes[first]).feed().is_some() {
+        for group in rules.groups(scenes) {
+            let (fade, next) = rules.fades(scenes, &group);
+            let (first, count) = (group.start, group.len());
+            if first > 0 && rules.kind(&scenes[first]).feed().is_some() {
                 bail!(
                     "--transition continue: a scene of an image model has nothing to go on from: use blend, cut or fade"
                 )
             }
-            let mut lengths = lengths[first..first + count].to_vec();
-            if frames.is_some() || scenes[first..first + count].iter().any(|scene| scene.length.is_some()) {
+            let mut lengths = lengths[group.clone()].to_vec();
+            if frames.is_some() || scenes[group].iter().any(|scene| scene.length.is_some()) {
                 // the middle of a fade is where one scene ends and the next begins
                 lengths[0] += fade - fade / 2;
                 lengths[count - 1] += next / 2;
             }
             let texts = texts(first, &lengths, |scene| {
                 let into = &scenes[first + scene];
-                let blends = kind(into) == Transition::Blend;
+                let blends = rules.kind(into) == Transition::Blend;
                 if blends { into.transition.overlap.unwrap_or(rules.overlap) } else { 0 }
             });
             let total = texts.len();
@@ -169,7 +165,6 @@ impl ZeroShot {
                 frames: total,
                 fade,
             });
-            first += count;
         }
         Ok(segments)
     }

@@ -129,7 +129,8 @@ pub fn latents(
             begins: std::mem::take(&mut begins),
             after,
         };
-        if let (None, Some(zero)) = (&from, &stage.zero_shot) {
+        let motion = stage.zero_shot.as_ref().and_then(|zero_shot| zero_shot.motion.as_ref());
+        if let (None, Some(motion)) = (&from, motion) {
             let anchor = zero_shot::anchor(stage, index);
             // a stack of its own: the steps of the two overlap
             let mut stack = controls::stack(stage, std::slice::from_ref(&anchor), None)?;
@@ -137,7 +138,8 @@ pub fn latents(
             let how = sampling(stage, &rule, prepared.noise, until);
             let network = network(stage, &*denoiser, &mut stack.processors);
             let uncond = &prepared.texts.uncond;
-            from = zero_shot::begin(stage, zero, (index, before), (network, how), own, uncond, observer)?;
+            let place = (index, before..start);
+            from = Some(zero_shot::begin(motion, place, (network, how), own, uncond, observer)?);
         }
         let inputs = timelines.iter().map(|timeline| input(stage, (index, before), timeline, prepared, context));
         let run = Denoising {

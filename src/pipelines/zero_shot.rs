@@ -7,11 +7,12 @@
 
 use super::denoise::{Denoising, Input, Network, Reporting, Sampling, StepHook, StepInfo, denoise};
 use super::state::{SamplerState, TimelineState};
-use crate::job::{MotionPlan, Stage, Timeline, ZeroShot};
+use crate::job::{MotionPlan, Stage, Timeline};
 use crate::run::{Code, Failure, Observer, interrupt};
 use crate::timeline::{ChunkPlan, moved};
 use anyhow::{Context, Result};
 use candle_core::Tensor;
+use std::ops::Range;
 
 /// Keeps the anchor's latents before a step, and hears the user.
 struct Before {
@@ -31,21 +32,18 @@ impl StepHook for Before {
     }
 }
 
-/// The state from which the loop goes on with all frames of segment `index`; none where they begin with noise.
-///
-/// `input`: makes what a timeline of the segment consists of; `start`: the segment's first frame among all of the video.
-pub fn begin<'a>(
-    stage: &'a Stage,
-    zero: &ZeroShot,
-    (index, start): (usize, usize),
+/// The state from which the loop goes on with all frames of segment `index`, which are `frames` among all of the video.
+/// `anchor`: what the timeline of [`anchor`] consists of.
+pub fn begin(
+    plan: &MotionPlan,
+    (index, frames): (usize, Range<usize>),
     (network, sampling): (Network, Sampling),
-    anchor: Input<'a>,
+    anchor: Input,
     uncond: &Tensor,
     observer: &mut dyn Observer,
-) -> Result<Option<SamplerState>> {
-    let Some(plan) = &zero.motion else { return Ok(None) };
+) -> Result<SamplerState> {
     let (device, shape, noise) = (network.device, sampling.shape, sampling.noise);
-    let initial = noise.anchor(index, start, shape, device)?;
+    let initial = noise.anchor(index, frames.start, shape, device)?;
     let latents = (&initial * anchor.scheduler.init_noise_sigma())?;
     let mut before = Before { step: plan.first, latents: (plan.first == 0).then(|| latents.clone()) };
     let moving = denoise(
@@ -61,13 +59,13 @@ pub fn begin<'a>(
     )?
     .remove(0);
     let first = before.latents.context("the anchor has no latents at the first step of the motion")?;
-    let mut frames = vec![first];
-    for frame in 1..stage.segments[index].plan.frames {
-        let own = noise.frame(start + frame, shape, device)?;
-        frames.push(away(plan, frame, &moving, &own)?);
+    let mut all = vec![first];
+    for frame in 1..frames.len() {
+        let own = noise.frame(frames.start + frame, shape, device)?;
+        all.push(away(plan, frame, &moving, &own)?);
     }
-    let latents = Tensor::cat(&frames, 0)?;
-    Ok(Some(SamplerState { done: plan.first, timelines: vec![TimelineState { latents, scheduler: None }] }))
+    let latents = Tensor::cat(&all, 0)?;
+    Ok(SamplerState { done: plan.first, timelines: vec![TimelineState { latents, scheduler: None }] })
 }
 
 /// `sqrt(p) W(x) + sqrt(1 - p) noise`, W the motion of `frame`.
