@@ -166,16 +166,14 @@ impl Runs {
         }
         if self.prune.is_some() || !self.rm.is_empty() {
             let lines = removed.iter().map(|path| format!("removed {}\n", path.display()));
-            return print(&match report.json {
-                true => format!("{}\n", json!({ "removed": removed })),
-                false => lines.collect::<String>(),
+            return print(&if report.json {
+                format!("{}\n", json!({ "removed": removed }))
+            } else {
+                lines.collect::<String>()
             });
         }
         let runs = root.as_deref().map(directory::list).transpose()?.unwrap_or_default();
-        print(&match report.json {
-            true => format!("{}\n", runs.iter().map(described).collect::<Value>()),
-            false => table(&runs),
-        })
+        print(&if report.json { format!("{}\n", runs.iter().map(described).collect::<Value>()) } else { table(&runs) })
     }
 }
 
@@ -189,6 +187,7 @@ fn described(run: &RunSummary) -> Value {
         "id": run.id,
         "path": run.path.to_string_lossy(),
         "state": run.state,
+        "version": run.version,
         "steps": run.steps,
         "of": plan.map(Plan::all_steps),
         "latents": run.latents,
@@ -227,7 +226,7 @@ fn table(runs: &[RunSummary]) -> String {
         }
         rows.push([
             directory::short(&run.id).to_owned(),
-            format!("{:?}", run.state).to_lowercase(),
+            run.state.name().to_owned(),
             format!("{}/{of}", run.steps),
             human_bytes(run.bytes),
             format!("{} ago", human_seconds(since(run.modified).as_secs_f64())),

@@ -382,8 +382,8 @@ fn bounded(path: &Path) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// The plan of a run's directory.
-pub fn plan(path: &Path) -> Result<Plan> {
+/// An undamaged plan of this version or another.
+fn plan_value(path: &Path) -> Result<Value> {
     let name = path.join(PLAN);
     let shown = name.display();
     ensure!(path.is_dir(), "{}: no such run", path.display());
@@ -391,7 +391,14 @@ pub fn plan(path: &Path) -> Result<Plan> {
     let bytes = bounded(&name)?;
     let text = std::str::from_utf8(&bytes).ok().and_then(journal::text);
     let Some(text) = text else { bail!("{shown}: the plan is damaged: this run cannot be continued") };
-    let value: Value = serde_json::from_str(text).with_context(|| shown.to_string())?;
+    serde_json::from_str(text).with_context(|| shown.to_string())
+}
+
+/// The plan of a run's directory.
+pub fn plan(path: &Path) -> Result<Plan> {
+    let name = path.join(PLAN);
+    let shown = name.display();
+    let value = plan_value(path)?;
     match value["schema"].as_str() {
         Some(SCHEMA) => Ok(serde_json::from_value(value).with_context(|| shown.to_string())?),
         other => bail!(
@@ -417,7 +424,7 @@ pub fn latents(path: &Path) -> Result<(PathBuf, Plan)> {
 
 /// The state of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "kebab-case")]
 pub enum RunState {
     /// A process works on it.
     Running,
@@ -425,8 +432,22 @@ pub enum RunState {
     Stopped,
     /// The video is whole and the directory was to be kept.
     Finished,
+    /// A version of vidgen with another form of runs began it: that version can continue it.
+    OtherVersion,
     /// It cannot be continued.
     Damaged,
+}
+
+impl RunState {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Stopped => "stopped",
+            Self::Finished => "finished",
+            Self::OtherVersion => "other-version",
+            Self::Damaged => "damaged",
+        }
+    }
 }
 
 /// A run in the list of `vidgen runs`.
@@ -437,6 +458,8 @@ pub struct RunSummary {
     pub state: RunState,
     /// None where it cannot be read.
     pub plan: Option<Plan>,
+    /// The version of vidgen that began it, where the plan is undamaged.
+    pub version: Option<String>,
     /// Steps that are safe, of all timelines.
     pub steps: usize,
     /// Whether all latents are there.
@@ -464,6 +487,9 @@ fn listed(path: &Path) -> RunSummary {
         bytes += data.len();
         modified = modified.max(data.modified().unwrap_or(modified));
     }
+    let value = plan_value(path).ok();
+    let version = value.as_ref().and_then(|value| value["version"].as_str()).map(str::to_owned);
+    let other = value.as_ref().and_then(|value| value["schema"].as_str()).is_some_and(|schema| schema != SCHEMA);
     let plan = plan(path).ok();
     let records = bounded(&path.join(JOURNAL)).map(|bytes| Journal::read(&bytes).records).unwrap_or_default();
     let lock = OpenOptions::new().write(true).open(path.join(LOCK));
@@ -471,6 +497,7 @@ fn listed(path: &Path) -> RunSummary {
     let finished = records.iter().any(|record| matches!(record, Record::Finished { .. }));
     let state = match &plan {
         _ if held => RunState::Running,
+        None if other => RunState::OtherVersion,
         None => RunState::Damaged,
         Some(_) if finished => RunState::Finished,
         Some(_) => RunState::Stopped,
@@ -490,6 +517,7 @@ fn listed(path: &Path) -> RunSummary {
         state,
         latents: plan.as_ref().is_some_and(|plan| parts >= plan.steps.len()),
         plan,
+        version,
         steps,
         bytes,
         modified,

@@ -1,6 +1,6 @@
 //! Damaged and hostile run directories.
 
-use super::directory::{self, Plan, RunDir};
+use super::directory::{self, Plan, RunDir, RunState};
 use super::journal::{Record, SCHEMA, StoredFile};
 use serde_json::json;
 use std::fs;
@@ -51,6 +51,22 @@ fn pieces_are_files_of_the_directory() {
     assert_eq!(dir.get(&written).unwrap(), b"tensors");
     dir.drop_piece(&written);
     assert!(!dir.path().join("step-0-1.safetensors").exists());
+}
+
+#[test]
+fn runs_of_other_versions_are_not_called_damaged() {
+    let root = tempfile::tempdir().unwrap();
+    let old = Plan { schema: "vidgen.run.v1".into(), version: "0.1.0".into(), ..plan() };
+    let dir = RunDir::create(root.path(), &old).unwrap();
+    let path = dir.path().to_owned();
+    drop(dir);
+    let run = directory::list(root.path()).unwrap().remove(0);
+    assert_eq!((run.state, run.version.as_deref()), (RunState::OtherVersion, Some("0.1.0")));
+    let error = directory::plan(&path).unwrap_err().to_string();
+    assert!(error.contains("written by vidgen 0.1.0 (vidgen.run.v1); this version reads"), "{error}");
+    fs::write(path.join("plan"), "cut sho").unwrap();
+    let run = directory::list(root.path()).unwrap().remove(0);
+    assert_eq!((run.state, run.version), (RunState::Damaged, None));
 }
 
 #[test]
