@@ -257,9 +257,9 @@ fn videos(entry: &Entry, around: &Around) -> Result<Vec<Video>> {
     }
     let video = |number: usize| {
         let (seed, suffix) = match seed {
-            Seed::Given(seed) => {
+            Seed::Fixed(seed) => {
                 let seed = seed.wrapping_add(number as u64);
-                (Seed::Given(seed), seed.to_string())
+                (Seed::Fixed(seed), seed.to_string())
             }
             Seed::Random => (Seed::Random, (number + 1).to_string()),
         };
@@ -274,7 +274,7 @@ fn videos(entry: &Entry, around: &Around) -> Result<Vec<Video>> {
 fn seed_of(id: &str) -> Seed {
     let hash = blake3::hash(id.as_bytes());
     let bytes = hash.as_bytes();
-    Seed::Given(u64::from(u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])))
+    Seed::Fixed(u64::from(u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])))
 }
 
 /// A video of the batch with its job.
@@ -291,7 +291,7 @@ fn resolved(index: usize, entry: &Entry, video: Video, root: &mut Root) -> Resul
     let Video { id, mut settings, storyboard } = video;
     let filled = |template: &str| {
         let seed = match settings.seed {
-            Some(Seed::Given(seed)) => seed.to_string(),
+            Some(Seed::Fixed(seed)) => seed.to_string(),
             _ => "{seed}".to_owned(),
         };
         template.replace("{id}", &id).replace("{index}", &index.to_string()).replace("{seed}", &seed)
@@ -330,9 +330,10 @@ fn clashes(items: &[(Item, Option<Todo>)], faults: &mut Vec<Fault>) {
             let path = place::one_name(path);
             if let Some(other) = places.insert(path.clone(), line) {
                 let shown = path.display();
-                let message = match other == line {
-                    true => format!("several of its jobs write {shown}: put {{id}} into the output"),
-                    false => format!("writes {shown}, as line {other} does: give each job its own output"),
+                let message = if other == line {
+                    format!("several of its jobs write {shown}: put {{id}} into the output")
+                } else {
+                    format!("writes {shown}, as line {other} does: give each job its own output")
                 };
                 let fault = Fault::at(line, anyhow!(message));
                 if !faults.contains(&fault) {
@@ -360,7 +361,7 @@ impl Item {
             let entry = read::again(self.line, &self.id[..self.own], &self.text)?;
             let mut video = videos(&entry, around)?.into_iter().nth(self.number).ok_or_else(|| anyhow!("no video"))?;
             // one that was drawn has been told
-            video.settings.seed = Some(Seed::Given(self.seed));
+            video.settings.seed = Some(Seed::Fixed(self.seed));
             Ok::<_, anyhow::Error>(resolved(self.index, &entry, video, root)?.job)
         };
         job().code(Code::Usage)

@@ -249,10 +249,7 @@ fn shown(index: usize, value: &Value) -> String {
         other => other.to_string(),
     };
     let text = text.replace(':', "");
-    match !text.is_empty() && text.len() <= 24 && text.chars().all(plain) {
-        true => text,
-        false => (index + 1).to_string(),
-    }
+    if !text.is_empty() && text.len() <= 24 && text.chars().all(plain) { text } else { (index + 1).to_string() }
 }
 
 /// Ids become parts of file names.
@@ -328,10 +325,7 @@ fn flag<'f>(flags: &'f [String], key: &str) -> Option<&'f str> {
 
 /// Where the paths in a jobs file begin.
 pub fn folder(file: &Path) -> PathBuf {
-    match file.as_os_str() == "-" {
-        true => PathBuf::new(),
-        false => file.parent().map(Path::to_path_buf).unwrap_or_default(),
-    }
+    if file.as_os_str() == "-" { PathBuf::new() } else { file.parent().map(Path::to_path_buf).unwrap_or_default() }
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Which part of a batch a process does, so that many share it without speaking to each other.
+//! Which part of a batch a process does, so that many share it without communication.
 
 use anyhow::{Error, Result, bail, ensure};
 use std::fmt;

@@ -100,17 +100,14 @@ impl AttnMap {
         let folder = Folder::open(&folder, overwrite).code(Code::Usage)?;
         let files = pipelines::attention_maps(&job, &maps, &folder, self.overlay, &mut *report.observer()?)?;
         let files: Vec<String> = files.iter().map(|path| path.display().to_string()).collect();
-        match report.json {
-            true => {
-                let steps: Vec<usize> = maps.steps.below(job.first().sampler.steps).collect();
-                let layers: Vec<usize> =
-                    maps.layers.below(job.first().model.architecture.main_sites().layers).collect();
-                let view = maps.view.to_string();
-                let object =
-                    json!({ "view": view, "words": maps.words, "steps": steps, "layers": layers, "files": files });
-                print(&format!("{object}\n"))
-            }
-            false => print(&(files.join("\n") + "\n")),
+        if report.json {
+            let steps: Vec<usize> = maps.steps.below(job.first().sampler.steps).collect();
+            let layers: Vec<usize> = maps.layers.below(job.first().model.architecture.main_sites().layers).collect();
+            let view = maps.view.to_string();
+            let object = json!({ "view": view, "words": maps.words, "steps": steps, "layers": layers, "files": files });
+            print(&format!("{object}\n"))
+        } else {
+            print(&(files.join("\n") + "\n"))
         }
     }
 }

@@ -58,7 +58,7 @@ fn flags() -> Vec<String> {
     own.filter_map(|arg| arg.get_long().map(str::to_owned)).collect()
 }
 
-/// What has become of a job.
+/// The outcome of a job.
 struct Done<'a> {
     item: &'a Item,
     state: &'static str,
@@ -153,7 +153,7 @@ pub fn run(args: Args, report: &Report) -> Result<(), Failure> {
     }
 }
 
-/// Tells all mistakes but one, which the program's error is when it is the only one.
+/// Prints all faults but one; a single fault becomes the program's error.
 fn mistakes(name: &str, mut faults: Vec<Fault>, observer: &mut dyn Observer) -> Result<Failure, Failure> {
     faults.sort_by_key(|fault| fault.line);
     let code = faults[0].code();
@@ -166,7 +166,7 @@ fn mistakes(name: &str, mut faults: Vec<Fault>, observer: &mut dyn Observer) -> 
     Ok(Failure::message(code, format!("{name}: {} mistakes, nothing was rendered", faults.len())))
 }
 
-/// What the models of the jobs would have to fetch, by their names.
+/// Models of the jobs that would have to be downloaded.
 fn to_download(done: &[Done]) -> BTreeMap<String, ToDownload> {
     done.iter().filter_map(|done| Some((done.item.loads.model.clone(), done.item.loads.download?))).collect()
 }

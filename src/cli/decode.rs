@@ -48,9 +48,10 @@ impl Args {
         let here = given.output.as_deref().is_some_and(|output| !Path::new(output).is_absolute());
         let here = here.then(std::env::current_dir).transpose()?;
         let given = resume::typed(given)?;
-        let (job, latents) = match self.source.ends_with(".safetensors") {
-            true => file(Path::new(&self.source), given, report.settings()?.only(Decoded::GROUPS))?,
-            false => run(&self.source, given, report)?,
+        let (job, latents) = if self.source.ends_with(".safetensors") {
+            file(Path::new(&self.source), given, report.settings()?.only(Decoded::GROUPS))?
+        } else {
+            run(&self.source, given, report)?
         };
         let mut observer = report.observer()?;
         let mut outcome = pipelines::decode_again(&job, &mut Loaded::for_jobs(false), &latents, &mut *observer)?;

@@ -1,4 +1,4 @@
-//! Downloads of models, told as everything else is; and what an interruption of one says.
+//! Progress of model downloads, reported like everything else, and the message when one is interrupted.
 
 use super::Report;
 use crate::disk;
@@ -6,13 +6,13 @@ use crate::run::{Event, Fetched, Observer, interrupt, progress};
 use crate::weights::{self, Download, Wanted};
 use std::time::{Duration, Instant};
 
-/// Tells this process's downloads.
+/// Reports the downloads of this process.
 pub fn tell(report: &Report) {
     let report = report.clone();
     weights::tell_downloads(move || Box::new(Told::new(&report)));
 }
 
-/// Between two words on how far it is.
+/// The least time between two progress reports.
 const PAUSE: Duration = Duration::from_millis(200);
 
 struct Told {

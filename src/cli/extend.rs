@@ -130,7 +130,7 @@ fn same_weights(settings: &Settings, weights: &Weights, video: &Path, report: &R
     Ok(())
 }
 
-/// What was typed to say what is continued and what is to be seen.
+/// The words and flags that say what is continued and with which prompts.
 #[derive(Debug, Clone, Default)]
 struct Typed {
     first: Option<OsString>,
@@ -219,7 +219,7 @@ fn of_run(run: &Path) -> anyhow::Result<Before> {
     if let Some(path) = there.and_then(|path| path.to_str().map(str::to_owned)) {
         request.settings.model = Some(path);
     }
-    let Some(Seed::Given(seed)) = request.settings.seed else { bail!("{}: its plan names no seed", run.display()) };
+    let Some(Seed::Fixed(seed)) = request.settings.seed else { bail!("{}: its plan names no seed", run.display()) };
     let weights = serde_json::from_value(plan.identity["weights"].clone()).unwrap_or_default();
     Ok(Before { latents: Some(latents), request, seed, weights })
 }

@@ -94,7 +94,7 @@ enum Command {
     /// List the recipes: what a run does where nobody says otherwise
     #[command(after_help = recipes::EXAMPLES)]
     Recipes,
-    /// List what there is to compute with
+    /// List the devices that runs may use
     Devices(doctor::Devices),
     /// Look for what is wrong with this installation
     Doctor(doctor::Doctor),

@@ -72,7 +72,7 @@ pub struct MultiPrompt {
     settings: Recorded,
 }
 
-/// Asking before doing.
+/// `--dry-run` and how the speed of the machine is found.
 #[derive(Debug, Clone, clap::Args)]
 pub(super) struct Dry {
     /// Say what would be done and what it would take, and do nothing
@@ -83,7 +83,7 @@ pub(super) struct Dry {
 }
 
 impl Dry {
-    /// How the machine's speed is known, for a plan, if that is what was asked for.
+    /// How the speed of the machine is found for a dry run; none where it is no dry run.
     pub(super) fn asked(&self) -> Result<Option<&Measure>, Failure> {
         match (self.dry_run, self.measure.recalibrate) {
             (true, _) => {
@@ -200,14 +200,15 @@ pub(super) fn one(job: &Job, loaded: &mut Loaded, report: &Report) -> Result<Opt
     Ok(Some(outcome))
 }
 
-/// Prints what was made.
+/// Prints the path of the video, or its record as JSON.
 pub(super) fn tell(job: &Job, outcome: &Outcome, report: &Report) -> Result<(), Failure> {
     if job.output.video.format == Format::Y4mStdout {
         return Ok(());
     }
-    match report.json {
-        true => print(&format!("{}\n", outcome.json())),
-        false => print(&format!("{}\n", outcome.video.path.display())),
+    if report.json {
+        print(&format!("{}\n", outcome.json()))
+    } else {
+        print(&format!("{}\n", outcome.video.path.display()))
     }
 }
 

@@ -32,7 +32,7 @@ impl Choice for Again {
     const SETTLED: &'static str = "the record of the video";
 }
 
-/// What a comparison leaves nothing of.
+/// Settings that make no sense in a comparison.
 fn kept() -> Vec<&'static str> {
     [&["output", "manifest", "work_dir"], Settings::names_of(&[Group::Run]).as_slice()].concat()
 }
@@ -72,10 +72,7 @@ impl Args {
             return Err(Failure::message(Code::Usage, message));
         }
         let folder = tempfile::tempdir().context("a place for the video that is compared")?;
-        let place = match self.check {
-            true => folder.path().join(video.file_name().unwrap_or_default()),
-            false => named(&video),
-        };
+        let place = if self.check { folder.path().join(video.file_name().unwrap_or_default()) } else { named(&video) };
         let slash = if video.is_dir() { "/" } else { "" };
         let output = given.output.clone().unwrap_or_else(|| format!("{}{slash}", place.display()));
         let asked = given.model.clone();
@@ -104,13 +101,11 @@ impl Args {
         }
         let made = pipelines::run(&job, &mut Loaded::for_jobs(false), &mut *report.observer()?)?;
         let found = Comparison::new(&video, &made.video.path)?;
-        print(&match report.json {
-            true => format!("{}\n", found.json(&video)),
-            false => found.describe(),
-        })?;
-        match found.passes(self.min_psnr) {
-            true => Ok(()),
-            false => Err(Failure::message(Code::Check, format!("{shown}: {}", found.fault(self.min_psnr)))),
+        print(&if report.json { format!("{}\n", found.json(&video)) } else { found.describe() })?;
+        if found.passes(self.min_psnr) {
+            Ok(())
+        } else {
+            Err(Failure::message(Code::Check, format!("{shown}: {}", found.fault(self.min_psnr))))
         }
     }
 }

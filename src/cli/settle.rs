@@ -1,4 +1,4 @@
-//! What commands that make videos do before they resolve: settings from all places, threads, interruptions.
+//! What commands that make videos do before settings are resolved: settings from all places, threads, interruptions.
 
 use super::Report;
 use crate::disk;
@@ -30,7 +30,7 @@ pub fn prepare(settings: &Settings, report: &Report) -> Result<(), Failure> {
     start(report)
 }
 
-/// From now on interruptions are heard.
+/// From now on Ctrl-C asks the run to stop instead of ending the process.
 pub fn start(report: &Report) -> Result<(), Failure> {
     Ok(interrupt::install(report.progress == progress::Mode::Json, disk::remove_partials)?)
 }

@@ -40,7 +40,7 @@ impl Source {
     }
 }
 
-/// The remedy for a model that is not where a record says.
+/// Adds to a failure what to do about a model that is not where a record says.
 pub fn moved(failure: Failure) -> Failure {
     if failure.code == Code::Model && failure.line().contains("no such folder") {
         return Failure::message(

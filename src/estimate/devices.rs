@@ -1,4 +1,4 @@
-//! What there is to compute with.
+//! Devices that a run may use.
 
 use crate::nn;
 use candle_core::Device;
@@ -50,7 +50,7 @@ pub fn devices() -> Vec<DeviceInfo> {
     std::iter::once(cpu).chain(others).collect()
 }
 
-/// Why no device answers, in one line.
+/// Why no device can be used, in one line.
 fn reason(error: &candle_core::Error) -> String {
     let text = error.to_string().to_ascii_lowercase();
     let line = || error.to_string().lines().next().unwrap_or_default().to_owned();

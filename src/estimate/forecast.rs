@@ -1,4 +1,4 @@
-//! What a job is going to do and take, before anything is loaded: what `vidgen plan` and `--dry-run` tell.
+//! The plan and the cost of a job before anything is loaded: what `vidgen plan` and `--dry-run` print.
 
 use super::work;
 use crate::job::{Job, Need, Stage, UncondText, free_memory};
@@ -21,7 +21,7 @@ pub struct Forecast {
     pub outline: Outline,
     /// The name of the recipe.
     pub recipe: String,
-    /// What computes attention.
+    /// The attention kernel.
     pub attention: &'static str,
     pub windows: Vec<WindowRow>,
     /// Of the longest window, those of its text included.
@@ -32,13 +32,13 @@ pub struct Forecast {
     pub reference_layer_windows: u64,
     pub flops: Flops,
     pub memory: Memory,
-    /// Where the weights are that are not at work, as `--offload` has it.
+    /// Where weights that are not in use are kept, as `--offload` says.
     pub offload: String,
     /// What has to be fetched from the hub first.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub download: Option<ToDownload>,
     pub disk: Disk,
-    /// None on devices and in numbers that the measurement does not cover.
+    /// None for devices and dtypes that the measurement does not cover.
     pub seconds: Option<Seconds>,
     pub output: PathBuf,
     /// Whether the output is there already.
@@ -79,7 +79,7 @@ pub struct Memory {
     pub peak: u64,
     /// Free on the device now.
     pub available: Option<u64>,
-    /// Of the host's memory, for weights that wait while another device computes.
+    /// Of host memory, for offloaded weights.
     pub host: u64,
 }
 

@@ -1,5 +1,4 @@
-//! What a job is going to take, before anything is loaded: arithmetic, seconds at the speed of this machine, and what there is
-//! to compute with.
+//! The cost of a job before anything is loaded: arithmetic, seconds at the speed of this machine, and the devices there are.
 
 mod calibrate;
 mod devices;

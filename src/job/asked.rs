@@ -1,9 +1,9 @@
-//! How a stage is resolved: its plan, sampler, guidance, controls and numbers from the settings, the recipe and the model.
+//! How a stage is resolved: its plan, sampler, guidance, controls and dtypes from the settings, the recipe and the model.
 
 use super::controls::Wanted;
 use super::geometry::Geometry;
-use super::given::{Given, Source};
 use super::preset::Preset;
+use super::source_video::{SourceFile, SourceVideo};
 use super::values::{Attention, DeviceSpec, Offload, Precision, Uncond};
 use super::{
     Command, Compute, FrameSize, Group, Input, Need, Request, Sampler, Segment, Settings, Stage, StageModel, TextInput,
@@ -51,7 +51,7 @@ pub struct Asked<'a> {
     /// The request's, with what a given video says.
     pub settings: &'a Settings,
     pub configs: &'a Configs,
-    pub source: Option<&'a Source>,
+    pub source: Option<&'a SourceFile>,
     pub recipe: &'a Recipe,
     pub geometry: &'a Geometry,
 }
@@ -81,9 +81,9 @@ impl Asked<'_> {
             "a video of an image model cannot be edited: make it anew with the other words and its seed"
         );
         let only_new = settings.only_new.unwrap_or(false);
-        let given = self.source.map(|source| source.given(&rules, only_new)).transpose()?;
-        let given = given.map(|given| Given { fit: settings.fit.unwrap_or_default(), ..given });
-        let segments = self.segments(&rules, zero_shot.as_ref(), given.as_ref())?;
+        let source_video = self.source.map(|source| source.source_video(&rules, only_new)).transpose()?;
+        let source_video = source_video.map(|video| SourceVideo { fit: settings.fit.unwrap_or_default(), ..video });
+        let segments = self.segments(&rules, zero_shot.as_ref(), source_video.as_ref())?;
         let longest = segments.iter().map(|segment| segment.frames).max().unwrap_or(0);
         warnings.extend(zero_shot.as_ref().and_then(|zero_shot| zero_shot.warning(longest)));
         ensure!(
@@ -111,7 +111,7 @@ impl Asked<'_> {
             sampler,
             guidance,
             controls,
-            input: Input { noise: settings.init_noise.clone(), given, strength: None },
+            input: Input { noise: settings.init_noise.clone(), source_video, strength: None },
             compute,
             decode: geometry.decode(settings, &**architecture)?,
             need: Need::default(),
@@ -162,13 +162,13 @@ impl Asked<'_> {
         &self,
         rules: &WindowRules,
         zero_shot: Option<&ZeroShot>,
-        given: Option<&Given>,
+        source_video: Option<&SourceVideo>,
     ) -> Result<Vec<Segment>> {
         let Request { command, scenes, .. } = self.request;
         let frames = self.geometry.frames;
         if let Some(zero_shot) = zero_shot {
             ensure!(
-                given.is_none(),
+                source_video.is_none(),
                 "an image model cannot go on from a video: use a video model, or leave the video out"
             );
             let each = self.configs.architecture.geometry().native.frames;
@@ -179,13 +179,13 @@ impl Asked<'_> {
                 let native = self.configs.architecture.geometry().native.frames;
                 Ok(vec![rules.single(frames.unwrap_or(native))])
             }
-            Command::Extend if given.is_none() && frames.is_none() => {
+            Command::Extend if source_video.is_none() && frames.is_none() => {
                 let long = scenes.iter().any(|scene| scene.length.is_some());
                 ensure!(long, "how long is the video to be? give --duration, as 30s, or --frames");
                 rules.segments(scenes, None, 0)
             }
             Command::MultiPrompt | Command::Extend => {
-                rules.segments(scenes, frames, given.map_or(0, |given| given.context))
+                rules.segments(scenes, frames, source_video.map_or(0, |video| video.context))
             }
         }
     }

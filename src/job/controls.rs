@@ -21,7 +21,7 @@ use candle_core::{DType, Device};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
-/// What is to stay itself from window to window.
+/// The subject that is kept from window to window.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Subject {
     /// The words that name it, by prompt.

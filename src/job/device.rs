@@ -1,4 +1,4 @@
-//! What computes: the device, the kernel of attention and threads of the CPU.
+//! The device, the attention kernel and the CPU's threads.
 
 use super::values::{Attention, DeviceSpec};
 use crate::nn::kernel::{Kernel, KernelTarget};

@@ -167,9 +167,10 @@ impl Edit {
 
     /// Steps of a run of `steps` in which the source is needed.
     pub fn source_steps(&self, steps: usize) -> usize {
-        match self.changes.side_by_side {
-            true => steps,
-            false => (0..steps).rev().find(|&step| self.reading.at(step).is_some()).map_or(0, |last| last + 1),
+        if self.changes.side_by_side {
+            steps
+        } else {
+            (0..steps).rev().find(|&step| self.reading.at(step).is_some()).map_or(0, |last| last + 1)
         }
     }
 }

@@ -34,7 +34,7 @@ pub fn stage(first: &Stage, settings: &Settings, configs: &Configs) -> Result<(S
     let strength = settings.enhance_strength.unwrap_or(STRENGTH);
     ensure!(strength > 0.0 && strength <= 1.0, "--enhance-strength {strength}: give more than 0, up to 1");
     ensure!(
-        first.input.given.is_none(),
+        first.input.source_video.is_none(),
         "--enhance: only new frames can be enhanced, and this video goes on from another: leave it out"
     );
     ensure!(first.shown() == 1, "--enhance: a picture of source and edited version cannot be enhanced: leave out one");

@@ -13,7 +13,7 @@ use anyhow::{Result, bail, ensure};
 /// Longest side in pixels.
 const MOST_PIXELS: usize = 8192;
 
-/// What a video measures.
+/// The size of a video.
 #[derive(Debug, Clone)]
 pub struct Geometry {
     /// Pixels.

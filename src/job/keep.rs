@@ -1,4 +1,4 @@
-//! What is kept of a run while it goes on, and what of it when it ends.
+//! What is saved of a run while it goes on, and what of it stays when it ends.
 
 use super::settings::Settings;
 use super::values::{Every, OnInterrupt};
@@ -6,7 +6,7 @@ use crate::run::directory;
 use anyhow::{Context, Result};
 use std::path::PathBuf;
 
-/// How a run keeps itself. None of it decides a frame.
+/// How a run saves its progress. None of it decides a frame.
 #[derive(Debug, Clone, PartialEq)]
 pub struct KeepRules {
     /// Where the directories of runs are; none on a system without a home.

@@ -79,7 +79,7 @@ impl MapsAsked {
     pub fn resolve(&self, stage: &Stage) -> Result<Maps> {
         let view = self.view;
         ensure!(
-            stage.input.given.is_none(),
+            stage.input.source_video.is_none(),
             "no maps are made of a video that goes on from another: look into the one it goes on from"
         );
         ensure!(

@@ -27,13 +27,13 @@ const MODES: [Offload; 4] = [Offload::None, Offload::Model, Offload::Block, Offl
 /// Blocks of a transformer that are alive at once where they are streamed.
 const ALIVE: u64 = 2;
 
-/// What a job may take.
+/// The memory that a job may use.
 struct Budget {
-    /// Bytes of the device; none where it does not tell and nothing was asked for.
+    /// Bytes of the device; none where it cannot be known and no limit was given.
     device: Option<u64>,
-    /// What was asked for, where that is less than what is free.
+    /// The limit that was asked for, where it is less than what is free.
     asked: Option<MemorySize>,
-    /// Bytes of the host's memory, for weights that wait.
+    /// Bytes of host memory, for offloaded weights.
     host: Option<u64>,
 }
 
@@ -72,7 +72,7 @@ impl Budget {
     }
 }
 
-/// Memory that is free on a device, in bytes; none where it does not tell.
+/// Free memory of a device in bytes; none where it cannot be known.
 pub fn free(device: &Device) -> Option<u64> {
     if device.is_cpu() { run::available_memory() } else { weights::free_memory(device) }
 }
@@ -196,7 +196,7 @@ impl Layers {
     }
 }
 
-/// What denoising holds beside the weights.
+/// Memory of denoising beside the weights.
 fn activations(stage: &Stage) -> u64 {
     let (channels, height, width) = stage.size.latents;
     let window = stage.segments.iter().flat_map(|s| &s.plan.windows).map(|w| w.len).max().unwrap_or(0);
@@ -211,7 +211,7 @@ fn activations(stage: &Stage) -> u64 {
     timelines * (memory.activations + timeline + shared(stage, memory.state)) + memory.scores
 }
 
-/// What sharing adds: the states of rows that have parted, and the keys and values on their way to the next window.
+/// What sharing adds: the states of forked rows, and the banked keys and values of a window.
 /// `state`: bytes of one row's.
 fn shared(stage: &Stage, state: u64) -> u64 {
     let (_, height, width) = stage.size.latents;
@@ -241,7 +241,7 @@ fn shared(stage: &Stage, state: u64) -> u64 {
 
 fn decode(stage: &Stage) -> Result<u64> {
     // about half of the autoencoder is its encoder, which is loaded where a video is given and needs as much for its maps
-    let share = if stage.input.given.is_some() { 10 } else { 6 };
+    let share = if stage.input.source_video.is_some() { 10 } else { 6 };
     let weights = stage.model.part(Role::Autoencoder)?.bytes_as(stage.compute.vae_dtype) * share / 10;
     let (_, height, width) = stage.size.latents;
     let frames = stage.segments.iter().map(|segment| segment.plan.keep - segment.padding).max().unwrap_or(0);

@@ -7,7 +7,6 @@ mod device;
 mod edit;
 mod enhance;
 mod geometry;
-mod given;
 mod keep;
 mod maps;
 mod memory;
@@ -20,6 +19,7 @@ mod resolve;
 mod sampler;
 pub mod settings;
 mod sharing;
+mod source_video;
 mod stage;
 pub mod timelines;
 pub mod values;
@@ -28,7 +28,6 @@ mod zero_shot;
 pub use controls::{Controls, Subject, bank_size};
 pub use device::device;
 pub use edit::{Changes, Edit, Swap};
-pub use given::{Given, Kind as GivenKind, is_latents, taken_over};
 pub use keep::KeepRules;
 pub use maps::{MapView, Maps, MapsAsked, Pixel};
 pub use memory::free as free_memory;
@@ -40,6 +39,7 @@ pub use resolve::{check_single, of_latents, resolve};
 pub use sampler::Sampler;
 pub use settings::{Group, Settings, read_keys, read_settings, script_settings};
 pub use sharing::Sharing;
+pub use source_video::{Kind as SourceKind, SourceVideo, is_latents, taken_over};
 pub use stage::{Compute, FrameSize, Input, Need, Stage, StageModel, TextInput, UncondText};
 pub use timelines::{Reads, Timeline, TimelineRole};
 pub use zero_shot::{MotionPlan, ZeroShot};
@@ -84,7 +84,7 @@ pub struct Job {
     pub output: Outputs,
     pub keep: KeepRules,
     pub machine: Machine,
-    /// What the user should know before the run.
+    /// Warnings to show before the run.
     pub warnings: Vec<String>,
 }
 

@@ -19,7 +19,7 @@ pub struct Place {
     /// From 0.
     pub index: usize,
     pub videos: usize,
-    /// Whether it is an edited version of another, whose name it must not take.
+    /// Whether it is an edited version of another, whose file it must not overwrite.
     pub edit: bool,
 }
 
@@ -171,10 +171,10 @@ fn slug(text: &str) -> String {
             }
             break;
         }
-        match c.is_alphanumeric() {
-            true => slug.extend(c.to_lowercase()),
-            false if !slug.ends_with('-') && !slug.is_empty() => slug.push('-'),
-            false => {}
+        if c.is_alphanumeric() {
+            slug.extend(c.to_lowercase());
+        } else if !slug.ends_with('-') && !slug.is_empty() {
+            slug.push('-');
         }
     }
     let slug = slug.trim_end_matches('-');

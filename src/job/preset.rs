@@ -21,7 +21,7 @@ impl Preset {
             table: Table::Sat,
             guidance: GuidanceSchedule::Wave(6.0),
             scheduler: Some(SchedulerKind::Dpmpp2mSde),
-            blend: BlendMode::Repo,
+            blend: BlendMode::Reference,
         };
         match parity {
             Parity::Diffusers => Self {
@@ -29,7 +29,7 @@ impl Preset {
                 table: Table::Diffusers,
                 guidance: GuidanceSchedule::Constant(6.0),
                 scheduler: None,
-                blend: BlendMode::Repo,
+                blend: BlendMode::Reference,
             },
             Parity::Sat => sat,
             Parity::Paper => Self { blend: BlendMode::Paper, ..sat },

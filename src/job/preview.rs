@@ -1,4 +1,4 @@
-//! Pictures of a run that is not over: what is to be shown, how often, and where.
+//! Previews of a run in progress: what is shown, how often, and where.
 
 use super::settings::Settings;
 use super::values::PreviewKind;
@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 /// Steps between two previews.
 const EVERY: usize = 5;
 
-/// What a run shows of itself.
+/// The preview of a run.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Preview {
     pub kind: PreviewKind,

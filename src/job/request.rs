@@ -27,7 +27,7 @@ impl Request {
     /// The request for one of its videos: `seed` is settled, `output` is the path itself.
     pub(super) fn of_video(&self, seed: u64, output: String) -> Self {
         let settings =
-            Settings { seed: Some(Seed::Given(seed)), num_videos: None, output: Some(output), ..self.settings.clone() };
+            Settings { seed: Some(Seed::Fixed(seed)), num_videos: None, output: Some(output), ..self.settings.clone() };
         Self { settings, ..self.clone() }
     }
 

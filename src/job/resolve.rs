@@ -2,8 +2,8 @@
 
 use super::asked::{Asked, Configs};
 use super::geometry::Geometry;
-use super::given::Source;
 use super::output::{Outputs, Place};
+use super::source_video::SourceFile;
 use super::values::{ManifestMode, Seed, Size, TextCacheAt, Tiling};
 use super::{Command, Group, Job, KeepRules, Machine, Request, Settings, device, enhance, memory, script_settings};
 use crate::recipe::{self, Chosen};
@@ -54,7 +54,7 @@ fn jobs(request: &Request) -> Result<Vec<Job>, Failure> {
     let source = source(*command, settings)?;
     let videos = settings.num_videos.unwrap_or(1);
     let first = match settings.seed.unwrap_or(Seed::Random) {
-        Seed::Given(seed) => seed,
+        Seed::Fixed(seed) => seed,
         // small enough to be typed again
         Seed::Random => RandomState::new().hash_one(std::process::id()) & 0xFFFF_FFFF,
     };
@@ -121,10 +121,10 @@ pub fn check_single(scenes: &[Scene], settings: &Settings) -> Result<(), Failure
 }
 
 /// The video that is to be continued, for the command that can.
-fn source(command: Command, settings: &Settings) -> Result<Option<Source>, Failure> {
+fn source(command: Command, settings: &Settings) -> Result<Option<SourceFile>, Failure> {
     let only_new = settings.only_new.unwrap_or(false);
     let message = match (command, &settings.video) {
-        (Command::Extend, Some(_)) => return Source::read(settings),
+        (Command::Extend, Some(_)) => return SourceFile::read(settings),
         (_, Some(path)) => {
             let (name, path) = (command.name(), path.display());
             format!("video {path}: {name} goes on from no video: use extend, or leave it out")
@@ -161,7 +161,7 @@ pub fn of_latents(settings: Settings, latents: (usize, usize, usize, usize)) -> 
     let settings = Settings {
         size: Some(Size { width, height }),
         frames: Some(length),
-        seed: Some(Seed::Given(0)),
+        seed: Some(Seed::Fixed(0)),
         manifest: Some(ManifestMode::None),
         ..settings
     };
@@ -174,7 +174,7 @@ fn job(
     request: &Request,
     configs: &Configs,
     enhance: Option<&Configs>,
-    source: Option<&Source>,
+    source: Option<&SourceFile>,
     place: &Place,
 ) -> Result<Job> {
     let mut warnings = marks_told(&request.scenes);

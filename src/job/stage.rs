@@ -3,9 +3,9 @@
 //! ([`Input::strength`]).
 
 use super::controls::Controls;
-use super::given::Given;
 use super::plan::{Segment, WindowRules, video_frames};
 use super::sampler::Sampler;
+use super::source_video::SourceVideo;
 use super::timelines::Timeline;
 use super::values::Offload;
 use super::zero_shot::ZeroShot;
@@ -21,7 +21,7 @@ use candle_core::{DType, Device, DeviceLocation};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// One network at work on the whole video.
+/// One network and its run over the whole video.
 #[derive(Debug, Clone)]
 pub struct Stage {
     pub model: StageModel,
@@ -78,7 +78,7 @@ pub struct TextInput {
     pub uncond: UncondText,
 }
 
-/// What a frame measures.
+/// The size of a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FrameSize {
     /// Channels, height and width of the latents.
@@ -88,13 +88,13 @@ pub struct FrameSize {
     pub height: usize,
 }
 
-/// What a stage begins with.
+/// The input of a stage.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Input {
     /// A file with its noise; else noise comes from the seed.
     pub noise: Option<PathBuf>,
     /// The video that it continues.
-    pub given: Option<Given>,
+    pub source_video: Option<SourceVideo>,
     /// How much of the frames of the stage before it is made anew, from 0 (nothing) to 1 (everything), as SDEdit (arXiv
     /// 2108.01073) has it: that share of the steps is taken, from those frames under the noise of the first of them. None in
     /// the first stage.
@@ -112,19 +112,19 @@ impl Input {
     }
 }
 
-/// Where its networks compute, and in which numbers.
+/// The device, dtypes and kernels of its networks.
 #[derive(Debug, Clone)]
 pub struct Compute {
     pub device: Device,
-    /// Of the denoiser; on the CPU those that its weights have at most, and it computes in f32.
+    /// Of the denoiser; on the CPU the widest dtype of its stored weights, and it computes in f32.
     pub dtype: DType,
     /// Of the text encoder: never f16.
     pub text_dtype: DType,
     /// Of the autoencoder.
     pub vae_dtype: DType,
-    /// What computes the denoiser's attention.
+    /// The attention kernel of the denoiser.
     pub attention: Kernel,
-    /// Where the weights are that are not at work; never `auto`.
+    /// Where weights that are not in use are kept; never `auto`.
     pub offload: Offload,
 }
 
@@ -139,7 +139,7 @@ impl Compute {
     }
 }
 
-/// Bytes of each network at work, on the device that computes.
+/// Bytes that each network needs on its device while it runs.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Need {
     pub text: u64,
@@ -147,12 +147,12 @@ pub struct Need {
     pub decode: u64,
     /// The program itself.
     pub base: u64,
-    /// Of the host's memory, for weights that wait in it while another device computes.
+    /// Of host memory, for offloaded weights.
     pub host: u64,
 }
 
 impl Need {
-    /// The largest network at work.
+    /// The largest of them.
     pub fn peak(&self) -> u64 {
         self.base + self.text.max(self.denoise).max(self.decode)
     }
@@ -217,6 +217,6 @@ impl Stage {
 
     /// Frames of the whole video, those of the one it continues included where they belong to the output.
     pub fn frames(&self) -> usize {
-        video_frames(&self.segments) + self.input.given.as_ref().map_or(0, Given::kept)
+        video_frames(&self.segments) + self.input.source_video.as_ref().map_or(0, SourceVideo::kept)
     }
 }

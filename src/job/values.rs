@@ -15,11 +15,11 @@ words!(
     Parity, "program", { Diffusers = "diffusers", Sat = "sat", Paper = "paper" }
 );
 words!(
-    /// Numbers to compute with.
+    /// The dtype to compute in.
     Precision, "dtype", { Auto = "auto", F32 = "f32", Bf16 = "bf16", F16 = "f16" }
 );
 words!(
-    /// What computes attention.
+    /// The attention kernel.
     Attention, "attention kernel", { Auto = "auto", Flash3 = "flash3", Flash2 = "flash2", Sdpa = "sdpa", Math = "math" }
 );
 words!(
@@ -27,21 +27,21 @@ words!(
     Tiling, "tiling mode", { Auto = "auto", On = "on", Off = "off" }
 );
 words!(
-    /// Where the weights are that no one computes with.
+    /// Where weights that are not in use are kept.
     Offload, "way to offload", {
         Auto = "auto",
         /// On the device, from one video to the next.
         None = "none",
-        /// Gone: one network at a time.
+        /// Dropped: one network at a time is loaded.
         Model = "model",
-        /// As `Model`, and the transformer's blocks wait in the host's memory, one after the other on the device.
+        /// As `Model`, and the transformer's blocks are kept in host memory and copied to the device one at a time.
         Block = "block",
-        /// As `Block`, straight from the files.
+        /// As `Block`, read from their files each time.
         Disk = "disk",
     }
 );
 words!(
-    /// Pictures of a run that is not over.
+    /// Previews of a run in progress.
     PreviewKind, "kind of preview", { Off = "off", Strip = "strip", Video = "video" }
 );
 words!(
@@ -50,9 +50,9 @@ words!(
 );
 
 words!(
-    /// What an interruption leaves.
+    /// What is kept of an interrupted run.
     OnInterrupt, "way to end", {
-        /// The run, to go on with.
+        /// The run, which can be resumed.
         Save = "save",
         /// The run, and a draft of the video.
         Decode = "decode",
@@ -139,7 +139,7 @@ impl ManifestMode {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Seed {
     Random,
-    Given(u64),
+    Fixed(u64),
 }
 
 impl FromStr for Seed {
@@ -152,7 +152,7 @@ impl FromStr for Seed {
         }
         match word.parse::<i128>() {
             Ok(number) if number < 0 => Ok(Self::Random),
-            Ok(number) if number <= i128::from(u64::MAX) => Ok(Self::Given(number as u64)),
+            Ok(number) if number <= i128::from(u64::MAX) => Ok(Self::Fixed(number as u64)),
             _ => match word.parse::<f64>() {
                 Ok(number) if number.fract() == 0.0 && (0.0..9e15).contains(&number) => {
                     bail!("seed {word:?}: write it in digits, as {}", number as u64)
@@ -167,7 +167,7 @@ impl fmt::Display for Seed {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         match self {
             Self::Random => f.write_str("random"),
-            Self::Given(seed) => seed.fmt(f),
+            Self::Fixed(seed) => seed.fmt(f),
         }
     }
 }
@@ -372,7 +372,7 @@ mod tests {
     #[test]
     fn seeds_sizes_and_devices() {
         assert_eq!("-1".parse::<Seed>().unwrap(), Seed::Random);
-        assert_eq!("18446744073709551615".parse::<Seed>().unwrap(), Seed::Given(u64::MAX));
+        assert_eq!("18446744073709551615".parse::<Seed>().unwrap(), Seed::Fixed(u64::MAX));
         assert!("18446744073709551616".parse::<Seed>().is_err());
         assert_eq!("720x480".parse::<Size>().unwrap(), Size { width: 720, height: 480 });
         assert_eq!("720*480".parse::<Size>().unwrap(), Size { width: 720, height: 480 });

@@ -105,7 +105,7 @@ impl ZeroShot {
         self.motion.as_ref().map_or(0, |motion| motion.first)
     }
 
-    /// What should be known of the motion of a video of so many frames.
+    /// The warning about the motion of a video of so many frames, if there is one.
     pub fn warning(&self, frames: usize) -> Option<String> {
         let plan = self.motion.as_ref()?;
         let far = (0..frames).find(|&frame| {

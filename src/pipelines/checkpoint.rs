@@ -44,7 +44,7 @@ pub struct FramesPoint {
 /// Saves the progress of one run, and finds it again when the run is resumed.
 pub struct Checkpointer<'a> {
     job: &'a Job,
-    /// The stage that is worked on.
+    /// The current stage.
     stage: usize,
     dir: Option<RunDir>,
     /// Denoised timelines by part: parts are the segments of all stages, counted through.
@@ -53,7 +53,7 @@ pub struct Checkpointer<'a> {
     steps: Vec<(usize, usize, StoredFile)>,
     /// Places in the decode, the newest last.
     pub(super) frames: Vec<FramesPoint>,
-    /// When everything was safe.
+    /// When everything was last saved.
     safe: Instant,
     /// When the last step or chunk ended.
     tick: Instant,
@@ -160,7 +160,7 @@ impl<'a> Checkpointer<'a> {
         self.dir = Some(dir);
     }
 
-    /// What goes on with the run.
+    /// The command that resumes the run.
     fn command(&self, dir: &RunDir) -> String {
         let place = match &self.job.keep.root {
             Some(root) if self.job.keep.named => format!(" --work-dir {}", root.display()),
@@ -169,7 +169,7 @@ impl<'a> Checkpointer<'a> {
         format!("vidgen resume {}{place}", dir.name())
     }
 
-    /// What follows is about a stage; segments are then this one's.
+    /// Selects the stage that the following calls are about.
     pub fn enter(&mut self, stage: usize) {
         self.stage = stage;
     }
@@ -199,7 +199,7 @@ impl<'a> Checkpointer<'a> {
         (first..first + self.job.stages[stage].segments.len()).all(|part| self.done.contains_key(&part))
     }
 
-    /// The newest place in the steps of a segment that can be trusted.
+    /// The newest intact checkpoint inside a segment.
     pub fn point(
         &mut self,
         segment: usize,
@@ -225,7 +225,7 @@ impl<'a> Checkpointer<'a> {
         Ok(None)
     }
 
-    /// The directory, made now if there is none.
+    /// The directory, which is made if there is none.
     pub(super) fn directory(&mut self) -> Result<&mut RunDir> {
         if self.dir.is_none() {
             let root = self.job.keep.root.as_ref().context("no user directory: give --work-dir")?;
@@ -250,7 +250,7 @@ impl<'a> Checkpointer<'a> {
         }
     }
 
-    /// Everything so far is safe.
+    /// Everything so far is saved.
     pub(super) fn is_safe(&mut self) {
         self.safe = Instant::now();
     }
@@ -259,7 +259,7 @@ impl<'a> Checkpointer<'a> {
         self.job
     }
 
-    /// Tells, once, that something could not be kept.
+    /// Warns, once, that something could not be saved.
     pub(super) fn trouble(&mut self, error: &anyhow::Error, observer: &mut dyn Observer) -> Result<()> {
         if std::mem::replace(&mut self.told, true) {
             return Ok(());
@@ -314,12 +314,12 @@ impl<'a> Checkpointer<'a> {
         Ok(path)
     }
 
-    /// Ends the run if the user asked for it, at a moment when there is nothing new to keep.
+    /// Ends the run if the user interrupted it, where nothing new has to be saved.
     pub fn heard(&self) -> Result<(), Failure> {
         if interrupt::asked() { Err(self.interrupted()) } else { Ok(()) }
     }
 
-    /// The end that the user asked for, with what goes on from here.
+    /// The failure of an interrupted run, with the command that resumes it.
     pub fn interrupted(&self) -> Failure {
         let steps = self.steps.last().map_or(0, |(part, done, _)| self.job.steps_before(*part) + done);
         let steps = self.done.keys().map(|part| self.job.steps_before(part + 1)).max().unwrap_or(0).max(steps);
@@ -340,12 +340,12 @@ impl<'a> Checkpointer<'a> {
         Some((self.stage(), done.chain([estimate]).collect()))
     }
 
-    /// Whether latents are safe in the directory, for runs whose video failed.
+    /// Whether the directory holds all latents, for runs whose video failed.
     pub fn holds_latents(&self) -> bool {
         self.dir.is_some() && self.all_finished(self.job.stages.len() - 1) && !self.told
     }
 
-    /// A failure, with what goes on from here. A reader that went away has had enough.
+    /// A failure, with the command that resumes the run; none for a closed pipe, whose reader wants no more.
     pub fn failed(self, failure: Failure) -> Failure {
         let gone = failure.find::<VideoError>().is_some_and(|error| error.fault == Fault::BrokenPipe);
         if gone && !self.job.keep.keep {
@@ -373,12 +373,11 @@ impl<'a> Checkpointer<'a> {
         let keep = self.job.keep.keep;
         let Some(mut dir) = self.dir.take() else { return Ok(()) };
         let path = dir.path().to_owned();
-        let done = match keep {
-            true => {
-                dir.strip();
-                dir.note(&Record::Finished { output: output.to_owned() }, true)
-            }
-            false => dir.remove(),
+        let done = if keep {
+            dir.strip();
+            dir.note(&Record::Finished { output: output.to_owned() }, true)
+        } else {
+            dir.remove()
         };
         match done {
             Ok(()) if keep => observer.event(&Event::Saved { kind: "run", path }),
@@ -437,7 +436,7 @@ pub(super) fn read_latents(job: &Job, part: usize, dir: &RunDir, file: &StoredFi
     Ok(latents.squeeze(0)?)
 }
 
-/// All that decides the bytes of a video: what was asked for, by which program, on which weights and numbers.
+/// All that decides the bytes of a video: what was asked for, by which version, with which weights and dtypes.
 fn identity(job: &Job) -> Result<Value> {
     let stage = job.first();
     let later = job.stages[1..].iter();
@@ -452,7 +451,7 @@ fn identity(job: &Job) -> Result<Value> {
         "configurations": stage.model.folder.configurations_hash()?,
         "stages": later,
         "noise": stage.input.noise.as_deref().map(directory::file_hash).transpose()?,
-        "given": stage.input.given.as_ref().map(|given| directory::file_hash(&given.path)).transpose()?,
+        "given": stage.input.source_video.as_ref().map(|given| directory::file_hash(&given.path)).transpose()?,
         "device": stage.compute.device_name(),
         "dtypes": [stage.compute.dtype.as_str(), stage.compute.text_dtype.as_str(), stage.compute.vae_dtype.as_str()],
         "attention": stage.compute.attention.name(),

@@ -7,7 +7,7 @@
 
 use super::denoise::Known;
 use super::encode::Encoder;
-use crate::job::{Given, GivenKind, Segment, Stage};
+use crate::job::{Segment, SourceKind, SourceVideo, Stage};
 use crate::run::{Code, Failure, Manifest, Observer, WithCode};
 use crate::video::{self, Frame, Limits, Writer};
 use crate::weights::read_tensors;
@@ -19,7 +19,7 @@ use std::ops::Range;
 /// What a run knows of the video that it continues.
 #[derive(Debug, Clone)]
 pub struct Context {
-    /// The given latent frames before those that the run looks at, `[F, C, H, W]`; only where latents were given.
+    /// The source latent frames before those that the run looks at, `[F, C, H, W]`; only where latents were source.
     earlier: Option<Tensor>,
     /// Those it looks at.
     latents: Tensor,
@@ -35,7 +35,7 @@ impl Context {
         Ok(Known { start: segment.padding, latents: self.latents.to_device(device)? })
     }
 
-    /// A denoised timeline with the given latents before it, as far as they are not on it already.
+    /// A denoised timeline with the source latents before it, as far as they are not on it already.
     pub fn before(&self, timeline: Tensor) -> Result<Tensor> {
         Ok(match &self.earlier {
             Some(earlier) => Tensor::cat(&[earlier, &timeline], 0)?,
@@ -44,14 +44,14 @@ impl Context {
     }
 
     /// What the record says of it, with the blake3 of the values in hexadecimal.
-    fn record(&self, given: &Given) -> Result<Value> {
+    fn record(&self, source: &SourceVideo) -> Result<Value> {
         let values = self.latents.flatten_all()?.to_vec1::<f32>()?;
         let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
         Ok(json!({
-            "video": given.path.to_string_lossy(),
-            "frames": given.frames,
-            "latent_frames": given.context,
-            "only_new": given.only_new,
+            "video": source.path.to_string_lossy(),
+            "frames": source.frames,
+            "latent_frames": source.context,
+            "only_new": source.only_new,
             "blake3": blake3::hash(&bytes).to_hex().to_string(),
         }))
     }
@@ -59,78 +59,78 @@ impl Context {
 
 /// Puts what a run knows of the video that it continues into its record.
 pub fn note(stage: &Stage, context: Option<&Context>, manifest: &mut Manifest) -> Result<()> {
-    if let (Some(context), Some(given)) = (context, &stage.input.given) {
-        manifest.settings.insert("context".to_owned(), context.record(given)?);
+    if let (Some(context), Some(source)) = (context, &stage.input.source_video) {
+        manifest.settings.insert("context".to_owned(), context.record(source)?);
     }
     Ok(())
 }
 
 /// Reads, or encodes, the end of the video that a stage continues.
 pub fn context(stage: &Stage, observer: &mut dyn Observer) -> Result<Option<Context>, Failure> {
-    let Some(given) = &stage.input.given else { return Ok(None) };
-    let (earlier, latents) = match given.kind {
-        GivenKind::Latents { .. } => read(stage, given).code(Code::Usage)?,
-        GivenKind::Video { .. } => (None, encode(stage, given, observer)?),
+    let Some(source) = &stage.input.source_video else { return Ok(None) };
+    let (earlier, latents) = match source.kind {
+        SourceKind::Latents { .. } => read(stage, source).code(Code::Usage)?,
+        SourceKind::Video { .. } => (None, encode(stage, source, observer)?),
     };
     let values = latents.flatten_all()?.to_vec1::<f32>()?;
     if !values.iter().all(|value| value.is_finite()) {
-        let message = format!("{}: NaN or infinity in its latents: try --dtype f32", given.path.display());
+        let message = format!("{}: NaN or infinity in its latents: try --dtype f32", source.path.display());
         return Err(Failure::message(Code::Numbers, message));
     }
     Ok(Some(Context::new(earlier, latents)))
 }
 
-fn read(stage: &Stage, given: &Given) -> Result<(Option<Tensor>, Tensor)> {
-    let mut tensors = read_tensors(&given.path)?;
+fn read(stage: &Stage, source: &SourceVideo) -> Result<(Option<Tensor>, Tensor)> {
+    let mut tensors = read_tensors(&source.path)?;
     let all = tensors.remove("latents").context("no latents")?.squeeze(0)?; // [F, C, H, W]
     let frames = all.dim(0)?;
-    unchanged(stage.rules.video_frames(frames) == given.frames, given)?;
-    let split = frames - given.context;
+    unchanged(stage.rules.video_frames(frames) == source.frames, source)?;
+    let split = frames - source.context;
     let earlier = (split > 0).then(|| all.narrow(0, 0, split)).transpose()?;
-    Ok((earlier, all.narrow(0, split, given.context)?.contiguous()?))
+    Ok((earlier, all.narrow(0, split, source.context)?.contiguous()?))
 }
 
-fn unchanged(same: bool, given: &Given) -> Result<()> {
-    ensure!(same, "{}: has changed since the run began", given.path.display());
+fn unchanged(same: bool, source: &SourceVideo) -> Result<()> {
+    ensure!(same, "{}: has changed since the run began", source.path.display());
     Ok(())
 }
 
 /// `[K, C, H, W]` in f32 on the CPU, scaled.
-fn encode(stage: &Stage, given: &Given, observer: &mut dyn Observer) -> Result<Tensor, Failure> {
+fn encode(stage: &Stage, source: &SourceVideo, observer: &mut dyn Observer) -> Result<Tensor, Failure> {
     let mut encoder = Encoder::load(stage, observer)?;
-    let tail = given.tail(stage.rules.time);
-    let frames = frames(stage, given, given.frames - tail..given.frames)?;
+    let tail = source.tail(stage.rules.time);
+    let frames = frames(stage, source, source.frames - tail..source.frames)?;
     let latents = encoder.encode(frames, tail, "given video", observer)?;
-    Ok(latents.with_context(|| format!("{}: has changed since the run began", given.path.display()))?)
+    Ok(latents.with_context(|| format!("{}: has changed since the run began", source.path.display()))?)
 }
 
 /// Some frames of the given video in the size of the stage, one by one.
-fn frames(stage: &Stage, given: &Given, range: Range<usize>) -> Result<impl Iterator<Item = Result<Frame>>> {
-    let (width, height, fit) = (stage.size.width, stage.size.height, given.fit);
-    let reader = video::read(&given.path, &Limits::default())?;
+fn frames(stage: &Stage, source: &SourceVideo, range: Range<usize>) -> Result<impl Iterator<Item = Result<Frame>>> {
+    let (width, height, fit) = (stage.size.width, stage.size.height, source.fit);
+    let reader = video::read(&source.path, &Limits::default())?;
     Ok(reader.skip(range.start).take(range.len()).map(move |frame| Ok(frame?.fitted(width, height, fit))))
 }
 
-/// Puts the given frames before the new ones, where they belong into the output and are not decoded from latents.
+/// Puts the source frames before the new ones, where they belong into the output and are not decoded from latents.
 pub fn write_given(stage: &Stage, writer: &mut Writer) -> Result<(), Failure> {
-    let Some(given) = stage.input.given.as_ref().filter(|given| !given.only_new) else { return Ok(()) };
-    if let GivenKind::Latents { .. } = given.kind {
+    let Some(source) = stage.input.source_video.as_ref().filter(|source| !source.only_new) else { return Ok(()) };
+    if let SourceKind::Latents { .. } = source.kind {
         return Ok(());
     }
     let mut written = 0;
-    for frame in frames(stage, given, 0..given.frames)? {
+    for frame in frames(stage, source, 0..source.frames)? {
         writer.write(frame?).code(Code::Encoder)?;
         written += 1;
     }
-    Ok(unchanged(written == given.frames, given)?)
+    Ok(unchanged(written == source.frames, source)?)
 }
 
 /// Which of the frames that a segment decodes to belong into the output.
 pub fn wanted(stage: &Stage, index: usize) -> Range<usize> {
     let Segment { frames, context, .. } = stage.segments[index];
-    match &stage.input.given {
-        Some(given) if index == 0 => {
-            let (decoded, dropped) = given.decoded(stage.rules.time);
+    match &stage.input.source_video {
+        Some(source) if index == 0 => {
+            let (decoded, dropped) = source.decoded(stage.rules.time);
             dropped..decoded + frames
         }
         _ => {
@@ -226,7 +226,7 @@ mod tests {
                 for (kind, eta) in
                     [(SchedulerKind::Ddim, 0.0), (SchedulerKind::Ddim, 0.7), (SchedulerKind::Dpmpp2mSde, 0.0)]
                 {
-                    for blend in [BlendMode::Repo, BlendMode::Paper] {
+                    for blend in [BlendMode::Reference, BlendMode::Paper] {
                         for (start, count) in [(0, 2), (1, 4)] {
                             let latents = Noise::new(7).latents(Stream::Encode, 0..count, 0, SHAPE, &Device::Cpu);
                             let known = Known { start, latents: latents.unwrap() };

@@ -7,7 +7,7 @@ use crate::video::Frame;
 use anyhow::{Result, ensure};
 use std::collections::VecDeque;
 
-/// Stands between a decoder and what takes its frames.
+/// Stands between the decoder and the consumer of its frames.
 pub struct Fades<'a> {
     take: &'a mut dyn FnMut(Frame) -> Result<()>,
     /// Frames of the segment before that wait to be mixed, in order.

@@ -69,7 +69,7 @@ pub struct Recording<'a> {
     pub kept: RefCell<Vec<Vec<RecordedMap>>>,
 }
 
-/// What the latents of a stage are made from.
+/// The input of the loop of a stage.
 pub struct Prepared<'a> {
     pub texts: &'a Texts,
     pub noise: &'a NoiseSource,

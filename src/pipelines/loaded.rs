@@ -17,7 +17,7 @@ pub struct Loaded {
     decoder: Option<(Key, Arc<dyn Autoencoder>)>,
 }
 
-/// The model, the numbers it computes with and where.
+/// The model, its dtype and its device.
 #[derive(PartialEq)]
 struct Key(String, DType, String);
 

@@ -1,6 +1,6 @@
 //! The record of a job: every effective setting under the name of its flag.
 
-use crate::job::{Given, Job, Segment, Stage, UncondText};
+use crate::job::{Job, Segment, SourceVideo, Stage, UncondText};
 use crate::run::Manifest;
 use crate::run::manifest::{ModelRecord, OutputRecord, SCHEMA};
 use crate::timeline::TextMix;
@@ -94,7 +94,7 @@ fn settings(job: &Job) -> Result<Map<String, Value>> {
         "segment_frames": stage.segments.iter().map(|segment| segment.frames).collect::<Vec<_>>(),
         "padding": stage.segments.iter().map(|segment| segment.padding).collect::<Vec<_>>(),
         "context_frames": stage.segments.iter().map(|segment| segment.context).collect::<Vec<_>>(),
-        "given_frames": stage.input.given.as_ref().map_or(0, Given::kept),
+        "given_frames": stage.input.source_video.as_ref().map_or(0, SourceVideo::kept),
         "temporal_ratio": stage.rules.time.ratio,
         "device": stage.compute.device_name(),
         "dtype": stage.compute.dtype.as_str(),

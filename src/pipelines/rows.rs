@@ -204,7 +204,7 @@ mod tests {
 
     #[test]
     fn rows_part_where_a_window_is_both_source_and_target() {
-        let (repo, paper) = (BlendMode::Repo, BlendMode::Paper);
+        let (repo, paper) = (BlendMode::Reference, BlendMode::Paper);
         let plan = plan(3);
         for mode in [repo, paper] {
             assert_eq!(parts(&plan, 0, mode), (2, 2, vec![(false, vec![0, 1])]));
@@ -221,7 +221,7 @@ mod tests {
     #[test]
     fn there_are_as_many_rows_as_halves() {
         let plan = plan(3);
-        let blend = Blend::new(&plan, BlendMode::Repo);
+        let blend = Blend::new(&plan, BlendMode::Reference);
         let rows = |halves: &[Half]| {
             let rows = shared(&alone(&plan), (0, 1), halves, 3..=4, blend.estimates(1));
             let estimates = rows.estimates.iter().map(|estimate| estimate.rows.clone()).collect::<Vec<_>>();
@@ -236,7 +236,7 @@ mod tests {
     fn every_row_of_a_reader_stands_beside_the_one_it_reads() {
         let source = plan(3);
         let timelines = reading(source.clone(), source.on_prompts_from(1));
-        for (mode, forked) in [(BlendMode::Repo, vec![4]), (BlendMode::Paper, vec![4, 2])] {
+        for (mode, forked) in [(BlendMode::Reference, vec![4]), (BlendMode::Paper, vec![4, 2])] {
             let blend = Blend::new(&source, mode);
             let passes = passes(&timelines, 1, HALVES, Some(3..=4), |_, window| blend.estimates(window));
             assert_eq!(passes.len(), 3, "a pass has both versions of a window");
@@ -271,7 +271,7 @@ mod tests {
     #[test]
     fn a_companion_that_is_not_needed_any_more_costs_nothing() {
         let timelines = reading(plan(3), plan(3));
-        let blend = Blend::new(&plan(3), BlendMode::Repo);
+        let blend = Blend::new(&plan(3), BlendMode::Reference);
         let of = |step| passes(&timelines, step, HALVES, None, |_, window| blend.estimates(window));
         assert_eq!([0, 1, 2, 3].map(|step| of(step).len()), [6, 3, 3, 3]);
         for (window, pass) in of(3).iter().enumerate() {
@@ -285,7 +285,7 @@ mod tests {
     fn a_clean_frame_stands_in_every_pass_and_is_not_estimated() {
         let mut timelines = reading(ChunkPlan::single(1), plan(3).on_prompts_from(1));
         timelines[0] = Timeline::reference(ChunkPlan::single(1), 0.0);
-        let blend = Blend::new(&plan(3), BlendMode::Repo);
+        let blend = Blend::new(&plan(3), BlendMode::Reference);
         for (step, rows) in [(0, 2), (1, 4)] {
             let passes = passes(&timelines, step, HALVES, None, |_, window| blend.estimates(window));
             assert_eq!(passes.len(), 3);
@@ -302,14 +302,14 @@ mod tests {
     fn windows_that_are_not_joined_read_nothing() {
         let mut plan = plan(4);
         plan.windows[2].joined = false;
-        for mode in [BlendMode::Repo, BlendMode::Paper] {
+        for mode in [BlendMode::Reference, BlendMode::Paper] {
             let blend = Blend::new(&plan, mode);
             let rows = shared(&alone(&plan), (0, 2), HALVES, 3..=4, blend.estimates(2));
             assert_eq!(rows, super::plain(&alone(&plan), (0, 2), HALVES));
             // nobody reads window 1
             let rows = shared(&alone(&plan), (0, 1), HALVES, 3..=4, blend.estimates(1));
             assert_eq!(rows.forks.len(), 1);
-            assert_eq!(rows.forks[0].rows.len(), if mode == BlendMode::Repo { 4 } else { 2 });
+            assert_eq!(rows.forks[0].rows.len(), if mode == BlendMode::Reference { 4 } else { 2 });
         }
         assert_eq!(
             shared(&alone(&ChunkPlan::single(5)), (0, 0), HALVES, 3..=4, &[timeline::Estimate::Plain]).forks,

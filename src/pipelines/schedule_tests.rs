@@ -149,7 +149,7 @@ fn formula(
 ) -> usize {
     let pairs = 2 * (windows - 1);
     let step = match blend {
-        BlendMode::Repo => first * windows + (depth - first) * pairs,
+        BlendMode::Reference => first * windows + (depth - first) * pairs,
         BlendMode::Paper => first * windows + (last + 1 - first) * pairs + (depth - last - 1) * windows,
     };
     (steps - sharing) * depth * windows + sharing * step
@@ -159,7 +159,7 @@ fn formula(
 fn the_formula_is_that_of_the_specification() {
     // spec/ditctrl.md 10.3, the model of 30 layers: layer-windows and their share of the reference's, to the digits printed there
     for (windows, share) in [(2, 1.00), (3, 0.77), (4, 0.69), (5, 0.65), (7, 0.615), (10, 0.59), (13, 0.577)] {
-        let ours = formula(windows, 30, 50, 25, 29, 23, BlendMode::Repo);
+        let ours = formula(windows, 30, 50, 25, 29, 23, BlendMode::Reference);
         assert_eq!(ours, 27 * 30 * windows + 23 * (25 * windows + 5 * 2 * (windows - 1)));
         let reference = 50 * 30 * 2 * (windows - 1);
         let got = ours as f64 / reference as f64;
@@ -179,7 +179,7 @@ fn windows_pass_layers_as_often_as_the_formula_says() {
         ("2-4", "none", 2, 4, 0),
         ("none", "all", 0, 0, 0),
     ] {
-        for blend in [BlendMode::Repo, BlendMode::Paper] {
+        for blend in [BlendMode::Reference, BlendMode::Paper] {
             for windows in [2, 3, 5, 7, 13] {
                 let want = formula(windows, DEPTH, STEPS, first, last, sharing, blend);
                 let got = counted(&*denoiser, windows, layers, steps, blend);

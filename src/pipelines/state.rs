@@ -1,4 +1,4 @@
-//! What a run continues from between two steps, in memory and as a file of its directory.
+//! The state of a run between two steps, in memory and as a file of the run directory.
 
 use crate::job::Timeline;
 use crate::weights::{bytes_of, tensors_of};

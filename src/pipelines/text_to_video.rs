@@ -138,7 +138,7 @@ fn stage(
     latents(job, stage, loaded, &prepared, Some(checkpoints), None, watch)
 }
 
-/// The end of an interrupted run with a draft of its video.
+/// Ends an interrupted run with a draft of its video, where one was asked for.
 fn drafted(
     job: &Job,
     stage: &Stage,
@@ -157,7 +157,7 @@ fn drafted(
     Failure::message(failure.code, message)
 }
 
-/// What the job is going to do, for those who listen.
+/// The plan of a job, for the observer.
 pub(super) fn plan(job: &Job) -> Plan {
     let segments = job.stages.iter().flat_map(|stage| &stage.segments);
     Plan {

@@ -14,7 +14,7 @@ use anyhow::{Context, Result};
 use candle_core::Tensor;
 use std::ops::Range;
 
-/// Keeps the anchor's latents before a step, and hears the user.
+/// Keeps the anchor's latents before a step, and stops where the user interrupts.
 struct Before {
     step: usize,
     latents: Option<Tensor>,

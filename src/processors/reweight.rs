@@ -103,9 +103,10 @@ impl Reweight {
 
 impl AttentionProcessor for Reweight {
     fn attend(&mut self, qkv: Qkv, site: &AttentionSite, next: &mut Next) -> Result<Tensor> {
-        let factors = match site.text.is_empty() {
-            true => Vec::new(),
-            false => site.batch().map(|branch| self.factors(branch, site)).collect::<Result<Vec<_>>>()?,
+        let factors = if site.text.is_empty() {
+            Vec::new()
+        } else {
+            site.batch().map(|branch| self.factors(branch, site)).collect::<Result<Vec<_>>>()?
         };
         let idle = |(rows, columns): &(Factors, Factors)| rows.is_empty() && columns.is_empty();
         if factors.iter().all(idle) {

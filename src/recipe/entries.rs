@@ -103,7 +103,7 @@ pub struct DitCtrl {
 /// The method's own settings, without a control.
 impl Default for DitCtrl {
     fn default() -> Self {
-        let blend = BlendMode::Repo;
+        let blend = BlendMode::Reference;
         Self { overlap: None, transition_windows: 2, hold: 0, blend, attn_proc: Vec::new(), layers: None }
     }
 }

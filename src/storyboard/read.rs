@@ -80,10 +80,12 @@ impl Storyboard {
     /// With [`Code::Usage`] and the name of the file, and the line where there is one: a file that cannot be read, is too
     /// large or not text; no scenes, or too many; and whatever does not belong in a script.
     pub fn read(path: &Path, form: Form) -> Result<Self> {
-        let (name, bytes) = match path.as_os_str() == "-" {
-            true => ("standard input".to_owned(), bytes(std::io::stdin().lock())),
-            false if path.as_os_str().is_empty() => ("an empty file name".to_owned(), Err(anyhow!("give a file"))),
-            false => (path.display().to_string(), open(path).and_then(bytes)),
+        let (name, bytes) = if path.as_os_str() == "-" {
+            ("standard input".to_owned(), bytes(std::io::stdin().lock()))
+        } else if path.as_os_str().is_empty() {
+            ("an empty file name".to_owned(), Err(anyhow!("give a file")))
+        } else {
+            (path.display().to_string(), open(path).and_then(bytes))
         };
         let storyboard = bytes.with_context(|| name.clone()).and_then(|bytes| named(&name, path, &bytes, form));
         Ok(storyboard.code(Code::Usage)?)
@@ -145,9 +147,10 @@ fn beginning(text: &str) -> Option<Syntax> {
 ///
 /// With [`Code::Usage`]: a file that cannot be read, is longer than `most` bytes, or is not UTF-8.
 pub fn read_text(path: &Path, most: usize) -> Result<(String, String)> {
-    let (name, bytes) = match path.as_os_str() == "-" {
-        true => ("standard input".to_owned(), bytes_up_to(std::io::stdin().lock(), most)),
-        false => (path.display().to_string(), open(path).and_then(|file| bytes_up_to(file, most))),
+    let (name, bytes) = if path.as_os_str() == "-" {
+        ("standard input".to_owned(), bytes_up_to(std::io::stdin().lock(), most))
+    } else {
+        (path.display().to_string(), open(path).and_then(|file| bytes_up_to(file, most)))
     };
     let read = || Ok(text(&name, &bytes.with_context(|| name.clone())?)?.to_owned());
     let text: Result<String> = read();

@@ -14,9 +14,10 @@ pub(super) fn prompt(text: &str) -> Result<String> {
         "{} bytes are too long for a prompt: prompts go up to {MOST_PROMPT}",
         text.len()
     );
-    let prompt = match text.contains(['\n', '\r']) {
-        true => text.split_whitespace().collect::<Vec<_>>().join(" "),
-        false => text.trim().to_owned(),
+    let prompt = if text.contains(['\n', '\r']) {
+        text.split_whitespace().collect::<Vec<_>>().join(" ")
+    } else {
+        text.trim().to_owned()
     };
     ensure!(!prompt.is_empty(), "an empty prompt: write what is to be seen");
     if let Some(control) = prompt.chars().find(|c| c.is_control() && *c != '\t') {

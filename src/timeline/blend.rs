@@ -6,7 +6,7 @@
 //! the clean sample.
 //!
 //! The reference evaluates a window up to twice in a step, once on its own keys and values and once on those of the window
-//! before, and both results enter ([`BlendMode::Repo`]); the paper describes one for each ([`BlendMode::Paper`]).
+//! before, and both results enter ([`BlendMode::Reference`]); the paper describes one for each ([`BlendMode::Paper`]).
 
 use super::{ChunkPlan, Window};
 use crate::words::words;
@@ -26,7 +26,7 @@ words!(
     #[derive(Hash)]
     BlendMode, "blend", {
         /// As DiTCtrl's code does: plain for all windows but the last, shared for all but the first. Inner windows count twice.
-        Repo = "repo",
+        Reference = "repo",
         /// One for each: plain for the first window, shared for all others. Equal to the other for two windows.
         Paper = "paper",
     }
@@ -66,7 +66,7 @@ impl Blend {
         let estimates: Vec<Vec<Estimate>> = (0..plan.windows.len())
             .map(|k| match mode {
                 _ if k == 0 => vec![Estimate::Plain], // also where it is the only window
-                BlendMode::Repo if k < last => vec![Estimate::Plain, Estimate::Shared],
+                BlendMode::Reference if k < last => vec![Estimate::Plain, Estimate::Shared],
                 _ => vec![Estimate::Shared],
             })
             .collect();
@@ -103,7 +103,7 @@ impl Blend {
     }
 
     /// Adds an estimate `[len, C, H, W]` of a window that stands for all its estimates, as when nothing is shared: then
-    /// they are equal, and an inner window of [`BlendMode::Repo`] gets twice the weight.
+    /// they are equal, and an inner window of [`BlendMode::Reference`] gets twice the weight.
     pub fn accumulate(&mut self, window: usize, values: &Tensor) -> Result<()> {
         let all = self.estimates.get(window).cloned().unwrap_or_default();
         self.add(window, &all, values)
@@ -215,14 +215,14 @@ mod tests {
         for (j, want) in W.into_iter().enumerate() {
             assert!((triangle(j, 13) - want).abs() < 5.1e-5);
         }
-        let three = Blend::new(&ChunkPlan::even(&[1, 1], 13, 6, 1), BlendMode::Repo);
+        let three = Blend::new(&ChunkPlan::even(&[1, 1], 13, 6, 1), BlendMode::Reference);
         for (frame, want) in (7..13).zip([0.846, 0.600, 0.412, 0.263, 0.143, 0.043]) {
             assert_printed(of_window(&three, frame, 0), want);
             assert_printed(of_window(&three, frame, 1), 1.0 - want);
             // the other boundary mirrors it
             assert_printed(of_window(&three, 26 - frame, 2), want);
         }
-        for mode in [BlendMode::Repo, BlendMode::Paper] {
+        for mode in [BlendMode::Reference, BlendMode::Paper] {
             let two = Blend::new(&ChunkPlan::even(&[1, 1], 13, 6, 0), mode);
             for (frame, want) in (7..13).zip([0.917, 0.75, 0.583, 0.417, 0.25, 0.083]) {
                 assert_printed(of_window(&two, frame, 0), want);
@@ -240,10 +240,10 @@ mod tests {
             let blend = Blend::new(&plan, mode);
             (0..4).map(|window| blend.estimates(window).to_vec()).collect::<Vec<_>>()
         };
-        assert_eq!(of(BlendMode::Repo), [vec![Plain], vec![Plain, Shared], vec![Plain, Shared], vec![Shared]]);
+        assert_eq!(of(BlendMode::Reference), [vec![Plain], vec![Plain, Shared], vec![Plain, Shared], vec![Shared]]);
         assert_eq!(of(BlendMode::Paper), [vec![Plain], vec![Shared], vec![Shared], vec![Shared]]);
-        assert_eq!(Blend::new(&ChunkPlan::single(5), BlendMode::Repo).estimates(0), [Plain]);
-        for mode in [BlendMode::Repo, BlendMode::Paper] {
+        assert_eq!(Blend::new(&ChunkPlan::single(5), BlendMode::Reference).estimates(0), [Plain]);
+        for mode in [BlendMode::Reference, BlendMode::Paper] {
             assert_eq!(mode.to_string().parse::<BlendMode>().unwrap(), mode);
         }
         assert!("both".parse::<BlendMode>().unwrap_err().to_string().contains("(known: repo, paper)"));
@@ -253,14 +253,14 @@ mod tests {
     fn blends_like_a_plain_loop() {
         for (prompts, overlap, transitions) in [(2, 6, 1), (2, 6, 0), (3, 9, 2), (2, 0, 1), (2, 12, 3), (1, 9, 2)] {
             let plan = ChunkPlan::even(&vec![1; prompts], 13, overlap, transitions);
-            for mode in [BlendMode::Repo, BlendMode::Paper] {
+            for mode in [BlendMode::Reference, BlendMode::Paper] {
                 let mut blend = Blend::new(&plan, mode);
                 let s = plan.windows.len();
                 let mut above = vec![0.0f64; plan.frames * 24];
                 let mut below = vec![0.0f64; plan.frames];
                 for k in 0..s {
                     // the formula of the specification
-                    let plain = if mode == BlendMode::Repo { k + 2 <= s || s == 1 } else { k == 0 };
+                    let plain = if mode == BlendMode::Reference { k + 2 <= s || s == 1 } else { k == 0 };
                     let shared = k >= 1;
                     for (kind, enters) in [(Estimate::Plain, plain), (Estimate::Shared, shared)] {
                         if !enters {
@@ -289,7 +289,7 @@ mod tests {
     #[test]
     fn equal_estimates_may_come_as_one() {
         let plan = ChunkPlan::even(&[1, 1], 13, 9, 2);
-        let mut blend = Blend::new(&plan, BlendMode::Repo);
+        let mut blend = Blend::new(&plan, BlendMode::Reference);
         // a second round starts from zero
         for _ in 0..2 {
             for k in 0..4 {
@@ -311,7 +311,7 @@ mod tests {
     fn frames_of_one_window_pass_through_bit_for_bit() {
         let negative_zero = |tensor: Tensor| (tensor * -0.0).unwrap();
         let alone = ChunkPlan::single(7);
-        for mode in [BlendMode::Repo, BlendMode::Paper] {
+        for mode in [BlendMode::Reference, BlendMode::Paper] {
             let mut blend = Blend::new(&alone, mode);
             let given = estimate(&alone, 0, Estimate::Plain);
             for given in [given.clone(), negative_zero(given)] {
@@ -336,7 +336,7 @@ mod tests {
     #[test]
     fn misuse_is_refused() {
         let plan = ChunkPlan::even(&[1, 1], 13, 6, 0);
-        let mut blend = Blend::new(&plan, BlendMode::Repo);
+        let mut blend = Blend::new(&plan, BlendMode::Reference);
         let given = estimate(&plan, 0, Estimate::Plain);
         let text = |result: Result<()>| result.unwrap_err().to_string();
         assert!(text(blend.accumulate(2, &given)).contains("window 2 of 2"));

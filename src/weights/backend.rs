@@ -29,7 +29,7 @@ impl Part {
     }
 
     /// [`Part::var_builder_compact`] for tensors that are asked for again and again: what has been read stays in the host's
-    /// memory, pinned for a CUDA device where possible, in the smaller of the stored and the wanted numbers. At most
+    /// memory, pinned for a CUDA device where possible, in the smaller of the stored and the wanted dtype. At most
     /// [`Part::bytes_held`].
     pub fn var_builder_holding(&self, dtype: DType, device: &Device) -> anyhow::Result<VarBuilder<'static>> {
         let backend = Backend::holding(self.clone(), self.map()?).compact();
@@ -43,7 +43,7 @@ struct Backend {
     files: Vec<Bytes>,
     /// Where tensors stay in the host's memory once they have been read.
     held: Option<HostTensors>,
-    /// Whether matrices may come in the half numbers that they are stored in.
+    /// Whether matrices may stay in the half-precision dtype that they are stored in.
     compact: bool,
 }
 
@@ -57,7 +57,7 @@ impl Backend {
         Self { held: Some(HostTensors::default()), ..Self::new(part, files) }
     }
 
-    /// The same, but on the processor matrices stored in half numbers stay in them if f32 is asked for.
+    /// The same, but on the processor matrices stored in half precision stay in it if f32 is asked for.
     pub fn compact(self) -> Self {
         Self { compact: true, ..self }
     }

@@ -70,7 +70,7 @@ impl HostTensor {
     }
 }
 
-/// The numbers in which a tensor stored as `from` waits to be computed with as `dtype`.
+/// The dtype in which a tensor stored as `from` is kept in host memory until it is used as `dtype`.
 pub(super) fn held_dtype(from: Dtype, dtype: DType) -> Dtype {
     let computed = match dtype {
         DType::F32 => Dtype::F32,

@@ -16,9 +16,10 @@ pub(super) fn check_place(output: &Output) -> Result<()> {
     let shown = output.path.display();
     if output.format == Format::Y4mStdout {
         use std::io::IsTerminal;
-        return match io::stdout().is_terminal() {
-            true => Err(usage("standard output is a terminal: pipe the y4m into a program, or give -o FILE".into())),
-            false => Ok(()),
+        return if io::stdout().is_terminal() {
+            Err(usage("standard output is a terminal: pipe the y4m into a program, or give -o FILE".into()))
+        } else {
+            Ok(())
         };
     }
     check_name(&output.path).map_err(|cause| usage(format!("{shown}: {cause}")))?;

@@ -145,13 +145,12 @@ pub(super) fn to_rgb(planes: [Plane; 3], width: usize, height: usize, layout: &L
         }
     }
     let unit = (1u32 << (layout.depth - 8)) as f32;
-    let (y_zero, y_gain, c_gain) = match layout.full_range {
+    let (y_zero, y_gain, c_gain) = if layout.full_range {
         // Full range counts to the largest sample, which is not 255 units above 8 bits.
-        true => {
-            let top = ((1u32 << layout.depth) - 1) as f32;
-            (0.0, 255.0 / top, 255.0 / top)
-        }
-        false => (16.0 * unit, 255.0 / (219.0 * unit), 255.0 / (224.0 * unit)),
+        let top = ((1u32 << layout.depth) - 1) as f32;
+        (0.0, 255.0 / top, 255.0 / top)
+    } else {
+        (16.0 * unit, 255.0 / (219.0 * unit), 255.0 / (224.0 * unit))
     };
     let Matrix { kr, kb } = layout.matrix;
     let kg = 1.0 - kr - kb;

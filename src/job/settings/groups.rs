@@ -12,7 +12,7 @@ pub enum Group {
     Video,
     /// How several windows make one video; a single one has no use for them.
     Windows,
-    /// What is to stay itself from one window to the next.
+    /// The subject that windows share.
     Subject,
     /// A second stage, which makes the frames anew in part.
     Enhance,
@@ -20,7 +20,7 @@ pub enum Group {
     Motion,
     /// How the denoiser computes: controls of attention, its kernel, its dtype.
     Attention,
-    /// What computes.
+    /// Device and threads.
     Machine,
     /// How much memory there is. Tiles of the decoder follow from it.
     Memory,

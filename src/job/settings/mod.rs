@@ -229,12 +229,12 @@ settings! {
     #[serde(with = "text")]
     Machine.device: DeviceSpec,
 
-    /// Numbers to compute with: auto, f32, bf16 or f16 (on the CPU those of the weights; it computes in f32)
+    /// Dtype: auto, f32, bf16 or f16 (on the CPU that of the weights; it computes in f32)
     #[arg(long, value_name = "NAME", help_heading = "Model and machine", aliases = ["precision", "type"])]
     #[serde(with = "text")]
     Attention.dtype: Precision,
 
-    /// What computes attention: sdpa (the program's own kernel), flash2 or flash3 (FlashAttention, where it is built in), math
+    /// Attention kernel: sdpa (the program's own kernel), flash2 or flash3 (FlashAttention, where it is built in), math
     /// (scores, softmax and product one after the other) or auto (the first of flash3, flash2, sdpa and math that there is)
     #[arg(long, value_name = "KERNEL", help_heading = "Model and machine", aliases = ["attention-backend", "diffusion-fa"])]
     #[serde(with = "text")]
@@ -244,15 +244,15 @@ settings! {
     #[arg(short = 'j', long, value_name = "N", help_heading = "Model and machine", short_alias = 't')]
     Machine.threads: usize,
 
-    /// Where weights are that are not at work: none (all stay on the device), model (one network at a time), block (the
-    /// transformer's blocks wait in the host's memory), disk (they are read from their files) [default: auto, the first
+    /// Where weights that are not in use are kept: none (all stay on the device), model (one network at a time), block (the
+    /// transformer's blocks are kept in host memory), disk (they are read from their files) [default: auto, the first
     /// of these that fits]
     #[arg(long, value_name = "MODE", help_heading = "Model and machine")]
     #[arg(aliases = ["offload-to-cpu", "offload-model", "enable-model-cpu-offload", "enable-sequential-cpu-offload", "t5-cpu"])]
     #[serde(with = "text")]
     Storage.offload: Offload,
 
-    /// Most memory of the device to use, as 12GB; on the CPU, of this process. Decides --offload auto, and --vae-tiling
+    /// Limit on the device's memory, as 12GB; on the CPU, of this process. Decides --offload auto, and --vae-tiling
     /// auto [default: what is free]
     #[arg(long, value_name = "SIZE", help_heading = "Model and machine")]
     #[serde(with = "text")]

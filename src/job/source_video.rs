@@ -29,7 +29,7 @@ pub enum Kind {
 
 /// A video that is continued, before anything is known of the model.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Source {
+pub struct SourceFile {
     path: PathBuf,
     kind: Kind,
     /// Frames, or latent frames.
@@ -41,7 +41,7 @@ pub struct Source {
 
 /// A video that is continued.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Given {
+pub struct SourceVideo {
     pub path: PathBuf,
     pub kind: Kind,
     /// Frames of video: those there are, or those the latents stand for.
@@ -54,7 +54,7 @@ pub struct Given {
     pub fit: Fit,
 }
 
-impl Given {
+impl SourceVideo {
     /// Frames of video that are encoded, from the end of the given ones.
     pub fn tail(&self, time: LatentTime) -> usize {
         time.frames(self.context)
@@ -75,7 +75,7 @@ impl Given {
     }
 }
 
-impl Source {
+impl SourceFile {
     /// What the settings name, read to its end; none where they name nothing.
     ///
     /// # Errors
@@ -170,7 +170,7 @@ impl Source {
     }
 
     /// What a run with such windows looks at.
-    pub fn given(&self, rules: &WindowRules, only_new: bool) -> Result<Given> {
+    pub fn source_video(&self, rules: &WindowRules, only_new: bool) -> Result<SourceVideo> {
         let (shown, window) = (self.path.display(), rules.window);
         ensure!(
             (1..window).contains(&rules.overlap),
@@ -183,7 +183,7 @@ impl Source {
             Kind::Latents { .. } => (self.frames, rules.video_frames(self.frames)),
         };
         let context = rules.overlap.min(there);
-        Ok(Given { path: self.path.clone(), kind: self.kind, frames, context, only_new, fit: Fit::default() })
+        Ok(SourceVideo { path: self.path.clone(), kind: self.kind, frames, context, only_new, fit: Fit::default() })
     }
 }
 
@@ -195,10 +195,7 @@ pub fn is_latents(path: &Path) -> bool {
 /// The legal sides on both sides of one, or itself twice.
 fn near(side: usize, unit: usize) -> [usize; 2] {
     let below = side / unit * unit;
-    match side.is_multiple_of(unit) {
-        true => [side; 2],
-        false => [below.max(unit), below + unit],
-    }
+    if side.is_multiple_of(unit) { [side; 2] } else { [below.max(unit), below + unit] }
 }
 
 /// What a run takes over from the one that made the video it continues: the model and how it was asked, the seed after
@@ -214,7 +211,7 @@ pub fn taken_over(request: Request, seed: u64, new_prompt: bool) -> (Settings, O
     groups.extend((!new_prompt).then_some(Group::Subject));
     let mut settings = old.only(&groups);
     settings.model.get_or_insert_with(|| EMBEDDED.to_owned());
-    settings.seed = Some(Seed::Given(seed.wrapping_add(1)));
+    settings.seed = Some(Seed::Fixed(seed.wrapping_add(1)));
     settings.attn_proc = settings.attn_proc.map(kept);
     let last = scenes.into_iter().last().filter(|_| !new_prompt);
     let scene = last.map(|scene| Scene { length: None, transition: TransitionInto::default(), ..scene });
@@ -242,8 +239,8 @@ mod tests {
         }
     }
 
-    fn source(kind: Kind, frames: usize) -> Source {
-        Source { path: "a".into(), kind, frames, fps: None, lost: Vec::new() }
+    fn source(kind: Kind, frames: usize) -> SourceFile {
+        SourceFile { path: "a".into(), kind, frames, fps: None, lost: Vec::new() }
     }
 
     const VIDEO: Kind = Kind::Video { width: 16, height: 16 };
@@ -251,24 +248,24 @@ mod tests {
     #[test]
     fn no_more_is_looked_at_than_there_is() {
         for (frames, context) in [(1, 1), (4, 1), (5, 2), (33, 9), (1000, 9)] {
-            let given = source(VIDEO, frames).given(&rules(9), false).unwrap();
-            assert_eq!((given.frames, given.context), (frames, context));
-            assert!(given.tail(LatentTime::new(4)) <= frames);
+            let video = source(VIDEO, frames).source_video(&rules(9), false).unwrap();
+            assert_eq!((video.frames, video.context), (frames, context));
+            assert!(video.tail(LatentTime::new(4)) <= frames);
             assert_eq!(
-                (given.decoded(LatentTime::new(4)), given.kept()),
-                ((given.tail(LatentTime::new(4)), given.tail(LatentTime::new(4))), frames)
+                (video.decoded(LatentTime::new(4)), video.kept()),
+                ((video.tail(LatentTime::new(4)), video.tail(LatentTime::new(4))), frames)
             );
         }
         let latents = source(Kind::Latents { shape: (8, 2, 2) }, 13);
-        let given = latents.given(&rules(9), false).unwrap();
+        let video = latents.source_video(&rules(9), false).unwrap();
         assert_eq!(
-            (given.frames, given.context, given.decoded(LatentTime::new(4)), given.kept()),
+            (video.frames, video.context, video.decoded(LatentTime::new(4)), video.kept()),
             (49, 9, (49, 0), 49)
         );
-        let only = latents.given(&rules(9), true).unwrap();
+        let only = latents.source_video(&rules(9), true).unwrap();
         assert_eq!((only.decoded(LatentTime::new(4)), only.kept()), ((49, 49), 0));
         for overlap in [0, 13] {
-            let error = source(VIDEO, 49).given(&rules(overlap), false).unwrap_err().to_string();
+            let error = source(VIDEO, 49).source_video(&rules(overlap), false).unwrap_err().to_string();
             assert!(error.contains("give 1 to 12"), "{error}");
         }
     }
@@ -316,7 +313,7 @@ mod tests {
         };
         let (same, scene) = taken_over(request.clone(), u64::MAX, false);
         assert_eq!(scene.unwrap().prompt, "a ball");
-        assert_eq!((same.steps, same.seed, same.model.as_deref()), (Some(7), Some(Seed::Given(0)), Some("toyland")));
+        assert_eq!((same.steps, same.seed, same.model.as_deref()), (Some(7), Some(Seed::Fixed(0)), Some("toyland")));
         assert_eq!((same.size, same.frames, same.output, same.device), (None, None, None, None));
         assert_eq!(
             (same.subject.map(|words| words.len()), same.attn_proc.map(|specs| specs.len())),
