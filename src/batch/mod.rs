@@ -12,7 +12,9 @@ pub use read::{MOST_JOBS, folder, read};
 pub use shard::{Asked, Shard};
 
 use crate::job::values::Seed;
-use crate::job::{Command, Job, Request, Settings, StageModel, check_single, resolve, script_settings};
+use crate::job::{
+    Command, Job, OpenedModels, Request, Settings, StageModel, check_single, resolve_among, script_settings,
+};
 use crate::run::{Code, Failure, Manifest, WithCode};
 use crate::storyboard::{Form, Storyboard};
 use crate::weights::ToDownload;
@@ -135,7 +137,15 @@ pub struct Checked {
 
 /// Resolves every job of a file, one after the other; what is wrong with any of them is among the faults.
 pub fn check(file: File, around: &Around, root: &mut Root, shard: Shard) -> Checked {
-    let mut checking = Checking { around, root, shard, items: Vec::new(), faults: Vec::new(), full: false };
+    let mut checking = Checking {
+        around,
+        root,
+        shard,
+        models: OpenedModels::default(),
+        items: Vec::new(),
+        faults: Vec::new(),
+        full: false,
+    };
     let mut faults = read::read(file.text, file.toml, file.folder, file.flags, |entry| checking.take(entry));
     faults.append(&mut checking.faults);
     let items = checking.items;
@@ -168,6 +178,7 @@ struct Checking<'a> {
     around: &'a Around,
     root: &'a mut Root,
     shard: Shard,
+    models: OpenedModels,
     /// Without what is to be done where another part does it.
     items: Vec<(Item, Option<Todo>)>,
     faults: Vec<Fault>,
@@ -193,7 +204,7 @@ impl Checking<'_> {
         for (number, video) in videos.into_iter().enumerate() {
             let index = self.items.len();
             let last = self.items.last().map(|(item, _)| item.loads.clone());
-            match resolved(index, &entry, video, self.root) {
+            match resolved(index, &entry, video, self.root, &mut self.models) {
                 Err(error) => self.fault(line, error),
                 Ok(resolved) => {
                     let todo = match self.shard.has(index).then(|| resolved.todo()).transpose() {
@@ -287,7 +298,7 @@ struct Resolved {
     skip: bool,
 }
 
-fn resolved(index: usize, entry: &Entry, video: Video, root: &mut Root) -> Result<Resolved> {
+fn resolved(index: usize, entry: &Entry, video: Video, root: &mut Root, models: &mut OpenedModels) -> Result<Resolved> {
     let Video { id, mut settings, storyboard } = video;
     let filled = |template: &str| {
         let seed = match settings.seed {
@@ -307,7 +318,7 @@ fn resolved(index: usize, entry: &Entry, video: Video, root: &mut Root) -> Resul
     let random = settings.seed == Some(Seed::Random);
     let (overwrite, skip) = (settings.overwrite.unwrap_or(false), settings.skip_existing.unwrap_or(false));
     // what is there already is looked at by `todo`, job by job
-    let jobs = resolve(entry.command, settings.over_existing(), storyboard)?;
+    let jobs = resolve_among(models, entry.command, settings.over_existing(), storyboard)?;
     let job = jobs.into_iter().next().ok_or_else(|| anyhow!("no video"))?;
     root.check(&job.output.video.path)?;
     Ok(Resolved { id, job, random, overwrite, skip })
@@ -362,7 +373,7 @@ impl Item {
             let mut video = videos(&entry, around)?.into_iter().nth(self.number).ok_or_else(|| anyhow!("no video"))?;
             // one that was drawn has been told
             video.settings.seed = Some(Seed::Fixed(self.seed));
-            Ok::<_, anyhow::Error>(resolved(self.index, &entry, video, root)?.job)
+            Ok::<_, anyhow::Error>(resolved(self.index, &entry, video, root, &mut OpenedModels::default())?.job)
         };
         job().code(Code::Usage)
     }

@@ -21,6 +21,7 @@ use crate::storyboard::{Scene, Transition};
 use crate::weights::ModelFolder;
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::{DType, Device};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 /// A model with the configurations of its parts.
@@ -42,6 +43,24 @@ impl Configs {
         crate::schedulers::build(&schedule, SchedulerKind::Ddim, Table::Diffusers, 1, 0.0)
             .with_context(|| folder.place())?;
         Ok(Self { folder, architecture, keys, schedule })
+    }
+}
+
+/// The configurations of the models that requests name, each read once.
+#[derive(Debug, Default)]
+pub struct OpenedModels(HashMap<(String, bool), Configs>);
+
+impl OpenedModels {
+    /// # Errors
+    /// A model that is not there, or configurations that cannot be read.
+    pub fn open(&mut self, name: &str, offline: bool) -> Result<Configs> {
+        let key = (name.to_owned(), offline);
+        if let Some(configs) = self.0.get(&key) {
+            return Ok(configs.clone());
+        }
+        let configs = Configs::read(ModelFolder::open(name, offline)?)?;
+        self.0.insert(key, configs.clone());
+        Ok(configs)
     }
 }
 

@@ -25,6 +25,7 @@ pub mod timelines;
 pub mod values;
 mod zero_shot;
 
+pub use asked::OpenedModels;
 pub use controls::{Controls, Subject, bank_size};
 pub use device::device;
 pub use edit::{Changes, Edit, Swap};
@@ -35,7 +36,7 @@ pub use output::Outputs;
 pub use plan::{Segment, WindowRules};
 pub use preview::Preview;
 pub use request::Request;
-pub use resolve::{check_single, of_latents, resolve};
+pub use resolve::{check_single, of_latents, resolve, resolve_among};
 pub use sampler::Sampler;
 pub use settings::{Group, Settings, read_keys, read_settings, script_settings};
 pub use sharing::Sharing;

@@ -1,6 +1,6 @@
 //! From a request to jobs: every setting gets its value, and every fault is found before anything is loaded.
 
-use super::asked::{Asked, Configs};
+use super::asked::{Asked, Configs, OpenedModels};
 use super::geometry::Geometry;
 use super::output::{Outputs, Place};
 use super::source_video::SourceFile;
@@ -16,9 +16,19 @@ use std::hash::{BuildHasher, RandomState};
 /// Resolves settings and scenes into one job for each video, in the order of their seeds.
 ///
 /// Errors carry the exit code: 2 for settings, 3 for the model, 4 for memory.
-pub fn resolve(command: Command, settings: Settings, mut storyboard: Storyboard) -> Result<Vec<Job>, Failure> {
+pub fn resolve(command: Command, settings: Settings, storyboard: Storyboard) -> Result<Vec<Job>, Failure> {
+    resolve_among(&mut OpenedModels::default(), command, settings, storyboard)
+}
+
+/// [`resolve`] for one of many requests, whose models are opened once.
+pub fn resolve_among(
+    models: &mut OpenedModels,
+    command: Command,
+    settings: Settings,
+    mut storyboard: Storyboard,
+) -> Result<Vec<Job>, Failure> {
     let settings = settings.or(script_settings(&mut storyboard)?);
-    let mut jobs = jobs(&Request { command, settings, scenes: storyboard.scenes, edit: None })?;
+    let mut jobs = jobs(&Request { command, settings, scenes: storyboard.scenes, edit: None }, models)?;
     // once for all videos of a file
     if let Some(job) = jobs.first_mut() {
         job.warnings.splice(0..0, storyboard.warnings);
@@ -33,22 +43,19 @@ impl Request {
     /// As [`resolve`].
     pub fn resolve(self) -> Result<Vec<Job>, Failure> {
         let scenes = Storyboard::checked(self.scenes).map_err(|error| Failure::new(Code::Usage, error))?.scenes;
-        jobs(&Self { scenes, ..self })
+        jobs(&Self { scenes, ..self }, &mut OpenedModels::default())
     }
 }
 
 /// One job for each video of a request.
-fn jobs(request: &Request) -> Result<Vec<Job>, Failure> {
+fn jobs(request: &Request, models: &mut OpenedModels) -> Result<Vec<Job>, Failure> {
     let request = &request.clone().settled().code(Code::Usage)?;
     let Request { command, settings, edit, .. } = request;
     let name = settings.model.clone().unwrap_or_else(|| weights::EMBEDDED.to_owned());
-    let model = ModelFolder::open(&name, settings.offline.unwrap_or(false)).code(Code::Model)?;
-    let configs = Configs::read(model).code(Code::Model)?;
+    let offline = settings.offline.unwrap_or(false);
+    let configs = models.open(&name, offline).code(Code::Model)?;
     let enhance = match &settings.enhance {
-        Some(name) => {
-            let folder = ModelFolder::open(name, settings.offline.unwrap_or(false));
-            Some(folder.and_then(Configs::read).context("--enhance").code(Code::Model)?)
-        }
+        Some(name) => Some(models.open(name, offline).context("--enhance").code(Code::Model)?),
         None => enhance::check_absent(settings).code(Code::Usage).map(|()| None)?,
     };
     let source = source(*command, settings)?;
