@@ -37,6 +37,7 @@
 //! | [`timeline`] | the long latent video, its windows, their blending |
 //! | [`pipelines`] | the loop, and the modes that feed it |
 //! | [`run`] | run directory, journal, manifest, progress, exit codes |
+//! | [`interpolation`] | frames between frames, by a network |
 //! | [`saliency`] | what stands out in a frame: masks and boxes of a subject |
 //! | [`eval`] | metrics |
 //!
@@ -70,6 +71,7 @@ pub mod cli;
 pub mod estimate;
 pub mod eval;
 pub mod guidance;
+pub mod interpolation;
 pub mod job;
 pub mod models;
 pub mod noise;

@@ -391,7 +391,7 @@ impl Resolved {
             device: compute.device_name(),
             download: folder.to_download(),
         };
-        let frames = job.last().frames();
+        let frames = job.output.frames(job.last().frames());
         let loads = last.filter(|last| **last == loads).unwrap_or_else(|| Rc::new(loads));
         let beside = job.output.latents.into_iter().chain(job.output.preview.map(|preview| preview.path)).collect();
         let (id, mut output) = (self.id.into_boxed_str(), job.output.video.path);

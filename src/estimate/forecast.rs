@@ -130,7 +130,8 @@ impl Forecast {
             reference_layer_windows: stages().map(work::reference_layer_windows).sum::<f64>() as u64,
             flops: Flops {
                 denoise: 2.0 * denoising.iter().map(work::Denoising::total).sum::<f64>(),
-                decode: 2.0 * stages().map(|stage| work::decoding(stage).total()).sum::<f64>(),
+                decode: 2.0
+                    * (stages().map(|stage| work::decoding(stage).total()).sum::<f64>() + work::interpolation(job)),
             },
             memory: Memory {
                 text: most(|need| need.text),
@@ -159,8 +160,8 @@ pub fn outline(job: &Job) -> Outline {
         prompts: first.prompts().to_vec(),
         width: last.size.width,
         height: last.size.height,
-        frames: last.frames(),
-        fps: last.rules.fps,
+        frames: job.output.frames(last.frames()),
+        fps: job.output.video.fps.as_f64(),
         steps: first.sampler.steps,
         seed: job.seed,
         device: first.compute.device_name(),
@@ -206,8 +207,9 @@ fn seconds(job: &Job, speed: &Speed) -> Result<Seconds> {
         seconds.denoise += work::denoising(stage).seconds(speed);
         seconds.decode += work::decoding(stage).seconds(speed);
     }
+    seconds.decode += work::interpolation(job) / speed.conv_wide;
     let Stage { size, .. } = job.last();
-    seconds.mux = (size.width * size.height * job.last().frames()) as f64 * speed.pixel;
+    seconds.mux = (size.width * size.height * job.output.frames(job.last().frames())) as f64 * speed.pixel;
     let Seconds { load, encode, denoise, decode, mux, .. } = seconds;
     Ok(Seconds { total: load + encode + denoise + decode + mux, ..seconds })
 }
@@ -216,7 +218,7 @@ fn seconds(job: &Job, speed: &Speed) -> Result<Seconds> {
 /// (docs/plan.md): a mean over scenes and sizes, at the default quality or, for H.264, twice as much for every six below it.
 fn written(job: &Job) -> u64 {
     let output = &job.output.video;
-    let pixels = (output.width * output.height * job.last().frames()) as f64;
+    let pixels = (output.width * output.height * job.output.frames(job.last().frames())) as f64;
     let bytes = match output.format {
         Format::Mp4 => 0.042 * 2f64.powf((17.0 - f64::from(output.crf.unwrap_or(17))) / 6.0),
         Format::Webm => 0.025,

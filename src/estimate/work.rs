@@ -2,8 +2,9 @@
 //! how long that takes at the speed of a machine.
 
 use crate::guidance;
-use crate::job::{Segment, Stage};
+use crate::job::{Job, Segment, Stage};
 use crate::models::architecture::Kinds;
+use crate::models::rife;
 use crate::run::Speed;
 
 /// The work of the denoiser.
@@ -104,6 +105,13 @@ pub fn decoding(stage: &Stage) -> Decoding {
         work.chunks += shown * stage.decode.chunks(frames).len() as f64;
     }
     work
+}
+
+/// Multiply-adds of the frames put between those that are made.
+pub fn interpolation(job: &Job) -> f64 {
+    let size = job.last().size;
+    let made = job.last().frames();
+    (job.output.frames(made) - made) as f64 * rife::work(size.width, size.height)
 }
 
 /// What follows the last step, in steps: decoding.

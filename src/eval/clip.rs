@@ -1,7 +1,7 @@
 //! CLIP as a judge of pictures: what a frame looks like, and how well it fits a text.
 
-use super::report::NotFinite;
 use super::resize::centre_square;
+use crate::models::NotFinite;
 use crate::models::clip::{Clip, ClipConfig};
 use crate::text::Tokenizer;
 use crate::video::Frame;

@@ -3,13 +3,14 @@
 use super::clip::{BATCH, ClipEmbedder, ClipFeatures};
 use super::faces::{Faces, alike, reidentification};
 use super::frames::{cosine, cscv, deviation, difference, flicker, mean, psnr, seam, squared_error, ssim};
-use super::interpolation::Interpolator;
 use super::judge::{Judge, JudgeStream, VideoFindings};
 use super::layout::Layout;
 use super::motion;
 use super::perceptual::{Perceptual, TOO_SMALL};
-use super::report::{Evaluation, FrameComparison, JudgedQuestion, Metric, NotFinite, PerFrame, Requirement, Scene};
+use super::report::{Evaluation, FrameComparison, JudgedQuestion, Metric, PerFrame, Requirement, Scene};
 use super::toyland::{CaptionFacts, asked};
+use crate::interpolation::Interpolator;
+use crate::models::NotFinite;
 use crate::models::lpips::{Features, LEAST_SIDE};
 use crate::video::Frame;
 use anyhow::{Context, Result, ensure};

@@ -5,7 +5,7 @@
 //! (face-api's alignment for dlib's network, which does not turn the picture).
 
 use super::frames::cosine;
-use super::report::NotFinite;
+use crate::models::NotFinite;
 use crate::models::faces::{
     DETECTOR_MEAN, DETECTOR_SIDE, FACE_MEAN, FACE_SIDE, FaceDetector, FaceEmbedder, FaceLandmarks, LANDMARKS_SIDE,
 };

@@ -5,7 +5,7 @@
 //! root is the sum of the singular values of A1' A2, where C = A A': no root of a matrix is taken, and sets smaller than the
 //! number of logits need no special care.
 
-use super::report::NotFinite;
+use crate::models::NotFinite;
 use crate::models::i3d::{I3d, SIDE};
 use crate::nn::resample::resize_bilinear;
 use crate::video::Frame;

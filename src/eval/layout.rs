@@ -51,6 +51,8 @@ struct Recorded {
     given_frames: usize,
     /// Frames of video for one latent frame, but the first.
     temporal_ratio: usize,
+    /// Frames of the file for each one that was made but the last.
+    interpolate: Option<usize>,
 }
 
 #[derive(Deserialize)]
@@ -89,8 +91,10 @@ impl Layout {
         let given = recorded.given_frames;
         let sum = counts.clone().try_fold(given, |sum, (&frames, fade)| sum.checked_add(frames.checked_sub(fade[0])?));
         let apart = counts.into_iter().all(|(&frames, fade)| fade[0].saturating_add(fade[1]) <= frames);
-        let sound = counted.iter().all(|&count| count == segments) && sum == Some(recorded.frames);
-        let sound = sound && apart && fades[0] == 0;
+        let factor = recorded.interpolate.unwrap_or(1);
+        let file = |made: usize| made.checked_sub(1)?.checked_mul(factor)?.checked_add(1);
+        let sound = counted.iter().all(|&count| count == segments) && sum.and_then(file) == Some(recorded.frames);
+        let sound = sound && factor > 0 && apart && fades[0] == 0;
         let within = (1..=MOST_RATIO).contains(&recorded.temporal_ratio)
             && recorded.frames <= MOST_FRAMES
             && recorded.padding.iter().chain(&contexts).all(|&latents| latents <= MOST_FRAMES);
@@ -128,7 +132,16 @@ impl Layout {
             layout.add(&timeline, &windows, recorded.padding[segment] + contexts[segment]);
             start += frames;
         }
+        layout.stretch(factor);
         Ok(layout)
+    }
+
+    /// With `factor` frames for each one but the last: those put in behind a frame count as it does.
+    fn stretch(&mut self, factor: usize) {
+        for span in &mut self.scenes {
+            span.frames = span.frames.start * factor..(span.frames.end * factor).min(self.frames);
+        }
+        self.seams.iter_mut().chain(&mut self.others).for_each(|frame| *frame *= factor);
     }
 
     /// The prompt of a frame.
@@ -284,6 +297,23 @@ mod tests {
         .unwrap();
         assert_eq!(spans(&layout), [(40, 48, 0)]);
         assert_eq!((layout.seams, layout.others), (vec![40], vec![44]));
+    }
+
+    #[test]
+    fn frames_between_frames_belong_to_the_one_before() {
+        let mut record = json!({
+            "frames": 10, "segment_frames": [5, 5], "padding": [0, 1], "temporal_ratio": 4,
+            "windows": [[[0, 2, 0]], [[0, 3, 0]]], "texts": [[0], [1]]
+        });
+        let plain = recorded(record.clone(), 2).unwrap();
+        (record["interpolate"], record["frames"]) = (json!(4), json!(37));
+        let layout = recorded(record.clone(), 2).unwrap();
+        assert_eq!((spans(&plain), spans(&layout)), (vec![(0, 5, 0), (5, 10, 1)], vec![(0, 20, 0), (20, 37, 1)]));
+        assert_eq!((plain.seams, layout.seams), (vec![5], vec![20]));
+        for (factor, frames) in [(4, 40), (0, 10), (usize::MAX, 37)] {
+            (record["interpolate"], record["frames"]) = (json!(factor), json!(frames));
+            assert!(recorded(record.clone(), 2).unwrap_err().contains("do not make up"));
+        }
     }
 
     #[test]

@@ -11,7 +11,6 @@ mod evaluator;
 pub mod faces;
 pub mod frames;
 pub mod fvd;
-pub mod interpolation;
 pub mod judge;
 pub mod layout;
 pub mod motion;

@@ -1,6 +1,6 @@
 //! LPIPS between frames: how different they look, by a network.
 
-use super::report::NotFinite;
+use crate::models::NotFinite;
 use crate::models::lpips::{Features, LEAST_SIDE, Lpips};
 use crate::video::Frame;
 use crate::weights::Measure;

@@ -157,18 +157,6 @@ impl FromStr for Metric {
     }
 }
 
-/// Values that are no numbers came out of a network.
-#[derive(Debug)]
-pub struct NotFinite(pub &'static str);
-
-impl fmt::Display for NotFinite {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        write!(f, "{} gave values that are not finite", self.0)
-    }
-}
-
-impl std::error::Error for NotFinite {}
-
 /// Numbers by metric.
 pub type Metrics = BTreeMap<Metric, f64>;
 

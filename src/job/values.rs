@@ -45,6 +45,10 @@ words!(
     PreviewKind, "kind of preview", { Off = "off", Strip = "strip", Video = "video" }
 );
 words!(
+    /// Frames of the file for each one that the model makes.
+    Interpolate, "factor", { Two = "2x", Four = "4x", Eight = "8x" }
+);
+words!(
     /// Where the manifest goes.
     ManifestMode, "place for the manifest", { Embed = "embed", Sidecar = "sidecar", Both = "both", None = "none" }
 );
@@ -60,6 +64,16 @@ words!(
         Discard = "discard",
     }
 );
+
+impl Interpolate {
+    pub fn factor(self) -> usize {
+        match self {
+            Self::Two => 2,
+            Self::Four => 4,
+            Self::Eight => 8,
+        }
+    }
+}
 
 /// What `--motion` says.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -27,6 +27,7 @@ pub use latent_time::LatentTime;
 
 use crate::attention::Hooks;
 use candle_core::{Result, Tensor};
+use std::fmt;
 
 /// A video denoiser: noisy latents, conditions and a time in, a prediction out.
 pub trait Denoiser: Send + Sync {
@@ -37,3 +38,15 @@ pub trait Denoiser: Send + Sync {
     /// When a row has a part that the network does not take, or not in this form (see [`Row`]).
     fn forward(&self, rows: &[Row], hooks: &mut Hooks) -> Result<Vec<Tensor>>;
 }
+
+/// A network gave values that are not finite.
+#[derive(Debug)]
+pub struct NotFinite(pub &'static str);
+
+impl fmt::Display for NotFinite {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "{} gave values that are not finite", self.0)
+    }
+}
+
+impl std::error::Error for NotFinite {}

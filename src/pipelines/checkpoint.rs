@@ -12,6 +12,7 @@ use super::extend::Context as Before;
 use super::record::hashes;
 use super::segment::kept;
 use super::state::{SamplerState, pack, unpack};
+use crate::interpolation::Interpolator;
 use crate::job::values::{Every, OnInterrupt};
 use crate::job::{Job, Stage, Timeline};
 use crate::run::directory::{self, Plan, RunDir, RunLocked, RunReadOnly};
@@ -439,6 +440,7 @@ pub(super) fn read_latents(job: &Job, part: usize, dir: &RunDir, file: &StoredFi
 /// All that decides the bytes of a video: what was asked for, by which version, with which weights and dtypes.
 fn identity(job: &Job) -> Result<Value> {
     let stage = job.first();
+    let interpolated = job.output.interpolate.is_some();
     let later = job.stages[1..].iter();
     let later: Vec<Value> = later
         .map(|stage| Ok(json!([hashes(stage)?, stage.model.folder.configurations_hash()?])))
@@ -452,6 +454,7 @@ fn identity(job: &Job) -> Result<Value> {
         "stages": later,
         "noise": stage.input.noise.as_deref().map(directory::file_hash).transpose()?,
         "given": stage.input.source_video.as_ref().map(|given| directory::file_hash(&given.path)).transpose()?,
+        "rife": Interpolator::place().filter(|_| interpolated).as_deref().map(directory::file_hash).transpose()?,
         "device": stage.compute.device_name(),
         "dtypes": [stage.compute.dtype.as_str(), stage.compute.text_dtype.as_str(), stage.compute.vae_dtype.as_str()],
         "attention": stage.compute.attention.name(),
@@ -499,6 +502,7 @@ pub fn differs(job: &Job, plan: &Plan) -> Result<Option<(Code, String)>> {
             return Ok(Some((Code::Model, format!("{place}: its configurations are not those it was begun with"))));
         }
         "stages" => "the model of --enhance is another".to_owned(),
+        "rife" => "the network of --interpolate is another".to_owned(),
         "noise" => "the file of --init-noise is another".to_owned(),
         "given" => "the video that it goes on from is another".to_owned(),
         "version" | "schema" => format!("it was begun by vidgen {}", plan.version),

@@ -9,7 +9,7 @@ use super::denoise::Known;
 use super::encode::Encoder;
 use crate::job::{Segment, SourceKind, SourceVideo, Stage};
 use crate::run::{Code, Failure, Manifest, Observer, WithCode};
-use crate::video::{self, Frame, Limits, Writer};
+use crate::video::{self, Frame, Limits};
 use crate::weights::read_tensors;
 use anyhow::{Context as _, Result, ensure};
 use candle_core::{Device, Tensor};
@@ -112,17 +112,17 @@ fn frames(stage: &Stage, source: &SourceVideo, range: Range<usize>) -> Result<im
 }
 
 /// Puts the source frames before the new ones, where they belong into the output and are not decoded from latents.
-pub fn write_given(stage: &Stage, writer: &mut Writer) -> Result<(), Failure> {
+pub fn write_given(stage: &Stage, take: &mut dyn FnMut(Frame) -> Result<()>) -> Result<()> {
     let Some(source) = stage.input.source_video.as_ref().filter(|source| !source.only_new) else { return Ok(()) };
     if let SourceKind::Latents { .. } = source.kind {
         return Ok(());
     }
     let mut written = 0;
     for frame in frames(stage, source, 0..source.frames)? {
-        writer.write(frame?).code(Code::Encoder)?;
+        take(frame?)?;
         written += 1;
     }
-    Ok(unchanged(written == source.frames, source)?)
+    unchanged(written == source.frames, source)
 }
 
 /// Which of the frames that a segment decodes to belong into the output.

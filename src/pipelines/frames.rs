@@ -8,13 +8,15 @@ use super::frame_cache::FrameCache;
 use super::latents::write_latents;
 use super::loaded::Loaded;
 use crate::disk;
-use crate::job::{Job, Stage};
+use crate::interpolation::{Inserter, Interpolator};
+use crate::job::{Job, Outputs, Stage};
 use crate::models::architecture::Role;
 use crate::run::manifest::{Manifest, sidecar_path};
 use crate::run::{Code, Event, Failure, Observer, Phase, WithCode};
 use crate::video::{self, Fault, Format, Frame, Output, Spool, VideoError, Written};
 use anyhow::Context;
 use candle_core::Tensor;
+use std::cell::Cell;
 use std::path::{Path, PathBuf};
 
 /// Removes what runs that were killed have left of the files that this one writes, and says so.
@@ -39,10 +41,14 @@ pub fn frames(
     checkpoints: &mut Checkpointer,
     observer: &mut dyn Observer,
 ) -> Result<Written, Failure> {
-    let mut output = job.output.video.clone();
-    output.metadata = job.output.manifest.embeds().then(|| manifest.embedded_json()).transpose()?;
     let mut cache = FrameCache::new(checkpoints, observer)?;
-    write(job.last(), loaded, latents, &output, &mut cache, observer)
+    write(job.last(), loaded, latents, &output(job, manifest)?, &mut cache, observer)
+}
+
+fn output(job: &Job, manifest: &Manifest) -> anyhow::Result<Outputs> {
+    let mut output = job.output.clone();
+    output.video.metadata = output.manifest.embeds().then(|| manifest.embedded_json()).transpose()?;
+    Ok(output)
 }
 
 /// Decodes latents that were kept.
@@ -53,9 +59,7 @@ pub fn again(
     manifest: &Manifest,
     observer: &mut dyn Observer,
 ) -> Result<Written, Failure> {
-    let mut output = job.output.video.clone();
-    output.metadata = job.output.manifest.embeds().then(|| manifest.embedded_json()).transpose()?;
-    write(job.last(), loaded, latents, &output, &mut FrameCache::off(), observer)
+    write(job.last(), loaded, latents, &output(job, manifest)?, &mut FrameCache::off(), observer)
 }
 
 /// A draft of the video from the latents of a stage that there are, under a name of its own: `NAME.draft.mp4` for `NAME.mp4`. Its record
@@ -75,7 +79,8 @@ pub fn draft(
     };
     let (width, height) = (stage.size.width * stage.shown(), stage.size.height);
     let path = path.with_file_name(name);
-    let output = Output { path, width, height, metadata: None, overwrite: true, ..job.output.video.clone() };
+    let video = Output { path, width, height, metadata: None, overwrite: true, ..job.output.video.clone() };
+    let output = Outputs { video, ..job.output.clone() };
     write(stage, loaded, latents, &output, &mut FrameCache::off(), observer)
 }
 
@@ -83,7 +88,7 @@ fn write(
     stage: &Stage,
     loaded: &mut Loaded,
     latents: &[Tensor],
-    output: &Output,
+    output: &Outputs,
     cache: &mut FrameCache,
     observer: &mut dyn Observer,
 ) -> Result<Written, Failure> {
@@ -94,21 +99,28 @@ fn write(
     })?;
     let vae = loaded.decoder(stage)?;
     let decoder = Decoder::new(stage, &*vae);
-    let mut writer = video::open(output).code(Code::Encoder)?;
-    extend::write_given(stage, &mut writer)?;
+    let network = interpolator(output, stage)?;
+    let mut writer = video::open(&output.video).code(Code::Encoder)?;
     let parts = latents.len();
     let mut write = |frame| writer.write(frame);
-    let mut fades = Fades::new(&mut write);
+    // whether the next frame begins anew
+    let cut = Cell::new(false);
+    let mut inserter = Inserter::new(network.as_ref().map(|(network, factor)| (network, *factor)), &mut write);
+    let mut write = |frame: Frame| inserter.write(frame, cut.take());
     let encoder = |error: anyhow::Error| match video::fault(&error) {
         Some(_) => Failure::new(Code::Encoder, error),
         None => error.into(),
     };
+    extend::write_given(stage, &mut write).map_err(encoder)?;
+    let mut fades = Fades::new(&mut write);
     for (part, latents) in latents.iter().enumerate() {
         let latents = latents.to_device(&stage.compute.device)?;
         let wanted = extend::wanted(stage, part);
         // a draft may end here: then nothing is mixed behind it
         let next = stage.segments.get(part + 1).filter(|_| part + 1 < parts);
-        fades.begin(stage.segments[part].fade, wanted.len(), next.map_or(0, |next| next.fade))?;
+        let segment = &stage.segments[part];
+        cut.set(part > 0 && segment.fade == 0 && segment.feed.is_none());
+        fades.begin(segment.fade, wanted.len(), next.map_or(0, |next| next.fade))?;
         if stage.shown() == 1 {
             let mut take = |frame| fades.write(frame);
             decode(&decoder, &latents, (part, wanted), cache, &mut take, observer).map_err(encoder)?;
@@ -129,6 +141,14 @@ fn write(
     }
     observer.event(&Event::Phase { phase: Phase::Mux, of: 0, what: String::new() })?;
     writer.finish().code(Code::Encoder)
+}
+
+/// The network that puts frames between those of a stage, and how many it makes of one; none where none are asked for.
+fn interpolator(output: &Outputs, stage: &Stage) -> Result<Option<(Interpolator, usize)>, Failure> {
+    let Some(factor) = output.interpolate else { return Ok(None) };
+    let network = Interpolator::open(None, &stage.compute.device).code(Code::Model)?;
+    let network = network.with_context(|| format!("--interpolate {factor}: RIFE's file is gone")).code(Code::Model)?;
+    Ok(Some((network, factor.factor())))
 }
 
 /// Saves the latents of a run whose video could not be written: beside the output, or where there is room.

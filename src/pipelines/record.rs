@@ -1,5 +1,6 @@
 //! The record of a job: every effective setting under the name of its flag.
 
+use crate::job::values::Interpolate;
 use crate::job::{Job, Segment, SourceVideo, Stage, UncondText};
 use crate::run::Manifest;
 use crate::run::manifest::{ModelRecord, OutputRecord, SCHEMA};
@@ -67,8 +68,9 @@ fn settings(job: &Job) -> Result<Map<String, Value>> {
     let settings = json!({
         "width": size.width,
         "height": size.height,
-        "frames": stage.frames(),
+        "frames": job.output.frames(stage.frames()),
         "fps": job.output.video.fps.to_string(),
+        "interpolate": job.output.interpolate.map(Interpolate::factor),
         "recipe": stage.model.recipe,
         "steps": stage.sampler.steps,
         "guidance_scale": stage.guidance.to_string(),

@@ -15,10 +15,14 @@ pub struct Measure {
 impl Measure {
     /// The file that is given; else the one of this name in the user's data directory (`vidgen/metrics`), if there is one.
     pub fn open(given: Option<&Path>, name: &str) -> anyhow::Result<Option<Self>> {
-        let left = || Some(dirs::data_dir()?.join("vidgen").join("metrics").join(name)).filter(|path| path.is_file());
-        let Some(path) = given.map(Path::to_path_buf).or_else(left) else { return Ok(None) };
+        let Some(path) = given.map(Path::to_path_buf).or_else(|| Self::place(name)) else { return Ok(None) };
         let tensors = read_tensors(&path)?;
         Ok(Some(Self { path, tensors }))
+    }
+
+    /// The file of this name in the user's data directory, if there is one.
+    pub fn place(name: &str) -> Option<PathBuf> {
+        Some(dirs::data_dir()?.join("vidgen").join("metrics").join(name)).filter(|path| path.is_file())
     }
 
     /// Makes a network of the tensors, in f32. Errors name the file and the tensor.

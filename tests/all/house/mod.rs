@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 ///
 /// `job` knows what the stages are made of (configurations, plans, controls, outputs) but runs nothing; `pipelines` runs
 /// jobs. Models and processors never see each other.
-const ROOMS: [(&str, &[&str]); 23] = [
+const ROOMS: [(&str, &[&str]); 24] = [
     ("words", &[]),
     ("disk", &[]),
     ("nn", &[]),
@@ -28,7 +28,8 @@ const ROOMS: [(&str, &[&str]); 23] = [
     ("text", &["nn", "models", "weights"]),
     ("video", &["words", "disk"]),
     ("saliency", &["nn", "models", "weights", "video"]),
-    ("eval", &["nn", "models", "timeline", "weights", "text", "video"]),
+    ("interpolation", &["models", "weights", "video"]),
+    ("eval", &["nn", "models", "timeline", "weights", "text", "video", "interpolation"]),
     ("run", &["words", "disk", "video"]),
     ("storyboard", &["words", "run"]),
     ("recipe", &["words", "models", "processors", "schedulers", "guidance", "timeline", "video"]),
@@ -49,6 +50,7 @@ const ROOMS: [(&str, &[&str]); 23] = [
             "storyboard",
             "run",
             "recipe",
+            "interpolation",
         ],
     ),
     ("batch", &["words", "weights", "storyboard", "run", "job"]),
@@ -72,6 +74,7 @@ const ROOMS: [(&str, &[&str]); 23] = [
             "run",
             "job",
             "estimate",
+            "interpolation",
         ],
     ),
     (
@@ -91,6 +94,7 @@ const ROOMS: [(&str, &[&str]); 23] = [
             "attention",
             "processors",
             "saliency",
+            "interpolation",
             "eval",
         ],
     ),

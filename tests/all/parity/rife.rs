@@ -5,7 +5,7 @@ use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 use std::collections::HashMap;
 use std::path::Path;
-use vidgen::eval::interpolation::Interpolator;
+use vidgen::interpolation::Interpolator;
 use vidgen::models::rife::{Between, Rife};
 use vidgen::video::Frame;
 

@@ -1,12 +1,12 @@
-//! Frames between frames, and how far things move from one to the next, by a network.
+//! Frames between frames, and how far things move from one to the next, by a network (RIFE, arXiv 2011.06294).
 
-use super::report::NotFinite;
+use crate::models::NotFinite;
 use crate::models::rife::{Between, Rife};
 use crate::video::Frame;
 use crate::weights::Measure;
 use anyhow::{Result, ensure};
 use candle_core::{DType, Device, Tensor};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// The name of the network's file where `make metrics` leaves it.
 const FILE: &str = "rife-v3.9.safetensors";
@@ -29,6 +29,11 @@ impl Interpolator {
         let Some(measure) = Measure::open(given, FILE)? else { return Ok(None) };
         let file = measure.path.display().to_string();
         Ok(Some(Self { network: measure.build(device, Rife::new)?, device: device.clone(), file }))
+    }
+
+    /// Where the file of [`Interpolator::open`] is, if `make metrics` left one.
+    pub fn place() -> Option<PathBuf> {
+        Measure::place(FILE)
     }
 
     /// What the network says of the time half way between two frames of one size.
@@ -60,5 +65,43 @@ impl Interpolator {
         let channel = |c: usize| frame.data.iter().skip(c).step_by(3).map(|&value| f32::from(value) / 255.0);
         let pixels: Vec<f32> = (0..3).flat_map(channel).collect();
         Ok(Tensor::from_vec(pixels, (1, 3, frame.height, frame.width), &self.device)?)
+    }
+}
+
+/// Stands before the consumer of frames and puts interpolated ones between those that pass: `factor` frames for each one but the
+/// last. Each half-way frame is made of its two neighbours, first of those that pass, then of those just made.
+pub struct Inserter<'a> {
+    network: Option<(&'a Interpolator, usize)>,
+    take: &'a mut dyn FnMut(Frame) -> Result<()>,
+    last: Option<Frame>,
+}
+
+impl<'a> Inserter<'a> {
+    /// `network`: with the factor, a power of two; without one frames pass as they are.
+    pub fn new(network: Option<(&'a Interpolator, usize)>, take: &'a mut dyn FnMut(Frame) -> Result<()>) -> Self {
+        Self { network, take, last: None }
+    }
+
+    /// The next frame. Across a `cut` nothing is between two frames: the earlier one stays, so that times are kept.
+    pub fn write(&mut self, frame: Frame, cut: bool) -> Result<()> {
+        let Some((network, factor)) = self.network else { return (self.take)(frame) };
+        match self.last.take() {
+            Some(last) if cut => (1..factor).try_for_each(|_| (self.take)(last.clone()))?,
+            Some(last) => self.between(network, &last, &frame, factor)?,
+            None => {}
+        }
+        (self.take)(frame.clone())?;
+        self.last = Some(frame);
+        Ok(())
+    }
+
+    fn between(&mut self, network: &Interpolator, a: &Frame, b: &Frame, factor: usize) -> Result<()> {
+        if factor < 2 {
+            return Ok(());
+        }
+        let middle = network.middle(a, b)?;
+        self.between(network, a, &middle, factor / 2)?;
+        (self.take)(middle.clone())?;
+        self.between(network, &middle, b, factor / 2)
     }
 }
