@@ -16,6 +16,7 @@ use std::fmt::{self, Debug};
 use std::sync::Arc;
 
 /// A kind of model, before any folder is read.
+#[derive(Debug)]
 pub struct Family {
     /// What recipes call it (`[for] architecture`).
     pub name: &'static str,

@@ -4,7 +4,7 @@ use super::architecture::Family;
 use super::{cogvideox, sd};
 
 /// All kinds of models that the program runs.
-pub static FAMILIES: &[&Family] = &[&cogvideox::FAMILY, &sd::FAMILY];
+pub static FAMILIES: &[&Family] = &[&cogvideox::FAMILY, &sd::FAMILY, &sd::TEXT_TO_VIDEO];
 
 /// The kind of a pipeline class.
 pub fn family(pipeline: &str) -> Option<&'static Family> {

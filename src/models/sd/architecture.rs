@@ -1,7 +1,6 @@
 //! Stable Diffusion folders as the rest of the program sees them: `StableDiffusionPipeline` of diffusers and its relatives, with
 //! their UNet, their autoencoder of pictures and CLIP's text tower.
 
-use super::work;
 use crate::attention::SiteKind;
 use crate::models::architecture::{
     Architecture, Configurations, Fact, Family, Kinds, LatentGeometry, LayerShape, Native, PartClass, RecipeKey, Role,
@@ -11,7 +10,7 @@ use crate::models::autoencoder::{DecodeMemory, DecodeOptions, TileOptions};
 use crate::models::autoencoder_kl::{AutoencoderKL, VaeConfig};
 use crate::models::clip::TextConfig;
 use crate::models::unet::config::SampleSize;
-use crate::models::unet::{UNet2DConditionModel, UNetConfig};
+use crate::models::unet::{UNet2DConditionModel, UNetConfig, work};
 use crate::models::{Autoencoder, Denoiser, LatentTime};
 use crate::schedulers::{ScheduleConfig, SchedulerClass, SchedulerKind};
 use anyhow::{Context, Result, bail, ensure};
@@ -46,26 +45,29 @@ pub static FAMILY: Family = Family {
         PartClass { name: "scheduler", role: Role::Scheduler, classes: &[], required: true },
         PartClass { name: "vae", role: Role::Autoencoder, classes: &["AutoencoderKL"], required: true },
     ],
-    schedulers: &[
-        // `clip_sample` counts as false: latents are not clipped
-        SchedulerClass {
-            class: "DDIMScheduler",
-            kind: SchedulerKind::Ddim,
-            defaults: ScheduleConfig::default,
-            clip_sample: None,
-        },
-        // what most folders name; it is run by DDIM, with what that one takes where the file does not say
-        SchedulerClass {
-            class: "PNDMScheduler",
-            kind: SchedulerKind::Ddim,
-            defaults: ScheduleConfig::default,
-            clip_sample: None,
-        },
-    ],
+    schedulers: SCHEDULERS,
     sites: &[SiteKind::SelfSpatial, SiteKind::Cross],
     native,
     read,
 };
+
+/// The classes that the folders name.
+pub(super) const SCHEDULERS: &[SchedulerClass] = &[
+    // `clip_sample` counts as false: latents are not clipped
+    SchedulerClass {
+        class: "DDIMScheduler",
+        kind: SchedulerKind::Ddim,
+        defaults: ScheduleConfig::default,
+        clip_sample: None,
+    },
+    // what most folders name; it is run by DDIM, with what that one takes where the file does not say
+    SchedulerClass {
+        class: "PNDMScheduler",
+        kind: SchedulerKind::Ddim,
+        defaults: ScheduleConfig::default,
+        clip_sample: None,
+    },
+];
 
 /// The folder's own control model.
 const CONTROLNET: &str = "controlnet";
@@ -76,6 +78,11 @@ const FPS: u32 = 4;
 const TOKENS: usize = 77;
 
 fn native(configurations: &Configurations) -> Result<Native> {
+    native_sides(configurations, (FRAMES, FPS))
+}
+
+/// The size of a UNet's samples in pixels, with so many frames and their rate.
+pub(super) fn native_sides(configurations: &Configurations, frames: (usize, u32)) -> Result<Native> {
     #[derive(Default, Deserialize)]
     #[serde(default)]
     struct Sample {
@@ -91,21 +98,22 @@ fn native(configurations: &Configurations) -> Result<Native> {
     let halvings = block_out_channels.len().saturating_sub(1);
     ensure!(halvings <= 8, "vae/config.json: {} block_out_channels are too many", halvings + 1);
     ensure!(sides.0.max(sides.1) <= 1 << 12, "unet/config.json: sample_size {sides:?} is too large");
-    Ok(native_of(sides, 1 << halvings))
+    Ok(native_of(sides, 1 << halvings, frames))
 }
 
-fn native_of((height, width): (usize, usize), ratio: usize) -> Native {
-    Native { width: width * ratio, height: height * ratio, frames: FRAMES, fps: FPS }
+fn native_of((height, width): (usize, usize), ratio: usize, (frames, fps): (usize, u32)) -> Native {
+    Native { width: width * ratio, height: height * ratio, frames, fps }
 }
 
-/// The configurations of a folder.
+/// The configurations of a folder, of this family or of another with the same networks.
 #[derive(Debug)]
-struct StableDiffusion {
+pub(super) struct Folder {
+    family: &'static Family,
     unet: UNetConfig,
     vae: VaeConfig,
     text: TextSpec,
     geometry: LatentGeometry,
-    sites: [Sites; 2],
+    sites: Vec<Sites>,
 }
 
 fn read(configurations: &Configurations) -> Result<Arc<dyn Architecture>> {
@@ -113,59 +121,77 @@ fn read(configurations: &Configurations) -> Result<Arc<dyn Architecture>> {
     struct Index {
         _class_name: String,
     }
-    /// transformers' value for "no limit" is 1e30.
-    #[derive(Default, Deserialize)]
-    #[serde(default)]
-    struct Limit {
-        model_max_length: Option<f64>,
-    }
     let unet: UNetConfig = config(configurations, "unet/config.json")?;
     unet.check("unet", true)?;
-    let vae: VaeConfig = config(configurations, "vae/config.json")?;
-    vae.check()?;
-    let text: TextConfig = config(configurations, "text_encoder/config.json")?;
-    text.tower("").context("text_encoder/config.json")?;
     let Index { _class_name: class } = config(configurations, "model_index.json")?;
-    check_channels(&class, &unet, &vae)?;
-    ensure!(
-        unet.cross_attention_dim == text.hidden_size,
-        "the text encoder gives {} values for a token and the unet takes {}: these parts are not of one model",
-        text.hidden_size,
-        unet.cross_attention_dim
-    );
-    // a file that is damaged is named when the tokenizer is opened
-    let limit: Limit = config(configurations, "tokenizer/tokenizer_config.json").unwrap_or_default();
-    let length = limit.model_max_length.map_or(TOKENS, |length| length.clamp(0.0, 65536.0) as usize);
-    let length = length.min(text.max_position_embeddings);
-    ensure!(length >= 2, "tokenizer/tokenizer_config.json: model_max_length leaves {length} tokens for a text");
-    let ratio = vae.spatial_ratio();
-    let geometry = LatentGeometry {
-        time: LatentTime::PER_FRAME,
-        spatial_ratio: ratio,
-        patch: 1,
-        patch_t: 1,
-        channels: vae.latent_channels,
-        window: FRAMES,
-        native: native_of(unet.sample_sides(), ratio),
-    };
-    // those of the finest level with attention, where a layer has the most tokens
-    let level = (0..unet.levels()).find(|&level| unet.attends_down(level)).unwrap_or(unet.levels() - 1);
-    let heads = unet.attention_head_dim.at(level);
-    let head_dim = unet.block_out_channels[level] / heads;
-    let sites =
-        [SiteKind::SelfSpatial, SiteKind::Cross].map(|kind| Sites { kind, layers: unet.layers(), heads, head_dim });
-    let text = TextSpec { part: "text_encoder", length, width: text.hidden_size };
-    Ok(Arc::new(StableDiffusion { unet, vae, text, geometry, sites }))
+    let folder = Folder::read(&FAMILY, unet, (FRAMES, FPS), configurations)?;
+    check_channels(&class, &folder.unet, &folder.vae)?;
+    Ok(Arc::new(folder))
+}
+
+impl Folder {
+    /// What is around a UNet: an autoencoder of pictures and CLIP's text tower. `native`: frames and their rate where nobody
+    /// asks for others.
+    pub(super) fn read(
+        family: &'static Family,
+        unet: UNetConfig,
+        native: (usize, u32),
+        configurations: &Configurations,
+    ) -> Result<Self> {
+        /// transformers' value for "no limit" is 1e30.
+        #[derive(Default, Deserialize)]
+        #[serde(default)]
+        struct Limit {
+            model_max_length: Option<f64>,
+        }
+        let vae: VaeConfig = config(configurations, "vae/config.json")?;
+        vae.check()?;
+        let text: TextConfig = config(configurations, "text_encoder/config.json")?;
+        text.tower("").context("text_encoder/config.json")?;
+        ensure!(
+            unet.out_channels == vae.latent_channels,
+            "the vae makes {} latent channels and the unet {}: these parts are not of one model",
+            vae.latent_channels,
+            unet.out_channels
+        );
+        ensure!(
+            unet.cross_attention_dim == text.hidden_size,
+            "the text encoder gives {} values for a token and the unet takes {}: these parts are not of one model",
+            text.hidden_size,
+            unet.cross_attention_dim
+        );
+        // a file that is damaged is named when the tokenizer is opened
+        let limit: Limit = config(configurations, "tokenizer/tokenizer_config.json").unwrap_or_default();
+        let length = limit.model_max_length.map_or(TOKENS, |length| length.clamp(0.0, 65536.0) as usize);
+        let length = length.min(text.max_position_embeddings);
+        ensure!(length >= 2, "tokenizer/tokenizer_config.json: model_max_length leaves {length} tokens for a text");
+        let ratio = vae.spatial_ratio();
+        let geometry = LatentGeometry {
+            time: LatentTime::PER_FRAME,
+            spatial_ratio: ratio,
+            patch: 1,
+            patch_t: 1,
+            channels: vae.latent_channels,
+            window: native.0,
+            native: native_of(unet.sample_sides(), ratio, native),
+        };
+        // those of the finest level with attention, where a layer has the most tokens
+        let level = (0..unet.levels()).find(|&level| unet.attends_down(level)).unwrap_or(unet.levels() - 1);
+        let heads = unet.attention_head_dim.at(level);
+        let head_dim = unet.block_out_channels[level] / heads;
+        let within = |kind| Sites { kind, layers: unet.layers(), heads, head_dim };
+        let mut sites = [SiteKind::SelfSpatial, SiteKind::Cross].map(within).to_vec();
+        if let Some((heads, head_dim)) = unet.temporal_heads(level) {
+            sites.push(Sites { kind: SiteKind::Temporal, layers: unet.temporal_layers(), heads, head_dim });
+        }
+        let text = TextSpec { part: "text_encoder", length, width: text.hidden_size };
+        Ok(Self { family, unet, vae, text, geometry, sites })
+    }
 }
 
 /// Latents of one form all through, and what the pipeline class puts beside them.
 fn check_channels(class: &str, unet: &UNetConfig, vae: &VaeConfig) -> Result<()> {
     let latent = vae.latent_channels;
-    ensure!(
-        unet.out_channels == latent,
-        "the vae makes {latent} latent channels and the unet {}: these parts are not of one model",
-        unet.out_channels
-    );
     match (unet.in_channels, class == INSTRUCT) {
         (channels, false) if channels == latent => Ok(()),
         (channels, true) if channels == 2 * latent => Ok(()),
@@ -181,7 +207,7 @@ fn check_channels(class: &str, unet: &UNetConfig, vae: &VaeConfig) -> Result<()>
     }
 }
 
-impl Architecture for StableDiffusion {
+impl Architecture for Folder {
     fn geometry(&self) -> &LatentGeometry {
         &self.geometry
     }
@@ -191,8 +217,11 @@ impl Architecture for StableDiffusion {
     }
 
     fn layers(&self, kind: SiteKind, frames: usize, cells: (usize, usize)) -> Vec<LayerShape> {
-        let known = self.sites.iter().any(|sites| sites.kind == kind);
-        if known { work::layers(&self.unet, frames, cells) } else { Vec::new() }
+        match kind {
+            SiteKind::SelfSpatial | SiteKind::Cross => work::layers(&self.unet, frames, cells),
+            SiteKind::Temporal => work::temporal_layers(&self.unet, frames, cells),
+            SiteKind::Joint => Vec::new(),
+        }
     }
 
     fn text(&self) -> TextSpec {
@@ -204,13 +233,14 @@ impl Architecture for StableDiffusion {
             ("layers", Fact::Number(self.unet.layers())),
             ("latent_channels", Fact::Number(self.geometry.channels)),
             ("text_width", Fact::Number(self.text.width)),
+            ("width", Fact::Number(self.geometry.native.width)),
             ("instruct", Fact::Flag(self.unet.in_channels > self.geometry.channels)),
         ];
-        RecipeKey { architecture: FAMILY.name, facts: facts.into() }
+        RecipeKey { architecture: self.family.name, facts: facts.into() }
     }
 
     fn family(&self) -> &'static Family {
-        &FAMILY
+        self.family
     }
 
     fn unit_prefixes(&self) -> &'static [&'static str] {

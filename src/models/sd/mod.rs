@@ -1,7 +1,9 @@
 //! Stable Diffusion 1.x and 2.x (arXiv 2112.10752) as video models: diffusers' folders of pictures, whose networks take the frames
-//! of a video as a batch.
+//! of a video as a batch. Beside them the folders of ModelScope's text-to-video model (arXiv 2308.06571), which have the same
+//! parts but for layers in time in the UNet.
 
 mod architecture;
-mod work;
+mod text_to_video;
 
 pub use architecture::FAMILY;
+pub use text_to_video::TEXT_TO_VIDEO;

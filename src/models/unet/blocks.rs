@@ -1,7 +1,8 @@
 //! The units of a UNet: levels of the way down, the middle, levels of the way up; after diffusers' `CrossAttnDownBlock2D`,
-//! `DownBlock2D`, `UNetMidBlock2DCrossAttn`, `CrossAttnUpBlock2D` and `UpBlock2D`.
+//! `DownBlock2D`, `UNetMidBlock2DCrossAttn`, `CrossAttnUpBlock2D` and `UpBlock2D`, and those that end in `3D`.
 
 use super::config::UNetConfig;
+use super::temporal::{TemporalConvLayer, TransformerTemporal};
 use super::transformer::Transformer2D;
 use super::walk::Walk;
 use crate::models::blocks2d::{ResnetBlock2D, ResnetSizes, Upsample2D};
@@ -9,24 +10,70 @@ use crate::nn::conv::{Conv2d, conv2d};
 use candle_core::Result;
 use candle_nn::VarBuilder;
 
-/// A residual block, and attention after it where its level has some.
+/// A residual block, and attention after it where its level has some. In a video UNet each is followed by its counterpart in
+/// time.
 #[derive(Debug)]
 pub(super) struct Layer {
     resnet: ResnetBlock2D,
+    temp_conv: Option<TemporalConvLayer>,
     attention: Option<Transformer2D>,
+    temp_attention: Option<TransformerTemporal>,
 }
 
 /// A unit.
 #[derive(Debug)]
 pub(super) enum Unit {
     Down { layers: Vec<Layer>, downsampler: Option<Conv2d> },
-    Mid { resnets: Vec<ResnetBlock2D>, attention: Box<Transformer2D> }, // attention after the first
+    Mid { layers: Vec<Layer> }, // two, attention in the first
     Up { layers: Vec<Layer>, upsampler: Option<Upsample2D> },
 }
 
-fn resnet(config: &UNetConfig, in_channels: usize, out_channels: usize, vb: VarBuilder) -> Result<ResnetBlock2D> {
-    let (time, groups, eps) = (Some(config.time_width()), config.norm_num_groups, config.norm_eps);
-    ResnetBlock2D::load(ResnetSizes { in_channels, out_channels, time, groups, eps }, vb)
+/// What a layer is: its index in its unit, its level, the channels that enter it, and its index among the network's places of
+/// attention, where it is one.
+struct Form {
+    index: usize,
+    level: usize,
+    before: usize,
+    attention: Option<usize>,
+}
+
+impl Layer {
+    fn load(config: &UNetConfig, form: &Form, vb: &VarBuilder) -> Result<Self> {
+        let Form { index, level, before, attention } = *form;
+        let (channels, groups) = (config.block_out_channels[level], config.norm_num_groups);
+        let part = |name: &str| vb.pp(name).pp(index);
+        let (time, eps) = (Some(config.time_width()), config.norm_eps);
+        let sizes = ResnetSizes { in_channels: before, out_channels: channels, time, groups, eps };
+        let in_time = |layer: usize| {
+            let heads = config.temporal_heads(level)?;
+            // `transformer_in` is the first place
+            Some(TransformerTemporal::load(channels, heads, groups, layer + 1, part("temp_attentions")))
+        };
+        let convolved = || TemporalConvLayer::load(channels, groups, part("temp_convs"));
+        Ok(Self {
+            resnet: ResnetBlock2D::load(sizes, part("resnets"))?,
+            temp_conv: config.is_video().then(convolved).transpose()?,
+            attention: attention
+                .map(|layer| Transformer2D::load(config, level, layer, part("attentions")))
+                .transpose()?,
+            temp_attention: attention.and_then(in_time).transpose()?,
+        })
+    }
+
+    /// Takes all rows through; with `skip` of what the way down has kept last, too.
+    fn run(&self, walk: &mut Walk, skip: bool) -> Result<()> {
+        walk.resnet(&self.resnet, skip)?;
+        if let Some(temp_conv) = &self.temp_conv {
+            walk.each(|x| temp_conv.forward(x))?;
+        }
+        if let Some(attention) = &self.attention {
+            walk.attend(attention)?;
+        }
+        if let Some(temp_attention) = &self.temp_attention {
+            walk.attend_in_time(temp_attention)?;
+        }
+        Ok(())
+    }
 }
 
 impl Unit {
@@ -56,11 +103,8 @@ impl Unit {
         let first = config.layers_per_block * (0..level).filter(|&level| config.attends_down(level)).count();
         let layer = |index: usize| {
             let before = if index == 0 { channels[level.saturating_sub(1)] } else { own };
-            let attention = || Transformer2D::load(config, level, first + index, vb.pp("attentions").pp(index));
-            Ok(Layer {
-                resnet: resnet(config, before, own, vb.pp("resnets").pp(index))?,
-                attention: attends.then(attention).transpose()?,
-            })
+            let attention = attends.then_some(first + index);
+            Layer::load(config, &Form { index, level, before, attention }, &vb)
         };
         let halving = || conv2d(own, own, 3, 2, 1, true, vb.pp("downsamplers.0.conv"));
         Ok(Self::Down {
@@ -71,10 +115,12 @@ impl Unit {
 
     fn load_mid(config: &UNetConfig, vb: VarBuilder) -> Result<Self> {
         let level = config.levels() - 1;
-        let channels = config.block_out_channels[level];
-        let one = |index: usize| resnet(config, channels, channels, vb.pp("resnets").pp(index));
-        let attention = Transformer2D::load(config, level, config.layers_down() - 1, vb.pp("attentions.0"))?;
-        Ok(Self::Mid { resnets: vec![one(0)?, one(1)?], attention: Box::new(attention) })
+        let layer = |index: usize| {
+            let (before, attention) = (config.block_out_channels[level], config.layers_down() - 1);
+            let attention = (index == 0).then_some(attention);
+            Layer::load(config, &Form { index, level, before, attention }, &vb)
+        };
+        Ok(Self::Mid { layers: (0..2).map(layer).collect::<Result<_>>()? })
     }
 
     fn load_up(config: &UNetConfig, block: usize, vb: VarBuilder) -> Result<Self> {
@@ -90,11 +136,8 @@ impl Unit {
         let layer = |index: usize| {
             let skip = skips[skips.len() - 1 - taken - index];
             let before = if index > 0 { own } else { channels[(level + 1).min(levels - 1)] };
-            let attention = || Transformer2D::load(config, level, first + index, vb.pp("attentions").pp(index));
-            Ok(Layer {
-                resnet: resnet(config, before + skip, own, vb.pp("resnets").pp(index))?,
-                attention: attends.then(attention).transpose()?,
-            })
+            let attention = attends.then_some(first + index);
+            Layer::load(config, &Form { index, level, before: before + skip, attention }, &vb)
         };
         Ok(Self::Up {
             layers: (0..layers).map(layer).collect::<Result<_>>()?,
@@ -106,9 +149,8 @@ impl Unit {
     pub(super) fn run(&self, walk: &mut Walk) -> Result<()> {
         match self {
             Self::Down { layers, downsampler } => {
-                for Layer { resnet, attention } in layers {
-                    walk.resnet(resnet, false)?;
-                    attention.as_ref().map_or(Ok(()), |attention| walk.attend(attention))?;
+                for layer in layers {
+                    layer.run(walk, false)?;
                     walk.keep();
                 }
                 if let Some(downsampler) = downsampler {
@@ -116,19 +158,9 @@ impl Unit {
                     walk.keep();
                 }
             }
-            Self::Mid { resnets, attention } => {
-                for (index, resnet) in resnets.iter().enumerate() {
-                    walk.resnet(resnet, false)?;
-                    if index == 0 {
-                        walk.attend(attention)?;
-                    }
-                }
-            }
+            Self::Mid { layers } => layers.iter().try_for_each(|layer| layer.run(walk, false))?,
             Self::Up { layers, upsampler } => {
-                for Layer { resnet, attention } in layers {
-                    walk.resnet(resnet, true)?;
-                    attention.as_ref().map_or(Ok(()), |attention| walk.attend(attention))?;
-                }
+                layers.iter().try_for_each(|layer| layer.run(walk, true))?;
                 if let Some(upsampler) = upsampler {
                     walk.enlarge(upsampler)?;
                 }

@@ -71,15 +71,18 @@ pub struct UNetConfig {
     /// The NUMBER of heads, for all its name.
     pub attention_head_dim: PerLevel,
     pub use_linear_projection: bool,
+    /// Width of a head of the layers in time; none in a network of pictures. No key of this file: [`super::UNet3DConfig`] has it.
+    #[serde(skip)]
+    pub temporal_head_dim: Option<usize>,
     /// What else stands in the file.
     #[serde(flatten)]
     pub others: BTreeMap<String, Value>,
 }
 
-const CROSS_DOWN: &str = "CrossAttnDownBlock2D";
-const DOWN: &str = "DownBlock2D";
-const CROSS_UP: &str = "CrossAttnUpBlock2D";
-const UP: &str = "UpBlock2D";
+pub(super) const CROSS_DOWN: &str = "CrossAttnDownBlock2D";
+pub(super) const DOWN: &str = "DownBlock2D";
+pub(super) const CROSS_UP: &str = "CrossAttnUpBlock2D";
+pub(super) const UP: &str = "UpBlock2D";
 const MID: &str = "UNetMidBlock2DCrossAttn";
 
 impl Default for UNetConfig {
@@ -104,6 +107,7 @@ impl Default for UNetConfig {
             cross_attention_dim: 1280,
             attention_head_dim: PerLevel::One(8),
             use_linear_projection: false,
+            temporal_head_dim: None,
             others: BTreeMap::new(),
         }
     }
@@ -236,6 +240,22 @@ impl UNetConfig {
     /// Width of the time's embedding.
     pub fn time_width(&self) -> usize {
         4 * self.block_out_channels.first().copied().unwrap_or(0)
+    }
+
+    /// Whether it has layers in time.
+    pub fn is_video(&self) -> bool {
+        self.temporal_head_dim.is_some()
+    }
+
+    /// Number and width of the heads in time of a level, where there are any.
+    pub fn temporal_heads(&self, level: usize) -> Option<(usize, usize)> {
+        let width = self.temporal_head_dim?;
+        Some((self.block_out_channels[level] / width, width))
+    }
+
+    /// Layers of attention in time: two a place, the first place before all others.
+    pub fn temporal_layers(&self) -> usize {
+        if self.is_video() { 2 * (self.layers() + 1) } else { 0 }
     }
 
     /// Whether a level of the way down has attention.

@@ -1,15 +1,20 @@
 //! The UNet of Stable Diffusion 1.x and 2.x (arXiv 2112.10752), after diffusers' `UNet2DConditionModel`: an image network, for
-//! which a video is a batch of frames. Frames do not see each other unless a control lets them.
+//! which a video is a batch of frames. Frames do not see each other unless a control lets them. With layers in time between
+//! its own it is the network of ModelScope's text-to-video model (arXiv 2308.06571), diffusers' `UNet3DConditionModel`.
 //!
 //! Sides may be odd: a level halves them rounding up, and the way up enlarges to the size of what the way down kept.
 
 mod blocks;
 pub mod config;
 pub mod controlnet;
+mod temporal;
 mod transformer;
+mod unet3d;
 mod walk;
+pub mod work;
 
 pub use config::UNetConfig;
+pub use unet3d::{UNet3DConditionModel, UNet3DConfig};
 
 use super::blocks2d::{GroupNorm, activated};
 use super::layers::{TimestepEmbedding, timestep_sinusoid};
@@ -21,12 +26,18 @@ use crate::nn::conv::{Conv2d, conv2d};
 use blocks::Unit;
 use candle_core::{DType, Device, Result, Tensor, bail};
 use candle_nn::VarBuilder;
+use temporal::TransformerTemporal;
 use walk::Walk;
 
-/// What begins both a UNet and the networks beside it: the first convolution and the time's embedding.
+/// Heads of attention in time before all other layers, whatever the width of the network.
+const HEADS_IN: usize = 8;
+
+/// What begins both a UNet and the networks beside it: the first convolution, attention in time where there is some, and the
+/// time's embedding.
 #[derive(Debug)]
 struct Entrance {
     conv_in: Conv2d,
+    transformer_in: Option<TransformerTemporal>,
     time_embedding: TimestepEmbedding,
     config: UNetConfig,
     dtype: DType,
@@ -35,9 +46,12 @@ struct Entrance {
 
 impl Entrance {
     fn load(config: &UNetConfig, vb: &VarBuilder) -> Result<Self> {
-        let channels = config.block_out_channels[0];
+        let (channels, groups) = (config.block_out_channels[0], config.norm_num_groups);
+        let in_time =
+            |width| TransformerTemporal::load(channels, (HEADS_IN, width), groups, 0, vb.pp("transformer_in"));
         Ok(Self {
             conv_in: conv2d(config.in_channels, channels, 3, 1, 1, true, vb.pp("conv_in"))?,
+            transformer_in: config.temporal_head_dim.map(in_time).transpose()?,
             time_embedding: TimestepEmbedding::load(channels, config.time_width(), vb.pp("time_embedding"))?,
             config: config.clone(),
             dtype: compute_dtype(vb.dtype(), vb.device()),
@@ -78,6 +92,9 @@ impl Entrance {
         (network, layers): (usize, usize),
     ) -> Result<Walk<'h, 'a>> {
         let mut walk = Walk::new(rows, hidden, hooks, (network, layers), |time| self.time(time))?;
+        if let Some(transformer_in) = &self.transformer_in {
+            walk.attend_in_time(transformer_in)?;
+        }
         walk.keep();
         Ok(walk)
     }

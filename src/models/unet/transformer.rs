@@ -15,7 +15,7 @@ const NORM_EPS: f64 = 1e-5;
 
 /// Attention of tokens on tokens, or on a text.
 #[derive(Debug)]
-struct Attention {
+pub(super) struct Attention {
     to_q: Linear, // to_q; with to_k and to_v where the keys are those of the queries' tokens
     to_kv: Option<Linear>,
     to_out: Linear, // to_out.0
@@ -25,7 +25,7 @@ struct Attention {
 
 impl Attention {
     /// `context`: width of the text, where keys and values are a text's.
-    fn load(width: usize, context: Option<usize>, heads: usize, vb: VarBuilder) -> Result<Self> {
+    pub(super) fn load(width: usize, context: Option<usize>, heads: usize, vb: VarBuilder) -> Result<Self> {
         let [q, k, v] = ["to_q", "to_k", "to_v"].map(|name| vb.pp(name));
         let (to_q, to_kv) = match context {
             None => (linear_joined(width, width, false, &[q, k, v])?, None),
@@ -33,6 +33,11 @@ impl Attention {
         };
         let path = vb.prefix();
         Ok(Self { to_q, to_kv, to_out: linear(width, width, true, vb.pp("to_out.0"))?, heads, path })
+    }
+
+    /// Where its weights are, for messages.
+    pub(super) fn path(&self) -> &str {
+        &self.path
     }
 
     /// Part `index` of `x` `[B, L, parts * D]` by heads, `[B, N, L, d]`.
@@ -43,7 +48,7 @@ impl Attention {
     }
 
     /// What it adds to `x` `[B, L, D]`. `texts`: `[rows, Lt, Dt]`.
-    fn forward(&self, x: &Tensor, texts: Option<&Tensor>, site: &Site, hooks: &mut Hooks) -> Result<Tensor> {
+    pub(super) fn forward(&self, x: &Tensor, texts: Option<&Tensor>, site: &Site, hooks: &mut Hooks) -> Result<Tensor> {
         let projected = self.to_q.forward(x)?;
         let [q, k, v] = match (&self.to_kv, texts) {
             (None, _) => [0, 1, 2].map(|part| self.heads(&projected, 3, part)),
@@ -88,6 +93,7 @@ pub(super) struct Transformer2D {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Place<'a> {
     pub network: usize,
+    /// Places of attention within frames.
     pub layers: usize,
     pub rows: &'a [usize],
     pub inner: &'a [std::ops::Range<usize>],
@@ -98,10 +104,12 @@ pub(super) struct Place<'a> {
 impl<'a> Place<'a> {
     /// The site of a layer on maps of so many cells.
     pub fn site(&self, kind: SiteKind, layer: usize, path: &'a str, cells: (usize, usize)) -> Site<'a> {
+        // in time two layers a place, and one place more: before all others
+        let layers = if kind == SiteKind::Temporal { 2 * (self.layers + 1) } else { self.layers };
         Site {
             network: self.network,
             layer,
-            layers: self.layers,
+            layers,
             kind,
             path,
             text: 0..0,

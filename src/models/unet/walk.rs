@@ -1,9 +1,11 @@
 //! A pass through a UNet's layers: what each row is at a place of it, and how rows go through a layer in groups.
 
+use super::temporal::TransformerTemporal;
 use super::transformer::{Place, Transformer2D};
 use crate::attention::{Feature, Hooks, Layout, Row, SiteKind, Time, inner_ranges};
 use crate::models::blocks2d::{ResnetBlock2D, Upsample2D};
 use candle_core::{Result, Tensor, bail};
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 /// A row inside the network.
@@ -117,7 +119,22 @@ impl<'h, 'a> Walk<'h, 'a> {
         Ok(())
     }
 
-    /// Frame by frame.
+    /// A place of attention in time: rows of as many frames together.
+    pub fn attend_in_time(&mut self, transformer: &TransformerTemporal) -> Result<()> {
+        for group in self.groups()? {
+            for same in group.of_equal_frames() {
+                let x = self.join(&same, |state| &state.hidden)?;
+                let positions = x.dim(2)? * x.dim(3)?;
+                let inner = inner_ranges(same.rows.iter().map(|_| positions));
+                let place = Place { inner: &inner, ..same.place(self.network, self.layers) };
+                let x = transformer.forward(&x, place, self.hooks)?;
+                self.part(&same, &x, |state| &mut state.hidden)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Row by row.
     pub fn each(&mut self, work: impl Fn(&Tensor) -> Result<Tensor>) -> Result<()> {
         for state in &mut self.states {
             state.hidden = work(&state.hidden)?;
@@ -215,6 +232,19 @@ impl<'h, 'a> Walk<'h, 'a> {
 }
 
 impl Group {
+    /// Its rows, those of as many frames together.
+    fn of_equal_frames(&self) -> Vec<Self> {
+        let mut same: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+        for (&row, inner) in self.rows.iter().zip(&self.inner) {
+            same.entry(inner.len()).or_default().push(row);
+        }
+        let group = |(frames, rows): (usize, Vec<usize>)| {
+            let inner = inner_ranges(rows.iter().map(|_| frames));
+            Self { rows, inner, frames }
+        };
+        same.into_iter().map(group).collect()
+    }
+
     fn place(&self, network: usize, layers: usize) -> Place<'_> {
         Place { network, layers, rows: &self.rows, inner: &self.inner, frames: self.frames }
     }

@@ -25,4 +25,5 @@ mod rerun;
 mod resume;
 mod stages;
 mod storyboards;
+mod text_to_video;
 mod zero_shot;

@@ -36,3 +36,12 @@ pub fn assert_close(what: &str, got: &Tensor, want: &Tensor, limit: f64) {
     println!("{what}: relative L2 {distance:.3e} (limit {limit:.0e})");
     assert!(distance <= limit, "{what}: relative L2 {distance:.3e} > {limit:.0e}");
 }
+
+/// Every p-th value, as `vae.thin` of the reference keeps them.
+pub fn thin(x: &Tensor) -> Tensor {
+    let values = x.to_dtype(DType::F32).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    let prime = |p: usize| (2..p).all(|d| !p.is_multiple_of(d));
+    let fits = |p: &usize| values.len().div_ceil(*p) <= 1500;
+    let step = std::iter::once(1).chain((11..).filter(|&p| prime(p))).find(fits).unwrap();
+    Tensor::new(values.into_iter().step_by(step).collect::<Vec<f32>>(), &Device::Cpu).unwrap()
+}

@@ -13,4 +13,5 @@ mod text;
 mod tiny;
 mod transformer;
 mod u2net;
+mod unet3d;
 mod vae;

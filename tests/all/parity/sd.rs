@@ -1,6 +1,6 @@
 //! Stable Diffusion's networks against diffusers and transformers (goldens: `tests/reference/sd.py`).
 
-use crate::common::{assert_close, golden, golden_dir, tiny};
+use crate::common::{assert_close, golden, golden_dir, thin, tiny};
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 use std::cell::RefCell;
@@ -26,15 +26,6 @@ fn config<T: serde::de::DeserializeOwned>(kind: &str, part: &str) -> T {
 
 fn builder(tensors: HashMap<String, Tensor>, dtype: DType) -> VarBuilder<'static> {
     VarBuilder::from_tensors(tensors, dtype, &Device::Cpu)
-}
-
-/// Every p-th value, as `vae.thin` of the reference keeps them.
-fn thin(x: &Tensor) -> Tensor {
-    let values = x.to_dtype(DType::F32).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
-    let prime = |p: usize| (2..p).all(|d| !p.is_multiple_of(d));
-    let fits = |p: &usize| values.len().div_ceil(*p) <= 1500;
-    let step = std::iter::once(1).chain((11..).filter(|&p| prime(p))).find(fits).unwrap();
-    Tensor::new(values.into_iter().step_by(step).collect::<Vec<f32>>(), &Device::Cpu).unwrap()
 }
 
 const TEXTS: [&str; 8] = [

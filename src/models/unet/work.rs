@@ -1,7 +1,7 @@
 //! What a UNet takes: its attention layers by size, multiply-adds and memory of a row.
 
+use super::{HEADS_IN, UNetConfig};
 use crate::models::architecture::{Kinds, LayerShape, RowMemory, RowWork, WIDE, WindowRows};
-use crate::models::unet::UNetConfig;
 
 /// Sides of a level: each halves them, rounding up.
 fn sides(level: usize, (height, width): (usize, usize)) -> (usize, usize) {
@@ -31,6 +31,14 @@ pub fn layers(unet: &UNetConfig, frames: usize, cells: (usize, usize)) -> Vec<La
     levels(unet).into_iter().map(shape).collect()
 }
 
+/// The attention layers in time, two a place, the first place before all others.
+pub fn temporal_layers(unet: &UNetConfig, frames: usize, cells: (usize, usize)) -> Vec<LayerShape> {
+    let Some(width) = unet.temporal_head_dim else { return Vec::new() };
+    let first = LayerShape { channels: HEADS_IN * width, heads: HEADS_IN, grid: (frames, cells.0, cells.1) };
+    let others = layers(unet, frames, cells);
+    std::iter::once(first).chain(others).flat_map(|layer| [layer; 2]).collect()
+}
+
 /// Multiply-adds of one row: 3x3 convolutions of the residual blocks, the products around attention (20 D^2 for a token: in,
 /// out, four projections, two of the queries and the output on the text, twelve of the gated layer), attention on itself
 /// and on a text of so many tokens.
@@ -43,13 +51,16 @@ pub fn row(unet: &UNetConfig, text: usize, frames: usize, cells: (usize, usize))
         let (height, width) = sides(level, cells);
         (frames * height * width) as f64
     };
+    let temporal = if unet.is_video() { 12.0 } else { 0.0 };
     let mut convolution = |from: usize, to: usize, level: usize| {
         add(from.max(to), WIDE.1, 9.0 * (from * to) as f64 * area(level));
     };
     let (channels, count) = (&unet.block_out_channels, unet.levels());
+    let mut in_time = 0.0;
     let mut resnet = |from: usize, to: usize, level: usize| {
         convolution(from, to, level);
         convolution(to, to, level);
+        in_time += temporal * (to * to) as f64 * area(level);
     };
     let mut before = channels[0];
     for (level, &own) in channels.iter().enumerate() {
@@ -72,11 +83,19 @@ pub fn row(unet: &UNetConfig, text: usize, frames: usize, cells: (usize, usize))
     }
     convolution(unet.in_channels, channels[0], 0);
     convolution(channels[0], unet.out_channels, 0);
+    add(channels[count - 1], WIDE.1, in_time); // nearly all of it where there are many channels
     let mut attention = 0.0;
     for LayerShape { channels, grid: (frames, height, width), .. } in layers(unet, frames, cells) {
         let (tokens, dim) = ((height * width) as f64, channels as f64);
         add(channels, WIDE.0, 20.0 * frames as f64 * tokens * dim * dim);
         attention += 2.0 * frames as f64 * tokens * (tokens + text as f64) * dim;
+    }
+    for (index, layer) in temporal_layers(unet, frames, cells).into_iter().enumerate() {
+        let LayerShape { channels: dim, grid: (frames, height, width), .. } = layer;
+        let tokens = (frames * height * width) as f64;
+        let outside = if index < 2 { channels[0] } else { dim };
+        add(dim, WIDE.0, tokens * (10.0 * (dim * dim) as f64 + (dim * outside) as f64));
+        attention += 2.0 * tokens * (frames * dim) as f64;
     }
     RowWork { linear, attention, layers: unet.layers() }
 }
@@ -97,21 +116,25 @@ pub fn memory(unet: &UNetConfig, rows: WindowRows, element: u64, score_budget: u
     });
     let state = frames * element * kept.sum::<u64>();
     let widest = |level: usize| unet.block_out_channels[level.min(unet.levels() - 1)] as u64 * area(level);
-    let largest = (0..unet.levels()).map(widest).max().unwrap_or(0);
+    let inside = unet.temporal_head_dim.map_or(0, |width| (HEADS_IN * width) as u64 * area(0));
+    let largest = (0..unet.levels()).map(widest).max().unwrap_or(0).max(inside);
     let activations = rows.halves as u64 * state + 14 * frames * element * largest;
     let tokens = layers_of_most(unet, rows);
     RowMemory { state, activations, scores: (tokens * 4 * frames).min(score_budget) }
 }
 
-/// Scores of the largest attention layer of a frame, over its heads.
+/// Scores of the largest attention layer of a frame, over its heads; those in time are for each position as many as frames.
 fn layers_of_most(unet: &UNetConfig, rows: WindowRows) -> u64 {
     let scores = |layer: &LayerShape| layer.heads as u64 * ((layer.grid.1 * layer.grid.2) as u64).pow(2);
-    layers(unet, 1, rows.cells).iter().map(scores).max().unwrap_or(0)
+    let in_time = |layer: &LayerShape| (layer.heads * layer.grid.1 * layer.grid.2 * rows.frames) as u64;
+    let in_time = temporal_layers(unet, 1, rows.cells).iter().map(in_time).max().unwrap_or(0);
+    layers(unet, 1, rows.cells).iter().map(scores).max().unwrap_or(0).max(in_time)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::models::unet::UNet3DConfig;
 
     #[test]
     fn layers_run_down_through_the_middle_and_up() {
@@ -119,6 +142,20 @@ mod tests {
         assert_eq!(levels(&unet), [0, 0, 1, 1, 2, 2, 3, 2, 2, 2, 1, 1, 1, 0, 0, 0]);
         assert_eq!(levels(&unet).len(), unet.layers());
         assert_eq!([0, 1, 2, 3].map(|level| sides(level, (9, 7))), [(9, 7), (5, 4), (3, 2), (2, 1)]);
+    }
+
+    #[test]
+    fn layers_in_time_are_counted() {
+        let unet = UNet3DConfig::default().planar("unet").unwrap();
+        let layers = temporal_layers(&unet, 16, (32, 32));
+        assert_eq!(layers.len(), unet.temporal_layers());
+        assert_eq!(layers[0], LayerShape { channels: 512, heads: 8, grid: (16, 32, 32) });
+        assert_eq!((layers[2].channels, layers[14].channels, layers[15].grid), (320, 1280, (16, 4, 4)));
+        // one product of each weight for each position that it sees: what a pass over one frame of one cell takes
+        let RowWork { linear, .. } = row(&unet, 1, 1, (8, 8));
+        let RowWork { linear: plain, .. } = row(&UNetConfig { temporal_head_dim: None, ..unet }, 1, 1, (8, 8));
+        let share = (linear.small + linear.wide) / (plain.small + plain.wide);
+        assert!((1.5..2.2).contains(&share), "{share}");
     }
 
     #[test]
