@@ -165,6 +165,7 @@ class Stage:
     loss: Callable  # () -> the loss, and a line for the log
     write: Callable  # writes the model's folder, with the weights that `net` holds then
     bank: Bank
+    rows: str = "stills"  # what the bank holds, for the log
 
 
 def run(a: argparse.Namespace, team: Team, stage: Stage) -> dict:
@@ -181,7 +182,7 @@ def run(a: argparse.Namespace, team: Team, stage: Stage) -> dict:
     stage.bank.grow(max(len(stage.bank), min(a.first, a.bank)))
     if not team.rank:
         stage.bank.save()
-    print(f"bank: {len(stage.bank)} stills, {time.time() - began:.0f} s", flush=True)
+    print(f"bank: {len(stage.bank)} {stage.rows}, {time.time() - began:.0f} s", flush=True)
     torch.manual_seed(a.seed + done + 7919 * team.rank)
     clock = Clock(max(0.1, a.minutes - (time.time() - began) / 60), a.total or a.minutes, before, a.steps)
 
@@ -213,7 +214,7 @@ def run(a: argparse.Namespace, team: Team, stage: Stage) -> dict:
         if not team.rank and (clock.count % 50 == 0 or 0 < a.steps <= 20):
             if not math.isfinite(running):
                 raise SystemExit(f"the loss is {running} at step {done + clock.count}; the last state is in {state.folder}")
-            print(f"step {done + clock.count} loss {running:.4f} {line} {clock.rate():.2f} it/s, {len(stage.bank)} stills, "
+            print(f"step {done + clock.count} loss {running:.4f} {line} {clock.rate():.2f} it/s, {len(stage.bank)} {stage.rows}, "
                   f"{time.process_time() / 60:.1f} core min", flush=True)
         if time.time() - saved > 150:
             save()
@@ -223,7 +224,7 @@ def run(a: argparse.Namespace, team: Team, stage: Stage) -> dict:
     if not team.rank:
         stage.bank.save()
     return {"steps": done + clock.count, "minutes": round(clock.before + clock.spent(), 1), "loss": running, "batch": a.batch,
-            "processes": team.size, "stills": len(stage.bank), "core_minutes": round(time.process_time() / 60, 1)}
+            "processes": team.size, stage.rows: len(stage.bank), "core_minutes": round(time.process_time() / 60, 1)}
 
 
 def load(folder: str, kind, name: str, device: str = "cpu"):
