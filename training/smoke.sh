@@ -34,4 +34,11 @@ done
 for kind in text control instruct; do
   "$python" "$here/evaluate_image.py" --model "$out/image" $kind --judge "$out/judge" --captions 4 --steps 2 --size 32 48 --sheet "$out/$kind.png"
 done
+for resume in "" --resume; do
+  "$python" "$here/train_video_unet.py" --image "$out/image" --out "$out/video" $tiny $few --batch 2 --bank-file "$out/clips" $resume
+  "$python" "$here/train_image_encoder.py" --out "$out/stream" $tiny $few $resume
+  "$python" "$here/train_stream.py" --base "$out/video" --encoder "$out/stream/image_encoder" --out "$out/stream" --fit 3 $tiny $few --batch 2 $resume
+done
+"$python" "$here/evaluate_video.py" --model "$out/video" clip --judge "$out/judge" --captions 4 --steps 2 --size 32 48 --sheet "$out/clip.png"
+"$python" "$here/evaluate_video.py" --model "$out/stream" stream --judge "$out/judge" --captions 4 --chunks 3 --steps 2 --size 32 48 --sheet "$out/stream.png"
 echo "all stages ran: $out"

@@ -354,6 +354,64 @@ class Images(unittest.TestCase):
         self.assertLess((plain - instruct).abs().max().item(), 1e-4)
         self.assertLess((plain - controlled).abs().max().item(), 1e-5)
 
+    def test_a_video_unet_begins_as_the_image_model_frame_by_frame(self):
+        import videos
+
+        torch.manual_seed(0)
+        image = images.unet((32, 48))
+        for p in image.parameters():
+            torch.nn.init.normal_(p, std=0.1)
+        for name, p in image.named_parameters():
+            if name.endswith(("to_q.weight", "to_k.weight")):  # then narrower heads lose nothing
+                for head in p.data.split(16):
+                    head[8:] = 0
+        net = videos.unet((32, 48))
+        videos.begin(net, image)
+        z, t, text = torch.randn(2, 4, 3, 4, 6), torch.tensor([10, 900]), torch.randn(2, clip_tokenizer.LENGTH, images.TEXT)
+        with torch.no_grad():
+            made = net(z, t, text).sample
+            for frame in range(3):
+                self.assertLess((made[:, :, frame] - image(z[:, :, frame], t, text).sample).abs().max().item(), 1e-4)
+            for p in net.parameters():
+                torch.nn.init.normal_(p, std=0.1)
+            made = net(z, t, text).sample
+            videos.hasten(net)
+            self.assertLess((made - net(z, t, text).sample).abs().max().item(), 1e-4)
+
+    def test_a_streaming_unet_begins_as_the_plain_one_and_mergers_see_no_order(self):
+        import streaming
+        import videos
+
+        torch.manual_seed(0)
+        base = videos.unet((32, 48))
+        for p in base.parameters():
+            torch.nn.init.normal_(p, std=0.1)
+        net, cam = streaming.streaming_unet(base, clip_tokenizer.LENGTH, 4), streaming.StreamingCAM(base, (4, 4, 8, 8), 2)
+        z, t, tokens = torch.randn(2, 4, 5, 4, 6), torch.tensor([10, 900]), torch.randn(2, clip_tokenizer.LENGTH + 4, images.TEXT)
+        text = tokens[:, :clip_tokenizer.LENGTH]
+        with torch.no_grad():
+            memory = cam(z[:, :, :2], t, text, torch.rand(2, 2, 3, 32, 48))
+            made = streaming.predict(net, z, t, tokens, memory)
+            self.assertLess((made - base(z, t, text).sample).abs().max().item(), 1e-4)
+            merger = net.cross_attention_merger_mid_block
+            torch.nn.init.normal_(merger.temporal_transformer.proj_out.weight, std=0.1)
+            x, seen = torch.randn(10, 48, 2, 3), torch.randn(4, 48, 2, 3)
+            one, turned = merger(x, seen, 5, 2), merger(x, seen[[1, 0, 3, 2]], 5, 2)
+            self.assertLess((one - turned).abs().max().item(), 1e-5)
+            other = seen.clone()
+            other[..., 1, 2] += 1
+            changed = (merger(x, other, 5, 2) - one).abs().amax((0, 1)) > 0
+            self.assertEqual(changed.nonzero().tolist(), [[1, 2]])
+
+    def test_an_anchor_of_the_encoders_size_is_only_normalised(self):
+        from streaming import MEAN, STD, prepared
+
+        x = torch.rand(1, 3, 8, 8) * 2 - 1
+        wanted = ((x + 1) / 2 - torch.tensor(MEAN).view(1, 3, 1, 1)) / torch.tensor(STD).view(1, 3, 1, 1)
+        self.assertLess((prepared(x, 8) - wanted).abs().max().item(), 1e-5)
+        flat = prepared(torch.full((1, 3, 40, 9), 0.5), 8)
+        self.assertLess((flat - flat[..., :1, :1]).abs().max().item(), 1e-5)
+
     def test_measures_of_control(self):
         from evaluate_image import boxes_iou, followed
 

