@@ -238,11 +238,12 @@ def write_json(path: str, value: dict):
         json.dump(value, file, indent=1)
 
 
-def write_index(folder: str, name: str, class_name: str, scheduler: str = "DDIMScheduler"):
-    """model_index.json; the parts that Stable Diffusion has and this has not are null."""
-    nothing = [None, None]
+def write_index(folder: str, name: str, class_name: str, scheduler: str = "DDIMScheduler", from_parent=()):
+    """model_index.json; the parts that Stable Diffusion has and this has not are null. `from_parent`: parts that are those of the
+    folder around it, which vidgen's own key names."""
+    nothing, own = [None, None], {"_from_parent": list(from_parent)} if from_parent else {}
     write_json(os.path.join(folder, name), {
-        "_class_name": class_name, "feature_extractor": nothing, "image_encoder": nothing, "requires_safety_checker": False,
+        "_class_name": class_name, **own, "feature_extractor": nothing, "image_encoder": nothing, "requires_safety_checker": False,
         "safety_checker": nothing, "scheduler": ["diffusers", scheduler], "text_encoder": ["transformers", "CLIPTextModel"],
         "tokenizer": ["transformers", "CLIPTokenizer"], "unet": ["diffusers", "UNet2DConditionModel"],
         "vae": ["diffusers", "AutoencoderKL"]})

@@ -110,7 +110,8 @@ def main():
         export(nets["unet"], os.path.join(folder, "unet"))
         EulerAncestralDiscreteScheduler.from_config(images.schedule().config, timestep_spacing="linspace").save_pretrained(
             os.path.join(folder, "scheduler"))
-        images.write_index(folder, "model_index.json", "StableDiffusionInstructPix2PixPipeline", "EulerAncestralDiscreteScheduler")
+        images.write_index(folder, "model_index.json", "StableDiffusionInstructPix2PixPipeline", "EulerAncestralDiscreteScheduler",
+                           from_parent=("text_encoder", "tokenizer", "vae"))
 
     losses = Losses(a, nets, text, bank, captions, device, own + 7)
     result = images.run(a, team, images.Stage("instruct", nets, losses, write, bank))

@@ -73,7 +73,7 @@ enum Command {
     Plan(Box<plan::Args>),
     /// Many jobs from one file, each network loaded once
     Batch(Box<batch::Args>),
-    /// A video again with words swapped or reweighted
+    /// A video again with words swapped or reweighted, or any video changed as it is told
     Edit(Box<edit::Edit>),
     /// What the network attends to in a run, as pictures and tensors
     #[command(alias = "attn_map")]

@@ -1,7 +1,9 @@
 //! How a stage is resolved: its plan, sampler, guidance, controls and dtypes from the settings, the recipe and the model.
 
 use super::controls::Wanted;
+use super::footage::Footage;
 use super::geometry::Geometry;
+use super::instruct::{self, Instruct};
 use super::preset::Preset;
 use super::source_video::{SourceFile, SourceVideo};
 use super::values::{Attention, DeviceSpec, Offload, Precision, Uncond};
@@ -70,7 +72,10 @@ pub struct Asked<'a> {
     /// The request's, with what a given video says.
     pub settings: &'a Settings,
     pub configs: &'a Configs,
+    /// The video that is continued.
     pub source: Option<&'a SourceFile>,
+    /// The frames that are changed.
+    pub footage: Option<&'a Footage>,
     pub recipe: &'a Recipe,
     pub geometry: &'a Geometry,
 }
@@ -81,12 +86,7 @@ impl Asked<'_> {
         let Self { request, settings, configs, recipe, geometry, .. } = *self;
         let Request { scenes, edit, .. } = request;
         let Configs { folder, architecture, schedule, .. } = configs;
-        ensure!(
-            architecture.recipe_key().facts.get("instruct") != Some(&Fact::Flag(true)),
-            "{}: this model changes a given picture as it is told (InstructPix2Pix), which vidgen does not do: use a model that makes \
-             pictures of texts",
-            folder.place()
-        );
+        self.check_task()?;
         let steps = settings.steps.unwrap_or(recipe.steps);
         let most = schedule.num_train_timesteps;
         ensure!((1..=most).contains(&steps), "--steps {steps}: give 1 to {most}");
@@ -95,6 +95,7 @@ impl Asked<'_> {
         let rules = self.rules(&wanted, preset.as_ref())?;
         let sampler = self.sampler(steps, preset.as_ref())?;
         let zero_shot = self.zero_shot(&sampler)?;
+        let instruct = self.instruct()?;
         ensure!(
             edit.is_none() || zero_shot.is_none(),
             "a video of an image model cannot be edited: make it anew with the other words and its seed"
@@ -127,6 +128,7 @@ impl Asked<'_> {
                 height: geometry.height,
             },
             zero_shot,
+            instruct,
             sampler,
             guidance,
             controls,
@@ -137,11 +139,41 @@ impl Asked<'_> {
         })
     }
 
+    /// Whether the command asks of the model what it does.
+    fn check_task(&self) -> Result<()> {
+        let Configs { folder, architecture, .. } = self.configs;
+        let told = architecture.recipe_key().facts.get("instruct") == Some(&Fact::Flag(true));
+        match (self.request.command, told) {
+            (Command::Edit, false) => bail!(
+                "{}: a {} follows no instruction: give --model a folder of StableDiffusionInstructPix2PixPipeline, or toyland-image, \
+                 which is inside; words of a video of vidgen are changed by --swap",
+                folder.place(),
+                folder.class()
+            ),
+            (Command::Edit, true) | (_, false) => Ok(()),
+            (_, true) => bail!(
+                "{}: this model changes a given video as it is told: vidgen edit VIDEO --instruct \"make it snow\" --model {}",
+                folder.place(),
+                folder.name()
+            ),
+        }
+    }
+
+    /// The given video that is changed, where one is.
+    fn instruct(&self) -> Result<Option<Instruct>> {
+        let Self { settings, recipe, footage, .. } = *self;
+        let Some(footage) = footage else { return instruct::check_absent(settings).map(|()| None) };
+        let method = recipe.method.instruct.as_ref();
+        let method =
+            method.context("--recipe: it says nothing of edits: leave it out, or add [method.instruct-pix2pix]")?;
+        Instruct::new(settings, method, footage.clone()).map(Some)
+    }
+
     fn rules(&self, wanted: &Wanted, preset: Option<&Preset>) -> Result<WindowRules> {
         let Self { request, settings, recipe, .. } = *self;
         let latent = self.configs.architecture.geometry();
         let windows = &recipe.method.ditctrl;
-        let (transition, joined) = if recipe.method.zero_shot.is_some() {
+        let (transition, joined) = if recipe.method.zero_shot.is_some() || recipe.method.instruct.is_some() {
             (settings.transition.unwrap_or(Transition::Blend), false)
         } else {
             wanted.transition(settings, &request.scenes)?
@@ -163,6 +195,9 @@ impl Asked<'_> {
     /// How pictures become a video, where the model makes pictures.
     fn zero_shot(&self, sampler: &Sampler) -> Result<Option<ZeroShot>> {
         let Self { settings, recipe, .. } = *self;
+        if let Some(method) = recipe.method.instruct.as_ref().filter(|_| self.footage.is_some()) {
+            return ZeroShot::of_footage(settings, method).map(Some);
+        }
         if let Some(method) = &recipe.method.zero_shot {
             return ZeroShot::new(settings, method, sampler).map(Some);
         }
@@ -194,7 +229,7 @@ impl Asked<'_> {
             return zero_shot.segments(scenes, frames, each, rules);
         }
         match *command {
-            Command::Generate => {
+            Command::Generate | Command::Edit => {
                 let native = self.configs.architecture.geometry().native.frames;
                 Ok(vec![rules.single(frames.unwrap_or(native))])
             }

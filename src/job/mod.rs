@@ -6,7 +6,9 @@ mod controls;
 mod device;
 mod edit;
 mod enhance;
+mod footage;
 mod geometry;
+mod instruct;
 mod keep;
 mod maps;
 mod memory;
@@ -29,6 +31,8 @@ pub use asked::OpenedModels;
 pub use controls::{Controls, Subject, bank_size};
 pub use device::device;
 pub use edit::{Changes, Edit, Swap};
+pub use footage::Footage;
+pub use instruct::Instruct;
 pub use keep::KeepRules;
 pub use maps::{MapView, Maps, MapsAsked, Pixel};
 pub use memory::free as free_memory;
@@ -61,6 +65,8 @@ pub enum Command {
     MultiPrompt,
     /// One long video from one prompt, or scenes that go on from a given video.
     Extend,
+    /// A given video changed as one prompt tells.
+    Edit,
 }
 
 impl Command {
@@ -69,6 +75,7 @@ impl Command {
             Self::Generate => "generate",
             Self::MultiPrompt => "multi-prompt",
             Self::Extend => "extend",
+            Self::Edit => "edit",
         }
     }
 }

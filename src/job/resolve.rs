@@ -1,11 +1,13 @@
 //! From a request to jobs: every setting gets its value, and every fault is found before anything is loaded.
 
 use super::asked::{Asked, Configs, OpenedModels};
+use super::footage::Footage;
 use super::geometry::Geometry;
 use super::output::{Outputs, Place};
 use super::source_video::SourceFile;
 use super::values::{ManifestMode, Seed, Size, TextCacheAt, Tiling};
 use super::{Command, Group, Job, KeepRules, Machine, Request, Settings, device, enhance, memory, script_settings};
+use crate::models::architecture::OtherTask;
 use crate::recipe::{self, Chosen};
 use crate::run::{Code, Failure, WithCode};
 use crate::storyboard::{self, Scene, Storyboard};
@@ -53,7 +55,12 @@ fn jobs(request: &Request, models: &mut OpenedModels) -> Result<Vec<Job>, Failur
     let Request { command, settings, edit, .. } = request;
     let name = settings.model.clone().unwrap_or_else(|| weights::EMBEDDED.to_owned());
     let offline = settings.offline.unwrap_or(false);
-    let configs = models.open(&name, offline).code(Code::Model)?;
+    let configs = opened(models.open(&name, offline))?;
+    let inner = if *command == Command::Edit { configs.folder.inner(INSTRUCT).code(Code::Model)? } else { None };
+    let configs = match inner {
+        Some(folder) => opened(Configs::read(folder))?,
+        None => configs,
+    };
     let enhance = match &settings.enhance {
         Some(name) => Some(models.open(name, offline).context("--enhance").code(Code::Model)?),
         None => enhance::check_absent(settings).code(Code::Usage).map(|()| None)?,
@@ -91,6 +98,15 @@ fn jobs(request: &Request, models: &mut OpenedModels) -> Result<Vec<Job>, Failur
         })
         .collect()
 }
+
+/// A model that is not damaged but for something else is a mistake of usage.
+fn opened(configs: Result<Configs>) -> Result<Configs, Failure> {
+    let other = configs.as_ref().is_err_and(|error| error.chain().any(|reason| reason.is::<OtherTask>()));
+    configs.code(if other { Code::Usage } else { Code::Model })
+}
+
+/// The folder in a model's that changes given videos as it is told.
+const INSTRUCT: &str = "instruct";
 
 /// What is said of prompts with another program's marks.
 fn marks_told(scenes: &[Scene]) -> Vec<String> {
@@ -131,7 +147,10 @@ pub fn check_single(scenes: &[Scene], settings: &Settings) -> Result<(), Failure
 fn source(command: Command, settings: &Settings) -> Result<Option<SourceFile>, Failure> {
     let only_new = settings.only_new.unwrap_or(false);
     let message = match (command, &settings.video) {
-        (Command::Extend, Some(_)) => return SourceFile::read(settings),
+        (Command::Edit, Some(_)) if settings.fit.is_some() || only_new => {
+            "--fit and --only-new are of videos that are gone on from: leave them out".to_owned()
+        }
+        (Command::Extend | Command::Edit, Some(_)) => return SourceFile::read(settings),
         (_, Some(path)) => {
             let (name, path) = (command.name(), path.display());
             format!("video {path}: {name} goes on from no video: use extend, or leave it out")
@@ -186,13 +205,24 @@ fn job(
 ) -> Result<Job> {
     let mut warnings = marks_told(&request.scenes);
     let latent = configs.architecture.geometry();
-    let settled = source.map(|source| source.settled(&request.settings, latent, &mut warnings)).transpose()?;
-    let settings = settled.as_ref().unwrap_or(&request.settings);
+    let (continued, changed) = if request.command == Command::Edit { (None, source) } else { (source, None) };
+    let settled = continued.map(|source| source.settled(&request.settings, latent, &mut warnings)).transpose()?;
+    let footage = changed.map(|source| Footage::new(source, &request.settings, latent, &mut warnings)).transpose()?;
+    let (footage, of_footage) = footage.unzip();
+    let settings = settled.as_ref().or(of_footage.as_ref()).unwrap_or(&request.settings);
     let chosen = recipe::find(settings.recipe.as_ref(), &configs.architecture.recipe_key())?;
     warnings.extend(chosen.warning);
     let Chosen { name, recipe, .. } = chosen;
     let geometry = Geometry::new(settings, latent, &recipe)?;
-    let asked = Asked { request, settings, configs, source, recipe: &recipe, geometry: &geometry };
+    let asked = Asked {
+        request,
+        settings,
+        configs,
+        source: continued,
+        footage: footage.as_ref(),
+        recipe: &recipe,
+        geometry: &geometry,
+    };
     let mut stages = vec![asked.stage(name, &mut warnings)?];
     let second = enhance.map(|model| enhance::stage(&stages[0], settings, model)).transpose()?;
     let recipe = second.as_ref().map_or(&recipe, |(_, recipe)| recipe);

@@ -27,16 +27,16 @@ pub enum Kind {
     Latents { shape: (usize, usize, usize) },
 }
 
-/// A video that is continued, before anything is known of the model.
+/// A video that is continued or changed, before anything is known of the model.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SourceFile {
-    path: PathBuf,
-    kind: Kind,
+    pub(super) path: PathBuf,
+    pub(super) kind: Kind,
     /// Frames, or latent frames.
-    frames: usize,
-    fps: Option<Rate>,
+    pub(super) frames: usize,
+    pub(super) fps: Option<Rate>,
     /// What of it is lost or changed in taking its frames alone.
-    lost: Vec<String>,
+    pub(super) lost: Vec<String>,
 }
 
 /// A video that is continued.

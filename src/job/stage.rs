@@ -3,6 +3,7 @@
 //! ([`Input::strength`]).
 
 use super::controls::Controls;
+use super::instruct::Instruct;
 use super::plan::{Segment, WindowRules, video_frames};
 use super::sampler::Sampler;
 use super::source_video::SourceVideo;
@@ -32,6 +33,8 @@ pub struct Stage {
     pub size: FrameSize,
     /// How pictures become a video; none where the model makes videos.
     pub zero_shot: Option<ZeroShot>,
+    /// The given video that is changed as the prompt tells.
+    pub instruct: Option<Instruct>,
     pub sampler: Sampler,
     pub guidance: GuidanceSchedule,
     pub controls: Controls,
@@ -212,7 +215,12 @@ impl Stage {
 
     /// How the halves of guidance become one prediction.
     pub fn rule(&self) -> Rule {
-        Rule::classifier_free(self.guidance)
+        match &self.instruct {
+            Some(Instruct { image_guidance, .. }) => {
+                Rule::ThreePart { text: self.guidance, image: *image_guidance, text_decides: true }
+            }
+            None => Rule::classifier_free(self.guidance),
+        }
     }
 
     /// Frames of the whole video, those of the one it continues included where they belong to the output.

@@ -1,6 +1,6 @@
 //! The values that settings take, read from words.
 
-pub use crate::recipe::Uncond;
+pub use crate::recipe::{FrameNoise, Uncond};
 pub use crate::words::{Duration, list, text, unknown};
 
 use crate::timeline::Motion;
@@ -72,6 +72,26 @@ impl Interpolate {
             Self::Four => 4,
             Self::Eight => 8,
         }
+    }
+}
+
+/// A moment of a video, in seconds from its beginning.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Seconds(pub f64);
+
+impl FromStr for Seconds {
+    type Err = Error;
+
+    /// `0`, `1.5`, `6s`, `1m30s`.
+    fn from_str(text: &str) -> Result<Self> {
+        let nothing = text.trim().trim_end_matches('s').parse::<f64>().is_ok_and(|seconds| seconds == 0.0);
+        if nothing { Ok(Self(0.0)) } else { Ok(Self(text.parse::<Duration>()?.0)) }
+    }
+}
+
+impl fmt::Display for Seconds {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "{}s", self.0)
     }
 }
 

@@ -10,8 +10,8 @@
 use super::plan::{Segment, WindowRules};
 use super::sampler::Sampler;
 use super::settings::Settings;
-use super::values::MotionAsked;
-use crate::recipe::ZeroShotRecipe;
+use super::values::{FrameNoise, MotionAsked};
+use crate::recipe::{InstructRecipe, ZeroShotRecipe};
 use crate::schedulers::{self, SchedulerKind};
 use crate::storyboard::{Length, Scene, Transition};
 use crate::timeline::{ChunkPlan, Motion, MotionPath, TextMix, Window};
@@ -20,8 +20,10 @@ use anyhow::{Result, bail, ensure};
 /// The method on one job.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ZeroShot {
-    /// None where every frame begins with its own noise.
+    /// None where every frame begins with noise.
     pub motion: Option<MotionPlan>,
+    /// Whether that is the same; none where a file of noise says so by how much it holds.
+    pub noise: Option<FrameNoise>,
     /// Frames in the network at a time, beside the anchor.
     pub chunk: usize,
 }
@@ -46,14 +48,9 @@ impl ZeroShot {
     /// # Errors
     /// Samplers and steps that motion cannot be put between, and chunks of nothing.
     pub fn new(settings: &Settings, recipe: &ZeroShotRecipe, sampler: &Sampler) -> Result<Self> {
-        let chunk = settings.chunk.unwrap_or(recipe.chunk);
-        ensure!((1..=4096).contains(&chunk), "--chunk {chunk}: give 1 to 4096 frames");
-        for (flag, given) in [
-            ("--transition-windows", settings.transition_windows.is_some()),
-            ("--hold", settings.hold.is_some()),
-            ("--blend", settings.blend.is_some()),
-        ] {
-            ensure!(!given, "{flag} is about windows in time, which an image model has none of: leave it out");
+        let chunk = chunk(settings, recipe.chunk)?;
+        if let Some(noise) = settings.noise {
+            bail!("--noise {noise} is for edit --instruct: with texts alone frames differ by their noise: leave it out")
         }
         let asked = settings.motion.unwrap_or(MotionAsked::By(recipe.motion));
         let motion = match asked {
@@ -68,7 +65,26 @@ impl ZeroShot {
                 None
             }
         };
-        Ok(Self { motion, chunk })
+        Ok(Self { motion, noise: Some(FrameNoise::Independent), chunk })
+    }
+
+    /// Frames that are made from given ones: what moves is what moves there.
+    ///
+    /// # Errors
+    /// Settings of motion, and chunks of nothing.
+    pub fn of_footage(settings: &Settings, recipe: &InstructRecipe) -> Result<Self> {
+        for (flag, given) in [
+            ("--motion", settings.motion.is_some()),
+            ("--motion-steps", settings.motion_steps.is_some()),
+            ("--motion-path", settings.motion_path.is_some()),
+        ] {
+            ensure!(
+                !given,
+                "{flag} is for videos from text alone; with --instruct things move as in the given video: leave it out"
+            );
+        }
+        let noise = settings.noise.or(settings.init_noise.is_none().then_some(recipe.noise));
+        Ok(Self { motion: None, noise, chunk: chunk(settings, recipe.chunk)? })
     }
 
     fn plan(motion: Motion, settings: &Settings, recipe: &ZeroShotRecipe, sampler: &Sampler) -> Result<MotionPlan> {
@@ -186,6 +202,20 @@ impl ZeroShot {
     }
 }
 
+/// Frames in the network at a time; refuses what has no meaning for them.
+fn chunk(settings: &Settings, own: usize) -> Result<usize> {
+    for (flag, given) in [
+        ("--transition-windows", settings.transition_windows.is_some()),
+        ("--hold", settings.hold.is_some()),
+        ("--blend", settings.blend.is_some()),
+    ] {
+        ensure!(!given, "{flag} is about windows in time, which an image model has none of: leave it out");
+    }
+    let chunk = settings.chunk.unwrap_or(own);
+    ensure!((1..=4096).contains(&chunk), "--chunk {chunk}: give 1 to 4096 frames");
+    Ok(chunk)
+}
+
 /// Frames of each scene: what it says, else its share of all.
 fn lengths(scenes: &[Scene], frames: Option<usize>, each: usize, fps: f64) -> Result<Vec<usize>> {
     let own = |scene: &Scene| {
@@ -259,7 +289,7 @@ mod tests {
     #[test]
     fn windows_cover_each_frame_once_and_the_anchor_stands_alone() {
         for chunk in [1, 3, 8] {
-            let zero = ZeroShot { motion: None, chunk };
+            let zero = ZeroShot { motion: None, noise: None, chunk };
             let plan = zero.windows(&texts(0, &[9, 8], |_| 2));
             assert_eq!((plan.windows[0].start, plan.windows[0].len), (0, 1));
             let mut end = 0;

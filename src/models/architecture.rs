@@ -100,6 +100,18 @@ impl Role {
     }
 }
 
+/// A whole model for something that this program does not do: not damaged, but the wrong one.
+#[derive(Debug)]
+pub struct OtherTask(pub String);
+
+impl fmt::Display for OtherTask {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for OtherTask {}
+
 /// Reads a JSON file of a model folder by its path inside it.
 pub type Configurations<'a> = dyn Fn(&str) -> Result<Value> + 'a;
 

@@ -24,6 +24,7 @@ use anyhow::{Context, Result, ensure};
 use candle_core::{DType, Tensor};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// Finished latents are synced to disk if losing them would lose at least this much work.
@@ -453,13 +454,19 @@ fn identity(job: &Job) -> Result<Value> {
         "configurations": stage.model.folder.configurations_hash()?,
         "stages": later,
         "noise": stage.input.noise.as_deref().map(directory::file_hash).transpose()?,
-        "given": stage.input.source_video.as_ref().map(|given| directory::file_hash(&given.path)).transpose()?,
+        "given": given(stage).map(directory::file_hash).transpose()?,
         "rife": Interpolator::place().filter(|_| interpolated).as_deref().map(directory::file_hash).transpose()?,
         "device": stage.compute.device_name(),
         "dtypes": [stage.compute.dtype.as_str(), stage.compute.text_dtype.as_str(), stage.compute.vae_dtype.as_str()],
         "attention": stage.compute.attention.name(),
         "threads": job.machine.threads,
     }))
+}
+
+/// The video that a stage goes on from or changes.
+pub(super) fn given(stage: &Stage) -> Option<&Path> {
+    let continued = stage.input.source_video.as_ref().map(|given| given.path.as_path());
+    continued.or(stage.instruct.as_ref().map(|instruct| instruct.footage.path.as_path()))
 }
 
 fn plan(job: &Job) -> Result<Plan> {
@@ -504,7 +511,7 @@ pub fn differs(job: &Job, plan: &Plan) -> Result<Option<(Code, String)>> {
         "stages" => "the model of --enhance is another".to_owned(),
         "rife" => "the network of --interpolate is another".to_owned(),
         "noise" => "the file of --init-noise is another".to_owned(),
-        "given" => "the video that it goes on from is another".to_owned(),
+        "given" => "the given video is another".to_owned(),
         "version" | "schema" => format!("it was begun by vidgen {}", plan.version),
         "request" => "what was asked for reads differently now".to_owned(),
         key => format!("{key} was {value} and is {}", now[key]),

@@ -28,8 +28,11 @@ pub type LatentShape = (usize, usize, usize);
 #[derive(Debug, Clone)]
 pub enum NoiseSource {
     Seeded(Noise),
-    /// Given tensors: `initial` `[F, C, H, W]` and, for samplers that add noise, `steps` `[steps, F, C, H, W]`; of an image model
-    /// in motion `initial` has the anchors of the segments, and `frames` `[F, C, H, W]` what each frame gets over moved latents.
+    /// Every frame has that of the first.
+    Shared(Noise),
+    /// Given tensors: `initial` `[F, C, H, W]` and, for samplers that add noise, `steps` `[steps, F, C, H, W]`; where F is 1 all frames
+    /// have the same. Of an image model in motion `initial` has the anchors of the segments, and `frames` `[F, C, H, W]` what
+    /// each frame gets over moved latents.
     Given {
         initial: Tensor,
         frames: Option<Tensor>,
@@ -42,7 +45,8 @@ impl NoiseSource {
     fn initial(&self, frames: Range<usize>, shape: LatentShape, device: &Device) -> Result<Tensor> {
         Ok(match self {
             Self::Seeded(noise) => noise.latents(Stream::Initial, frames, 0, shape, device)?,
-            Self::Given { initial, .. } => initial.narrow(0, frames.start, frames.len())?.to_device(device)?,
+            Self::Shared(noise) => repeated(&noise.latents(Stream::Initial, 0..1, 0, shape, device)?, frames.len())?,
+            Self::Given { initial, .. } => of_frames(initial, frames)?.to_device(device)?,
         })
     }
 
@@ -58,7 +62,9 @@ impl NoiseSource {
     /// Given noise without it.
     pub fn frame(&self, frame: usize, shape: LatentShape, device: &Device) -> Result<Tensor> {
         match self {
-            Self::Seeded(noise) => Ok(noise.latents(Stream::Frame, frame..frame + 1, 0, shape, device)?),
+            Self::Seeded(noise) | Self::Shared(noise) => {
+                Ok(noise.latents(Stream::Frame, frame..frame + 1, 0, shape, device)?)
+            }
             Self::Given { frames, .. } => {
                 let frames = frames.as_ref().context("the given noise holds no frame_noise")?;
                 Ok(frames.narrow(0, frame, 1)?.to_device(device)?)
@@ -70,14 +76,28 @@ impl NoiseSource {
     fn step(&self, step: usize, frames: Range<usize>, shape: LatentShape, device: &Device) -> Result<Tensor> {
         match self {
             Self::Seeded(noise) => Ok(noise.latents(Stream::Step, frames, step as u64, shape, device)?),
-            Self::Given { steps: Some(steps), .. } => {
-                Ok(steps.get(step)?.narrow(0, frames.start, frames.len())?.to_device(device)?)
+            Self::Shared(noise) => {
+                repeated(&noise.latents(Stream::Step, 0..1, step as u64, shape, device)?, frames.len())
             }
+            Self::Given { steps: Some(steps), .. } => Ok(of_frames(&steps.get(step)?, frames)?.to_device(device)?),
             // noise from two sources would be neither run
             Self::Given { steps: None, .. } => {
                 anyhow::bail!("this sampler adds noise at step {step}, and the given noise holds no step_noise")
             }
         }
+    }
+}
+
+/// One frame's noise for each of `frames`.
+fn repeated(one: &Tensor, frames: usize) -> Result<Tensor> {
+    Ok(one.repeat((frames, 1, 1, 1))?)
+}
+
+/// Given noise of some frames.
+fn of_frames(given: &Tensor, frames: Range<usize>) -> Result<Tensor> {
+    match given.dim(0)? {
+        1 => repeated(given, frames.len()),
+        _ => Ok(given.narrow(0, frames.start, frames.len())?),
     }
 }
 

@@ -37,19 +37,29 @@ impl<'a> Encoder<'a> {
         observer: &mut dyn Observer,
     ) -> Result<Option<Tensor>> {
         observer.event(&Event::Phase { phase: Phase::Encode, of: 0, what: what.into() })?;
-        let (width, height) = (self.stage.size.width, self.stage.size.height);
-        let mut values = Vec::with_capacity(count * 3 * width * height);
-        for frame in frames {
-            let pixels = frame?.data;
-            let plane = |channel| pixels.iter().skip(channel).step_by(3).map(|&byte| f32::from(byte) / 127.5 - 1.0);
-            values.extend((0..3).flat_map(plane));
-        }
-        if values.len() != count * 3 * width * height {
+        let frames = frames.collect::<Result<Vec<Frame>>>()?;
+        if frames.len() != count {
             return Ok(None);
         }
-        let video = Tensor::from_vec(values, (count, 3, height, width), &Device::Cpu)?; // [T, 3, H, W]
+        self.latents(&frames).map(Some)
+    }
+
+    /// The same of frames that are there.
+    pub fn latents(&self, frames: &[Frame]) -> Result<Tensor> {
+        let (width, height) = (self.stage.size.width, self.stage.size.height);
+        let mut values = Vec::with_capacity(frames.len() * 3 * width * height);
+        for frame in frames {
+            let plane = |channel| frame.data.iter().skip(channel).step_by(3).map(|&byte| f32::from(byte) / 127.5 - 1.0);
+            values.extend((0..3).flat_map(plane));
+        }
+        let video = Tensor::from_vec(values, (frames.len(), 3, height, width), &Device::Cpu)?; // [T, 3, H, W]
         let options = EncodeOptions { tile: self.stage.decode.tile.clone(), ..EncodeOptions::default() };
         let latents = self.vae.encode(&video, &options)?;
-        Ok(Some(latents.to_device(&Device::Cpu)?.to_dtype(DType::F32)?))
+        Ok(latents.to_device(&Device::Cpu)?.to_dtype(DType::F32)?)
+    }
+
+    /// What the latents are multiplied by after the encoder.
+    pub fn scaling_factor(&self) -> f64 {
+        self.vae.scaling_factor()
     }
 }

@@ -13,6 +13,7 @@ use super::zero_shot;
 use crate::attention::AttentionProcessor;
 use crate::estimate::work;
 use crate::guidance::Rule;
+use crate::job::values::FrameNoise;
 use crate::job::{Compute, Job, Maps, Stage, Timeline};
 use crate::models::Denoiser;
 use crate::models::architecture::Role;
@@ -29,27 +30,47 @@ use std::path::Path;
 
 /// The noise of a stage, read and checked before anything is loaded where it is given.
 pub fn noise(stage: &Stage, seed: u64) -> Result<NoiseSource> {
-    let Some(path) = &stage.input.noise else { return Ok(NoiseSource::Seeded(Noise::new(seed))) };
+    let shares = stage.zero_shot.as_ref().map_or(Some(FrameNoise::Independent), |zero| zero.noise);
+    let Some(path) = &stage.input.noise else {
+        let noise = Noise::new(seed);
+        return Ok(if shares == Some(FrameNoise::Shared) {
+            NoiseSource::Shared(noise)
+        } else {
+            NoiseSource::Seeded(noise)
+        });
+    };
     let shown = path.display();
     let mut tensors = read_tensors(path)?;
     let frames: usize = stage.segments.iter().map(|segment| segment.plan.frames).sum();
     let (c, h, w) = stage.size.latents;
     let sampler = &stage.sampler;
-    let mut take = |name: &str, shape: &[usize]| match tensors.remove(name) {
-        None => Ok(None),
-        Some(tensor) if tensor.dims() == shape => Ok(Some(tensor)),
-        Some(tensor) => bail!("{shown}: {name} has shape {:?}, this run needs {shape:?}", tensor.dims()),
+    // of so many frames, the first number that it may be
+    let mut take = |name: &str, ahead: &[usize], counts: &[usize]| {
+        let Some(tensor) = tensors.remove(name) else { return Ok(None) };
+        let shape = |&count: &usize| [ahead, &[count, c, h, w]].concat();
+        let shapes: Vec<Vec<usize>> = counts.iter().map(shape).collect();
+        if shapes.iter().any(|shape| tensor.dims() == shape) {
+            return Ok(Some(tensor));
+        }
+        let shapes: Vec<String> = shapes.iter().map(|shape| format!("{shape:?}")).collect();
+        bail!("{shown}: {name} has shape {:?}, this run needs {}", tensor.dims(), shapes.join(" or "))
     };
     let moved = stage.zero_shot.as_ref().is_some_and(|zero| zero.motion.is_some());
-    let first = if moved { stage.segments.len() } else { frames };
-    let Some(initial) = take("noise", &[1, first, c, h, w])? else { bail!("{shown}: holds no tensor named noise") };
-    let own = if moved { take("frame_noise", &[1, frames, c, h, w])? } else { None };
+    let first: &[usize] = match shares {
+        _ if moved => &[stage.segments.len()],
+        Some(FrameNoise::Independent) => &[frames],
+        Some(FrameNoise::Shared) => &[1],
+        None => &[frames, 1],
+    };
+    let Some(initial) = take("noise", &[1], first)? else { bail!("{shown}: holds no tensor named noise") };
+    let own = if moved { take("frame_noise", &[1], &[frames])? } else { None };
     ensure!(
         own.is_some() || !moved,
         "{shown}: holds no frame_noise, which a video in motion needs: add it, or use --motion none"
     );
     let frames_noise = own.map(|own| own.squeeze(0)).transpose()?;
-    let steps = take("step_noise", &[sampler.steps, 1, frames, c, h, w])?.map(|steps| steps.squeeze(1)).transpose()?;
+    let each: &[usize] = if stage.zero_shot.is_some() { &[frames, 1] } else { &[frames] };
+    let steps = take("step_noise", &[sampler.steps, 1], each)?.map(|steps| steps.squeeze(1)).transpose()?;
     let scheduler = sampler.build()?;
     let needed = (0..sampler.steps).any(|step| scheduler.needs_noise(step));
     ensure!(
@@ -75,6 +96,8 @@ pub struct Prepared<'a> {
     pub noise: &'a NoiseSource,
     /// What is known of the video that it continues.
     pub context: Option<&'a Context>,
+    /// What stands beside the latents of the video on the channel axis, `[F, C', H, W]`.
+    pub concat: Option<&'a Tensor>,
     /// By segment, the latents `[F, C, H, W]` of the frames that it refines, on its whole timeline.
     pub refined: Option<&'a [Tensor]>,
 }
@@ -202,10 +225,12 @@ fn input<'a>(
 ) -> Result<Input<'a>> {
     let segment = &stage.segments[index];
     let texts = timeline.plan.texts.iter().map(|text| mix(&prepared.texts.prompts, text));
+    let concat =
+        prepared.concat.map(|all| all.narrow(0, start, timeline.plan.frames)?.to_device(&stage.compute.device));
     Ok(Input {
         timeline,
         texts: texts.collect::<candle_core::Result<_>>()?,
-        concat: None,
+        concat: concat.transpose()?,
         start,
         known: context.map(|context| context.known(segment, &stage.compute.device)).transpose()?,
         refined: prepared.refined.map(|refined| refined[index].to_device(&stage.compute.device)).transpose()?,

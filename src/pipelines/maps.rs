@@ -11,6 +11,7 @@
 
 use super::decode::{Decoder, decode};
 use super::fade::Fades;
+use super::footage;
 use super::frame_cache::FrameCache;
 use super::latents::{Prepared, Recording, latents, noise};
 use super::loaded::Loaded;
@@ -64,7 +65,8 @@ pub fn attention_maps(
 
     let until = if overlay { stage.sampler.steps } else { maps.until(stage.sampler.steps) };
     let recording = Recording { until, maps, kept: RefCell::default() };
-    let prepared = Prepared { texts: &texts, noise: &noise, context: None, refined: None };
+    let concat = footage::pictures(stage, observer)?;
+    let prepared = Prepared { texts: &texts, noise: &noise, context: None, concat: concat.as_ref(), refined: None };
     let denoised = latents(job, stage, &mut loaded, &prepared, None, Some(&recording), observer)?;
 
     let kept = recording.kept.into_inner();

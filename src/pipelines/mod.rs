@@ -14,6 +14,7 @@ mod encode;
 mod extend;
 mod fade;
 mod feed;
+mod footage;
 mod frame_cache;
 mod frames;
 mod latents;

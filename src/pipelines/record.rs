@@ -1,8 +1,9 @@
 //! The record of a job: every effective setting under the name of its flag.
 
 use crate::job::values::Interpolate;
-use crate::job::{Job, Segment, SourceVideo, Stage, UncondText};
+use crate::job::{Instruct, Job, Segment, SourceVideo, Stage, UncondText};
 use crate::run::Manifest;
+use crate::run::directory::file_hash;
 use crate::run::manifest::{ModelRecord, OutputRecord, SCHEMA};
 use crate::timeline::TextMix;
 use anyhow::Result;
@@ -124,6 +125,16 @@ fn settings(job: &Job) -> Result<Map<String, Value>> {
             ("side_by_side".to_owned(), json!(changes.side_by_side)),
         ]);
     }
+    settings.extend(of_pictures(stage)?);
+    for stage in &job.stages[1..] {
+        settings.insert("enhance".to_owned(), enhancing(stage)?);
+    }
+    Ok(settings)
+}
+
+/// What a video of an image model has of its own.
+fn of_pictures(stage: &Stage) -> Result<Map<String, Value>> {
+    let mut settings = Map::new();
     if let Some(zero_shot) = &stage.zero_shot {
         let plan = zero_shot.motion.as_ref();
         settings.extend([
@@ -132,10 +143,16 @@ fn settings(job: &Job) -> Result<Map<String, Value>> {
             // all frames take the steps from the first of these on
             ("motion_between_steps".to_owned(), json!(plan.map(|plan| [plan.first, plan.moved]))),
             ("chunk".to_owned(), json!(zero_shot.chunk)),
+            ("noise".to_owned(), json!(zero_shot.noise.map(|noise| noise.to_string()))),
         ]);
     }
-    for stage in &job.stages[1..] {
-        settings.insert("enhance".to_owned(), enhancing(stage)?);
+    if let Some(Instruct { footage, image_guidance }) = &stage.instruct {
+        let given = json!({
+            "video": footage.path.to_string_lossy(),
+            "blake3": file_hash(&footage.path)?,
+            "frames": footage.frames,
+        });
+        settings.extend([("image_guidance_scale".to_owned(), json!(image_guidance)), ("given".to_owned(), given)]);
     }
     Ok(settings)
 }

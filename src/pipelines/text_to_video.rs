@@ -3,6 +3,7 @@
 
 use super::checkpoint::Checkpointer;
 use super::extend::{self, Context};
+use super::footage;
 use super::frames::{draft, frames, keep, sweep};
 use super::latents::{Prepared, latents, noise, write_latents};
 use super::loaded::Loaded;
@@ -134,7 +135,9 @@ fn stage(
         Some(earlier) => Some(refined(&job.stages[earlier], stage, before, loaded, watch)?),
         None => None,
     };
-    let prepared = Prepared { texts: &texts, noise: &noise, context, refined: refined.as_deref() };
+    let concat = footage::pictures(stage, watch)?;
+    let prepared =
+        Prepared { texts: &texts, noise: &noise, context, concat: concat.as_ref(), refined: refined.as_deref() };
     latents(job, stage, loaded, &prepared, Some(checkpoints), None, watch)
 }
 

@@ -20,6 +20,16 @@ words!(
     }
 );
 
+words!(
+    /// Whether frames begin with the same noise.
+    FrameNoise, "noise of frames", {
+        /// All with that of the first, in every step.
+        Shared = "shared",
+        /// Each with its own.
+        Independent = "independent",
+    }
+);
+
 /// What a run does where nobody says otherwise.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -62,6 +72,25 @@ pub struct Methods {
     /// For models of single pictures.
     #[serde(rename = "text2video-zero")]
     pub zero_shot: Option<ZeroShotRecipe>,
+    /// For models that change a given picture as they are told.
+    #[serde(rename = "instruct-pix2pix")]
+    pub instruct: Option<InstructRecipe>,
+}
+
+/// Frames of a given video that are changed as they are told (InstructPix2Pix, arXiv 2211.09800), and attend to the first of them
+/// (Text2Video-Zero).
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct InstructRecipe {
+    /// How much of the given frames stays.
+    pub image_guidance_scale: f64,
+    /// Whether frames begin with the same noise.
+    #[serde(deserialize_with = "word")]
+    pub noise: FrameNoise,
+    /// Frames in the network at a time.
+    pub chunk: usize,
+    /// Controls of attention.
+    pub attn_proc: Vec<Spec>,
 }
 
 /// Frames of an image model that attend to the first of them (Text2Video-Zero, arXiv 2303.13439).
@@ -139,7 +168,8 @@ impl Recipe {
     pub fn controls(&self, steps: usize) -> Vec<Spec> {
         let scaled = |spec: &Spec| Spec { steps: spec.steps.scaled(self.steps, steps), ..spec.clone() };
         let zero_shot = self.method.zero_shot.iter().flat_map(|method| &method.attn_proc);
-        self.method.ditctrl.attn_proc.iter().chain(zero_shot).map(scaled).collect()
+        let instruct = self.method.instruct.iter().flat_map(|method| &method.attn_proc);
+        self.method.ditctrl.attn_proc.iter().chain(zero_shot).chain(instruct).map(scaled).collect()
     }
 
     /// Latent frames that neighbouring windows share, for a window of `window`: 9 of 13, DiTCtrl's share, where the recipe

@@ -1,7 +1,7 @@
 //! What is inside the binary: the network of masks, and small models, which are diffusers folders like any other (`models/`),
 //! loaded by the same code.
 
-use super::source::Embedded;
+use super::source::{Embedded, Source};
 use candle_core::{DType, Device};
 use candle_nn::VarBuilder;
 
@@ -14,8 +14,15 @@ macro_rules! files {
     };
 }
 
-/// The models by their names.
-pub(super) static MODELS: [(&str, Embedded); 2] = [(EMBEDDED, TOYLAND), ("toyland-image", TOYLAND_IMAGE)];
+/// The models by their names. One whose name has a slash lies in the folder of the one before it.
+pub(super) static MODELS: [(&str, Embedded); 3] =
+    [(EMBEDDED, TOYLAND), ("toyland-image", TOYLAND_IMAGE), ("toyland-image/instruct", TOYLAND_INSTRUCT)];
+
+/// The files of the model of a name.
+pub(super) fn named(name: &str) -> Option<Source> {
+    let found = MODELS.iter().find(|(known, _)| *known == name);
+    found.map(|&(name, files)| Source::Embedded { name, files })
+}
 
 const TOYLAND: Embedded = files![
     "toyland":
@@ -45,6 +52,14 @@ const TOYLAND_IMAGE: Embedded = files![
     "unet/diffusion_pytorch_model.safetensors",
     "vae/config.json",
     "vae/diffusion_pytorch_model.safetensors",
+];
+
+const TOYLAND_INSTRUCT: Embedded = files![
+    "toyland-image/instruct":
+    "model_index.json",
+    "scheduler/scheduler_config.json",
+    "unet/config.json",
+    "unet/diffusion_pytorch_model.safetensors",
 ];
 
 static U2NETP: &[u8] = include_bytes!("../../models/u2netp/model.safetensors");

@@ -21,9 +21,9 @@ pub(super) fn directory() -> Option<PathBuf> {
 
 /// The place in memory of the hash of these files of a model; none when it should not be kept.
 pub(super) fn place<'a>(directory: &Path, source: &Source, files: impl Iterator<Item = &'a str>) -> Option<PathBuf> {
-    let Source::Folder(folder) = source else { return None };
     let mut key = blake3::Hasher::new();
     for file in files {
+        let Source::Folder(folder) = source.holder(file) else { return None };
         // a snapshot's links change, the blobs behind them do not
         let path = folder.join(file).canonicalize().ok()?;
         let data = path.metadata().ok()?;

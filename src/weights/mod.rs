@@ -69,6 +69,7 @@ pub fn pipelines() -> Vec<&'static str> {
 }
 
 const MODEL_INDEX: &str = "model_index.json";
+const FROM_PARENT: &str = "_from_parent";
 
 /// Checks the bytes of a safetensors file as opening a model does; returns how many tensors it holds.
 pub fn check_safetensors(file: &[u8]) -> anyhow::Result<usize> {
@@ -260,7 +261,29 @@ impl ModelFolder {
             let (known, remedy) = (pipelines().join(", "), registry::remedy(class));
             refuse!("{place}: pipeline class {class:?} is not supported; supported: {known}{remedy}");
         };
+        let source = match shared_parts(&source, &index, family)? {
+            parts if parts.is_empty() => source,
+            parts => {
+                let around = around(&source)?;
+                source.lent(around, parts)
+            }
+        };
         Ok(Self(Arc::new(Inner { name, source, revision, index, family, parts: Mutex::default() })))
+    }
+
+    /// The model in a folder of this one, where there is such a folder with a `model_index.json`.
+    ///
+    /// # Errors
+    /// One that is damaged.
+    pub fn inner(&self, folder: &str) -> anyhow::Result<Option<Self>> {
+        let name = format!("{}/{folder}", self.name());
+        let source = match &self.0.source {
+            Source::Embedded { .. } => embedded::named(&name),
+            Source::Folder(outer) if source::is_inside(folder) => Some(Source::Folder(outer.join(folder))),
+            _ => None,
+        };
+        let Some(source) = source.filter(|source| source.has(MODEL_INDEX)) else { return Ok(None) };
+        Ok(Some(Self::from_source(name, source, self.0.revision.clone())?))
     }
 
     /// The name the model was opened by, for messages and the manifest.
@@ -383,6 +406,38 @@ impl ModelFolder {
             source.show(name)
         ))
     }
+}
+
+/// The parts that a folder has from the one around it: `_from_parent` of `model_index.json`, which is vidgen's own key.
+fn shared_parts(source: &Source, index: &ModelIndex, family: &Family) -> Result<Vec<String>> {
+    let place = || source.show(MODEL_INDEX);
+    let parts = match &index.entries[FROM_PARENT] {
+        serde_json::Value::Null => return Ok(Vec::new()),
+        serde_json::Value::Array(parts) => parts,
+        other => refuse!("{}: {FROM_PARENT} is {other}; it is a list of parts", place()),
+    };
+    let name = |part: &serde_json::Value| match part.as_str() {
+        Some(name) if family.parts.iter().any(|known| known.name == name) => Ok(name.to_owned()),
+        _ => {
+            let known: Vec<&str> = family.parts.iter().map(|part| part.name).collect();
+            refuse!("{}: {FROM_PARENT} names {part}, which is none of its parts: {}", place(), known.join(", "))
+        }
+    };
+    parts.iter().map(name).collect()
+}
+
+/// The folder that a model lies in.
+fn around(source: &Source) -> Result<Source> {
+    let found = match source {
+        Source::Embedded { name, .. } => name.rsplit_once('/').and_then(|(outer, _)| embedded::named(outer)),
+        // of the folder itself, however it was named
+        Source::Folder(folder) => {
+            folder.canonicalize().ok().and_then(|folder| Some(Source::Folder(folder.parent()?.to_owned())))
+        }
+        _ => None,
+    };
+    let Some(found) = found else { refuse!("{}: there is no folder around it", source.show(MODEL_INDEX)) };
+    Ok(found)
 }
 
 /// What a folder holds.

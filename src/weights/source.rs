@@ -12,7 +12,6 @@ use std::fs::File;
 use std::io::Read;
 use std::ops::{Deref, Range};
 use std::path::{Component, Path, PathBuf};
-#[cfg(feature = "hub")]
 use std::sync::Arc;
 
 /// The files of a model in the binary: path inside the model, content.
@@ -28,6 +27,25 @@ pub(super) enum Source {
     /// A model on the hub that is only looked at: its small files are in a folder of the cache.
     #[cfg(feature = "hub")]
     Remote(Arc<Remote>),
+    /// A folder that has some of its parts from the one around it.
+    Lent(Arc<Lent>),
+}
+
+/// Two folders that are one model.
+#[derive(Debug)]
+pub(super) struct Lent {
+    own: Source,
+    around: Source,
+    /// The parts that are the outer folder's.
+    parts: Vec<String>,
+}
+
+impl Lent {
+    /// Which of the two has a file or directory.
+    fn of(&self, path: &str) -> &Source {
+        let part = path.split('/').next().unwrap_or_default();
+        if self.parts.iter().any(|lent| lent == part) { &self.around } else { &self.own }
+    }
 }
 
 /// What is known of a model that is not downloaded.
@@ -50,9 +68,23 @@ pub(super) struct Head {
 }
 
 impl Source {
+    /// This model with some parts of another.
+    pub fn lent(self, around: Self, parts: Vec<String>) -> Self {
+        Self::Lent(Arc::new(Lent { own: self, around, parts }))
+    }
+
+    /// The one of several places that has a file.
+    pub fn holder(&self, path: &str) -> &Self {
+        match self {
+            Self::Lent(lent) => lent.of(path),
+            _ => self,
+        }
+    }
+
     /// The file's place, for messages.
     pub fn show(&self, path: &str) -> String {
         match self {
+            Self::Lent(lent) => lent.of(path).show(path),
             Self::Embedded { name, .. } => format!("{name} (embedded)/{path}"),
             _ => self.folder().join(path).display().to_string(),
         }
@@ -61,6 +93,7 @@ impl Source {
     /// The place of the whole model, for messages.
     pub fn place(&self) -> String {
         match self {
+            Self::Lent(lent) => lent.own.place(),
             Self::Embedded { name, .. } => format!("{name} (embedded)"),
             _ => self.folder().display().to_string(),
         }
@@ -70,6 +103,7 @@ impl Source {
     fn folder(&self) -> &Path {
         match self {
             Self::Embedded { .. } => Path::new(""),
+            Self::Lent(lent) => lent.own.folder(),
             Self::Folder(folder) => folder,
             #[cfg(feature = "hub")]
             Self::Remote(remote) => &remote.folder,
@@ -88,6 +122,9 @@ impl Source {
 
     /// The header of a weight file and the size of the file.
     pub fn header(&self, path: &str) -> Result<(Header, u64)> {
+        if let Self::Lent(lent) = self {
+            return lent.of(path).header(path);
+        }
         let named = |error: ModelError| error.within(&self.show(path));
         #[cfg(feature = "hub")]
         if let Self::Remote(remote) = self
@@ -102,6 +139,7 @@ impl Source {
     /// Whether the model has this file (a broken link is none).
     pub fn has(&self, path: &str) -> bool {
         match self {
+            Self::Lent(lent) => lent.of(path).has(path),
             Self::Embedded { files, .. } => files.iter().any(|(name, _)| *name == path),
             _ => self.has_here(path) || self.absent().any(|(name, _)| name == path),
         }
@@ -114,6 +152,7 @@ impl Source {
     /// Size of a file; none when there is no such file.
     pub fn size(&self, path: &str) -> Option<u64> {
         match self {
+            Self::Lent(lent) => lent.of(path).size(path),
             Self::Embedded { files, .. } => self.embedded(files, path).ok().map(|bytes| bytes.len() as u64),
             _ if self.has_here(path) => self.folder().join(path).metadata().ok().map(|data| data.len()),
             _ => self.absent().find(|(name, _)| *name == path).map(|(_, size)| size),
@@ -123,6 +162,7 @@ impl Source {
     /// Names of the files of one directory of the model ("" for the model's own), sorted; none when there is no such one.
     pub fn list(&self, directory: &str) -> Vec<String> {
         let mut names: Vec<String> = match self {
+            Self::Lent(lent) => lent.of(directory).list(directory),
             Self::Embedded { files, .. } => files
                 .iter()
                 .filter_map(|(name, _)| name.strip_prefix(directory)?.strip_prefix('/'))
@@ -143,6 +183,7 @@ impl Source {
     /// A small file as a whole.
     pub fn read(&self, path: &str, limit: u64) -> Result<Vec<u8>> {
         match self {
+            Self::Lent(lent) => lent.of(path).read(path, limit),
             Self::Embedded { files, .. } => Ok(self.embedded(files, path)?.to_vec()),
             _ => {
                 let file = self.open(path)?;
@@ -160,6 +201,7 @@ impl Source {
     /// A large file, mapped rather than read.
     pub fn map(&self, path: &str) -> Result<Bytes> {
         match self {
+            Self::Lent(lent) => lent.of(path).map(path),
             Self::Embedded { files, .. } => Ok(Bytes::Static(self.embedded(files, path)?)),
             _ => {
                 let file = self.open(path)?;

@@ -33,6 +33,7 @@
 
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "opens files")]
 
+mod cut;
 mod fault;
 #[cfg_attr(not(feature = "video"), path = "no_ffmpeg.rs")]
 mod ffmpeg;
@@ -58,6 +59,7 @@ mod writer;
 mod y4m;
 mod yuv;
 
+pub use cut::Cut;
 pub use fault::{Fault, VideoError, fault};
 pub use folder::videos;
 pub use format::{Codec, Format, KNOWN_FORMS, PixelFormat, Rate};

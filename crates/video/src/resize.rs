@@ -73,12 +73,22 @@ impl Frame {
     /// The frame in another size, by Catmull-Rom interpolation (area-weighted where it shrinks); unchanged where it has
     /// that size already.
     pub fn resized(self, width: usize, height: usize) -> Self {
+        self.filtered(width, height, FilterType::CatmullRom)
+    }
+
+    /// The frame in another size, by bilinear interpolation (area-weighted where it shrinks, which torch calls antialias);
+    /// unchanged where it has that size already.
+    pub fn bilinear(self, width: usize, height: usize) -> Self {
+        self.filtered(width, height, FilterType::Triangle)
+    }
+
+    fn filtered(self, width: usize, height: usize, filter: FilterType) -> Self {
         if (self.width, self.height) == (width, height) {
             return self;
         }
         let (from, to) = ((self.width as u32, self.height as u32), (width as u32, height as u32));
         let image = RgbImage::from_raw(from.0, from.1, self.data).unwrap_or_else(|| RgbImage::new(from.0, from.1));
-        Self { width, height, data: resize(&image, to.0, to.1, FilterType::CatmullRom).into_raw() }
+        Self { width, height, data: resize(&image, to.0, to.1, filter).into_raw() }
     }
 }
 

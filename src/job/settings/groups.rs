@@ -16,8 +16,10 @@ pub enum Group {
     Subject,
     /// A second stage, which makes the frames anew in part.
     Enhance,
-    /// How frames of an image model move.
+    /// How frames of an image model begin and move.
     Motion,
+    /// What of a given video is changed, and how far.
+    Footage,
     /// How the denoiser computes: controls of attention, its kernel, its dtype.
     Attention,
     /// Device and threads.

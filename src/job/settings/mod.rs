@@ -13,8 +13,8 @@ pub use groups::Group;
 pub use read::{read_keys, read_settings, script_settings};
 
 use super::values::{
-    Attention, DeviceSpec, Duration, Every, Interpolate, ManifestMode, MemorySize, MotionAsked, Offload, OnInterrupt,
-    Parity, Precision, PreviewKind, Seed, Size, TextCacheAt, Tiling, Uncond, list, text,
+    Attention, DeviceSpec, Duration, Every, FrameNoise, Interpolate, ManifestMode, MemorySize, MotionAsked, Offload,
+    OnInterrupt, Parity, Precision, PreviewKind, Seconds, Seed, Size, TextCacheAt, Tiling, Uncond, list, text,
 };
 use crate::guidance::GuidanceSchedule;
 use crate::processors::Spec;
@@ -87,7 +87,7 @@ settings! {
     #[serde(with = "text")]
     Video.duration: Duration,
 
-    /// The video to go on from; `extend` has a flag for it.
+    /// The video to go on from or to change; `extend` and `edit` have a flag for it.
     #[arg(skip)]
     Video.video: PathBuf,
 
@@ -179,6 +179,27 @@ settings! {
     #[arg(long, value_name = "PATH", help_heading = "Image models")]
     #[serde(with = "text")]
     Motion.motion_path: MotionPath,
+
+    /// Whether frames begin with the same noise, which every step adds as well: shared (less flicker) or independent [default:
+    /// the recipe's, independent]
+    #[arg(long, value_name = "KIND", help_heading = "Image models")]
+    #[serde(with = "text")]
+    Motion.noise: FrameNoise,
+
+    /// How much of the given video stays, 1 or more [default: the recipe's, 1.5]
+    #[arg(long, value_name = "X", help_heading = "Given video", alias = "image-guidance")]
+    #[serde(with = "text")]
+    Footage.image_guidance_scale: f64,
+
+    /// Where the given video begins: 1.5, 6s, 1m30s [default: at its beginning]
+    #[arg(long, value_name = "SECONDS", help_heading = "Given video")]
+    #[serde(with = "text")]
+    Footage.start: Seconds,
+
+    /// Where the given video ends [default: at its end]
+    #[arg(long, value_name = "SECONDS", help_heading = "Given video")]
+    #[serde(with = "text")]
+    Footage.end: Seconds,
 
     /// Frames in the network at a time, beside the first one; changes memory, no frame [default: 8]
     #[arg(long, value_name = "N", help_heading = "Image models")]

@@ -3,8 +3,8 @@
 
 use crate::attention::SiteKind;
 use crate::models::architecture::{
-    Architecture, Configurations, Fact, Family, Kinds, LatentGeometry, LayerShape, Native, PartClass, RecipeKey, Role,
-    RowMemory, RowWork, Sites, TextSpec, WindowRows, config,
+    Architecture, Configurations, Fact, Family, Kinds, LatentGeometry, LayerShape, Native, OtherTask, PartClass,
+    RecipeKey, Role, RowMemory, RowWork, Sites, TextSpec, WindowRows, config,
 };
 use crate::models::autoencoder::{DecodeMemory, DecodeOptions, TileOptions};
 use crate::models::autoencoder_kl::{AutoencoderKL, VaeConfig};
@@ -32,6 +32,10 @@ pub static FAMILY: Family = Family {
             "; its networks are larger ones of another form: use a model of Stable Diffusion 1.x or 2.x",
         ),
         ("StableDiffusion3", "; its network is a transformer: use a model of Stable Diffusion 1.x or 2.x"),
+        (
+            "StableDiffusionInpaint",
+            "; it fills holes in pictures: use a model of StableDiffusionPipeline, or of StableDiffusionInstructPix2PixPipeline",
+        ),
         (
             "StableDiffusionImg2ImgPipeline",
             "; it has the networks of StableDiffusionPipeline: write that for _class_name in a copy of the file",
@@ -195,9 +199,11 @@ fn check_channels(class: &str, unet: &UNetConfig, vae: &VaeConfig) -> Result<()>
     match (unet.in_channels, class == INSTRUCT) {
         (channels, false) if channels == latent => Ok(()),
         (channels, true) if channels == 2 * latent => Ok(()),
-        (channels, _) if channels == 2 * latent + 1 => {
-            bail!("unet/config.json: in_channels is {channels}: an inpainting model; use one that makes whole pictures")
-        }
+        (channels, _) if channels == 2 * latent + 1 => Err(OtherTask(format!(
+            "unet/config.json: in_channels is {channels}: an inpainting model, which fills holes in pictures: use one that makes pictures \
+             of texts (StableDiffusionPipeline), or one that follows instructions ({INSTRUCT})"
+        ))
+        .into()),
         (channels, false) if channels == 2 * latent => {
             bail!(
                 "unet/config.json: in_channels is {channels}, as in a model of {INSTRUCT}, and model_index.json has {class}"

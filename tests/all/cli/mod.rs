@@ -10,6 +10,7 @@ mod download;
 mod edit;
 mod eval;
 mod extend;
+mod instruct;
 mod interpolate;
 mod maps;
 mod meant;

@@ -24,7 +24,7 @@ pub fn read(path: &Path, name: &str) -> Tensor {
 }
 
 /// The frames of a directory of PNGs, `[T, H, W, 3]`.
-fn frames(folder: &Path) -> Tensor {
+pub fn frames(folder: &Path) -> Tensor {
     let mut names: Vec<PathBuf> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
     names.retain(|name| name.extension().is_some_and(|suffix| suffix == "png"));
     names.sort();

@@ -88,7 +88,7 @@ fn damaged_models_are_described_and_end_with_their_code() {
 fn models_at_hand_are_listed() {
     let program = Program::new();
     let text = program.run(&["model", "list"]).success().stdout();
-    assert_eq!(text.lines().count(), 3, "{text}");
+    assert_eq!(text.lines().count(), 4, "{text}");
     assert!(text.lines().nth(1).unwrap().starts_with("toyland "), "{text}");
     assert!(text.lines().nth(2).unwrap().starts_with("toyland-image "), "{text}");
 
@@ -102,8 +102,8 @@ fn models_at_hand_are_listed() {
     let list: Value = serde_json::from_slice(&output.stdout).unwrap();
     let names: Vec<_> =
         list["models"].as_array().unwrap().iter().map(|model| model["name"].as_str().unwrap()).collect();
-    assert_eq!(names, ["toyland", "toyland-image", "org/tiny"]);
-    assert_eq!(list["models"][2].get("problem"), None);
+    assert_eq!(names, ["toyland", "toyland-image", "toyland-image/instruct", "org/tiny"]);
+    assert_eq!(list["models"][3].get("problem"), None);
     // and by that name it opens, without the network
     let mut command = program.command(&["model", "info", "org/tiny", "--offline", "--json"]);
     let output = command.env("HF_HUB_CACHE", &hub).output().unwrap();

@@ -71,7 +71,7 @@ fn signal(child: &Child, signal: libc::c_int) {
 }
 
 /// Runs `words` and sends a signal at the `nth` event of a kind; returns the events, and the exit code.
-fn disturbed(
+pub fn disturbed(
     program: &Program,
     words: &[&str],
     kind: &str,

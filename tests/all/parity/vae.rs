@@ -1,6 +1,6 @@
 //! The autoencoder against diffusers' `AutoencoderKLCogVideoX`; goldens by `tests/reference/vae.py`.
 
-use crate::common::{assert_close, golden, golden_dir, tiny};
+use crate::common::{assert_close, golden, golden_dir, thin, tiny};
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 use std::collections::HashMap;
@@ -39,15 +39,6 @@ fn decode(vae: &AutoencoderKLCogVideoX, latents: &Tensor, options: &DecodeOption
     );
     assert_eq!(frames.dtype(), DType::F32);
     frames
-}
-
-/// The values that the reference's `thin` keeps.
-fn thin(values: &Tensor) -> Tensor {
-    let count = values.elem_count();
-    let prime = |p: usize| (2..p).all(|d| !p.is_multiple_of(d));
-    let p = std::iter::once(1).chain((11..).filter(|&p| prime(p))).find(|p| count.div_ceil(*p) <= 1500).unwrap();
-    let kept: Vec<f32> = values.flatten_all().unwrap().to_vec1::<f32>().unwrap().into_iter().step_by(p).collect();
-    Tensor::new(kept, &Device::Cpu).unwrap()
 }
 
 fn shape(tensor: &Tensor) -> Vec<usize> {
