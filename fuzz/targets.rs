@@ -26,8 +26,9 @@ use vidgen::weights;
 pub type Target = fn(&[u8]);
 
 /// Targets by their names.
-pub const TARGETS: [(&str, Target); 9] = [
+pub const TARGETS: [(&str, Target); 10] = [
     ("safetensors", safetensors),
+    ("checkpoint", checkpoint),
     ("spiece", spiece),
     ("tokenizer_json", tokenizer_json),
     ("storyboard", storyboard),
@@ -42,6 +43,11 @@ pub const TARGETS: [(&str, Target); 9] = [
 pub fn safetensors(data: &[u8]) {
     let _ = black_box(weights::check_safetensors(data));
     let _ = black_box(weights::check_index(data));
+}
+
+/// Files of torch.save, and pickles alone.
+pub fn checkpoint(data: &[u8]) {
+    let _ = black_box(weights::check_checkpoint(data));
 }
 
 /// A SentencePiece vocabulary, and a prompt through it.

@@ -2,11 +2,16 @@
 
 use super::table::{aligned, headed};
 use crate::job;
+use crate::job::values::Precision;
 use crate::models::architecture::Native;
 use crate::run::{Code, Failure, WithCode, human_bytes, print};
-use crate::weights::{self, Listed, ModelFolder, ModelInfo, PartInfo, PartState, ToDownload};
+use crate::weights::{
+    self, Conversion, ConversionError, Listed, ModelFolder, ModelInfo, PartInfo, PartState, ToDownload,
+};
 use clap::Subcommand;
 use clap::builder::FalseyValueParser;
+use safetensors::Dtype;
+use std::path::PathBuf;
 
 const INFO: &str = "\
 Examples:
@@ -15,6 +20,14 @@ Examples:
   vidgen model info org/model --offline --json
 
 Headers and configurations are read, weights are not. The exit code is 3 when a part is missing or damaged.";
+
+const CONVERT: &str = "\
+Examples:
+  vidgen model convert ./model-with-bin-files -o ./model
+  vidgen model convert v1-5-pruned.ckpt -o v1-5.safetensors --dtype f16
+  vidgen model convert streaming_t2v.ckpt --base ./text-to-video-ms-1.7b -o ./streaming
+
+Nothing in a pickle is run: opcodes are read as data, and of all classes only those of tensors mean anything.";
 
 const MODEL: &str = "\
 Examples:
@@ -48,6 +61,57 @@ enum Action {
     /// The built-in model, and those in the hub's cache
     #[command(after_help = LIST)]
     List,
+    /// Make safetensors of weights that are pickles (.bin, .ckpt, .pth), or a folder of a checkpoint of StreamingT2V or VidXTend
+    #[command(after_help = CONVERT)]
+    Convert(Convert),
+}
+
+#[derive(Debug, clap::Args)]
+struct Convert {
+    /// A folder in diffusers' or transformers' layout, or a file of tensors
+    #[arg(value_name = "FILE|DIR")]
+    input: PathBuf,
+    /// The folder, or for a single file of tensors the .safetensors file, to make
+    #[arg(short, long, value_name = "DIR|FILE")]
+    output: PathBuf,
+    /// The text-to-video folder that a streaming checkpoint was trained from
+    #[arg(long, value_name = "DIR")]
+    base: Option<PathBuf>,
+    /// The image encoder of a checkpoint that has none: a folder of transformers, or a file of OpenCLIP
+    #[arg(long, value_name = "FILE|DIR")]
+    image_encoder: Option<PathBuf>,
+    /// Dtype of the written floats: f32, bf16 or f16 [default: that of the file; f16 for streaming checkpoints]
+    #[arg(long, value_name = "DTYPE")]
+    dtype: Option<Precision>,
+}
+
+impl Convert {
+    fn run(&self, json: bool) -> Result<(), Failure> {
+        let dtype = match self.dtype {
+            None | Some(Precision::Auto) => None,
+            Some(Precision::F32) => Some(Dtype::F32),
+            Some(Precision::Bf16) => Some(Dtype::BF16),
+            Some(Precision::F16) => Some(Dtype::F16),
+        };
+        let conversion = Conversion {
+            input: &self.input,
+            base: self.base.as_deref(),
+            image_encoder: self.image_encoder.as_deref(),
+            output: &self.output,
+            dtype,
+        };
+        let files = conversion.run().map_err(|error| match error {
+            ConversionError::Usage(message) => Failure::message(Code::Usage, message),
+            ConversionError::Model(error) => Failure::new(Code::Model, error),
+        })?;
+        if json {
+            return print(&to_json(&serde_json::json!({ "output": self.output, "files": files }))?);
+        }
+        let rows: Vec<[String; 3]> = std::iter::once(["file", "tensors", "size"].map(str::to_owned))
+            .chain(files.iter().map(|file| [file.path.clone(), file.tensors.to_string(), human_bytes(file.bytes)]))
+            .collect();
+        print(&format!("{}{}\n", headed(&rows), self.output.display()))
+    }
 }
 
 /// Prints what was asked for, as a table or as JSON.
@@ -65,6 +129,7 @@ pub fn run(args: Args, json: bool) -> Result<(), Failure> {
                 Some(problem) => Err(Failure::message(Code::Model, problem)),
             }
         }
+        Action::Convert(convert) => convert.run(json),
         Action::List => {
             let models = weights::list();
             print(&if json { to_json(&serde_json::json!({ "models": models }))? } else { table(&models) })

@@ -140,7 +140,8 @@ impl Index {
             }
             if is_pickle(&file) {
                 refuse!(
-                    "shard {file:?} is a pickle, which can run code and is never opened; convert it to safetensors"
+                    "shard {file:?} is a pickle, which can run code and is never opened; `vidgen model convert` makes \
+                     safetensors of it"
                 );
             }
             if !file.ends_with(".safetensors") {

@@ -150,7 +150,8 @@ fn not_safetensors(file: &[u8], reason: &str) -> String {
     } else if start.starts_with(b"<") {
         "this is a web page, not the weights; download the file again".into()
     } else if PICKLES.iter().any(|magic| file.starts_with(magic)) {
-        "this is a pickle, which can run code and is never opened; convert it to safetensors".into()
+        "this is a pickle, which can run code and is never opened; `vidgen model convert` makes safetensors of it"
+            .into()
     } else {
         format!("not a safetensors file, or a truncated one: {reason}; download the file again")
     }

@@ -22,6 +22,7 @@ mod header;
 mod host;
 #[cfg(feature = "hub")]
 mod hub;
+mod import;
 mod info;
 mod list;
 mod measures;
@@ -42,6 +43,7 @@ pub use cache::short_names;
 pub use embedded::{EMBEDDED, u2netp};
 pub use error::ModelError;
 pub use host::free_memory;
+pub use import::{Conversion, ConversionError, WrittenFile};
 pub use info::{FileInfo, ModelInfo, PartInfo, PartState, info};
 pub use list::{Listed, list};
 pub use measures::Measure;
@@ -74,6 +76,11 @@ const FROM_PARENT: &str = "_from_parent";
 /// Checks the bytes of a safetensors file as opening a model does; returns how many tensors it holds.
 pub fn check_safetensors(file: &[u8]) -> anyhow::Result<usize> {
     Ok(header::Header::parse(file)?.entries.len())
+}
+
+/// Checks the bytes of a file of torch.save, or of a pickle alone, as converting it does; returns how many tensors it names.
+pub fn check_checkpoint(file: &[u8]) -> anyhow::Result<usize> {
+    Ok(import::check(file)?)
 }
 
 /// Checks the text of an index of shards as opening a model does; returns how many shards it names.

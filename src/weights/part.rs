@@ -282,8 +282,8 @@ fn sharded(source: &Source, part: &str, index_path: &str) -> Result<Shards> {
 /// The refusal of pickled weights.
 pub(super) fn pickled(place: &str) -> ModelError {
     ModelError::new(format!(
-        "{place}: pickled weights can run code and are never opened; convert the model to safetensors \
-         (in diffusers: save_pretrained(.., safe_serialization=True))"
+        "{place}: pickled weights can run code and are never opened; `vidgen model convert` makes safetensors of them \
+         without running any"
     ))
 }
 

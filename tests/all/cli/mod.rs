@@ -3,6 +3,7 @@
 mod bad_input;
 mod batch;
 mod conventions;
+mod convert;
 mod ditctrl;
 mod doctor;
 mod documents;
