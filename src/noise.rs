@@ -32,6 +32,9 @@ pub enum Stream {
     Encode = 2,
     /// What a frame gets over latents that were moved to it; the step is 0.
     Frame = 3,
+    /// In which order frames take noise that was used before ([`Noise::used_again`]): whole numbers; the frame is the first of
+    /// the block, the step is 0.
+    Order = 4,
 }
 
 /// The noise of one seed.
@@ -70,12 +73,37 @@ impl Noise {
         Tensor::from_vec(values, (frames.len(), c, h, w), device) // [F, C, H, W]
     }
 
-    fn fill(&self, stream: Stream, frame: u64, step: u64, values: &mut [f32]) {
+    /// For each of `frames` absolute frames the one whose noise it has, where only the first `window` have noise of their own
+    /// (FreeNoise, arXiv 2310.15169): each block of `stride` frames after them has that of the `stride` frames `window` before
+    /// it, shuffled (Fisher and Yates from the end, `n` taken below `i + 1` as the high half of `n (i + 1)`). `stride` is at
+    /// least 1 and at most `window`.
+    pub fn used_again(&self, frames: Range<usize>, window: usize, stride: usize) -> Vec<usize> {
+        let mut sources: Vec<usize> = frames.clone().take(window).collect();
+        let mut first = window;
+        while first < frames.len() && (1..=window).contains(&stride) {
+            let mut block = sources[first - window..first - window + stride].to_vec();
+            let mut random = self.random(Stream::Order, (frames.start + first) as u64, 0);
+            for i in (1..stride).rev() {
+                let below = (u128::from(random.next_u64()) * (i as u128 + 1)) >> 64;
+                block.swap(i, below as usize);
+            }
+            sources.extend(block);
+            first += stride;
+        }
+        sources.truncate(frames.len());
+        sources
+    }
+
+    fn random(&self, stream: Stream, frame: u64, step: u64) -> ChaCha8Rng {
         let mut key = [0; 32];
         for (bytes, number) in key.chunks_exact_mut(8).zip([self.seed, stream as u64, frame, step]) {
             bytes.copy_from_slice(&number.to_le_bytes());
         }
-        let mut random = ChaCha8Rng::from_seed(key);
+        ChaCha8Rng::from_seed(key)
+    }
+
+    fn fill(&self, stream: Stream, frame: u64, step: u64, values: &mut [f32]) {
+        let mut random = self.random(stream, frame, step);
         const STEP: f64 = 1.0 / (1u64 << 53) as f64;
         for pair in values.chunks_mut(2) {
             let u = ((random.next_u64() >> 11) + 1) as f64 * STEP;
@@ -128,6 +156,26 @@ mod tests {
         let alone = one.install(|| noise.latents(Stream::Step, 0..9, 3, (2, 3, 5), &Device::Cpu).unwrap());
         assert_eq!(values(&alone), values(&whole));
         assert_eq!(noise.latents(Stream::Step, 2..2, 0, (2, 3, 5), &Device::Cpu).unwrap().dims(), [0, 2, 3, 5]);
+    }
+
+    #[test]
+    fn noise_is_used_again_in_blocks() {
+        let noise = Noise::new(5);
+        let sources = noise.used_again(100..126, 8, 3);
+        assert_eq!((sources.len(), &sources[..8]), (26, &(100..108).collect::<Vec<_>>()[..]));
+        let sorted = |frames: &[usize]| {
+            let mut frames = frames.to_vec();
+            frames.sort_unstable();
+            frames
+        };
+        for first in (8..24).step_by(3) {
+            assert_eq!(sorted(&sources[first..first + 3]), sorted(&sources[first - 8..first - 5]), "block at {first}");
+        }
+        // a longer video begins with the shorter one's, another seed has another order
+        assert_eq!(noise.used_again(100..118, 8, 3), sources[..18]);
+        assert_ne!(Noise::new(6).used_again(100..126, 8, 3), sources);
+        assert_eq!(noise.used_again(0..5, 8, 3), [0, 1, 2, 3, 4]);
+        assert!((0..30).any(|seed| Noise::new(seed).used_again(0..7, 4, 3)[4..] != [0, 1, 2]));
     }
 
     #[test]

@@ -1,8 +1,10 @@
 //! What a network is handed for one forward pass: the rows and their forks, the stack of processors, the kernel.
 
-use super::{AttentionProcessor, AttentionSite, Branch, Feature, FeatureSite, Layout, Pass, Qkv, Queries, Row, Site};
+use super::{
+    AttentionProcessor, AttentionSite, Branch, Feature, FeatureSite, Layout, Pass, Qkv, Queries, Row, Site, Stretch,
+};
 use crate::nn::sdpa::Sdpa;
-use candle_core::{Result, Tensor, bail};
+use candle_core::{DType, Result, Tensor, bail};
 
 /// A change of rows before a layer: row `i` continues with the state of the old row `rows[i].0`, as the branch `rows[i].1`.
 ///
@@ -129,6 +131,46 @@ impl<'a> Hooks<'a> {
             bail!("{}: a control made a text of {:?} into {:?}", site.path, shape, context.shape())
         }
         Ok(context)
+    }
+
+    /// What `see` makes of rows `x` `[B, F, D]` at a place of attention in time, whose first layer is at `site`: all frames at
+    /// once, or, where a control says so, stretches of frames one after the other, of which each frame has the weighted mean
+    /// of those it lies in. `see` is told how many frames it gets, which see each other.
+    ///
+    /// # Errors
+    /// Those of `see`, and stretches that leave out a frame or go beyond the last.
+    pub fn in_stretches(
+        &mut self,
+        x: &Tensor,
+        site: &Site,
+        mut see: impl FnMut(&Tensor, usize, &mut Self) -> Result<Tensor>,
+    ) -> Result<Tensor> {
+        let frames = x.dim(1)?;
+        let at = AttentionSite { site, queries: Queries::All, branches: &self.branches, pass: &self.pass };
+        let Some(stretches) = self.stack.iter_mut().find_map(|processor| processor.stretches(frames, &at)) else {
+            return see(x, frames, self);
+        };
+        let mut total = vec![0.0; frames];
+        for Stretch { start, weights } in &stretches {
+            if start + weights.len() > frames {
+                bail!("{}: a stretch of {} frames from {start} of {frames}", site.path, weights.len())
+            }
+            total[*start..].iter_mut().zip(weights).for_each(|(total, weight)| *total += weight);
+        }
+        if let Some(frame) = total.iter().position(|&total| total <= 0.0) {
+            bail!("{}: frame {frame} lies in no stretch", site.path)
+        }
+        let sum = Tensor::zeros(x.shape(), DType::F32, x.device())?;
+        for Stretch { start, weights } in stretches {
+            let count = weights.len();
+            let shares = weights.iter().zip(&total[start..]).map(|(weight, total)| (weight / total) as f32);
+            let shares = Tensor::from_vec(shares.collect::<Vec<_>>(), (count, 1), x.device())?;
+            let seen = see(&x.narrow(1, start, count)?.contiguous()?, count, self)?;
+            let part = seen.to_dtype(DType::F32)?.broadcast_mul(&shares)?;
+            // in place: a sum of the whole for each stretch would be read and written once for each
+            sum.slice_set(&(sum.narrow(1, start, count)? + part)?, 1, start)?;
+        }
+        sum.to_dtype(x.dtype())
     }
 
     /// Hidden states of one micro-batch past the stack, in `layout`.

@@ -1,7 +1,7 @@
 //! The seam between networks and controls.
 //!
 //! A network calls [`Hooks::begin`] with its rows, [`Hooks::attend`] where it would call the attention kernel,
-//! [`Hooks::context`] before it projects a text to keys and values, [`Hooks::inject`] at its feature sites and
+//! [`Hooks::context`] before it projects a text to keys and values, [`Hooks::in_stretches`] around attention in time, [`Hooks::inject`] at its feature sites and
 //! [`Hooks::fork`] between its blocks, and knows nothing else. A control is an [`AttentionProcessor`]: middleware around
 //! the kernel that sees queries, keys and values after qk-norm and RoPE, and where in the run it is. It owns neither the
 //! projections nor the softmax.
@@ -260,6 +260,16 @@ impl Qkv {
     }
 }
 
+/// Frames that see each other in a place of attention in time, where not all frames do, and what each counts in the mean of all
+/// stretches that it lies in.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Stretch {
+    /// The first of them.
+    pub start: usize,
+    /// One for each of them, 0 where a frame is only seen.
+    pub weights: Vec<f64>,
+}
+
 /// One control. All methods do nothing by default; a control overrides one, rarely two.
 pub trait AttentionProcessor {
     /// Before the first layer of a pass; `rows[i]` is what the network is given for `branches[i]`.
@@ -277,6 +287,12 @@ pub trait AttentionProcessor {
     /// Returns `[B, N, L, D]` with the L of the queries.
     fn attend(&mut self, qkv: Qkv, site: &AttentionSite, next: &mut Next) -> Result<Tensor> {
         next.attend(qkv, site)
+    }
+
+    /// The stretches in which the `frames` of a row see each other at a place of attention in time, which may have several
+    /// layers of it: [`Hooks::in_stretches`]. None where all of them do; of several controls the first that says some counts.
+    fn stretches(&mut self, _frames: usize, _site: &AttentionSite) -> Option<Vec<Stretch>> {
+        None
     }
 
     /// At a feature site; returns the hidden states the network continues with, in the layout it came in.

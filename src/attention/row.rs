@@ -57,14 +57,16 @@ pub struct Row {
     /// What stands behind the latents on the channel axis, `[F, C', H, W]`: the latents of an image, a mask.
     pub concat: Option<Tensor>,
     pub time: Time,
-    /// Text embeddings `[L, D]`.
+    /// Text embeddings `[L, D]`, or several `[T, L, D]` where frames read different ones.
     pub context: Tensor,
+    /// Which of several texts each latent frame reads.
+    pub frame_texts: Option<Vec<usize>>,
     pub added: Option<Added>,
 }
 
 impl Row {
     /// A row of latents, text and one time.
     pub fn new(latents: Tensor, context: Tensor, time: f64) -> Self {
-        Self { latents, concat: None, time: Time::One(time), context, added: None }
+        Self { latents, concat: None, time: Time::One(time), context, frame_texts: None, added: None }
     }
 }

@@ -10,7 +10,7 @@ use crate::weights::ToDownload;
 use anyhow::Result;
 use candle_core::DType;
 use serde::Serialize;
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::path::PathBuf;
 
 /// A plan with its price.
@@ -184,7 +184,17 @@ fn windows(index: usize, stage: &Stage) -> Vec<WindowRow> {
             segment,
             start: window.start,
             end: window.end(),
-            text: text(&part.plan.texts[window.text]),
+            text: match &part.plan.frame_texts {
+                None => text(&part.plan.texts[window.text]),
+                Some(_) => {
+                    let of = |text: &TextMix| match text {
+                        TextMix::Prompt(prompt) | TextMix::Between { to: prompt, .. } => prompt + 1,
+                    };
+                    let prompts: BTreeSet<usize> = part.plan.texts.iter().map(of).collect();
+                    let prompts: Vec<String> = prompts.iter().map(ToString::to_string).collect();
+                    format!("prompts {} by frames", prompts.join(", "))
+                }
+            },
             joined: window.joined,
         })
     });

@@ -42,7 +42,14 @@ pub fn denoising(stage: &Stage) -> Denoising {
     let again = (1.0 + twice(stage)) * (1.0 + source as f64 / stage.sampler.steps as f64);
     let mut work = Denoising::default();
     for window in stage.segments.iter().flat_map(|segment| &segment.plan.windows) {
-        let row = stage.model.architecture.row_work(window.len, (height, width));
+        let architecture = &stage.model.architecture;
+        let mut row = architecture.row_work(window.len, (height, width));
+        if let Some(stretches) = stage.free_noise.and_then(|method| method.windows(window.len)) {
+            let more = architecture.stretches_work(window.len, stretches, (height, width));
+            row.linear.small += more.linear.small;
+            row.linear.wide += more.linear.wide;
+            row.attention += more.attention;
+        }
         work.linear.small += rows * again * row.linear.small;
         work.linear.wide += rows * again * row.linear.wide;
         work.attention += rows * again * row.attention;

@@ -1,16 +1,18 @@
 //! How a stage is resolved: its plan, sampler, guidance, controls and dtypes from the settings, the recipe and the model.
 
+use super::clips::FreeNoise;
 use super::controls::Wanted;
 use super::footage::Footage;
 use super::geometry::Geometry;
 use super::instruct::{self, Instruct};
 use super::preset::Preset;
 use super::source_video::{SourceFile, SourceVideo};
-use super::values::{Attention, DeviceSpec, Offload, Precision, Uncond};
+use super::values::{Attention, DeviceSpec, Method, Offload, Precision, Uncond};
 use super::{
     Command, Compute, FrameSize, Group, Input, Need, Request, Sampler, Segment, Settings, Stage, StageModel, TextInput,
     UncondText, WindowRules, ZeroShot, device,
 };
+use crate::attention::SiteKind;
 use crate::guidance::GuidanceSchedule;
 use crate::models::Architecture;
 use crate::models::architecture::{Fact, Role};
@@ -19,7 +21,7 @@ use crate::nn::kernel::KernelTarget;
 use crate::recipe::Recipe;
 use crate::run::{Code, WithCode};
 use crate::schedulers::{ScheduleConfig, ScheduleKeys, SchedulerKind, Table};
-use crate::storyboard::{Scene, Transition};
+use crate::storyboard::{Length, Scene, Transition};
 use crate::weights::ModelFolder;
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::{DType, Device};
@@ -91,19 +93,26 @@ impl Asked<'_> {
         let most = schedule.num_train_timesteps;
         ensure!((1..=most).contains(&steps), "--steps {steps}: give 1 to {most}");
         let preset = settings.parity.map(Preset::of);
-        let wanted = Wanted::new(settings, recipe, &**architecture, steps)?;
-        let rules = self.rules(&wanted, preset.as_ref())?;
+        let free_noise = self.free_noise()?;
+        let own = free_noise.map(|method| method.control()).transpose()?;
+        let wanted = Wanted::new(settings, recipe, own, &**architecture, steps)?;
+        let rules = self.rules(&wanted, free_noise.is_some(), preset.as_ref())?;
         let sampler = self.sampler(steps, preset.as_ref())?;
         let zero_shot = self.zero_shot(&sampler)?;
         let instruct = self.instruct()?;
+        // an edit reads its source where text and video are one sequence
         ensure!(
-            edit.is_none() || zero_shot.is_none(),
-            "a video of an image model cannot be edited: make it anew with the other words and its seed"
+            edit.is_none() || architecture.main_sites().kind == SiteKind::Joint,
+            "a video of this model cannot be edited: make it anew with the other words and its seed"
         );
         let only_new = settings.only_new.unwrap_or(false);
         let source_video = self.source.map(|source| source.source_video(&rules, only_new)).transpose()?;
         let source_video = source_video.map(|video| SourceVideo { fit: settings.fit.unwrap_or_default(), ..video });
-        let segments = self.segments(&rules, zero_shot.as_ref(), source_video.as_ref())?;
+        let segments = match (&zero_shot, free_noise) {
+            (Some(zero_shot), _) => self.pictures(&rules, zero_shot, source_video.as_ref())?,
+            (None, Some(_)) => FreeNoise::segments(scenes, (geometry.frames, self.clip()), &rules)?,
+            (None, None) => self.segments(&rules, source_video.as_ref())?,
+        };
         let longest = segments.iter().map(|segment| segment.frames).max().unwrap_or(0);
         warnings.extend(zero_shot.as_ref().and_then(|zero_shot| zero_shot.warning(longest)));
         ensure!(
@@ -129,6 +138,7 @@ impl Asked<'_> {
             },
             zero_shot,
             instruct,
+            free_noise,
             sampler,
             guidance,
             controls,
@@ -169,7 +179,27 @@ impl Asked<'_> {
         Instruct::new(settings, method, footage.clone()).map(Some)
     }
 
-    fn rules(&self, wanted: &Wanted, preset: Option<&Preset>) -> Result<WindowRules> {
+    /// Frames of a clip, where the model makes clips of its own length.
+    fn clip(&self) -> usize {
+        let native = self.configs.architecture.geometry().native.frames;
+        self.recipe.method.freenoise.as_ref().map_or(native, |method| method.window)
+    }
+
+    /// Whether all frames are made in one pass of windows in time.
+    fn free_noise(&self) -> Result<Option<FreeNoise>> {
+        let Self { request, settings, recipe, source, geometry, .. } = *self;
+        let scene = |scene: &Scene| match scene.length? {
+            Length::Frames(frames) => Some(frames),
+            Length::Seconds(seconds) => Some((seconds * geometry.fps.as_f64()).round() as usize),
+        };
+        let frames = geometry.frames.or_else(|| request.scenes.first().and_then(scene));
+        let window = settings.window.unwrap_or(self.clip());
+        let long = request.scenes.len() > 1 || frames.is_some_and(|frames| frames > window);
+        FreeNoise::choose(settings, recipe.method.freenoise.as_ref(), long, source.is_some())
+    }
+
+    /// `together`: whether all frames are made at once.
+    fn rules(&self, wanted: &Wanted, together: bool, preset: Option<&Preset>) -> Result<WindowRules> {
         let Self { request, settings, recipe, .. } = *self;
         let latent = self.configs.architecture.geometry();
         let windows = &recipe.method.ditctrl;
@@ -178,11 +208,17 @@ impl Asked<'_> {
         } else {
             wanted.transition(settings, &request.scenes)?
         };
+        let clip = recipe.method.freenoise.as_ref();
+        let window = clip.map_or(latent.window, |method| method.window);
+        let overlap = match clip.filter(|_| together) {
+            Some(method) => method.overlap,
+            None => recipe.overlap(window),
+        };
         Ok(WindowRules {
-            window: latent.window,
+            window,
             patch_t: latent.patch_t,
             time: latent.time,
-            overlap: settings.overlap.unwrap_or_else(|| recipe.overlap(latent.window)),
+            overlap: settings.overlap.unwrap_or(overlap),
             transition_windows: settings.transition_windows.unwrap_or(windows.transition_windows),
             hold: settings.hold.unwrap_or(windows.hold),
             blend: settings.blend.or(preset.map(|preset| preset.blend)).unwrap_or(windows.blend),
@@ -212,27 +248,27 @@ impl Asked<'_> {
         }
     }
 
-    fn segments(
+    /// Segments of a video of pictures.
+    fn pictures(
         &self,
         rules: &WindowRules,
-        zero_shot: Option<&ZeroShot>,
+        zero_shot: &ZeroShot,
         source_video: Option<&SourceVideo>,
     ) -> Result<Vec<Segment>> {
+        ensure!(
+            source_video.is_none(),
+            "an image model cannot go on from a video: use a video model, or leave the video out"
+        );
+        let each = self.configs.architecture.geometry().native.frames;
+        zero_shot.segments(&self.request.scenes, self.geometry.frames, each, rules)
+    }
+
+    fn segments(&self, rules: &WindowRules, source_video: Option<&SourceVideo>) -> Result<Vec<Segment>> {
         let Request { command, scenes, .. } = self.request;
         let frames = self.geometry.frames;
-        if let Some(zero_shot) = zero_shot {
-            ensure!(
-                source_video.is_none(),
-                "an image model cannot go on from a video: use a video model, or leave the video out"
-            );
-            let each = self.configs.architecture.geometry().native.frames;
-            return zero_shot.segments(scenes, frames, each, rules);
-        }
         match *command {
-            Command::Generate | Command::Edit => {
-                let native = self.configs.architecture.geometry().native.frames;
-                Ok(vec![rules.single(frames.unwrap_or(native))])
-            }
+            Command::Generate if self.settings.method == Some(Method::Windows) => rules.segments(scenes, frames, 0),
+            Command::Generate | Command::Edit => Ok(vec![rules.single(frames.unwrap_or(self.clip()))]),
             Command::Extend if source_video.is_none() && frames.is_none() => {
                 let long = scenes.iter().any(|scene| scene.length.is_some());
                 ensure!(long, "how long is the video to be? give --duration, as 30s, or --frames");

@@ -73,8 +73,14 @@ fn say_where(depth: usize, steps: usize) -> String {
 }
 
 impl Wanted {
-    /// `steps`: of the run.
-    pub fn new(settings: &Settings, recipe: &Recipe, architecture: &dyn Architecture, steps: usize) -> Result<Self> {
+    /// `method`: the control that the run's method is, where it is one. `steps`: of the run.
+    pub fn new(
+        settings: &Settings,
+        recipe: &Recipe,
+        method: Option<Spec>,
+        architecture: &dyn Architecture,
+        steps: usize,
+    ) -> Result<Self> {
         let given = settings.attn_proc.as_deref().unwrap_or_default();
         let sites: Vec<_> = architecture.sites().iter().map(|sites| (sites.kind, sites.layers)).collect();
         for spec in given {
@@ -85,7 +91,7 @@ impl Wanted {
         let clears = given.iter().any(|spec| spec.control.clears);
         // one that is given again replaces the recipe's
         let replaced = |own: &Spec| given.iter().any(|spec| spec.control == own.control);
-        let own = recipe.controls(steps).into_iter();
+        let own = recipe.controls(steps).into_iter().chain(method);
         let own = own.filter(|spec| !(clears || replaced(spec) || explicit && is_sharing(spec)));
         let own: Vec<Spec> = own.collect();
         for spec in &own {
@@ -182,8 +188,14 @@ impl Wanted {
             segments.iter().try_for_each(|segment| subject.check(&segment.plan, prompts.texts))?;
             controls.subject = joined.then_some(subject);
         }
+        let several = segments.iter().any(|segment| segment.plan.frame_texts.is_some());
         for spec in &specs {
             let asked = format!("--attn-proc {}", spec.control.name);
+            ensure!(
+                spec.words().is_empty() || !several,
+                "{asked} names words, and frames that are made at once have the texts of several prompts: use --method windows, or \
+                 --transition cut"
+            );
             for word in spec.words() {
                 controls.words.insert(word.to_owned(), prompts.word(&asked, word, 0..texts.len())?);
             }

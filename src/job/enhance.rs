@@ -67,6 +67,7 @@ pub fn stage(first: &Stage, settings: &Settings, configs: &Configs) -> Result<(S
         rules,
         // windows only overlap: what the recipe shares between joined ones has nothing to act on
         controls: Controls::default(),
+        free_noise: None,
         input: Input { strength: Some(strength), ..Input::default() },
         ..stage
     };
@@ -94,6 +95,9 @@ fn over(rules: &WindowRules, before: &Segment) -> Result<Segment> {
         .iter()
         .map(|window| {
             let at = share(&segment, window);
+            if let Some(of_frames) = &before.plan.frame_texts {
+                return of_frames[((at * of_frames.len() as f64) as usize).min(of_frames.len() - 1)];
+            }
             let apart = |other: &&crate::timeline::Window| (share(before, other) - at).abs();
             let nearest = before.plan.windows.iter().min_by(|a, b| apart(a).total_cmp(&apart(b)));
             nearest.map_or(0, |window| window.text)
@@ -111,7 +115,7 @@ mod tests {
     use super::*;
     use crate::models::LatentTime;
     use crate::storyboard::Storyboard;
-    use crate::timeline::{BlendMode, TextMix};
+    use crate::timeline::{BlendMode, ChunkPlan, TextMix};
 
     #[test]
     fn windows_of_another_model_have_the_texts_of_their_time() {
@@ -139,6 +143,13 @@ mod tests {
             let latent = LatentTime::new(ratio).latent_frames(first.frames);
             assert_eq!(second.plan.keep, latent);
         }
+        // frames that have texts of their own
+        let texts: Vec<TextMix> = (0..40).map(|frame| TextMix::Prompt(usize::from(frame >= 25))).collect();
+        let together = Segment { plan: ChunkPlan::single_of(&texts), padding: 0, frames: 40, ..first.clone() };
+        let second = over(&rules(10, 1, 0), &together).unwrap();
+        let texts: Vec<usize> = second.plan.windows.iter().map(|window| window.text).collect();
+        assert_eq!((texts, second.plan.frame_texts), (vec![0, 0, 1, 1], None));
+
         // the same windows have the same texts
         let same = over(&rules(13, 4, 6), &first).unwrap();
         let texts = |segment: &Segment| segment.plan.windows.iter().map(|window| window.text).collect::<Vec<_>>();

@@ -2,6 +2,7 @@
 
 use super::Stage;
 use super::controls::{Prompts, by_text};
+use crate::attention::SiteKind;
 use crate::processors::attention_map::View;
 use crate::processors::{Ranges, Recording, Word};
 use crate::timeline::TextMix;
@@ -85,6 +86,14 @@ impl MapsAsked {
         ensure!(
             stage.segments.iter().all(|segment| segment.feed.is_none()),
             "no maps are made of scenes that continue each other: use another --transition"
+        );
+        ensure!(
+            stage.segments.iter().all(|segment| segment.plan.frame_texts.is_none()),
+            "no maps are made of frames that are made at once on the texts of several prompts: make the video with --method windows"
+        );
+        ensure!(
+            view == MapView::Words || stage.model.architecture.main_sites().kind == SiteKind::Joint,
+            "--view {view} looks into attention of text and video in one sequence, which this model has none of: use --view words"
         );
         ensure!(view == MapView::Words || self.words.is_empty(), "--words has no effect with --view {view}");
         ensure!(

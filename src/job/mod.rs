@@ -2,11 +2,13 @@
 //! after it reads a flag, and bad input does not get past it.
 
 mod asked;
+mod clips;
 mod controls;
 mod device;
 mod edit;
 mod enhance;
 mod footage;
+mod frame_texts;
 mod geometry;
 mod instruct;
 mod keep;
@@ -28,6 +30,7 @@ pub mod values;
 mod zero_shot;
 
 pub use asked::OpenedModels;
+pub use clips::FreeNoise;
 pub use controls::{Controls, Subject, bank_size};
 pub use device::device;
 pub use edit::{Changes, Edit, Swap};

@@ -5,7 +5,7 @@ use super::footage::Footage;
 use super::geometry::Geometry;
 use super::output::{Outputs, Place};
 use super::source_video::SourceFile;
-use super::values::{ManifestMode, Seed, Size, TextCacheAt, Tiling};
+use super::values::{ManifestMode, Method, Seed, Size, TextCacheAt, Tiling};
 use super::{Command, Group, Job, KeepRules, Machine, Request, Settings, device, enhance, memory, script_settings};
 use crate::models::architecture::OtherTask;
 use crate::recipe::{self, Chosen};
@@ -132,7 +132,8 @@ pub fn check_single(scenes: &[Scene], settings: &Settings) -> Result<(), Failure
     }
     let joining = settings.attn_proc.iter().flatten().find(|spec| spec.control.joins_windows);
     let joining = joining.map(|spec| format!("attn-proc {}", spec.control.name));
-    let of_windows = settings.clone().only(&[Group::Windows, Group::Subject]).said();
+    let windows: &[Group] = if settings.method == Some(Method::Windows) { &[] } else { &[Group::Windows] };
+    let of_windows = settings.clone().only(&[windows, &[Group::Subject]].concat()).said();
     let idle = of_windows.first().map(|name| name.replace('_', "-")).or(joining);
     match idle {
         None => Ok(()),

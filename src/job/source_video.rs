@@ -7,7 +7,7 @@
 use super::plan::WindowRules;
 use super::request::Request;
 use super::settings::{Group, Settings};
-use super::values::{Seed, Size};
+use super::values::{Method, Seed, Size};
 use crate::models::LatentTime;
 use crate::models::architecture::LatentGeometry;
 use crate::processors::Spec;
@@ -212,6 +212,9 @@ pub fn taken_over(request: Request, seed: u64, new_prompt: bool) -> (Settings, O
     let mut settings = old.only(&groups);
     settings.model.get_or_insert_with(|| EMBEDDED.to_owned());
     settings.seed = Some(Seed::Fixed(seed.wrapping_add(1)));
+    // what makes all frames at once has nothing to go on from
+    (settings.window, settings.stride) = (None, None);
+    settings.method = settings.method.filter(|method| *method == Method::Windows);
     settings.attn_proc = settings.attn_proc.map(kept);
     // the frames of such a video are one after the other at a rate of its own
     if settings.interpolate.take().is_some() {

@@ -2,6 +2,7 @@
 //! those of the last stage are the output. A stage after the first begins with the frames of the one before it
 //! ([`Input::strength`]).
 
+use super::clips::FreeNoise;
 use super::controls::Controls;
 use super::instruct::Instruct;
 use super::plan::{Segment, WindowRules, video_frames};
@@ -35,6 +36,8 @@ pub struct Stage {
     pub zero_shot: Option<ZeroShot>,
     /// The given video that is changed as the prompt tells.
     pub instruct: Option<Instruct>,
+    /// How clips become a longer video, where all its frames are made in one pass.
+    pub free_noise: Option<FreeNoise>,
     pub sampler: Sampler,
     pub guidance: GuidanceSchedule,
     pub controls: Controls,

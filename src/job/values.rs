@@ -74,6 +74,19 @@ impl Interpolate {
         }
     }
 }
+words!(
+    /// How a model of short clips makes longer videos.
+    Method, "method", {
+        /// A clip where one is enough, else FreeNoise; windows where a video is continued.
+        Auto = "auto",
+        /// All frames in one pass, attention in time by windows (FreeNoise, arXiv 2310.15169).
+        FreeNoise = "freenoise",
+        /// Windows that overlap, one after the other, blended.
+        Windows = "windows",
+        /// Windows that share keys and values (DiTCtrl, arXiv 2412.18597).
+        DitCtrl = "ditctrl",
+    }
+);
 
 /// A moment of a video, in seconds from its beginning.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -280,6 +280,12 @@ pub trait Architecture: Debug + Send + Sync {
     /// Work of one row of so many latent frames of `cells` (height, width).
     fn row_work(&self, frames: usize, cells: (usize, usize)) -> RowWork;
 
+    /// Work that is added to a row's where its frames attend in time in so many stretches of so many frames
+    /// ([`crate::attention::Stretch`]), not all at once; none in a network without such attention.
+    fn stretches_work(&self, _frames: usize, _stretches: (usize, usize), _cells: (usize, usize)) -> RowWork {
+        RowWork { linear: Kinds::default(), attention: 0.0, layers: 0 }
+    }
+
     /// Memory of a window's rows, of so many halves of guidance, in numbers of `element` bytes. `score_budget`: most bytes of a
     /// chunk of scores.
     fn row_memory(&self, rows: WindowRows, element: u64, score_budget: u64) -> RowMemory;

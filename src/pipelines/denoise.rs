@@ -30,6 +30,13 @@ pub enum NoiseSource {
     Seeded(Noise),
     /// Every frame has that of the first.
     Shared(Noise),
+    /// The same, but that noise of a segment's first `window` frames is used again for those after them, `stride` at a time
+    /// ([`Noise::used_again`]).
+    UsedAgain {
+        noise: Noise,
+        window: usize,
+        stride: usize,
+    },
     /// Given tensors: `initial` `[F, C, H, W]` and, for samplers that add noise, `steps` `[steps, F, C, H, W]`; where F is 1 all frames
     /// have the same. Of an image model in motion `initial` has the anchors of the segments, and `frames` `[F, C, H, W]` what
     /// each frame gets over moved latents.
@@ -41,11 +48,18 @@ pub enum NoiseSource {
 }
 
 impl NoiseSource {
-    /// Noise of the first step for some absolute latent frames, `[F, C, H, W]`.
+    /// Noise of the first step for some absolute latent frames, those of a segment, `[F, C, H, W]`.
     fn initial(&self, frames: Range<usize>, shape: LatentShape, device: &Device) -> Result<Tensor> {
         Ok(match self {
             Self::Seeded(noise) => noise.latents(Stream::Initial, frames, 0, shape, device)?,
             Self::Shared(noise) => repeated(&noise.latents(Stream::Initial, 0..1, 0, shape, device)?, frames.len())?,
+            Self::UsedAgain { noise, window, stride } => {
+                let first = frames.start;
+                let own = noise.latents(Stream::Initial, first..first + frames.len().min(*window), 0, shape, device)?;
+                let sources = noise.used_again(frames, *window, *stride).into_iter();
+                let sources: Vec<u32> = sources.map(|source| (source - first) as u32).collect();
+                own.index_select(&Tensor::new(sources, device)?, 0)?
+            }
             Self::Given { initial, .. } => of_frames(initial, frames)?.to_device(device)?,
         })
     }
@@ -62,7 +76,7 @@ impl NoiseSource {
     /// Given noise without it.
     pub fn frame(&self, frame: usize, shape: LatentShape, device: &Device) -> Result<Tensor> {
         match self {
-            Self::Seeded(noise) | Self::Shared(noise) => {
+            Self::Seeded(noise) | Self::Shared(noise) | Self::UsedAgain { noise, .. } => {
                 Ok(noise.latents(Stream::Frame, frame..frame + 1, 0, shape, device)?)
             }
             Self::Given { frames, .. } => {
@@ -75,7 +89,9 @@ impl NoiseSource {
     /// Noise that enters a step.
     fn step(&self, step: usize, frames: Range<usize>, shape: LatentShape, device: &Device) -> Result<Tensor> {
         match self {
-            Self::Seeded(noise) => Ok(noise.latents(Stream::Step, frames, step as u64, shape, device)?),
+            Self::Seeded(noise) | Self::UsedAgain { noise, .. } => {
+                Ok(noise.latents(Stream::Step, frames, step as u64, shape, device)?)
+            }
             Self::Shared(noise) => {
                 repeated(&noise.latents(Stream::Step, 0..1, step as u64, shape, device)?, frames.len())
             }
@@ -349,9 +365,17 @@ impl<'a> Track<'a> {
             Some(concat) => Some(frames(concat)?.zeros_like()?),
             None => None,
         };
-        let context = if branch.half.text { &texts[window.text] } else { uncond };
+        let mut frame_texts = None;
+        let context = match &timeline.plan.frame_texts {
+            _ if !branch.half.text => uncond.clone(),
+            None => texts[window.text].clone(),
+            Some(of_frames) => {
+                frame_texts = Some(of_frames[window.start..window.end()].to_vec());
+                Tensor::stack(texts, 0)?
+            }
+        };
         let time = Time::One(timeline.time.unwrap_or(timestep));
-        Ok(Row { concat, time, ..Row::new(frames(&self.latents)?, context.clone(), timestep) })
+        Ok(Row { concat, time, frame_texts, ..Row::new(frames(&self.latents)?, context, timestep) })
     }
 
     /// Places in a window whose frames are known.

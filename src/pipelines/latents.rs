@@ -14,7 +14,7 @@ use crate::attention::AttentionProcessor;
 use crate::estimate::work;
 use crate::guidance::Rule;
 use crate::job::values::FrameNoise;
-use crate::job::{Compute, Job, Maps, Stage, Timeline};
+use crate::job::{Compute, FreeNoise, Job, Maps, Stage, Timeline};
 use crate::models::Denoiser;
 use crate::models::architecture::Role;
 use crate::nn::sdpa::Sdpa;
@@ -33,10 +33,10 @@ pub fn noise(stage: &Stage, seed: u64) -> Result<NoiseSource> {
     let shares = stage.zero_shot.as_ref().map_or(Some(FrameNoise::Independent), |zero| zero.noise);
     let Some(path) = &stage.input.noise else {
         let noise = Noise::new(seed);
-        return Ok(if shares == Some(FrameNoise::Shared) {
-            NoiseSource::Shared(noise)
-        } else {
-            NoiseSource::Seeded(noise)
+        return Ok(match stage.free_noise {
+            Some(FreeNoise { window, stride }) => NoiseSource::UsedAgain { noise, window, stride },
+            None if shares == Some(FrameNoise::Shared) => NoiseSource::Shared(noise),
+            None => NoiseSource::Seeded(noise),
         });
     };
     let shown = path.display();

@@ -1,7 +1,7 @@
 //! The record of a job: every effective setting under the name of its flag.
 
 use crate::job::values::Interpolate;
-use crate::job::{Instruct, Job, Segment, SourceVideo, Stage, UncondText};
+use crate::job::{FreeNoise, Instruct, Job, Segment, SourceVideo, Stage, UncondText};
 use crate::run::Manifest;
 use crate::run::directory::file_hash;
 use crate::run::manifest::{ModelRecord, OutputRecord, SCHEMA};
@@ -125,16 +125,25 @@ fn settings(job: &Job) -> Result<Map<String, Value>> {
             ("side_by_side".to_owned(), json!(changes.side_by_side)),
         ]);
     }
-    settings.extend(of_pictures(stage)?);
+    settings.extend(of_method(stage)?);
     for stage in &job.stages[1..] {
         settings.insert("enhance".to_owned(), enhancing(stage)?);
     }
     Ok(settings)
 }
 
-/// What a video of an image model has of its own.
-fn of_pictures(stage: &Stage) -> Result<Map<String, Value>> {
+/// What the method of a stage has of its own, where it is not windows.
+fn of_method(stage: &Stage) -> Result<Map<String, Value>> {
     let mut settings = Map::new();
+    if let Some(FreeNoise { window, stride }) = stage.free_noise {
+        let frame_texts: Vec<_> = stage.segments.iter().map(|segment| &segment.plan.frame_texts).collect();
+        settings.extend([
+            ("method".to_owned(), json!("freenoise")),
+            ("window".to_owned(), json!(window)),
+            ("stride".to_owned(), json!(stride)),
+            ("frame_texts".to_owned(), json!(frame_texts)),
+        ]);
+    }
     if let Some(zero_shot) = &stage.zero_shot {
         let plan = zero_shot.motion.as_ref();
         settings.extend([

@@ -142,7 +142,11 @@ impl ToyUnet {
             let of_row = |&index: &usize| x.narrow(0, batch.frames[index].start, frames)?.transpose(0, 1);
             let y = Tensor::cat(&same.iter().map(of_row).collect::<Result<Vec<_>>>()?, 0)?; // [rows HW, F, C]
             let inner = inner_ranges(same.iter().map(|_| places));
-            let y = self.attention(&y, None, &self.site(SiteKind::Temporal, block, batch, &rows, &inner), hooks)?;
+            let site = self.site(SiteKind::Temporal, block, batch, &rows, &inner);
+            let y = hooks.in_stretches(&y, &site, |y, frames, hooks| {
+                let site = Site { grid: (frames, site.grid.1, site.grid.2), ..site.clone() };
+                self.attention(y, None, &site, hooks)
+            })?;
             for (index, inner) in same.into_iter().zip(inner) {
                 parts[index] = Some(y.narrow(0, inner.start, places)?.transpose(0, 1)?);
             }

@@ -4,7 +4,7 @@
 //! `all` or `none`; they count from 0 and include both ends.
 
 use crate::attention::{
-    AttentionProcessor, AttentionSite, Branch, Feature, FeatureSite, Next, Pass, Qkv, Row, Site, SiteKind,
+    AttentionProcessor, AttentionSite, Branch, Feature, FeatureSite, Next, Pass, Qkv, Row, Site, SiteKind, Stretch,
 };
 use candle_core::{Result, Tensor};
 use serde::{Deserialize, Serialize};
@@ -215,6 +215,11 @@ impl AttentionProcessor for When {
         } else {
             next.attend(qkv, site)
         }
+    }
+
+    fn stretches(&mut self, frames: usize, site: &AttentionSite) -> Option<Vec<Stretch>> {
+        let holds = self.holds(site.pass, site, Some(site.kind), site.layer);
+        holds.then(|| self.inner.stretches(frames, site)).flatten()
     }
 
     fn inject(&mut self, hidden: Tensor, site: &FeatureSite) -> Result<Tensor> {

@@ -75,6 +75,8 @@ pub struct Methods {
     /// For models that change a given picture as they are told.
     #[serde(rename = "instruct-pix2pix")]
     pub instruct: Option<InstructRecipe>,
+    /// For models of short clips.
+    pub freenoise: Option<FreeNoiseRecipe>,
 }
 
 /// Frames of a given video that are changed as they are told (InstructPix2Pix, arXiv 2211.09800), and attend to the first of them
@@ -91,6 +93,18 @@ pub struct InstructRecipe {
     pub chunk: usize,
     /// Controls of attention.
     pub attn_proc: Vec<Spec>,
+}
+
+/// Clips made longer by windows of attention in time, from noise that is used again (FreeNoise, arXiv 2310.15169).
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FreeNoiseRecipe {
+    /// Frames of a window, which are those of a clip.
+    pub window: usize,
+    /// Frames from one window to the next.
+    pub stride: usize,
+    /// Frames that go over from one scene's text to the next.
+    pub overlap: usize,
 }
 
 /// Frames of an image model that attend to the first of them (Text2Video-Zero, arXiv 2303.13439).
@@ -160,6 +174,13 @@ impl Recipe {
         let DitCtrl { transition_windows, hold, .. } = recipe.method.ditctrl;
         ensure!((1..=MOST).contains(&recipe.steps), "steps = {}: give 1 to {MOST}", recipe.steps);
         ensure!((0.0..=1.0).contains(&recipe.eta), "eta = {}: give 0 to 1", recipe.eta);
+        if let Some(FreeNoiseRecipe { window, stride, .. }) = recipe.method.freenoise {
+            let fits = (1..=MOST).contains(&window) && (1..=window).contains(&stride);
+            ensure!(
+                fits,
+                "method.freenoise: window = {window}, stride = {stride}: give 1 to {MOST}, and a stride no longer"
+            );
+        }
         ensure!(transition_windows <= MOST && hold <= MOST, "method.ditctrl: more than {MOST} windows for one prompt");
         Ok(recipe)
     }

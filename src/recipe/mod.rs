@@ -7,6 +7,8 @@ mod entries;
 mod find;
 mod key;
 
-pub use entries::{DitCtrl, FrameNoise, InstructRecipe, LatentRgb, Methods, Recipe, Uncond, ZeroShotRecipe};
+pub use entries::{
+    DitCtrl, FrameNoise, FreeNoiseRecipe, InstructRecipe, LatentRgb, Methods, Recipe, Uncond, ZeroShotRecipe,
+};
 pub use find::{Choice, Chosen, Listed, find, list};
 pub use key::For;

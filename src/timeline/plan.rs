@@ -83,6 +83,8 @@ pub struct ChunkPlan {
     pub windows: Vec<Window>,
     /// Each text once, in the order of their first windows.
     pub texts: Vec<TextMix>,
+    /// The text of each latent frame, where a window has several; a window's own is then that of its first.
+    pub frame_texts: Option<Vec<usize>>,
 }
 
 /// Why a length cannot be covered.
@@ -101,7 +103,23 @@ impl ChunkPlan {
             keep: frames,
             windows: vec![Window { start: 0, len: frames, text: 0, joined: false }],
             texts: vec![TextMix::Prompt(0)],
+            frame_texts: None,
         }
+    }
+
+    /// One window of frames that have texts of their own.
+    pub fn single_of(frames: &[TextMix]) -> Self {
+        let mut texts: Vec<TextMix> = Vec::new();
+        let of = |text: &TextMix| {
+            let known = texts.iter().position(|other| other == text);
+            known.unwrap_or_else(|| {
+                texts.push(*text);
+                texts.len() - 1
+            })
+        };
+        let frame_texts: Vec<usize> = frames.iter().map(of).collect();
+        let frame_texts = Some(frame_texts).filter(|_| texts.len() > 1);
+        Self { texts, frame_texts, ..Self::single(frames.len()) }
     }
 
     /// The same windows on other texts: those whose prompts count from `first`.
@@ -141,7 +159,7 @@ impl ChunkPlan {
             }
         }
         let frames = windows.last().map_or(0, Window::end);
-        Ok(Self { frames, keep: frames, windows, texts })
+        Ok(Self { frames, keep: frames, windows, texts, frame_texts: None })
     }
 
     /// As few windows as cover `keep` latent frames, shared out by `parts`, one for each prompt; the surplus at the end is

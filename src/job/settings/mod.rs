@@ -13,8 +13,8 @@ pub use groups::Group;
 pub use read::{read_keys, read_settings, script_settings};
 
 use super::values::{
-    Attention, DeviceSpec, Duration, Every, FrameNoise, Interpolate, ManifestMode, MemorySize, MotionAsked, Offload,
-    OnInterrupt, Parity, Precision, PreviewKind, Seconds, Seed, Size, TextCacheAt, Tiling, Uncond, list, text,
+    Attention, DeviceSpec, Duration, Every, FrameNoise, Interpolate, ManifestMode, MemorySize, Method, MotionAsked,
+    Offload, OnInterrupt, Parity, Precision, PreviewKind, Seconds, Seed, Size, TextCacheAt, Tiling, Uncond, list, text,
 };
 use crate::guidance::GuidanceSchedule;
 use crate::processors::Spec;
@@ -163,6 +163,20 @@ settings! {
     #[arg(long, value_name = "X", help_heading = "Sampling")]
     #[serde(with = "text")]
     Sampling.eta: f64,
+
+    /// How a model of clips (ModelScope, ZeroScope) makes more frames than a clip has: freenoise (all frames in one pass whose
+    /// attention in time goes by windows), windows (clips that overlap), or auto: freenoise, and windows to go on from a video
+    #[arg(long, value_name = "NAME", help_heading = "Models of clips")]
+    #[serde(with = "text")]
+    Sampling.method: Method,
+
+    /// Frames of a window of freenoise [default: those of the model's clips]
+    #[arg(long, value_name = "N", help_heading = "Models of clips")]
+    Sampling.window: usize,
+
+    /// Frames from one window of freenoise to the next [default: 4]
+    #[arg(long, value_name = "N", help_heading = "Models of clips")]
+    Sampling.stride: usize,
 
     /// How far what is seen moves from frame to frame, as X,Y in 512ths of width and height (positive: to the left and up), or
     /// none: every frame begins with noise of its own [default: the recipe's, 12,12]

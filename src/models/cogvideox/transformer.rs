@@ -178,7 +178,7 @@ impl Denoiser for Transformer {
             if row.latents.shape() != first.latents.shape() || row.context.shape() != first.context.shape() {
                 bail!("rows of one pass differ in shape: {:?} and {:?}", row.latents.shape(), first.latents.shape())
             }
-            if row.added.is_some() || self.grid(row)? != grid {
+            if row.added.is_some() || row.frame_texts.is_some() || self.grid(row)? != grid {
                 bail!("this transformer takes latents, concatenated latents, times and text; a row has something else")
             }
         }

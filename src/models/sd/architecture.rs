@@ -257,6 +257,10 @@ impl Architecture for Folder {
         work::row(&self.unet, self.text.length, frames, cells)
     }
 
+    fn stretches_work(&self, frames: usize, stretches: (usize, usize), cells: (usize, usize)) -> RowWork {
+        work::stretches(&self.unet, frames, stretches, cells)
+    }
+
     fn row_memory(&self, rows: WindowRows, element: u64, score_budget: u64) -> RowMemory {
         work::memory(&self.unet, rows, element, score_budget)
     }

@@ -24,7 +24,7 @@ use crate::attention::Hooks;
 use crate::nn::compute_dtype;
 use crate::nn::conv::{Conv2d, conv2d};
 use blocks::Unit;
-use candle_core::{DType, Device, Result, Tensor, bail};
+use candle_core::{D, DType, Device, Result, Tensor, bail};
 use candle_nn::VarBuilder;
 use temporal::TransformerTemporal;
 use walk::Walk;
@@ -70,7 +70,7 @@ impl Entrance {
         if channels != wanted || frames == 0 || height == 0 || width == 0 {
             bail!("latents {:?} do not fit the UNet, which takes {wanted} channels", latents.dims())
         }
-        if row.context.dim(1)? != text {
+        if row.context.dim(D::Minus1)? != text || row.context.rank() != 2 + usize::from(row.frame_texts.is_some()) {
             bail!("a text of {:?} does not fit the UNet, which takes {text} values for a token", row.context.dims())
         }
         self.conv_in.forward(&latents.to_device(&self.device)?.to_dtype(self.dtype)?.contiguous()?)

@@ -105,17 +105,20 @@ impl TransformerTemporal {
         let tokens = self.norm.forward(x, rows)?.reshape((rows * frames, c, h * w))?.transpose(1, 2)?.contiguous()?;
         let tokens = tokens.reshape((rows, frames, h * w, c))?.transpose(1, 2)?.contiguous()?;
         let tokens = self.proj_in.forward(&tokens.reshape((rows * h * w, frames, c))?)?; // [R HW, F, D]
-        let mut tokens = self.attended(tokens, place, (h, w), hooks)?;
+        let site = place.site(SiteKind::Temporal, self.layer, self.attn1.path(), (h, w));
+        let mut tokens = hooks.in_stretches(&tokens, &site, |tokens, frames, hooks| {
+            self.attended(tokens, Place { frames, ..place }, (h, w), hooks)
+        })?;
         tokens = (&tokens + self.ff.forward(&self.norm3.forward(&tokens)?)?)?;
         let y = self.proj_out.forward(&tokens)?.reshape((rows, h * w, frames, c))?;
         let y = y.transpose(1, 2)?.contiguous()?.reshape((rows * frames, h * w, c))?;
         x + y.transpose(1, 2)?.contiguous()?.reshape(x.shape())?
     }
 
-    /// Both attentions on `[R HW, F, D]`.
-    fn attended(&self, tokens: Tensor, place: Place, cells: (usize, usize), hooks: &mut Hooks) -> Result<Tensor> {
+    /// Both attentions on `[R HW, F, D]`, frames that see each other.
+    fn attended(&self, tokens: &Tensor, place: Place, cells: (usize, usize), hooks: &mut Hooks) -> Result<Tensor> {
         let parts = [(&self.norm1, &self.attn1), (&self.norm2, &self.attn2)];
-        parts.into_iter().enumerate().try_fold(tokens, |tokens, (index, (norm, attention))| {
+        parts.into_iter().enumerate().try_fold(tokens.clone(), |tokens, (index, (norm, attention))| {
             let site = place.site(SiteKind::Temporal, self.layer + index, attention.path(), cells);
             &tokens + attention.forward(&norm.forward(&tokens)?, None, &site, hooks)?
         })

@@ -47,21 +47,15 @@ impl Attention {
         x.reshape((b, l, parts, self.heads, head_dim))?.narrow(2, index, 1)?.squeeze(2)?.transpose(1, 2)
     }
 
-    /// What it adds to `x` `[B, L, D]`. `texts`: `[rows, Lt, Dt]`.
-    pub(super) fn forward(&self, x: &Tensor, texts: Option<&Tensor>, site: &Site, hooks: &mut Hooks) -> Result<Tensor> {
+    /// What it adds to `x` `[B, L, D]`.
+    pub(super) fn forward(&self, x: &Tensor, texts: Option<&Texts>, site: &Site, hooks: &mut Hooks) -> Result<Tensor> {
         let projected = self.to_q.forward(x)?;
         let [q, k, v] = match (&self.to_kv, texts) {
             (None, _) => [0, 1, 2].map(|part| self.heads(&projected, 3, part)),
             (Some(_), None) => bail!("{}: no text", self.path),
             (Some(to_kv), Some(texts)) => {
-                let texts = to_kv.forward(&hooks.context(texts.clone(), site)?)?;
-                // each frame reads its row's text
-                let of_frames = |part| {
-                    let all = self.heads(&texts, 2, part)?;
-                    let rows = site.inner.iter().enumerate();
-                    let rows = rows.map(|(row, inner)| all.narrow(0, row, 1)?.repeat((inner.len(), 1, 1, 1)));
-                    Tensor::cat(&rows.collect::<Result<Vec<_>>>()?, 0)
-                };
+                let keys = to_kv.forward(&texts.seen(site, hooks)?)?;
+                let of_frames = |part| texts.spread(&self.heads(&keys, 2, part)?, site);
                 [self.heads(&projected, 1, 0), of_frames(0), of_frames(1)]
             }
         };
@@ -70,6 +64,44 @@ impl Attention {
         let y = hooks.attend(Qkv { q, k: k?, v: v?, scale }, site)?; // [B, N, L, d]
         let y = self.to_out.forward(&y.transpose(1, 2)?.contiguous()?.reshape(x.shape())?)?;
         hooks.inject(y, Feature::Attended(site.kind), Layout::Tokens, site)
+    }
+}
+
+/// The texts of a group of rows.
+#[derive(Debug)]
+pub(super) enum Texts {
+    /// One a row, `[rows, Lt, Dt]`.
+    OfRows(Tensor),
+    /// Some, `[T, Lt, Dt]`, and which of them each frame of all rows reads.
+    OfFrames(Tensor, Tensor),
+}
+
+impl Texts {
+    /// Tokens of each.
+    fn tokens(&self) -> Result<usize> {
+        match self {
+            Self::OfRows(texts) | Self::OfFrames(texts, _) => texts.dim(1),
+        }
+    }
+
+    /// What is projected to keys and values. Controls see the texts of rows; a frame's own text is no row's.
+    fn seen(&self, site: &Site, hooks: &mut Hooks) -> Result<Tensor> {
+        match self {
+            Self::OfRows(texts) => hooks.context(texts.clone(), site),
+            Self::OfFrames(texts, _) => Ok(texts.clone()),
+        }
+    }
+
+    /// Keys or values of all texts `[.., N, Lt, d]` as those of the frames.
+    fn spread(&self, all: &Tensor, site: &Site) -> Result<Tensor> {
+        match self {
+            Self::OfRows(_) => {
+                let rows = site.inner.iter().enumerate();
+                let rows = rows.map(|(row, inner)| all.narrow(0, row, 1)?.repeat((inner.len(), 1, 1, 1)));
+                Tensor::cat(&rows.collect::<Result<Vec<_>>>()?, 0)
+            }
+            Self::OfFrames(_, frames) => all.contiguous()?.index_select(frames, 0),
+        }
     }
 }
 
@@ -150,8 +182,8 @@ impl Transformer2D {
         })
     }
 
-    /// `[B, C, H, W]` to the same; `texts` `[rows, Lt, Dt]`.
-    pub(super) fn forward(&self, x: &Tensor, texts: &Tensor, place: Place, hooks: &mut Hooks) -> Result<Tensor> {
+    /// `[B, C, H, W]` to the same.
+    pub(super) fn forward(&self, x: &Tensor, texts: &Texts, place: Place, hooks: &mut Hooks) -> Result<Tensor> {
         let (b, c, h, w) = x.dims4()?;
         let maps = self.norm.forward(x)?.reshape((b, c, h * w))?.transpose(1, 2)?.contiguous()?;
         let mut tokens = self.proj_in.forward(&maps)?; // [B, HW, C]
@@ -159,7 +191,7 @@ impl Transformer2D {
         let attended = self.attn1.forward(&self.norm1.forward(&tokens)?, None, &site, hooks)?;
         tokens = (tokens + attended)?;
         let site = place.site(SiteKind::Cross, self.layer, &self.attn2.path, (h, w));
-        let site = Site { text: 0..texts.dim(1)?, ..site };
+        let site = Site { text: 0..texts.tokens()?, ..site };
         let attended = self.attn2.forward(&self.norm2.forward(&tokens)?, Some(texts), &site, hooks)?;
         tokens = (tokens + attended)?;
         tokens = (&tokens + self.ff.forward(&self.norm3.forward(&tokens)?)?)?;

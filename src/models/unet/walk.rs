@@ -1,7 +1,7 @@
 //! A pass through a UNet's layers: what each row is at a place of it, and how rows go through a layer in groups.
 
 use super::temporal::TransformerTemporal;
-use super::transformer::{Place, Transformer2D};
+use super::transformer::{Place, Texts, Transformer2D};
 use crate::attention::{Feature, Hooks, Layout, Row, SiteKind, Time, inner_ranges};
 use crate::models::blocks2d::{ResnetBlock2D, Upsample2D};
 use candle_core::{Result, Tensor, bail};
@@ -15,8 +15,10 @@ struct State {
     hidden: Tensor,
     /// What the way down has kept, in its order.
     skips: Vec<Tensor>,
-    /// `[Lt, Dt]`.
+    /// `[T, Lt, Dt]`.
     context: Tensor,
+    /// Which of its texts each frame reads, where there are several.
+    frame_texts: Option<Vec<usize>>,
     /// The activated embedding of its time `[1, E]`, or of those of its frames `[F, E]`.
     time: Tensor,
 }
@@ -73,7 +75,15 @@ impl<'h, 'a> Walk<'h, 'a> {
                 Time::Frames(times) => bail!("{} times for a row of {frames} latent frames", times.len()),
             };
             let context = row.context.to_dtype(hidden.dtype())?;
-            states.push(State { hidden, skips: Vec::new(), context, time });
+            let (context, texts) = match &row.frame_texts {
+                None => (context.unsqueeze(0)?, 1),
+                Some(_) => (context.clone(), context.dim(0)?),
+            };
+            let frame_texts = row.frame_texts.clone();
+            if frame_texts.as_ref().is_some_and(|of| of.len() != frames || of.iter().any(|&text| text >= texts)) {
+                bail!("texts of {:?} for {frames} latent frames, of which some have none", row.context.dims())
+            }
+            states.push(State { hidden, skips: Vec::new(), context, frame_texts, time });
         }
         Ok(Self { states, hooks, network, layers })
     }
@@ -109,8 +119,7 @@ impl<'h, 'a> Walk<'h, 'a> {
     pub fn attend(&mut self, transformer: &Transformer2D) -> Result<()> {
         self.fork(transformer.layer)?;
         for group in self.groups()? {
-            let texts = group.rows.iter().map(|&row| &self.states[row].context).collect::<Vec<_>>();
-            let texts = Tensor::stack(&texts, 0)?;
+            let texts = self.texts(&group)?;
             let x = self.join(&group, |state| &state.hidden)?;
             let place = group.place(self.network, self.layers);
             let x = transformer.forward(&x, &texts, place, self.hooks)?;
@@ -217,6 +226,22 @@ impl<'h, 'a> Walk<'h, 'a> {
             if time.dim(0)? == 1 { time.repeat((inner.len(), 1)) } else { Ok(time.clone()) }
         };
         Tensor::cat(&group.rows.iter().zip(&group.inner).map(of_row).collect::<Result<Vec<_>>>()?, 0)
+    }
+
+    fn texts(&self, group: &Group) -> Result<Texts> {
+        let texts = joined(&group.rows.iter().map(|&row| self.states[row].context.clone()).collect::<Vec<_>>())?;
+        if group.rows.iter().all(|&row| self.states[row].frame_texts.is_none()) {
+            return Ok(Texts::OfRows(texts));
+        }
+        let (mut before, mut of_frames) = (0, Vec::new());
+        for (&row, inner) in group.rows.iter().zip(&group.inner) {
+            let State { context, frame_texts, .. } = &self.states[row];
+            let text = |frame: usize| (before + frame_texts.as_ref().map_or(0, |texts| texts[frame])) as u32;
+            of_frames.extend((0..inner.len()).map(text));
+            before += context.dim(0)?;
+        }
+        let of_frames = Tensor::new(of_frames, texts.device())?;
+        Ok(Texts::OfFrames(texts, of_frames))
     }
 
     fn join(&self, group: &Group, part: impl Fn(&State) -> &Tensor) -> Result<Tensor> {

@@ -100,6 +100,24 @@ pub fn row(unet: &UNetConfig, text: usize, frames: usize, cells: (usize, usize))
     RowWork { linear, attention, layers: unet.layers() }
 }
 
+/// What a row takes more where its frames see each other in `count` stretches of `size` frames, as in [`row`] not: projections of
+/// more frames, each of which sees fewer.
+pub fn stretches(unet: &UNetConfig, frames: usize, (count, size): (usize, usize), cells: (usize, usize)) -> RowWork {
+    let (mut linear, mut attention) = (Kinds::default(), 0.0);
+    let [frames, seen, size] = [frames, count * size, size].map(|count| count as f64);
+    for LayerShape { channels, grid: (_, height, width), .. } in temporal_layers(unet, 1, cells) {
+        let (positions, dim) = ((height * width) as f64, channels as f64);
+        let work = 4.0 * dim * dim * positions * (seen - frames);
+        if channels >= WIDE.0 {
+            linear.wide += work
+        } else {
+            linear.small += work
+        }
+        attention += 2.0 * positions * dim * (seen * size - frames * frames);
+    }
+    RowWork { linear, attention, layers: 0 }
+}
+
 /// Memory of a window's rows: what each keeps for the way up, and what the row at work holds beside it: of attention the queries,
 /// keys, values and both halves of the gated layer, of a residual block on the way up its joined input and three maps.
 pub fn memory(unet: &UNetConfig, rows: WindowRows, element: u64, score_budget: u64) -> RowMemory {
@@ -156,6 +174,13 @@ mod tests {
         let RowWork { linear: plain, .. } = row(&UNetConfig { temporal_head_dim: None, ..unet }, 1, 1, (8, 8));
         let share = (linear.small + linear.wide) / (plain.small + plain.wide);
         assert!((1.5..2.2).contains(&share), "{share}");
+        // 13 windows of 16 frames are 208 instead of 64
+        let unet = UNet3DConfig::default().planar("unet").unwrap();
+        let more = stretches(&unet, 64, (13, 16), (32, 32));
+        let whole = row(&unet, 77, 64, (32, 32)).linear;
+        let share = (more.linear.small + more.linear.wide) / (whole.small + whole.wide);
+        assert!((0.1..0.5).contains(&share) && more.attention < 0.0, "{share}");
+        assert_eq!(stretches(&unet, 16, (1, 16), (32, 32)).attention, 0.0);
     }
 
     #[test]

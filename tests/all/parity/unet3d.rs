@@ -9,6 +9,7 @@ use vidgen::attention::{AttentionProcessor, AttentionSite, Branch, Half, Hooks, 
 use vidgen::models::unet::{UNet3DConditionModel, UNet3DConfig};
 use vidgen::models::{Denoiser, Row, Time};
 use vidgen::nn::sdpa::Sdpa;
+use vidgen::processors;
 
 const KINDS: [&str; 2] = ["tiny-ms", "tiny-zs"];
 const LIMIT: f64 = 1e-5;
@@ -58,6 +59,76 @@ fn the_unet_equals_diffusers() {
                 assert_close(&name, &thin(&got[0]), &golden[&name], LIMIT);
             }
         }
+    }
+}
+
+struct NoWords;
+
+impl processors::Setting for NoWords {
+    fn positions(&self, _word: &str) -> anyhow::Result<Vec<Vec<u32>>> {
+        Ok(Vec::new())
+    }
+}
+
+/// FreeNoise: every place of attention in time by windows, diffusers' own block the reference.
+#[test]
+fn windows_in_time_equal_diffusers() {
+    let golden = golden("unet3d/forward");
+    let (case, time) = CASES[2];
+    for kind in KINDS {
+        let (config, model) = unet(kind, DType::F32, false);
+        let whole = row(&config, &format!("{kind}/{case}"), time);
+        for (size, stride) in [(8, 3), (5, 2)] {
+            let spec = processors::parse(&format!("window:size={size},stride={stride}")).unwrap();
+            let mut stack = processors::build(&[spec], &NoWords).unwrap().processors;
+            let name = format!("freenoise/{kind}/{case}/{size}-{stride}");
+            let rows = [whole.clone(), whole.clone()];
+            for got in forward(&model, &rows, 2, &mut stack) {
+                assert_close(&name, &thin(&got), &golden[&name], LIMIT);
+            }
+        }
+        // a window of all frames is none
+        let spec = processors::parse("window:size=24").unwrap();
+        let mut stack = processors::build(&[spec], &NoWords).unwrap().processors;
+        let values = |x: &Tensor| x.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        let got = forward(&model, std::slice::from_ref(&whole), 1, &mut stack).remove(0);
+        let plain = forward(&model, std::slice::from_ref(&whole), 1, &mut Stack::new()).remove(0);
+        assert_eq!(values(&got), values(&plain));
+    }
+}
+
+/// Frames with texts of their own, beside a row with one: as if each text were that of all frames, as far as frames do not
+/// see each other.
+#[test]
+fn frames_read_their_texts() {
+    let (config, model) = unet(KINDS[0], DType::F32, false);
+    let whole = row(&config, "tiny-ms/5x8x12", 500.0);
+    let other = tiny::unit("other", whole.context.dims());
+    let texts = Tensor::stack(&[&whole.context, &other], 0).unwrap();
+    let of_frames =
+        |frames: &[usize]| Row { context: texts.clone(), frame_texts: Some(frames.to_vec()), ..whole.clone() };
+    let plain = forward(&model, &[whole.clone(), Row { context: other, ..whole.clone() }], 1, &mut Stack::new());
+    for micro_batch in [1, 4] {
+        let rows = [of_frames(&[0; 5]), whole.clone(), of_frames(&[1; 5]), of_frames(&[0, 0, 1, 1, 1])];
+        let got = forward(&model, &rows, micro_batch, &mut Stack::new());
+        for (row, text) in [(0, 0), (1, 0), (2, 1)] {
+            assert_close("one text", &got[row], &plain[text], 1e-6);
+        }
+        let apart =
+            |a: &Tensor, b: &Tensor| (a - b).unwrap().abs().unwrap().mean_all().unwrap().to_scalar::<f32>().unwrap();
+        assert!(apart(&got[3], &plain[0]) > 1e-3 && apart(&got[3], &plain[1]) > 1e-3);
+    }
+    for (row, word) in [
+        (of_frames(&[0; 4]), "5 latent frames"),
+        (of_frames(&[0, 0, 0, 0, 2]), "5 latent frames"),
+        (Row { context: whole.context.clone(), ..of_frames(&[0; 5]) }, "does not fit the UNet"),
+    ] {
+        let mut stack = Stack::new();
+        let branches = vec![Branch::new(Half::COND, 0, 0)];
+        let mut hooks =
+            Hooks::new(Pass { step: 0, steps: 1 }, branches, vec![], &mut stack, Sdpa::default(), 1).unwrap();
+        let error = model.forward(&[row], &mut hooks).unwrap_err().to_string();
+        assert!(error.contains(word), "{error}");
     }
 }
 

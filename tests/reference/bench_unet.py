@@ -1,0 +1,108 @@
+"""Speed of one step of a whole UNet beside diffusers', in turns on the same sizes and random weights; prints `ratio X`, diffusers'
+seconds over vidgen's (above 1: vidgen is faster).
+
+    cargo bench --bench unet --no-run
+    python tests/reference/bench_unet.py unet3d f32 [--threads 2] [--rounds 3] [--size medium]
+    python tests/reference/bench_unet.py unet2d bf16
+
+`unet2d`: Stable Diffusion 1.5's at 512x512, both halves of the guidance. `unet3d`: ModelScope's form at 256x256, 16 frames, both
+halves; `medium` has half its widths (the default), `full` its own, `small` a fourth of them on 4 frames. `small` is for trying
+the script. Weights are held by both programs: 2 x 3.5 GB for unet2d in f32, 2 x 1.5 GB for unet3d medium. The figures are medians of
+alternating runs after one that is not counted, on a machine that should be idle.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import statistics
+import subprocess
+import sys
+import time
+
+parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+parser.add_argument("network", choices=["unet2d", "unet3d"])
+parser.add_argument("dtype", choices=["f32", "bf16"])
+parser.add_argument("--size", choices=["small", "medium", "full"])
+parser.add_argument("--threads", type=int, default=2)
+parser.add_argument("--rounds", type=int, default=3)
+parser.add_argument("--program", help="the bench target `unet` [default: the newest in target/]")
+options = parser.parse_args()
+
+os.environ["OMP_NUM_THREADS"] = os.environ["RAYON_NUM_THREADS"] = str(options.threads)
+os.environ["CANDLE_NUM_THREADS"] = str(options.threads)
+
+import torch  # noqa: E402  (after the number of threads is set)
+from diffusers import UNet2DConditionModel, UNet3DConditionModel  # noqa: E402
+
+torch.set_num_threads(options.threads)
+torch.set_grad_enabled(False)
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
+size = options.size or ("full" if options.network == "unet2d" else "medium")
+
+
+def program():
+    if options.program:
+        return options.program
+    built = [path for path in (ROOT / "target").glob("*/deps/unet-*") if not path.suffix and os.access(path, os.X_OK)]
+    if not built:
+        sys.exit("build it first: cargo bench --bench unet --no-run")
+    return max(built, key=lambda path: path.stat().st_mtime)
+
+
+def case():
+    part = {"small": 4, "medium": 2, "full": 1}[size]
+    widths = [channels // part for channels in (320, 640, 1280, 1280)]
+    config = dict(block_out_channels=widths, norm_num_groups=32 // part, layers_per_block=2)
+    if options.network == "unet2d":
+        side = 64 if size != "small" else 16
+        return dict(config=dict(config, cross_attention_dim=768, attention_head_dim=8), frames=1, height=side, width=side)
+    frames, side = (4, 16) if size == "small" else (16, 32)
+    return dict(config=dict(config, cross_attention_dim=1024, attention_head_dim=64 // part), frames=frames, height=side, width=side)
+
+
+asked = dict(case(), op=options.network, dtype=options.dtype, tokens=77)
+frames, height, width = asked["frames"], asked["height"], asked["width"]
+dtype = torch.float32 if options.dtype == "f32" else torch.bfloat16
+torch.manual_seed(0)
+text = torch.randn(2, 77, asked["config"]["cross_attention_dim"], dtype=dtype)
+if options.network == "unet2d":
+    model = UNet2DConditionModel(**asked["config"]).to(dtype).eval()
+    latents = torch.randn(2, 4, height, width, dtype=dtype)
+else:
+    model = UNet3DConditionModel(**asked["config"]).to(dtype).eval()
+    latents = torch.randn(2, 4, frames, height, width, dtype=dtype)
+print(f"{options.network} {options.dtype} {size}: {sum(p.numel() for p in model.parameters()) / 1e6:.0f} M parameters, "
+      f"{frames} frames of {8 * height}x{8 * width}, {options.threads} threads, PyTorch {torch.__version__}", flush=True)
+
+server = subprocess.Popen([program(), "--serve"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
+
+
+def ask(line):
+    server.stdin.write(line + "\n")
+    answer = server.stdout.readline()
+    if not answer:
+        sys.exit(f"the program stopped at: {line}")
+    return answer.strip()
+
+
+def theirs():
+    start = time.perf_counter()
+    model(latents, torch.tensor(501.0), text)
+    return time.perf_counter() - start
+
+
+ask(json.dumps(asked))
+theirs(), ask("run")
+mine, other = [], []
+for _ in range(options.rounds):
+    time.sleep(0.1)  # the other one's threads fall asleep
+    mine.append(float(ask("run")))
+    time.sleep(0.1)
+    other.append(theirs())
+server.stdin.close()
+server.wait()
+mine, other = statistics.median(mine), statistics.median(other)
+print(f"vidgen {mine:.3f} s, diffusers {other:.3f} s")
+print(f"ratio {other / mine:.2f}")
