@@ -8,7 +8,9 @@ use super::layout::Layout;
 use super::motion;
 use super::perceptual::{Perceptual, TOO_SMALL};
 use super::report::{Evaluation, FrameComparison, JudgedQuestion, Metric, PerFrame, Requirement, Scene};
+use super::scene_cuts::SceneCuts;
 use super::toyland::{CaptionFacts, asked};
+use super::warping::{self, FlowSource, Warped};
 use crate::interpolation::Interpolator;
 use crate::models::NotFinite;
 use crate::models::lpips::{Features, LEAST_SIDE};
@@ -25,6 +27,8 @@ pub struct Evaluator {
     /// Predicts the frames that motion smoothness compares, in place of block matching.
     pub rife: Option<Interpolator>,
     pub faces: Option<Faces>,
+    /// By which frames are warped onto the next.
+    pub flow: Option<FlowSource>,
 }
 
 /// What is known of a video beside its frames.
@@ -79,6 +83,9 @@ struct VideoPass<'a> {
     /// Of neighbours, with it.
     flows: Vec<f64>,
     faces: Option<Persons<'a>>,
+    cuts: SceneCuts,
+    warping: Option<&'a FlowSource>,
+    warped: Vec<warping::Pair>,
 }
 
 /// Whose faces are seen.
@@ -125,6 +132,9 @@ impl<'a> VideoPass<'a> {
             rife: evaluator.rife.as_ref(),
             flows: Vec::new(),
             faces: evaluator.faces.as_ref().map(Persons::new),
+            cuts: SceneCuts::default(),
+            warping: evaluator.flow.as_ref(),
+            warped: Vec::new(),
         })
     }
 
@@ -141,7 +151,11 @@ impl<'a> VideoPass<'a> {
         if let Some(persons) = &mut self.faces {
             persons.push(&frame)?;
         }
+        self.cuts.push(&frame);
         if let Some(before) = self.last.back() {
+            if let Some(source) = self.warping {
+                self.warped.push(warping::pair(source, self.warped.len(), before, &frame)?);
+            }
             self.differences.push(difference(before, &frame));
             if let Some(network) = self.rife {
                 self.flows.push(network.flow(before, &frame)?);
@@ -187,6 +201,11 @@ impl<'a> VideoPass<'a> {
         out.set(Metric::Flicker, flicker(&self.differences), "one frame has no neighbour");
         out.set(Metric::MotionSmoothness, motion::smoothness(&self.errors), "fewer than three frames");
         out.seams(&self.differences, &layout);
+        out.set(Metric::Scuts, Some(self.cuts.cuts().len() as f64), "");
+        if let Some(source) = self.warping {
+            source.covers(count)?;
+            out.warped(warping::summed(&self.warped));
+        }
 
         if let Some(lpips) = &self.lpips {
             let why = if width.min(height) < LEAST_SIDE { TOO_SMALL } else { "one frame has no neighbour" };
@@ -347,6 +366,15 @@ impl MetricValues {
         }
     }
 
+    fn warped(&mut self, warped: Option<Warped>) {
+        const ONE: &str = "one frame has no neighbour";
+        let still = if warped.is_some() { "nothing moves" } else { ONE };
+        self.set(Metric::WarpError, warped.map(|warped| warped.error), ONE);
+        self.set(Metric::FlowMean, warped.map(|warped| warped.motion), ONE);
+        self.set(Metric::Mawe, warped.and_then(|warped| warped.mawe), still);
+        self.set(Metric::MawePaper, warped.and_then(|warped| warped.mawe_paper), still);
+    }
+
     fn seams(&mut self, differences: &[f64], layout: &Result<Layout, String>) {
         let (seam, why) = match layout {
             Ok(layout) if layout.seams.is_empty() && layout.others.is_empty() => (None, NO_WINDOWS),
@@ -379,6 +407,7 @@ impl MetricValues {
                 Requirement::Clip => "CLIP: --clip FOLDER",
                 Requirement::Perceptual => "the network of LPIPS: --lpips FILE, or make metrics once",
                 Requirement::Interpolator => "the network of RIFE: --rife FILE, or make metrics once",
+                Requirement::Flow => "the flow from frame to frame: --flow builtin, or --flow FILE",
                 Requirement::Faces => "the networks of faces: --faces FILE, or make metrics once",
                 Requirement::Judge => "--judge toyland, for videos of Toyland",
             };

@@ -32,7 +32,7 @@ pub fn error(before: &Frame, middle: &Frame, after: &Frame) -> f64 {
             let y = row * BLOCK..((row + 1) * BLOCK).min(height);
             let columns = (0..width.div_ceil(BLOCK)).map(|column| {
                 let x = column * BLOCK..((column + 1) * BLOCK).min(width);
-                let (dx, dy) = search.vector(&x, &y);
+                let (dx, dy) = search.vector(&x, &y, From::Middle);
                 let mut sum = 0;
                 for y in y.clone() {
                     let at = |dx: isize, dy: isize| {
@@ -58,6 +58,23 @@ pub fn smoothness(errors: &[f64]) -> Option<f64> {
     super::frames::mean(errors).map(|mean| (255.0 - mean) / 255.0)
 }
 
+/// The way from a frame to the next, `[2, H, W]`, x and y in whole pixels: of each block, to where the next frame is most like it.
+pub fn forward(a: &Frame, b: &Frame) -> Vec<f32> {
+    let (width, height) = (a.width, a.height);
+    let search = BlockSearch { before: luma(a), after: luma(b), width, height, steps: steps(2 * reach(width, height)) };
+    let rows: Vec<Vec<(isize, isize)>> = (0..height.div_ceil(BLOCK))
+        .into_par_iter()
+        .map(|row| {
+            let y = row * BLOCK..((row + 1) * BLOCK).min(height);
+            let columns = (0..width.div_ceil(BLOCK)).map(|column| column * BLOCK..((column + 1) * BLOCK).min(width));
+            columns.map(|x| search.vector(&x, &y, From::Start)).collect()
+        })
+        .collect();
+    let step = |x: usize, y: usize| rows[y / BLOCK][x / BLOCK];
+    let across = (0..width * height).map(|at| step(at % width, at / width).0 as f32);
+    across.chain((0..width * height).map(|at| step(at % width, at / width).1 as f32)).collect()
+}
+
 fn luma(frame: &Frame) -> Vec<u8> {
     let weigh = |p: &[u8]| ((77 * u32::from(p[0]) + 150 * u32::from(p[1]) + 29 * u32::from(p[2])) >> 8) as u8;
     frame.data.chunks_exact(3).map(weigh).collect()
@@ -79,15 +96,30 @@ struct BlockSearch {
     steps: Vec<(isize, isize)>,
 }
 
+/// Where a block stands on its way.
+#[derive(Clone, Copy)]
+enum From {
+    /// In the frame before.
+    Start,
+    /// Half way, between the two frames.
+    Middle,
+}
+
 impl BlockSearch {
     /// The step along which a block's past and future are most alike; a longer one must be better by a little, or flat
     /// places would wander.
-    fn vector(&self, x: &std::ops::Range<usize>, y: &std::ops::Range<usize>) -> (isize, isize) {
+    fn vector(&self, x: &std::ops::Range<usize>, y: &std::ops::Range<usize>, from: From) -> (isize, isize) {
+        let back = match from {
+            From::Start => 0,
+            From::Middle => -1,
+        };
         let pixels = (x.len() * y.len()) as u32;
         let mut best = ((0, 0), u32::MAX);
         for &(dx, dy) in &self.steps {
             let inside = |range: &std::ops::Range<usize>, step: isize, end: usize| {
-                range.start >= step.unsigned_abs() && range.end + step.unsigned_abs() <= end
+                [back * step, step].into_iter().all(|step| {
+                    range.start.checked_add_signed(step).is_some() && range.end.saturating_add_signed(step) <= end
+                })
             };
             if !inside(x, dx, self.width) || !inside(y, dy, self.height) {
                 continue;
@@ -101,7 +133,7 @@ impl BlockSearch {
                     let start = y.wrapping_add_signed(dy) * self.width + x.start.wrapping_add_signed(dx);
                     start..start + x.len()
                 };
-                let pairs = self.before[at(-dx, -dy)].iter().zip(&self.after[at(dx, dy)]);
+                let pairs = self.before[at(back * dx, back * dy)].iter().zip(&self.after[at(dx, dy)]);
                 cost += pairs.map(|(a, b)| u32::from(a.abs_diff(*b))).sum::<u32>();
             }
             if cost < best.1 {

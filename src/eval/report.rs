@@ -38,6 +38,14 @@ pub enum Metric {
     FlowDeviation,
     /// How alike the faces of neighbouring frames are.
     Reidentification,
+    /// Number of scene cuts that PySceneDetect would find.
+    Scuts,
+    /// How badly the flow explains the next frame: mean squared error in levels; mean length of the flow in pixels; and the one over
+    /// the other, as the code of StreamingT2V and as its paper has it.
+    WarpError,
+    FlowMean,
+    Mawe,
+    MawePaper,
 }
 
 /// What a metric needs beyond the frames.
@@ -58,10 +66,12 @@ pub enum Requirement {
     Interpolator,
     /// The networks of faces.
     Faces,
+    /// `--flow`.
+    Flow,
 }
 
 impl Metric {
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 25] = [
         Self::Cscv,
         Self::MotionSmoothness,
         Self::TextImage,
@@ -82,6 +92,11 @@ impl Metric {
         Self::Flow,
         Self::FlowDeviation,
         Self::Reidentification,
+        Self::Scuts,
+        Self::WarpError,
+        Self::FlowMean,
+        Self::Mawe,
+        Self::MawePaper,
     ];
 
     /// As in JSON and in flags.
@@ -107,12 +122,17 @@ impl Metric {
             Self::Flow => "flow",
             Self::FlowDeviation => "flow_deviation",
             Self::Reidentification => "reidentification",
+            Self::Scuts => "scuts",
+            Self::WarpError => "warp_error",
+            Self::FlowMean => "flow_mean",
+            Self::Mawe => "mawe",
+            Self::MawePaper => "mawe_paper",
         }
     }
 
     pub fn needs(self) -> Requirement {
         match self {
-            Self::MotionSmoothness | Self::Flicker | Self::Seam | Self::WorstSeam => Requirement::Nothing,
+            Self::MotionSmoothness | Self::Flicker | Self::Seam | Self::WorstSeam | Self::Scuts => Requirement::Nothing,
             Self::Cscv => Requirement::Embedder,
             Self::TextImage => Requirement::Clip,
             Self::Psnr | Self::Ssim => Requirement::Reference,
@@ -120,6 +140,7 @@ impl Metric {
             Self::LpipsNeighbours => Requirement::Perceptual,
             Self::Flow | Self::FlowDeviation => Requirement::Interpolator,
             Self::Reidentification => Requirement::Faces,
+            Self::WarpError | Self::FlowMean | Self::Mawe | Self::MawePaper => Requirement::Flow,
             _ => Requirement::Judge,
         }
     }
@@ -135,6 +156,11 @@ impl Metric {
                 | Self::LpipsNeighbours
                 | Self::Flow
                 | Self::FlowDeviation
+                | Self::Scuts
+                | Self::WarpError
+                | Self::FlowMean
+                | Self::Mawe
+                | Self::MawePaper
         )
     }
 }

@@ -13,6 +13,7 @@ use crate::eval::judge::Judge;
 use crate::eval::layout::Layout;
 use crate::eval::perceptual::{Perceptual, TOO_SMALL};
 use crate::eval::report::{Evaluation, Metric, Metrics, ReferenceComparison, Requirement, SCHEMA, means};
+use crate::eval::warping::{FlowSource, OtherLength};
 use crate::eval::{Evaluator, Story, frame_by_frame};
 use crate::interpolation::Interpolator;
 use crate::job::{self, values::DeviceSpec};
@@ -42,7 +43,8 @@ Examples:
   vidgen eval out/ --json > results.json; vidgen eval results.json other.json --means
 
 Metrics: cscv, motion_smoothness, text_image, flicker, seam, worst_seam, judge (and judge_colour, \
-judge_shape, judge_motion, judge_place, judge_time), present, lpips_neighbours, flow, flow_deviation, reidentification; with --against also \
+judge_shape, judge_motion, judge_place, judge_time), present, lpips_neighbours, flow, flow_deviation, reidentification, scuts; with --flow \
+warp_error, flow_mean, mawe and mawe_paper; with --against also \
 psnr, ssim and lpips. docs/eval.md has the formulas.
 
 Motion smoothness is measured with RIFE where its file is, else with block matching, in place of \
@@ -76,6 +78,10 @@ pub struct Args {
     /// Tell persons apart, for the score of re-identification: the file that `make metrics` makes [default: that file, where it is]
     #[arg(long, value_name = "FILE", help_heading = "Networks")]
     faces: Option<PathBuf>,
+    /// Warp frames onto the next, for warp_error and mawe: builtin (estimated here), or a safetensors file with flow [F-1, 2, H, W] in
+    /// pixels, from each frame to the next, of one video
+    #[arg(long, value_name = "FILE", help_heading = "Networks")]
+    flow: Option<String>,
     /// Frechet video distance of each set of videos to those of this directory
     #[arg(long, value_name = "DIR", help_heading = "Networks")]
     fvd: Option<PathBuf>,
@@ -191,6 +197,7 @@ pub fn run(args: Args, report: &Report) -> Result<(), Failure> {
     }
     evaluator.lpips = Perceptual::open(args.lpips.as_deref(), &device).code(Code::Model)?;
     evaluator.rife = Interpolator::open(args.rife.as_deref(), &device).code(Code::Model)?;
+    evaluator.flow = args.flow.as_deref().map(FlowSource::open).transpose().context("--flow").code(Code::Usage)?;
     evaluator.faces = Faces::open(args.faces.as_deref(), &device).code(Code::Model)?;
     if args.judge.is_some() {
         evaluator.judge = Some(Judge::embedded(&device)?);
@@ -292,6 +299,7 @@ impl Args {
                 Requirement::Clip if self.clip.is_none() => "--clip",
                 Requirement::Judge if self.judge.is_none() => "--judge toyland",
                 Requirement::Reference | Requirement::PerceptualReference if self.against.is_none() => "--against",
+                Requirement::Flow if self.flow.is_none() => "--flow builtin",
                 _ => continue,
             };
             return usage(format!("a threshold for {}: it needs {missing}", threshold.metric));
@@ -371,6 +379,7 @@ fn of_video(error: anyhow::Error) -> Failure {
     let code = match video::fault(&error) {
         Some(Fault::Input | Fault::Usage) => Code::Usage,
         _ if error.chain().any(|reason| reason.is::<NotFinite>()) => Code::Numbers,
+        _ if error.chain().any(|reason| reason.is::<OtherLength>()) => Code::Usage,
         _ => Code::Failed,
     };
     Err::<(), _>(error).code(code).err().unwrap_or_else(|| Failure::message(code, "no error"))

@@ -4,6 +4,7 @@ use super::super::table::{headed, plain};
 use super::sets::Reference;
 use super::{Set, Work, summary};
 use crate::eval::report::{Evaluation, Metric, Metrics, SCHEMA, means};
+use crate::eval::warping::FlowSource;
 use crate::eval::{Evaluator, faces, fvd, motion, perceptual};
 use crate::interpolation;
 use crate::run::Failure;
@@ -50,6 +51,10 @@ pub(super) fn json(work: &Work, sets: &[Set]) -> Result<String, Failure> {
         "rife": interpolator.map(|rife| json!({ "network": interpolation::NETWORK, "file": rife.file })),
         "lpips": work.evaluator.lpips.as_ref().map(|lpips| json!({ "network": perceptual::NETWORK, "file": lpips.file })),
         "faces": work.evaluator.faces.as_ref().map(|of| json!({ "network": faces::NETWORK, "file": of.file })),
+        "flow": work.args.flow.as_ref().map(|from| json!({
+            "from": from,
+            "estimator": work.evaluator.flow.as_ref().and_then(FlowSource::estimator),
+        })),
         "fvd": work.fvd.as_ref().map(Reference::json),
         "videos": videos,
         "sets": of_sets,
@@ -92,6 +97,11 @@ pub(super) fn title(metric: Metric) -> &'static str {
         Metric::Flow => "flow px",
         Metric::FlowDeviation => "flow std px",
         Metric::Reidentification => "re-id %",
+        Metric::Scuts => "cuts",
+        Metric::WarpError => "warp error",
+        Metric::FlowMean => "flow mean px",
+        Metric::Mawe => "MAWE",
+        Metric::MawePaper => "MAWE paper",
     }
 }
 
@@ -148,7 +158,7 @@ pub(super) fn networks(work: &Work) -> String {
     }
     let mut lines: Vec<String> = Vec::new();
     let mut by = |what: &str, network: &str, file: &str| lines.push(format!("{what} by {network}, {file}"));
-    let Evaluator { clip, judge, lpips, rife, faces: persons } = &work.evaluator;
+    let Evaluator { clip, judge, lpips, rife, faces: persons, flow } = &work.evaluator;
     if let Some((name, _)) = clip.as_ref().and(work.clip.as_ref()) {
         by("CSCV and text-image similarity", "CLIP", name);
     }
@@ -165,6 +175,13 @@ pub(super) fn networks(work: &Work) -> String {
     }
     if let Some(persons) = persons {
         by("re-identification", faces::NETWORK, &persons.file);
+    }
+    if let Some(flow) = flow {
+        by(
+            "warp error and MAWE",
+            flow.estimator().unwrap_or("the given flow"),
+            work.args.flow.as_deref().unwrap_or_default(),
+        );
     }
     if let Some(reference) = &work.fvd {
         by("FVD", fvd::NETWORK, reference.network_file());

@@ -248,6 +248,31 @@ fn flags_without_effect_are_refused() {
     assert!(help.contains("Examples:") && help.contains("block matching") && help.contains("--fail-below"), "{help}");
 }
 
+#[test]
+fn cuts_are_counted_and_frames_warped_along_a_flow() {
+    let program = Program::new();
+    let levels: Vec<u8> = (0..40).map(|t| if t < 20 { 40 } else { 200 }).collect();
+    grey(&program, "cut.y4m", &levels);
+    let got = json(&program.run(&["eval", "cut.y4m", "--flow", "builtin", "--json"]).success().stdout());
+    let video = &got["videos"][0];
+    assert_eq!((&video["metrics"]["scuts"], &video["metrics"]["flow_mean"]), (&1.0.into(), &0.0.into()), "{video}");
+    assert!(video["metrics"]["warp_error"].as_f64().unwrap() > 100.0);
+    assert_eq!(
+        (&video["absent"]["mawe"], &video["absent"]["mawe_paper"]),
+        (&"nothing moves".into(), &"nothing moves".into())
+    );
+    let flow = Tensor::ones((39, 2, 4, 4), candle_core::DType::F32, &candle_core::Device::Cpu).unwrap();
+    for (name, pairs) in [("right", 39), ("short", 38)] {
+        let flow = HashMap::from([("flow", flow.narrow(0, 0, pairs).unwrap())]);
+        candle_core::safetensors::save(&flow, program.path(format!("{name}.safetensors"))).unwrap();
+    }
+    let text = program.run(&["eval", "cut.y4m", "--flow", "right.safetensors"]).success().stdout();
+    assert!(text.contains("MAWE") && text.contains("the given flow, right.safetensors"), "{text}");
+    program.run(&["eval", "cut.y4m", "--flow", "short.safetensors"]).error(2, &["of 39 frames", "the video has"]);
+    program.run(&["eval", "cut.y4m", "--flow", "none.safetensors"]).error(2, &["--flow", "none.safetensors"]);
+    program.run(&["eval", "cut.y4m", "--fail-above", "mawe=1"]).error(2, &["mawe", "--flow builtin"]);
+}
+
 /// A network's file of the weights of a golden.
 fn network(program: &Program, name: &str) {
     let golden = golden(name);

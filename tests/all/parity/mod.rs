@@ -7,6 +7,7 @@ mod i3d;
 mod judge;
 mod lpips;
 mod rife;
+mod scene_cuts;
 mod schedulers;
 mod sd;
 mod text;
