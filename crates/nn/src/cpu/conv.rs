@@ -369,9 +369,10 @@ struct Tile<'a> {
 
 impl Tile<'_> {
     /// What the positions see of a slice where it lies, and the steps from channel to channel: of a 1x1 convolution of one row,
-    /// unless a vector of positions could run over the end.
+    /// unless a vector of positions could run over the end. Pairs of channels lie nowhere.
     fn in_place<'a>(&self, frames: &[View<'a>], slice: Slice) -> Option<(&'a [f32], Vec<usize>)> {
-        let (true, &[frame]) = (self.packed.shape.is_pointwise(), frames) else { return None };
+        let shape = self.packed.shape;
+        let (true, &[frame]) = (shape.is_pointwise() && !shape.paired, frames) else { return None };
         let (&[_, 1, _], &[along_c, _, 1]) = (frame.dims, frame.strides) else { return None };
         let steps: Vec<_> = (0..slice.channels).map(|channel| channel * along_c).collect();
         let seen = &frame.data[slice.first * along_c + self.x..];
