@@ -12,6 +12,7 @@ pub mod i3d;
 mod latent_time;
 pub mod layers;
 pub mod lpips;
+pub mod original;
 pub mod registry;
 pub mod rife;
 pub mod sd;

@@ -1,7 +1,9 @@
 //! The kinds of models that the program runs, one line each.
 
 use super::architecture::Family;
+use super::original::{Original, Shapes};
 use super::{cogvideox, sd};
+use anyhow::Result;
 
 /// All kinds of models that the program runs.
 pub static FAMILIES: &[&Family] = &[&cogvideox::FAMILY, &sd::FAMILY, &sd::TEXT_TO_VIDEO];
@@ -9,6 +11,14 @@ pub static FAMILIES: &[&Family] = &[&cogvideox::FAMILY, &sd::FAMILY, &sd::TEXT_T
 /// The kind of a pipeline class.
 pub fn family(pipeline: &str) -> Option<&'static Family> {
     FAMILIES.iter().copied().find(|family| family.pipelines.contains(&pipeline))
+}
+
+/// A model in one file of another program's names as a folder; none of a file in no layout that is known.
+///
+/// # Errors
+/// Models of another form, and files that lack something.
+pub fn original(shapes: &Shapes) -> Result<Option<Original>> {
+    sd::original(shapes)
 }
 
 /// Whether a pipeline class is one that this program runs, or one that it has advice about.

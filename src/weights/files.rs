@@ -19,10 +19,7 @@ const VARIANTS: [&str; 3] = ["", ".fp16", ".bf16"];
 /// What pickled weights are called; they are named in the error, never opened.
 const PICKLES: [&str; 6] = ["bin", "ckpt", "pt", "pth", "pkl", "pickle"];
 
-pub(super) const SCHEDULER: &str = "scheduler/scheduler_config.json";
-/// A tokenizer is the files of one of these.
-pub(super) const TOKENIZERS: [&[&str]; 3] =
-    [&["tokenizer/tokenizer.json"], &["tokenizer/spiece.model"], &["tokenizer/vocab.json", "tokenizer/merges.txt"]];
+pub(super) use super::single::{SCHEDULER, TOKENIZERS};
 
 /// [`TOKENIZERS`] in words.
 pub(super) fn tokenizers() -> String {

@@ -23,7 +23,7 @@ pub(super) fn directory() -> Option<PathBuf> {
 pub(super) fn place<'a>(directory: &Path, source: &Source, files: impl Iterator<Item = &'a str>) -> Option<PathBuf> {
     let mut key = blake3::Hasher::new();
     for file in files {
-        let Source::Folder(folder) = source.holder(file) else { return None };
+        let folder = source.directory(file)?;
         // a snapshot's links change, the blobs behind them do not
         let path = folder.join(file).canonicalize().ok()?;
         let data = path.metadata().ok()?;

@@ -28,6 +28,7 @@ mod list;
 mod measures;
 mod network;
 mod part;
+mod single;
 mod source;
 mod tensor_cache;
 mod tensors;
@@ -58,6 +59,7 @@ use anyhow::Context;
 use cache::{Hub, HubId};
 use error::{Result, refuse};
 use serde::de::DeserializeOwned;
+use single::Single;
 use source::{Embedded, Source};
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -547,6 +549,7 @@ fn folder(path: &Path, form: Form) -> Result<Found> {
         let file = path.file_name().unwrap_or_default().to_string_lossy();
         match () {
             _ if files::is_pickle(&file) => return Err(part::pickled(&shown.to_string())),
+            _ if form == Form::Pipeline && path.is_file() && file.ends_with(".safetensors") => return single(path),
             _ if path.exists() => {
                 refuse!("{shown}: a file, not a model folder; give the folder with {} in it", form.index())
             }
@@ -554,6 +557,20 @@ fn folder(path: &Path, form: Form) -> Result<Found> {
         }
     }
     Ok(Found { name: shown.to_string(), source: Source::Folder(path.to_owned()), revision: None })
+}
+
+/// A model in one file.
+fn single(path: &Path) -> Result<Found> {
+    let shown = path.display();
+    let Some(file) = path.file_name().and_then(|name| name.to_str()).map(str::to_owned) else {
+        refuse!("{shown}: its name is not UTF-8; give it another one")
+    };
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_owned();
+    let beside = Source::Folder(folder.clone());
+    let header = beside.header(&file)?;
+    let single = Single::new((folder, file), header, |path| beside.has(path));
+    let single = single.map_err(|error| error.within(&shown.to_string()))?;
+    Ok(Found { name: shown.to_string(), source: Source::Single(Arc::new(single)), revision: None })
 }
 
 /// The error of a name that is neither a folder nor one of ours nor of the hub's form.

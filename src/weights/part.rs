@@ -22,8 +22,8 @@ struct Inner {
     layout: Layout,
     ignored: Vec<String>,
     shards: Vec<Shard>,
-    /// Tensor name to shard and entry.
-    tensors: BTreeMap<String, (usize, usize)>,
+    /// By name, the number of its shard, and where it is there.
+    tensors: BTreeMap<String, (usize, Entry)>,
     hash: OnceLock<String>,
 }
 
@@ -56,6 +56,15 @@ impl TensorInfo {
 impl Part {
     /// Opens a part by reading the headers of its files. `None` when the model has no weights of that name.
     pub(super) fn open(source: &Source, name: &str) -> Result<Option<Self>> {
+        if let Source::Single(single) = source {
+            let own = |entries: &[Entry]| {
+                let tensors = entries.iter().map(|entry| (entry.name.clone(), (0, entry.clone()))).collect();
+                let path = single.file.clone();
+                let shard = Shard { path: path.clone(), bytes: single.bytes, header: single.header.clone() };
+                Self::new(name, source, (Layout::Single(path), Vec::new()), (vec![shard], tensors))
+            };
+            return Ok(single.parts.get(name).map(|entries| own(entries)));
+        }
         let Some((layout, ignored)) = files::locate(name, |path| source.has(path)) else {
             return match files::pickles(&source.list(name)).first() {
                 Some(pickle) => Err(pickled(&source.show(&files::inside(name, pickle)))),
@@ -65,15 +74,18 @@ impl Part {
         let (shards, tensors) = match &layout {
             Layout::Single(path) => {
                 let shard = Shard::open(source, path)?;
-                let tensors = shard.header.entries.iter().enumerate().map(|(at, entry)| (entry.name.clone(), (0, at)));
+                let tensors = shard.header.entries.iter().map(|entry| (entry.name.clone(), (0, entry.clone())));
                 let tensors = tensors.collect();
                 (vec![shard], tensors)
             }
             Layout::Sharded(path) => sharded(source, name, path)?,
         };
-        let source = source.clone();
-        let hash = OnceLock::new();
-        Ok(Some(Self(Arc::new(Inner { name: name.to_owned(), source, layout, ignored, shards, tensors, hash }))))
+        Ok(Some(Self::new(name, source, (layout, ignored), (shards, tensors))))
+    }
+
+    fn new(name: &str, source: &Source, (layout, ignored): (Layout, Vec<String>), (shards, tensors): Shards) -> Self {
+        let (name, source, hash) = (name.to_owned(), source.clone(), OnceLock::new());
+        Self(Arc::new(Inner { name, source, layout, ignored, shards, tensors, hash }))
     }
 
     /// The part's name in the model folder.
@@ -107,9 +119,11 @@ impl Part {
             .0
             .tensors
             .values()
-            .map(|&(shard, at)| {
-                let Entry { name, dtype, shape, range } = &self.0.shards[shard].header.entries[at];
-                TensorInfo { name: name.clone(), dtype: *dtype, shape: shape.clone(), bytes: range.len() as u64 }
+            .map(|(_, Entry { name, dtype, shape, range })| TensorInfo {
+                name: name.clone(),
+                dtype: *dtype,
+                shape: shape.clone(),
+                bytes: range.len() as u64,
             })
             .collect())
     }
@@ -200,8 +214,8 @@ impl Part {
 
     /// Where a tensor is: number of its file, and its entry.
     pub(super) fn find(&self, name: &str) -> Option<(usize, &Entry)> {
-        let &(shard, at) = self.0.tensors.get(name)?;
-        Some((shard, &self.0.shards[shard].header.entries[at]))
+        let (shard, entry) = self.0.tensors.get(name)?;
+        Some((*shard, entry))
     }
 
     /// Names of all tensors.
@@ -215,7 +229,7 @@ impl Part {
     }
 
     fn entries(&self) -> impl Iterator<Item = &Entry> {
-        self.0.shards.iter().flat_map(|shard| &shard.header.entries)
+        self.0.tensors.values().map(|(_, entry)| entry)
     }
 }
 
@@ -235,7 +249,7 @@ impl Shard {
     }
 }
 
-type Shards = (Vec<Shard>, BTreeMap<String, (usize, usize)>);
+type Shards = (Vec<Shard>, BTreeMap<String, (usize, Entry)>);
 
 /// Opens the shards of an index, and checks that each tensor is where the index says.
 fn sharded(source: &Source, part: &str, index_path: &str) -> Result<Shards> {
@@ -254,10 +268,10 @@ fn sharded(source: &Source, part: &str, index_path: &str) -> Result<Shards> {
         );
     }
     let shards = names.iter().map(|name| Shard::open(source, &path(name))).collect::<Result<Vec<_>>>()?;
-    let mut tensors = BTreeMap::<String, (usize, usize)>::new();
+    let mut tensors = BTreeMap::<String, (usize, Entry)>::new();
     for (number, shard) in shards.iter().enumerate() {
-        for (at, entry) in shard.header.entries.iter().enumerate() {
-            if let Some((other, _)) = tensors.insert(entry.name.clone(), (number, at)) {
+        for entry in &shard.header.entries {
+            if let Some((other, _)) = tensors.insert(entry.name.clone(), (number, entry.clone())) {
                 let (here, there) = (source.show(&shard.path), names[other]);
                 refuse!("{here}: tensor {:?} is in {there} too; export the model again", entry.name);
             }
@@ -265,10 +279,10 @@ fn sharded(source: &Source, part: &str, index_path: &str) -> Result<Shards> {
     }
     for (name, file) in &index.tensors {
         match tensors.get(name) {
-            Some(&(shard, _)) if names[shard] == file => {}
-            Some(&(shard, _)) => {
+            Some((shard, _)) if names[*shard] == file => {}
+            Some((shard, _)) => {
                 let place = source.show(index_path);
-                refuse!("{place}: tensor {name:?} should be in {file} and is in {}; export it again", names[shard])
+                refuse!("{place}: tensor {name:?} should be in {file} and is in {}; export it again", names[*shard])
             }
             None => {
                 let (place, index) = (source.show(&path(file)), source.show(index_path));

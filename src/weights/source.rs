@@ -5,6 +5,7 @@
 
 use super::error::{ModelError, Result, refuse};
 use super::header::Header;
+use super::single::Single;
 use memmap2::{Mmap, MmapOptions};
 #[cfg(feature = "hub")]
 use std::collections::BTreeMap;
@@ -29,6 +30,8 @@ pub(super) enum Source {
     Remote(Arc<Remote>),
     /// A folder that has some of its parts from the one around it.
     Lent(Arc<Lent>),
+    /// One file that stands for a folder.
+    Single(Arc<Single>),
 }
 
 /// Two folders that are one model.
@@ -73,11 +76,13 @@ impl Source {
         Self::Lent(Arc::new(Lent { own: self, around, parts }))
     }
 
-    /// The one of several places that has a file.
-    pub fn holder(&self, path: &str) -> &Self {
+    /// The directory of this machine that a file is looked for in; none of what is not all on it.
+    pub fn directory(&self, path: &str) -> Option<&Path> {
         match self {
-            Self::Lent(lent) => lent.of(path),
-            _ => self,
+            Self::Lent(lent) => lent.of(path).directory(path),
+            Self::Folder(folder) => Some(folder),
+            Self::Single(single) => Some(&single.folder),
+            _ => None,
         }
     }
 
@@ -85,6 +90,9 @@ impl Source {
     pub fn show(&self, path: &str) -> String {
         match self {
             Self::Lent(lent) => lent.of(path).show(path),
+            Self::Single(single) if single.files.contains_key(path) => {
+                format!("{} ({path})", single.folder.join(&single.file).display())
+            }
             Self::Embedded { name, .. } => format!("{name} (embedded)/{path}"),
             _ => self.folder().join(path).display().to_string(),
         }
@@ -94,6 +102,7 @@ impl Source {
     pub fn place(&self) -> String {
         match self {
             Self::Lent(lent) => lent.own.place(),
+            Self::Single(single) => single.folder.join(&single.file).display().to_string(),
             Self::Embedded { name, .. } => format!("{name} (embedded)"),
             _ => self.folder().display().to_string(),
         }
@@ -104,6 +113,7 @@ impl Source {
         match self {
             Self::Embedded { .. } => Path::new(""),
             Self::Lent(lent) => lent.own.folder(),
+            Self::Single(single) => &single.folder,
             Self::Folder(folder) => folder,
             #[cfg(feature = "hub")]
             Self::Remote(remote) => &remote.folder,
@@ -140,6 +150,8 @@ impl Source {
     pub fn has(&self, path: &str) -> bool {
         match self {
             Self::Lent(lent) => lent.of(path).has(path),
+            Self::Single(single) if single.files.contains_key(path) => true,
+            Self::Single(single) if !single.may_be_on_disk(path) => false,
             Self::Embedded { files, .. } => files.iter().any(|(name, _)| *name == path),
             _ => self.has_here(path) || self.absent().any(|(name, _)| name == path),
         }
@@ -153,6 +165,9 @@ impl Source {
     pub fn size(&self, path: &str) -> Option<u64> {
         match self {
             Self::Lent(lent) => lent.of(path).size(path),
+            Self::Single(single) if single.files.contains_key(path) => {
+                single.files.get(path).map(|bytes| bytes.len() as u64)
+            }
             Self::Embedded { files, .. } => self.embedded(files, path).ok().map(|bytes| bytes.len() as u64),
             _ if self.has_here(path) => self.folder().join(path).metadata().ok().map(|data| data.len()),
             _ => self.absent().find(|(name, _)| *name == path).map(|(_, size)| size),
@@ -169,6 +184,7 @@ impl Source {
                 .filter(|name| !name.contains('/'))
                 .map(str::to_owned)
                 .collect(),
+            Self::Single(single) if !single.may_be_on_disk(directory) => Vec::new(),
             _ if directory.is_empty() || is_inside(directory) => std::fs::read_dir(self.folder().join(directory))
                 .into_iter()
                 .flatten()
@@ -176,7 +192,11 @@ impl Source {
                 .collect(),
             _ => Vec::new(),
         };
+        if let Self::Single(single) = self {
+            names.extend(single.names(directory));
+        }
         names.sort();
+        names.dedup();
         names
     }
 
@@ -184,6 +204,9 @@ impl Source {
     pub fn read(&self, path: &str, limit: u64) -> Result<Vec<u8>> {
         match self {
             Self::Lent(lent) => lent.of(path).read(path, limit),
+            Self::Single(single) if single.files.contains_key(path) => {
+                Ok(single.files.get(path).cloned().unwrap_or_default())
+            }
             Self::Embedded { files, .. } => Ok(self.embedded(files, path)?.to_vec()),
             _ => {
                 let file = self.open(path)?;
@@ -236,6 +259,11 @@ impl Source {
     fn open(&self, path: &str) -> Result<File> {
         if !is_inside(path) {
             refuse!("{path:?} is not a path inside the model {}", self.place());
+        }
+        if let Self::Single(single) = self
+            && !single.may_be_on_disk(path)
+        {
+            refuse!("{} ({path}): no such file", self.place());
         }
         if !self.has_here(path) && self.absent().any(|(name, _)| name == path) {
             refuse!("{}: not downloaded yet, and this was only a look", self.show(path));

@@ -28,8 +28,9 @@ use groups::settings;
 use std::path::PathBuf;
 
 settings! {
-    /// Model: a folder in diffusers layout, a hub id (org/name or org/name@revision), a known name, or toyland, which is built in
-    #[arg(short, long, value_name = "NAME|DIR", help_heading = "Model and machine")]
+    /// Model: a folder in diffusers layout, a Stable Diffusion checkpoint in one .safetensors file, a hub id (org/name or
+    /// org/name@revision), a known name, or toyland, which is built in
+    #[arg(short, long, value_name = "NAME|DIR|FILE", help_heading = "Model and machine")]
     #[arg(aliases = ["model-path", "ckpt-dir", "checkpoint-path"])]
     Model.model: String,
 

@@ -20,7 +20,7 @@ use serde::de::IgnoredAny;
 use std::sync::Arc;
 
 /// The pipeline whose UNet also takes the latents of a picture that is to be changed.
-const INSTRUCT: &str = "StableDiffusionInstructPix2PixPipeline";
+pub(super) const INSTRUCT: &str = "StableDiffusionInstructPix2PixPipeline";
 
 pub static FAMILY: Family = Family {
     name: "stable-diffusion",

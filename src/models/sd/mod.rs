@@ -3,7 +3,9 @@
 //! parts but for layers in time in the UNet.
 
 mod architecture;
+mod original;
 mod text_to_video;
 
 pub use architecture::FAMILY;
+pub use original::original;
 pub use text_to_video::TEXT_TO_VIDEO;

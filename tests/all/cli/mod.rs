@@ -25,6 +25,7 @@ mod reading;
 mod recipes;
 mod rerun;
 mod resume;
+mod single_file;
 mod stages;
 mod storyboards;
 mod text_to_video;
