@@ -35,6 +35,8 @@ pub enum Stream {
     /// In which order frames take noise that was used before ([`Noise::used_again`]): whole numbers; the frame is the first of
     /// the block, the step is 0.
     Order = 4,
+    /// How many of its first frames a window leaves to the one before it ([`Noise::below`]); the frame is the window.
+    Draw = 5,
 }
 
 /// The noise of one seed.
@@ -92,6 +94,11 @@ impl Noise {
         }
         sources.truncate(frames.len());
         sources
+    }
+
+    /// A whole number from 0 to `end - 1`: `n` taken below `end` as the high half of `n end`. 0 where `end` is 0.
+    pub fn below(&self, stream: Stream, frame: u64, step: u64, end: usize) -> usize {
+        ((u128::from(self.random(stream, frame, step).next_u64()) * end as u128) >> 64) as usize
     }
 
     fn random(&self, stream: Stream, frame: u64, step: u64) -> ChaCha8Rng {

@@ -9,6 +9,7 @@ mod decode;
 mod doctor;
 mod downloads;
 mod edit;
+mod enhance;
 mod eval;
 mod extend;
 mod inspect;
@@ -75,6 +76,8 @@ enum Command {
     Batch(Box<batch::Args>),
     /// A video again with words swapped or reweighted, or any video changed as it is told
     Edit(Box<edit::Edit>),
+    /// A given video made anew in part by a video model: larger and finer, of any length
+    Enhance(Box<enhance::Enhance>),
     /// What the network attends to in a run, as pictures and tensors
     #[command(alias = "attn_map")]
     AttnMap(Box<attn_map::AttnMap>),
@@ -142,6 +145,7 @@ pub fn main() -> ExitCode {
         Command::Plan(args) => plan::run(*args, &report),
         Command::Batch(args) => batch::run(*args, &report),
         Command::Edit(args) => args.run(&report),
+        Command::Enhance(args) => args.run(&report),
         Command::AttnMap(args) => args.run(&report),
         Command::Inspect(args) => inspect::run(args, report.json),
         Command::Eval(args) => eval::run(*args, &report),

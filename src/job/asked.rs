@@ -6,6 +6,7 @@ use super::footage::Footage;
 use super::geometry::Geometry;
 use super::instruct::{self, Instruct};
 use super::preset::Preset;
+use super::sdedit::{self, SdEdit};
 use super::source_video::{SourceFile, SourceVideo};
 use super::values::{Attention, DeviceSpec, Method, Offload, Precision, Uncond};
 use super::{
@@ -89,9 +90,12 @@ impl Asked<'_> {
         let Request { scenes, edit, .. } = request;
         let Configs { folder, architecture, schedule, .. } = configs;
         self.check_task()?;
-        let steps = settings.steps.unwrap_or(recipe.steps);
+        let enhance = request.command == Command::Enhance;
+        let method = enhance.then(|| sdedit::recipe(recipe)).transpose()?;
+        let steps = settings.steps.unwrap_or(method.map_or(recipe.steps, |method| method.steps));
         let most = schedule.num_train_timesteps;
         ensure!((1..=most).contains(&steps), "--steps {steps}: give 1 to {most}");
+        let sdedit = method.map(|method| SdEdit::new(settings, method, steps)).transpose()?;
         let preset = settings.parity.map(Preset::of);
         let free_noise = self.free_noise()?;
         let own = free_noise.map(|method| method.control()).transpose()?;
@@ -109,6 +113,10 @@ impl Asked<'_> {
         let source_video = self.source.map(|source| source.source_video(&rules, only_new)).transpose()?;
         let source_video = source_video.map(|video| SourceVideo { fit: settings.fit.unwrap_or_default(), ..video });
         let segments = match (&zero_shot, free_noise) {
+            _ if sdedit.is_some() => {
+                let frames = geometry.frames.unwrap_or(1);
+                sdedit.map(|method| method.segment(frames)).into_iter().collect()
+            }
             (Some(zero_shot), _) => self.pictures(&rules, zero_shot, source_video.as_ref())?,
             (None, Some(_)) => FreeNoise::segments(scenes, (geometry.frames, self.clip()), &rules)?,
             (None, None) => self.segments(&rules, source_video.as_ref())?,
@@ -119,8 +127,8 @@ impl Asked<'_> {
             edit.is_none() || segments.iter().all(|segment| segment.feed.is_none()),
             "scenes that continue each other cannot be edited: make the video anew with the other words"
         );
-        let guidance =
-            settings.guidance_scale.or(preset.as_ref().map(|preset| preset.guidance)).unwrap_or(recipe.guidance_scale);
+        let own = method.map_or(recipe.guidance_scale, |method| method.guidance_scale);
+        let guidance = settings.guidance_scale.or(preset.as_ref().map(|preset| preset.guidance)).unwrap_or(own);
         let uncond = self.uncond(guidance, preset.as_ref())?;
         let compute = self.compute()?;
         let prompts = prompts(scenes, settings.style.as_deref());
@@ -142,7 +150,13 @@ impl Asked<'_> {
             sampler,
             guidance,
             controls,
-            input: Input { noise: settings.init_noise.clone(), source_video, strength: None },
+            overwriting: sdedit.map(|method| method.blend),
+            input: Input {
+                noise: settings.init_noise.clone(),
+                source_video,
+                strength: sdedit.map(|method| method.strength),
+                footage: self.footage.filter(|_| sdedit.is_some()).cloned(),
+            },
             compute,
             decode: geometry.decode(settings, &**architecture)?,
             need: Need::default(),
@@ -172,6 +186,9 @@ impl Asked<'_> {
     /// The given video that is changed, where one is.
     fn instruct(&self) -> Result<Option<Instruct>> {
         let Self { settings, recipe, footage, .. } = *self;
+        if self.request.command == Command::Enhance {
+            return Ok(None);
+        }
         let Some(footage) = footage else { return instruct::check_absent(settings).map(|()| None) };
         let method = recipe.method.instruct.as_ref();
         let method =
@@ -188,6 +205,10 @@ impl Asked<'_> {
     /// Whether all frames are made in one pass of windows in time.
     fn free_noise(&self) -> Result<Option<FreeNoise>> {
         let Self { request, settings, recipe, source, geometry, .. } = *self;
+        if request.command == Command::Enhance {
+            ensure!(settings.method.is_none(), "--method has no effect on enhance: leave it out");
+            return Ok(None);
+        }
         let scene = |scene: &Scene| match scene.length? {
             Length::Frames(frames) => Some(frames),
             Length::Seconds(seconds) => Some((seconds * geometry.fps.as_f64()).round() as usize),
@@ -268,7 +289,9 @@ impl Asked<'_> {
         let frames = self.geometry.frames;
         match *command {
             Command::Generate if self.settings.method == Some(Method::Windows) => rules.segments(scenes, frames, 0),
-            Command::Generate | Command::Edit => Ok(vec![rules.single(frames.unwrap_or(self.clip()))]),
+            Command::Generate | Command::Edit | Command::Enhance => {
+                Ok(vec![rules.single(frames.unwrap_or(self.clip()))])
+            }
             Command::Extend if source_video.is_none() && frames.is_none() => {
                 let long = scenes.iter().any(|scene| scene.length.is_some());
                 ensure!(long, "how long is the video to be? give --duration, as 30s, or --frames");

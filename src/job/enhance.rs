@@ -68,6 +68,7 @@ pub fn stage(first: &Stage, settings: &Settings, configs: &Configs) -> Result<(S
         // windows only overlap: what the recipe shares between joined ones has nothing to act on
         controls: Controls::default(),
         free_noise: None,
+        overwriting: None,
         input: Input { strength: Some(strength), ..Input::default() },
         ..stage
     };

@@ -21,6 +21,7 @@ mod preview;
 mod request;
 mod resolve;
 mod sampler;
+mod sdedit;
 pub mod settings;
 mod sharing;
 mod source_video;
@@ -70,6 +71,8 @@ pub enum Command {
     Extend,
     /// A given video changed as one prompt tells.
     Edit,
+    /// A given video made anew in part.
+    Enhance,
 }
 
 impl Command {
@@ -79,6 +82,7 @@ impl Command {
             Self::MultiPrompt => "multi-prompt",
             Self::Extend => "extend",
             Self::Edit => "edit",
+            Self::Enhance => "enhance",
         }
     }
 }

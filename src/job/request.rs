@@ -52,6 +52,15 @@ impl Request {
         Ok(self)
     }
 
+    /// The scenes, held to what every reader holds prompts to; what is seen in a given video needs no prompt.
+    ///
+    /// # Errors
+    /// As [`Storyboard::checked`].
+    pub fn checked_scenes(&self) -> Result<Vec<Scene>> {
+        let given = self.command == Command::Enhance && self.scenes == [Scene::default()];
+        if given { Ok(self.scenes.clone()) } else { Ok(Storyboard::checked(self.scenes.clone())?.scenes) }
+    }
+
     /// As it stands in records: settings that nobody made are left out.
     pub fn json(&self) -> Result<Value> {
         let mut value = serde_json::to_value(self)?;
@@ -64,7 +73,7 @@ impl Request {
     /// Reads what [`Request::json`] wrote, from a file of unknown origin.
     pub fn from_json(value: &Value) -> Result<Self> {
         let mut request: Self = serde_path_to_error::deserialize(value).context("what was asked for cannot be read")?;
-        request.scenes = Storyboard::checked(request.scenes)?.scenes;
+        request.scenes = request.checked_scenes()?;
         Ok(request)
     }
 

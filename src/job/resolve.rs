@@ -4,6 +4,7 @@ use super::asked::{Asked, Configs, OpenedModels};
 use super::footage::Footage;
 use super::geometry::Geometry;
 use super::output::{Outputs, Place};
+use super::sdedit;
 use super::source_video::SourceFile;
 use super::values::{ManifestMode, Method, Seed, Size, TextCacheAt, Tiling};
 use super::{Command, Group, Job, KeepRules, Machine, Request, Settings, device, enhance, memory, script_settings};
@@ -44,7 +45,7 @@ impl Request {
     /// # Errors
     /// As [`resolve`].
     pub fn resolve(self) -> Result<Vec<Job>, Failure> {
-        let scenes = Storyboard::checked(self.scenes).map_err(|error| Failure::new(Code::Usage, error))?.scenes;
+        let scenes = self.checked_scenes().code(Code::Usage)?;
         jobs(&Self { scenes, ..self }, &mut OpenedModels::default())
     }
 }
@@ -63,6 +64,7 @@ fn jobs(request: &Request, models: &mut OpenedModels) -> Result<Vec<Job>, Failur
     };
     let enhance = match &settings.enhance {
         Some(name) => Some(models.open(name, offline).context("--enhance").code(Code::Model)?),
+        None if *command == Command::Enhance => None,
         None => enhance::check_absent(settings).code(Code::Usage).map(|()| None)?,
     };
     let source = source(*command, settings)?;
@@ -148,10 +150,10 @@ pub fn check_single(scenes: &[Scene], settings: &Settings) -> Result<(), Failure
 fn source(command: Command, settings: &Settings) -> Result<Option<SourceFile>, Failure> {
     let only_new = settings.only_new.unwrap_or(false);
     let message = match (command, &settings.video) {
-        (Command::Edit, Some(_)) if settings.fit.is_some() || only_new => {
+        (Command::Edit | Command::Enhance, Some(_)) if settings.fit.is_some() || only_new => {
             "--fit and --only-new are of videos that are gone on from: leave them out".to_owned()
         }
-        (Command::Extend | Command::Edit, Some(_)) => return SourceFile::read(settings),
+        (Command::Extend | Command::Edit | Command::Enhance, Some(_)) => return SourceFile::read(settings),
         (_, Some(path)) => {
             let (name, path) = (command.name(), path.display());
             format!("video {path}: {name} goes on from no video: use extend, or leave it out")
@@ -206,9 +208,13 @@ fn job(
 ) -> Result<Job> {
     let mut warnings = marks_told(&request.scenes);
     let latent = configs.architecture.geometry();
-    let (continued, changed) = if request.command == Command::Edit { (None, source) } else { (source, None) };
+    let (continued, changed) = match request.command {
+        Command::Edit | Command::Enhance => (None, source),
+        _ => (source, None),
+    };
     let settled = continued.map(|source| source.settled(&request.settings, latent, &mut warnings)).transpose()?;
-    let footage = changed.map(|source| Footage::new(source, &request.settings, latent, &mut warnings)).transpose()?;
+    let footage = if request.command == Command::Enhance { sdedit::footage } else { Footage::new };
+    let footage = changed.map(|source| footage(source, &request.settings, latent, &mut warnings)).transpose()?;
     let (footage, of_footage) = footage.unzip();
     let settings = settled.as_ref().or(of_footage.as_ref()).unwrap_or(&request.settings);
     let chosen = recipe::find(settings.recipe.as_ref(), &configs.architecture.recipe_key())?;

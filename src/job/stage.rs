@@ -4,6 +4,7 @@
 
 use super::clips::FreeNoise;
 use super::controls::Controls;
+use super::footage::Footage;
 use super::instruct::Instruct;
 use super::plan::{Segment, WindowRules, video_frames};
 use super::sampler::Sampler;
@@ -17,6 +18,7 @@ use crate::models::architecture::Role;
 use crate::models::autoencoder::DecodeOptions;
 use crate::nn::kernel::Kernel;
 use crate::processors::{BankPlan, Lifetime, Purpose, Ranges};
+use crate::timeline::BlendMode;
 use crate::weights::{ModelFolder, Part};
 use anyhow::Result;
 use candle_core::{DType, Device, DeviceLocation};
@@ -36,6 +38,8 @@ pub struct Stage {
     pub zero_shot: Option<ZeroShot>,
     /// The given video that is changed as the prompt tells.
     pub instruct: Option<Instruct>,
+    /// Windows are written over each other, in place of being weighted: how many frames one may leave to the one before it.
+    pub overwriting: Option<BlendMode>,
     /// How clips become a longer video, where all its frames are made in one pass.
     pub free_noise: Option<FreeNoise>,
     pub sampler: Sampler,
@@ -102,9 +106,11 @@ pub struct Input {
     /// The video that it continues.
     pub source_video: Option<SourceVideo>,
     /// How much of the frames of the stage before it is made anew, from 0 (nothing) to 1 (everything), as SDEdit (arXiv
-    /// 2108.01073) has it: that share of the steps is taken, from those frames under the noise of the first of them. None in
-    /// the first stage.
+    /// 2108.01073) has it: that share of the steps is taken, from those frames under the noise of the first of them. None where
+    /// frames begin as noise alone.
     pub strength: Option<f64>,
+    /// The frames that it makes anew in part, where they are those of a given video.
+    pub footage: Option<Footage>,
 }
 
 impl Input {

@@ -466,7 +466,8 @@ fn identity(job: &Job) -> Result<Value> {
 /// The video that a stage goes on from or changes.
 pub(super) fn given(stage: &Stage) -> Option<&Path> {
     let continued = stage.input.source_video.as_ref().map(|given| given.path.as_path());
-    continued.or(stage.instruct.as_ref().map(|instruct| instruct.footage.path.as_path()))
+    let refined = stage.input.footage.as_ref().map(|footage| footage.path.as_path());
+    continued.or(refined).or(stage.instruct.as_ref().map(|instruct| instruct.footage.path.as_path()))
 }
 
 fn plan(job: &Job) -> Result<Plan> {

@@ -6,6 +6,7 @@
 //! blending estimates of the clean video, which DiTCtrl does (spec section 3), because the sampler's map from one to the
 //! other is the same for all windows.
 
+use super::draws::Draws;
 use super::rows::{self, RowPlan};
 use super::state::{SamplerState, TimelineState};
 use crate::attention::{AttentionProcessor, Branch, Hooks, Pass};
@@ -44,6 +45,8 @@ pub enum NoiseSource {
         initial: Tensor,
         frames: Option<Tensor>,
         steps: Option<Tensor>,
+        /// The step of the run that `steps` begins with.
+        first: usize,
     },
 }
 
@@ -95,7 +98,9 @@ impl NoiseSource {
             Self::Shared(noise) => {
                 repeated(&noise.latents(Stream::Step, 0..1, step as u64, shape, device)?, frames.len())
             }
-            Self::Given { steps: Some(steps), .. } => Ok(of_frames(&steps.get(step)?, frames)?.to_device(device)?),
+            Self::Given { steps: Some(steps), first, .. } => {
+                Ok(of_frames(&steps.get(step - first)?, frames)?.to_device(device)?)
+            }
             // noise from two sources would be neither run
             Self::Given { steps: None, .. } => {
                 anyhow::bail!("this sampler adds noise at step {step}, and the given noise holds no step_noise")
@@ -187,6 +192,8 @@ pub struct Sampling<'a> {
     /// The program whose schedule is followed; dynamic guidance depends on it.
     pub table: Table,
     pub blend: BlendMode,
+    /// Where windows are written over each other in place of a blend: what they leave to those before them.
+    pub draws: Option<&'a Draws>,
     /// Where joined windows share keys and values; the stack then has the control that does.
     pub sharing: Option<&'a Sharing>,
     pub noise: &'a NoiseSource,
@@ -262,6 +269,12 @@ pub fn denoise(run: Denoising, observer: &mut dyn Observer) -> Result<Vec<Tensor
         let at = guidance::Step { index: step, count: timesteps.len(), timestep, table: sampling.table };
         let halves = sampling.rule.halves(&at);
         let layers = sampling.sharing.and_then(|sharing| sharing.at(step));
+        if let Some(draws) = sampling.draws {
+            for track in &mut tracks {
+                let left = draws.at(step, &track.input.timeline.plan);
+                track.blend.iter_mut().for_each(|blend| blend.leave(&left));
+            }
+        }
         let passes = rows::passes(&plan, step, halves, layers, |timeline, window| tracks[timeline].entering(window));
         tracks.iter_mut().for_each(|track| track.last = None); // no memory that a pass could use
         for pass in passes {
@@ -333,7 +346,11 @@ impl<'a> Track<'a> {
             let latents = known.context("a timeline at a time of its own is not known")?.latents.clone();
             return Ok(Self { input, latents, blend: None, last: None });
         }
-        let blend = Some(Blend::new(plan, sampling.blend));
+        let blend = match sampling.draws {
+            Some(_) => Blend::overwriting(plan),
+            None => Blend::new(plan, sampling.blend),
+        };
+        let blend = Some(blend);
         input.scheduler.begin_at(sampling.first);
         if let Some(TimelineState { latents, scheduler }) = from {
             input.scheduler.restore(scheduler);

@@ -54,6 +54,7 @@ fn run(timelines: Vec<Input>, rule: &Rule) -> (Vec<Tensor>, Vec<Vec<Row>>) {
         sampling: Sampling {
             rule,
             table: Table::Diffusers,
+            draws: None,
             blend: BlendMode::Reference,
             sharing: None,
             noise: &NoiseSource::Seeded(Noise::new(1)),

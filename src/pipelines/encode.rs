@@ -46,13 +46,18 @@ impl<'a> Encoder<'a> {
 
     /// The same of frames that are there.
     pub fn latents(&self, frames: &[Frame]) -> Result<Tensor> {
-        let (width, height) = (self.stage.size.width, self.stage.size.height);
-        let mut values = Vec::with_capacity(frames.len() * 3 * width * height);
+        let mut values = Vec::with_capacity(frames.iter().map(|frame| frame.data.len()).sum());
         for frame in frames {
             let plane = |channel| frame.data.iter().skip(channel).step_by(3).map(|&byte| f32::from(byte) / 127.5 - 1.0);
             values.extend((0..3).flat_map(plane));
         }
-        let video = Tensor::from_vec(values, (frames.len(), 3, height, width), &Device::Cpu)?; // [T, 3, H, W]
+        self.pixels(values, frames.len())
+    }
+
+    /// The same of `count` frames as values from -1 to 1, `[T, 3, H, W]`.
+    pub fn pixels(&self, values: Vec<f32>, count: usize) -> Result<Tensor> {
+        let (width, height) = (self.stage.size.width, self.stage.size.height);
+        let video = Tensor::from_vec(values, (count, 3, height, width), &Device::Cpu)?; // [T, 3, H, W]
         let options = EncodeOptions { tile: self.stage.decode.tile.clone(), ..EncodeOptions::default() };
         let latents = self.vae.encode(&video, &options)?;
         Ok(latents.to_device(&Device::Cpu)?.to_dtype(DType::F32)?)

@@ -186,6 +186,7 @@ mod tests {
             sampling: Sampling {
                 rule: &Rule::classifier_free(GuidanceSchedule::Constant(3.0)),
                 table: Table::Diffusers,
+                draws: None,
                 blend,
                 sharing: None,
                 noise: &NoiseSource::Seeded(Noise::new(1)),

@@ -3,6 +3,7 @@
 use super::checkpoint::Checkpointer;
 use super::controls;
 use super::denoise::{Denoising, Input, Network, NoiseSource, Reporting, Sampling, StepHook, denoise};
+use super::draws::Draws;
 use super::extend::Context;
 use super::feed;
 use super::loaded::Loaded;
@@ -70,7 +71,8 @@ pub fn noise(stage: &Stage, seed: u64) -> Result<NoiseSource> {
     );
     let frames_noise = own.map(|own| own.squeeze(0)).transpose()?;
     let each: &[usize] = if stage.zero_shot.is_some() { &[frames, 1] } else { &[frames] };
-    let steps = take("step_noise", &[sampler.steps, 1], each)?.map(|steps| steps.squeeze(1)).transpose()?;
+    let taken = sampler.steps - stage.input.first_step(sampler.steps);
+    let steps = take("step_noise", &[taken, 1], each)?.map(|steps| steps.squeeze(1)).transpose()?;
     let scheduler = sampler.build()?;
     let needed = (0..sampler.steps).any(|step| scheduler.needs_noise(step));
     ensure!(
@@ -78,7 +80,7 @@ pub fn noise(stage: &Stage, seed: u64) -> Result<NoiseSource> {
         "{shown}: holds no step_noise, and {} adds noise at every step: add it, or use --scheduler ddim",
         sampler.kind
     );
-    Ok(NoiseSource::Given { initial: initial.squeeze(0)?, frames: frames_noise, steps })
+    Ok(NoiseSource::Given { initial: initial.squeeze(0)?, frames: frames_noise, steps, first: sampler.steps - taken })
 }
 
 /// Maps that are recorded in a run.
@@ -94,6 +96,8 @@ pub struct Recording<'a> {
 pub struct Prepared<'a> {
     pub texts: &'a Texts,
     pub noise: &'a NoiseSource,
+    /// Where windows are written over each other.
+    pub draws: Option<&'a Draws>,
     /// What is known of the video that it continues.
     pub context: Option<&'a Context>,
     /// What stands beside the latents of the video on the channel axis, `[F, C', H, W]`.
@@ -158,7 +162,7 @@ pub fn latents(
             // a stack of its own: the steps of the two overlap
             let mut stack = controls::stack(stage, std::slice::from_ref(&anchor), None)?;
             let own = input(stage, (index, before), &anchor, prepared, None)?;
-            let how = sampling(stage, &rule, prepared.noise, until);
+            let how = sampling(stage, &rule, prepared, until);
             let network = network(stage, &*denoiser, &mut stack.processors);
             let uncond = &prepared.texts.uncond;
             let place = (index, before..start);
@@ -167,7 +171,7 @@ pub fn latents(
         let inputs = timelines.iter().map(|timeline| input(stage, (index, before), timeline, prepared, context));
         let run = Denoising {
             network: network(stage, &*denoiser, &mut stack.processors),
-            sampling: sampling(stage, &rule, prepared.noise, until),
+            sampling: sampling(stage, &rule, prepared, until),
             timelines: inputs.collect::<Result<_>>()?,
             uncond: &prepared.texts.uncond,
             from,
@@ -201,11 +205,13 @@ fn network<'a>(
 }
 
 /// How its predictions become steps, up to step `until`.
-fn sampling<'a>(stage: &'a Stage, rule: &'a Rule, noise: &'a NoiseSource, until: usize) -> Sampling<'a> {
+fn sampling<'a>(stage: &'a Stage, rule: &'a Rule, prepared: &'a Prepared, until: usize) -> Sampling<'a> {
+    let &Prepared { noise, draws, .. } = prepared;
     Sampling {
         rule,
         table: stage.sampler.table,
         blend: stage.rules.blend,
+        draws,
         sharing: stage.controls.sharing.as_ref(),
         noise,
         shape: stage.size.latents,

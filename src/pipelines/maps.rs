@@ -10,6 +10,7 @@
 //! attends to keys of another is seen with its own keys.
 
 use super::decode::{Decoder, decode};
+use super::draws::Draws;
 use super::fade::Fades;
 use super::footage;
 use super::frame_cache::FrameCache;
@@ -66,7 +67,16 @@ pub fn attention_maps(
     let until = if overlay { stage.sampler.steps } else { maps.until(stage.sampler.steps) };
     let recording = Recording { until, maps, kept: RefCell::default() };
     let concat = footage::pictures(stage, observer)?;
-    let prepared = Prepared { texts: &texts, noise: &noise, context: None, concat: concat.as_ref(), refined: None };
+    let draws = Draws::new(stage, job.seed).code(Code::Usage)?;
+    let refined = footage::refined(stage, observer)?.map(|latents| vec![latents]);
+    let prepared = Prepared {
+        texts: &texts,
+        noise: &noise,
+        draws: draws.as_ref(),
+        context: None,
+        concat: concat.as_ref(),
+        refined: refined.as_deref(),
+    };
     let denoised = latents(job, stage, &mut loaded, &prepared, None, Some(&recording), observer)?;
 
     let kept = recording.kept.into_inner();

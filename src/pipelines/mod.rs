@@ -10,6 +10,7 @@ mod decode;
 pub mod denoise;
 #[cfg(test)]
 mod denoise_tests;
+mod draws;
 mod encode;
 mod extend;
 mod fade;

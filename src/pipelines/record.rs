@@ -163,6 +163,19 @@ fn of_method(stage: &Stage) -> Result<Map<String, Value>> {
         });
         settings.extend([("image_guidance_scale".to_owned(), json!(image_guidance)), ("given".to_owned(), given)]);
     }
+    if let (Some(footage), Some(strength)) = (&stage.input.footage, stage.input.strength) {
+        let given = json!({
+            "video": footage.path.to_string_lossy(),
+            "blake3": file_hash(&footage.path)?,
+            "frames": footage.frames,
+        });
+        let draws = stage.overwriting.map(|mode| mode.to_string());
+        settings.extend([
+            ("strength".to_owned(), json!(strength)),
+            ("blend".to_owned(), json!(draws)),
+            ("given".to_owned(), given),
+        ]);
+    }
     Ok(settings)
 }
 

@@ -108,6 +108,7 @@ fn counted(denoiser: &dyn Denoiser, windows: usize, layers: &str, steps: &str, b
         sampling: Sampling {
             rule: &Rule::classifier_free(GuidanceSchedule::Constant(6.0)),
             table,
+            draws: None,
             blend,
             sharing: controls.sharing.as_ref(),
             noise: &NoiseSource::Seeded(Noise::new(1)),

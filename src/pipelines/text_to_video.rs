@@ -2,6 +2,7 @@
 //! windows that go on from a given video (`extend`). They differ in their plan, and in what is known of the timeline.
 
 use super::checkpoint::Checkpointer;
+use super::draws::Draws;
 use super::extend::{self, Context};
 use super::footage;
 use super::frames::{draft, frames, keep, sweep};
@@ -131,13 +132,20 @@ fn stage(
     let seed = job.seed.wrapping_add((index as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15));
     let noise = noise(stage, seed).code(Code::Usage)?;
     let texts = encode(stage, &job.machine, watch)?;
+    let draws = Draws::new(stage, seed).code(Code::Usage)?;
     let refined = match index.checked_sub(1) {
         Some(earlier) => Some(refined(&job.stages[earlier], stage, before, loaded, watch)?),
-        None => None,
+        None => footage::refined(stage, watch)?.map(|latents| vec![latents]),
     };
     let concat = footage::pictures(stage, watch)?;
-    let prepared =
-        Prepared { texts: &texts, noise: &noise, context, concat: concat.as_ref(), refined: refined.as_deref() };
+    let prepared = Prepared {
+        texts: &texts,
+        noise: &noise,
+        draws: draws.as_ref(),
+        context,
+        concat: concat.as_ref(),
+        refined: refined.as_deref(),
+    };
     latents(job, stage, loaded, &prepared, Some(checkpoints), None, watch)
 }
 

@@ -77,6 +77,22 @@ pub struct Methods {
     pub instruct: Option<InstructRecipe>,
     /// For models of short clips.
     pub freenoise: Option<FreeNoiseRecipe>,
+    /// For models that make given videos anew in part.
+    pub sdedit: Option<SdEditRecipe>,
+}
+
+/// A given video made anew in part (SDEdit, arXiv 2108.01073) in windows over the whole of it (StreamingT2V, arXiv 2403.14773).
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SdEditRecipe {
+    /// Frames of a window, and those that neighbours share.
+    pub window: usize,
+    pub overlap: usize,
+    /// The share of the steps that is taken.
+    pub strength: f64,
+    pub steps: usize,
+    #[serde(deserialize_with = "word")]
+    pub guidance_scale: GuidanceSchedule,
 }
 
 /// Frames of a given video that are changed as they are told (InstructPix2Pix, arXiv 2211.09800), and attend to the first of them

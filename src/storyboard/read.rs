@@ -33,6 +33,18 @@ impl Storyboard {
         Ok(Self::checked(prompts.iter().cloned().map(plain).collect()).code(Code::Usage)?)
     }
 
+    /// One scene, of nothing in particular where the text is empty: a given video is what is seen.
+    ///
+    /// # Errors
+    ///
+    /// As [`Storyboard::from_prompts`].
+    pub fn of_text(text: String) -> Result<Self> {
+        if text.trim().is_empty() {
+            return Ok(Self { scenes: vec![Scene::default()], ..Self::default() });
+        }
+        Self::from_prompts(&[text])
+    }
+
     /// Scenes that come from a record: prompts are held to what every reader holds them to.
     pub fn checked(scenes: Vec<Scene>) -> Result<Self> {
         check_count(scenes.len())?;

@@ -92,6 +92,33 @@ impl Blend {
         }
     }
 
+    /// Windows are written one over the other, from left to right, each leaving some of its first frames as they are
+    /// (StreamingT2V, arXiv 2403.14773, randomized blending); [`Blend::leave`] says before each step how many.
+    pub fn overwriting(plan: &ChunkPlan) -> Self {
+        let estimates = vec![vec![Estimate::Plain]; plan.windows.len()];
+        let mut blend = Self {
+            windows: plan.windows.clone(),
+            come: vec![Vec::new(); estimates.len()],
+            begun: vec![false; plan.frames],
+            estimates,
+            shares: vec![Vec::new(); plan.frames],
+            sum: None,
+        };
+        blend.leave(&vec![0; plan.windows.len().saturating_sub(1)]);
+        blend
+    }
+
+    /// `left`: for each window after the first, how many of its first frames stay those of the windows before; at most as many
+    /// as it has with the one before it.
+    pub fn leave(&mut self, left: &[usize]) {
+        for (k, window) in self.windows.iter().enumerate() {
+            let left = k.checked_sub(1).and_then(|k| left.get(k)).map_or(0, |&left| left);
+            for frame in window.start + left.min(window.len)..window.end() {
+                self.shares[frame] = vec![Share { window: k, estimate: Estimate::Plain, weight: 1.0 }];
+            }
+        }
+    }
+
     /// The estimates of a window that enter the blend.
     pub fn estimates(&self, window: usize) -> &[Estimate] {
         &self.estimates[window]
@@ -138,6 +165,9 @@ impl Blend {
             let frame = start + j;
             let mine = self.shares[frame].iter().filter(|s| s.window == window && estimates.contains(&s.estimate));
             let weight: f64 = mine.map(|share| share.weight).sum();
+            if weight == 0.0 {
+                continue;
+            }
             let mut value = values.narrow(0, j, 1)?; // [1, C, H, W]
             if weight != 1.0 {
                 value = (value * weight)?;
@@ -331,6 +361,27 @@ mod tests {
                 assert_eq!(bits(&mine), bits(&given.narrow(0, 2, 9).unwrap()));
             }
         }
+    }
+
+    #[test]
+    fn windows_are_written_over_each_other() {
+        let plan = ChunkPlan::sliding(7, 4, 1);
+        assert_eq!((plan.windows.len(), plan.shared()), (2, vec![1]));
+        let plan = ChunkPlan::sliding(8, 4, 2);
+        assert_eq!(plan.shared(), [2, 2]);
+        let mut blend = Blend::overwriting(&plan);
+        // every window's number, in all its places
+        let mut made = |left: &[usize]| {
+            blend.leave(left);
+            for window in 0..3 {
+                let values = Tensor::full(window as f32, (4, 1, 1, 1), &Device::Cpu).unwrap();
+                blend.accumulate(window, &values).unwrap();
+            }
+            values(&blend.finish().unwrap())
+        };
+        assert_eq!(made(&[0, 0]), [0.0, 0.0, 1.0, 1.0, 2.0, 2.0, 2.0, 2.0]);
+        assert_eq!(made(&[1, 2]), [0.0, 0.0, 0.0, 1.0, 1.0, 1.0, 2.0, 2.0]);
+        assert_eq!(made(&[2, 0]), [0.0, 0.0, 0.0, 0.0, 2.0, 2.0, 2.0, 2.0]);
     }
 
     #[test]

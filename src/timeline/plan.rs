@@ -122,6 +122,22 @@ impl ChunkPlan {
         Self { texts, frame_texts, ..Self::single(frames.len()) }
     }
 
+    /// Windows of `window` frames every `window - overlap`, on prompt 0; the last ends with the video, nearer to the one before it
+    /// where they do not come out even. A video no longer than a window is one. `overlap` is less than `window`.
+    pub fn sliding(frames: usize, window: usize, overlap: usize) -> Self {
+        if frames <= window {
+            return Self::single(frames);
+        }
+        let starts = (0..frames - window).step_by((window - overlap).max(1)).chain([frames - window]);
+        let windows = starts.map(|start| Window { start, len: window, text: 0, joined: false }).collect();
+        Self { windows, ..Self::single(frames) }
+    }
+
+    /// Frames that each window after the first has with the one before it.
+    pub fn shared(&self) -> Vec<usize> {
+        self.windows.windows(2).map(|pair| pair[0].end().saturating_sub(pair[1].start)).collect()
+    }
+
     /// The same windows on other texts: those whose prompts count from `first`.
     pub fn on_prompts_from(&self, first: usize) -> Self {
         let text = |text: &TextMix| match *text {

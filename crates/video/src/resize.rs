@@ -1,8 +1,8 @@
 //! Frames in another size.
 
 use super::Frame;
-use image::RgbImage;
 use image::imageops::{FilterType, resize};
+use image::{Rgb32FImage, RgbImage};
 use std::fmt;
 use std::str::FromStr;
 use vidgen_base::words::unknown;
@@ -80,6 +80,25 @@ impl Frame {
     /// unchanged where it has that size already.
     pub fn bilinear(self, width: usize, height: usize) -> Self {
         self.filtered(width, height, FilterType::Triangle)
+    }
+
+    /// The values of the frame in another size, `[3, H, W]` from 0 to 1, by Catmull-Rom interpolation (area-weighted where it
+    /// shrinks), not rounded; what swings over the ends is cut off.
+    pub fn resampled(self, width: usize, height: usize) -> Vec<f32> {
+        let (from, to) = ((self.width as u32, self.height as u32), (width as u32, height as u32));
+        let planes = |values: &[f32]| (0..3).flat_map(|c| values.iter().skip(c).step_by(3).copied()).collect();
+        let values: Vec<f32> = self.data.iter().map(|&value| f32::from(value) / 255.0).collect();
+        if from == to {
+            return planes(&values);
+        }
+        let image = Rgb32FImage::from_raw(from.0, from.1, values).unwrap_or_else(|| Rgb32FImage::new(from.0, from.1));
+        planes(&resize(&image, to.0, to.1, FilterType::CatmullRom).into_raw())
+    }
+
+    /// The values of the frame, `[3, H, W]` from 0 to 1.
+    pub fn planes(self) -> Vec<f32> {
+        let (width, height) = (self.width, self.height);
+        self.resampled(width, height)
     }
 
     fn filtered(self, width: usize, height: usize, filter: FilterType) -> Self {

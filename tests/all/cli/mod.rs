@@ -9,6 +9,7 @@ mod doctor;
 mod documents;
 mod download;
 mod edit;
+mod enhance;
 mod eval;
 mod extend;
 mod instruct;
