@@ -694,7 +694,7 @@ mod tests {
                 (5, 3, 3, 3, 1, 3, 7, 50),
                 (2, 9, 3, 1, 1, 2, 4, 3),
                 (7, 12, 1, 3, 2, 2, 9, 33),
-                (130, 9, 1, 1, 1, 2, 12, 20), // one position, rows that follow each other
+                (130, 9, 1, 1, 1, 2, 12, 20),  // one position, rows that follow each other
                 (100, 8, 3, 3, 1, 1, 20, 200), // several bands, strips and slices
             ] {
                 let padding = if stride == 1 { k / 2 } else { 0 };

@@ -4,13 +4,14 @@
 //! [`Clip::images`] gives what transformers calls `pooler_output` beside `image_embeds`: the class token after the last
 //! LayerNorm, before its projection into the common space.
 
+pub mod anchor;
 mod encoder;
 mod text;
 mod vision;
 
 pub use encoder::{Layer, Tower, causal_mask};
 pub use text::{TextConfig, TextEmbeddings, TextTower};
-pub use vision::{VisionConfig, VisionTower};
+pub use vision::{ImageEncoder, VisionConfig, VisionTower};
 
 use crate::nn::linear::{Linear, linear};
 use candle_core::{DType, IndexOp, Result, Tensor};

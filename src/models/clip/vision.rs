@@ -4,7 +4,7 @@ use super::encoder::{Layer, Tower, check_size};
 use super::text::activation;
 use crate::models::layers::LayerNorm;
 use crate::nn::compute_dtype;
-use crate::nn::linear::Linear;
+use crate::nn::linear::{Linear, linear};
 use candle_core::{Result, Tensor, bail};
 use candle_nn::VarBuilder;
 use serde::Deserialize;
@@ -62,6 +62,31 @@ impl VisionConfig {
         };
         tower.check(section)?;
         Ok(tower)
+    }
+}
+
+/// The tower and what projects its class token: transformers' `CLIPVisionModelWithProjection`.
+#[derive(Debug)]
+pub struct ImageEncoder {
+    vision_model: VisionTower,
+    visual_projection: Linear,
+}
+
+impl ImageEncoder {
+    /// # Errors
+    /// Those of [`VisionConfig::tower`], and tensors that are missing or of another shape.
+    pub fn load(config: &VisionConfig, projection: usize, vb: VarBuilder) -> Result<Self> {
+        check_size("projection_dim", projection, 1 << 16)?;
+        let tower = config.tower("")?;
+        Ok(Self {
+            vision_model: VisionTower::load(config, &tower, vb.pp("vision_model"))?,
+            visual_projection: linear(tower.width, projection, false, vb.pp("visual_projection"))?,
+        })
+    }
+
+    /// `[B, 3, S, S]`, normalised, to `[B, P]`.
+    pub fn forward(&self, pixels: &Tensor) -> Result<Tensor> {
+        self.visual_projection.forward(&self.vision_model.forward(pixels)?)
     }
 }
 

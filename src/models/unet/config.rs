@@ -280,6 +280,19 @@ impl UNetConfig {
         self.layers_down() + attending * (self.layers_per_block + 1)
     }
 
+    /// Where the weights of each place of attention begin, in the order in which they run.
+    pub fn attention_paths(&self) -> Vec<String> {
+        let places = |blocks: &str, block: usize, count: usize| -> Vec<String> {
+            (0..count).map(|layer| format!("{blocks}.{block}.attentions.{layer}")).collect()
+        };
+        let levels = 0..self.levels();
+        let down = levels.clone().filter(|&level| self.attends_down(level));
+        let down = down.flat_map(|level| places("down_blocks", level, self.layers_per_block));
+        let up = levels.filter(|&block| self.attends_up(block));
+        let up = up.flat_map(|block| places("up_blocks", block, self.layers_per_block + 1));
+        down.chain(["mid_block.attentions.0".to_owned()]).chain(up).collect()
+    }
+
     /// Channels of what the way down keeps, in its order: after the first convolution, each layer, each halving.
     pub fn skips(&self) -> Vec<usize> {
         let mut skips = vec![self.block_out_channels[0]];

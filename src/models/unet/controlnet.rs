@@ -87,15 +87,15 @@ impl ControlNetConfig {
 
 /// The picture's way to the width of the network's first convolution: `controlnet_cond_embedding`.
 #[derive(Debug)]
-struct Hint {
+pub(super) struct Hint {
     conv_in: Conv2d,
     blocks: Vec<Conv2d>,
     conv_out: Conv2d,
 }
 
 impl Hint {
-    fn load(config: &ControlNetConfig, vb: VarBuilder) -> Result<Self> {
-        let channels = &config.conditioning_embedding_out_channels;
+    /// `channels`: of its levels, after each of which but the last it halves. `from`, `to`: those of the picture and of the network.
+    pub(super) fn load(channels: &[usize], (from, to): (usize, usize), vb: VarBuilder) -> Result<Self> {
         let (first, last) = (channels[0], channels[channels.len() - 1]);
         let mut blocks = Vec::with_capacity(2 * channels.len());
         for pair in channels.windows(2) {
@@ -104,13 +104,13 @@ impl Hint {
             blocks.push(conv2d(pair[0], pair[1], 3, 2, 1, true, block(blocks.len()))?);
         }
         Ok(Self {
-            conv_in: conv2d(config.conditioning_channels, first, 3, 1, 1, true, vb.pp("conv_in"))?,
+            conv_in: conv2d(from, first, 3, 1, 1, true, vb.pp("conv_in"))?,
             blocks,
-            conv_out: conv2d(last, config.unet.block_out_channels[0], 3, 1, 1, true, vb.pp("conv_out"))?,
+            conv_out: conv2d(last, to, 3, 1, 1, true, vb.pp("conv_out"))?,
         })
     }
 
-    fn forward(&self, picture: &Tensor) -> Result<Tensor> {
+    pub(super) fn forward(&self, picture: &Tensor) -> Result<Tensor> {
         let mut x = silu(&self.conv_in.forward(picture)?)?;
         for block in &self.blocks {
             x = silu(&block.forward(&x)?)?;
@@ -158,7 +158,11 @@ impl ControlNet {
         let deepest = unet.block_out_channels[unet.levels() - 1];
         Ok(Self {
             entrance: Entrance::load(unet, &vb)?,
-            hint: Hint::load(config, vb.pp("controlnet_cond_embedding"))?,
+            hint: Hint::load(
+                &config.conditioning_embedding_out_channels,
+                (config.conditioning_channels, unet.block_out_channels[0]),
+                vb.pp("controlnet_cond_embedding"),
+            )?,
             units: (0..Unit::count(unet, false)).map(|index| Unit::load(unet, index, &vb)).collect::<Result<_>>()?,
             controlnet_down_blocks: skips.collect::<Result<_>>()?,
             controlnet_mid_block: zero(deepest, vb.pp("controlnet_mid_block"))?,

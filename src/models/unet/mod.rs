@@ -7,6 +7,7 @@
 mod blocks;
 pub mod config;
 pub mod controlnet;
+pub mod streaming;
 mod temporal;
 mod transformer;
 mod unet3d;
@@ -89,11 +90,31 @@ impl Entrance {
         rows: &[Row],
         hidden: Vec<Tensor>,
         hooks: &'h mut Hooks<'a>,
+        place: (usize, usize),
+    ) -> Result<Walk<'h, 'a>> {
+        self.walk_with(rows, hidden, None, hooks, place)
+    }
+
+    /// The same with something `added` to each row behind the first attention in time.
+    fn walk_with<'h, 'a>(
+        &self,
+        rows: &[Row],
+        hidden: Vec<Tensor>,
+        added: Option<&Tensor>,
+        hooks: &'h mut Hooks<'a>,
         (network, layers): (usize, usize),
     ) -> Result<Walk<'h, 'a>> {
         let mut walk = Walk::new(rows, hidden, hooks, (network, layers), |time| self.time(time))?;
         if let Some(transformer_in) = &self.transformer_in {
             walk.attend_in_time(transformer_in)?;
+        }
+        if let Some(added) = added {
+            walk.each(|hidden| {
+                if hidden.dims() != added.dims() {
+                    bail!("frames of {:?} for latents of {:?}", added.dims(), hidden.dims())
+                }
+                hidden + added
+            })?;
         }
         walk.keep();
         Ok(walk)

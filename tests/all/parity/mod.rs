@@ -10,6 +10,7 @@ mod rife;
 mod scene_cuts;
 mod schedulers;
 mod sd;
+mod streaming;
 mod text;
 mod tiny;
 mod transformer;
