@@ -20,6 +20,7 @@ pub mod resample;
 pub mod rope;
 pub mod sdpa;
 pub mod size;
+pub mod turn;
 
 use candle_core::{DType, Device};
 

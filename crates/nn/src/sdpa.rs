@@ -12,6 +12,9 @@ use super::kernel::Kernel;
 use super::size;
 use candle_core::{D, DType, Result, Tensor};
 
+/// Least keys that are worth rounding to bf16.
+const FEW: usize = 33;
+
 /// The attention kernel with its settings.
 #[derive(Debug, Clone)]
 pub struct Sdpa {
@@ -19,7 +22,8 @@ pub struct Sdpa {
     pub budget: usize,
     /// What computes, where it can take the tensors; the plain version takes the others.
     pub kernel: Kernel,
-    /// Whether a CPU that multiplies bf16 rounds f32 tensors to it. Probed columns are computed in f32 all the same.
+    /// Whether a CPU that multiplies bf16 rounds f32 tensors to it, where there are many keys. Probed columns are computed in
+    /// f32 all the same.
     pub bf16: bool,
 }
 
@@ -148,7 +152,9 @@ impl Sdpa {
         }
         cpu::with_views(&tensors, |views| {
             let attention = Attention { q: views[0], k: views[1], v: views.get(2).copied(), scale };
-            let in_bf16 = if self.bf16 && columns.is_none() { cpu::bf16::attend(&attention, log_sums) } else { None };
+            // blocks of keys are made in bf16 first, which a few are not worth
+            let in_bf16 = self.bf16 && columns.is_none() && k.dim(2)? >= FEW;
+            let in_bf16 = if in_bf16 { cpu::bf16::attend(&attention, log_sums) } else { None };
             Ok(in_bf16.or_else(|| attention.run(log_sums, columns)))
         })
     }

@@ -6,6 +6,7 @@ use crate::models::blocks2d::{GroupNorm, ResnetBlock2D, ResnetSizes, Upsample2D}
 use crate::nn::conv::{Conv2d, conv2d};
 use crate::nn::linear::Linear;
 use crate::nn::sdpa::Sdpa;
+use crate::nn::turn::turned;
 use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
 
@@ -55,7 +56,7 @@ impl Attention {
     /// `[1, C, H, W]` to the same.
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let (b, c, h, w) = x.dims4()?;
-        let tokens = self.group_norm.forward(x)?.reshape((b, c, h * w))?.transpose(1, 2)?.contiguous()?;
+        let tokens = turned(&self.group_norm.forward(x)?.reshape((b, c, h * w))?)?;
         let [q, k, v] = [&self.to_q, &self.to_k, &self.to_v].map(|layer| layer.forward(&tokens)?.unsqueeze(1));
         let y = Sdpa::default().attend(&q?, &k?, &v?, 1.0 / (c as f64).sqrt())?.squeeze(1)?; // [B, L, C]
         let y = self.to_out.forward(&y.contiguous()?)?.transpose(1, 2)?.reshape((b, c, h, w))?;

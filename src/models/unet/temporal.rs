@@ -8,6 +8,7 @@ use crate::models::layers::{GatedFeedForward, LayerNorm, affine};
 use crate::nn::conv::{Conv3d, conv3d};
 use crate::nn::linear::{Linear, linear};
 use crate::nn::norm::GroupNorm;
+use crate::nn::turn::turned;
 use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
 
@@ -102,7 +103,7 @@ impl TransformerTemporal {
     pub(super) fn forward(&self, x: &Tensor, place: Place, hooks: &mut Hooks) -> Result<Tensor> {
         let (rows, frames) = (place.rows.len(), place.frames);
         let (_, c, h, w) = x.dims4()?;
-        let tokens = self.norm.forward(x, rows)?.reshape((rows * frames, c, h * w))?.transpose(1, 2)?.contiguous()?;
+        let tokens = turned(&self.norm.forward(x, rows)?.reshape((rows * frames, c, h * w))?)?;
         let tokens = tokens.reshape((rows, frames, h * w, c))?.transpose(1, 2)?.contiguous()?;
         let tokens = self.proj_in.forward(&tokens.reshape((rows * h * w, frames, c))?)?; // [R HW, F, D]
         let site = place.site(SiteKind::Temporal, self.layer, self.attn1.path(), (h, w));
@@ -112,7 +113,7 @@ impl TransformerTemporal {
         tokens = (&tokens + self.ff.forward(&self.norm3.forward(&tokens)?)?)?;
         let y = self.proj_out.forward(&tokens)?.reshape((rows, h * w, frames, c))?;
         let y = y.transpose(1, 2)?.contiguous()?.reshape((rows * frames, h * w, c))?;
-        x + y.transpose(1, 2)?.contiguous()?.reshape(x.shape())?
+        x + turned(&y)?.reshape(x.shape())?
     }
 
     /// Both attentions on `[R HW, F, D]`, frames that see each other.

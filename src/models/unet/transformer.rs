@@ -6,6 +6,7 @@ use crate::attention::{Feature, Hooks, Layout, Qkv, Site, SiteKind};
 use crate::models::blocks2d::GroupNorm;
 use crate::models::layers::{GatedFeedForward, LayerNorm};
 use crate::nn::linear::{Linear, linear, linear_joined};
+use crate::nn::turn::turned;
 use candle_core::{Result, Tensor, bail};
 use candle_nn::VarBuilder;
 
@@ -185,7 +186,7 @@ impl Transformer2D {
     /// `[B, C, H, W]` to the same.
     pub(super) fn forward(&self, x: &Tensor, texts: &Texts, place: Place, hooks: &mut Hooks) -> Result<Tensor> {
         let (b, c, h, w) = x.dims4()?;
-        let maps = self.norm.forward(x)?.reshape((b, c, h * w))?.transpose(1, 2)?.contiguous()?;
+        let maps = turned(&self.norm.forward(x)?.reshape((b, c, h * w))?)?;
         let mut tokens = self.proj_in.forward(&maps)?; // [B, HW, C]
         let site = place.site(SiteKind::SelfSpatial, self.layer, &self.attn1.path, (h, w));
         let attended = self.attn1.forward(&self.norm1.forward(&tokens)?, None, &site, hooks)?;
@@ -195,7 +196,7 @@ impl Transformer2D {
         let attended = self.attn2.forward(&self.norm2.forward(&tokens)?, Some(texts), &site, hooks)?;
         tokens = (tokens + attended)?;
         tokens = (&tokens + self.ff.forward(&self.norm3.forward(&tokens)?)?)?;
-        let y = self.proj_out.forward(&tokens)?.transpose(1, 2)?.contiguous()?.reshape((b, c, h, w))?;
+        let y = turned(&self.proj_out.forward(&tokens)?)?.reshape((b, c, h, w))?;
         x + y
     }
 }

@@ -159,17 +159,20 @@ impl Kernel for Task<'_> {
         let (total, work) = work.split_at_mut(queries);
         let (scores, picked) = work.split_at_mut(KEYS * QUERIES);
         for (group, q) in q.chunks_exact_mut(pitch * d).enumerate().take(groups) {
+            // vectors with queries; probed columns are computed in all
+            let left = (self.rows - group * pitch).next_multiple_of(S::LANES).min(pitch);
+            let lanes = if self.columns.is_empty() { left } else { pitch };
             for (i, row) in q.chunks_exact_mut(pitch).enumerate() {
-                for (lane, to) in row.iter_mut().enumerate() {
+                for (lane, to) in row[..lanes].iter_mut().enumerate() {
                     // Lanes beyond the last query repeat it.
                     let query = (group * pitch + lane).min(self.rows - 1);
                     *to = self.q[query * self.q_strides.0 + i * self.q_strides.1] * self.scale;
                 }
             }
         }
-        sums.fill(0.0);
-        largest.fill(f32::MIN);
-        total.fill(0.0);
+        sums[..groups * pitch * width].fill(0.0);
+        largest[..groups * pitch].fill(f32::MIN);
+        total[..groups * pitch].fill(0.0);
         for start in (0..self.keys).step_by(KEYS) {
             let count = KEYS.min(self.keys - start);
             let k = (&self.k.0[start * self.k.1..], self.k.1, self.k.2);

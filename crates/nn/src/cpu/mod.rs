@@ -17,6 +17,7 @@ pub(super) mod rows;
 pub(crate) mod simd;
 mod steps;
 mod tile;
+pub(super) mod turn;
 pub(super) mod winograd;
 
 use candle_core::{DType, Result, Storage, Tensor, bail};
