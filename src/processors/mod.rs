@@ -28,7 +28,7 @@ pub mod cross_frame;
 pub mod key_mask;
 pub mod kv_bank;
 pub mod kv_share;
-pub mod memory;
+pub mod mix;
 mod none;
 pub mod registry;
 pub mod residual;

@@ -1,10 +1,11 @@
-//! What a network beside the denoiser says is to be added to its features: a ControlNet, a conditional module. The network itself
-//! is not known here: a source gives its residuals for the rows of a pass, which it is shown before the first layer.
+//! What a network beside the denoiser gives for its features: a ControlNet's residuals, which are added, or the features of StreamingT2V's CAM
+//! (arXiv 2403.14773), which the denoiser's own read. The network itself is not known here: a source gives what it has for the rows of a
+//! pass, which it is shown before the first layer.
 
 use crate::attention::{AttentionProcessor, Branch, Feature, FeatureSite, Layout, Pass, Row};
 use candle_core::{Result, Tensor, bail};
 
-/// What is added to the features of one row, `[F, C, H, W]` each.
+/// What there is for the features of one row, `[F, C, H, W]` each; what is read rather than added may have other frames.
 #[derive(Debug, Clone, Default)]
 pub struct FeatureResiduals {
     /// To what the way down keeps, in its order.
@@ -16,16 +17,34 @@ pub struct FeatureResiduals {
 /// Gives the residuals of a pass, one entry for each of its rows. It may run a network of its own on them.
 pub type Source = Box<dyn FnMut(&Pass, &[Branch], &[Row]) -> Result<Vec<FeatureResiduals>>>;
 
-/// Adds them to the denoiser's features.
+/// A feature `[F, C, H, W]` of the denoiser with what there is for it.
+pub type Reader = Box<dyn Fn(Feature, &Tensor, &Tensor) -> Result<Tensor>>;
+
+/// Brings them into the denoiser's skips and its middle.
 pub struct Residual {
     source: Source,
+    reader: Reader,
     rows: Vec<FeatureResiduals>,
 }
 
 impl Residual {
+    /// They are added.
     pub fn new(source: Source) -> Self {
-        Self { source, rows: Vec::new() }
+        Self::read(source, Box::new(added))
     }
+
+    /// `reader` makes one of both.
+    pub fn read(source: Source, reader: Reader) -> Self {
+        Self { source, reader, rows: Vec::new() }
+    }
+}
+
+fn added(feature: Feature, hidden: &Tensor, residual: &Tensor) -> Result<Tensor> {
+    if residual.dims() != hidden.dims() {
+        let (wanted, found) = (hidden.dims(), residual.dims());
+        bail!("residuals of {found:?} for features {feature:?} of {wanted:?}")
+    }
+    hidden + residual.to_dtype(hidden.dtype())?
 }
 
 impl AttentionProcessor for Residual {
@@ -51,11 +70,7 @@ impl AttentionProcessor for Residual {
             let part = hidden.narrow(0, inner.start, inner.len())?;
             parts.push(match of_row(row) {
                 None => part,
-                Some(residual) if residual.dims() == part.dims() => (part + residual.to_dtype(hidden.dtype())?)?,
-                Some(residual) => {
-                    let (feature, wanted, found) = (site.feature, part.dims(), residual.dims());
-                    bail!("residuals of {found:?} for features {feature:?} of {wanted:?}")
-                }
+                Some(other) => (self.reader)(site.feature, &part, other)?,
             });
         }
         if parts.len() == 1 { Ok(parts.remove(0)) } else { Tensor::cat(&parts, 0) }
@@ -109,6 +124,37 @@ mod tests {
             run(&unet, Some(0.5), vec![]).iter().zip(&added).for_each(|(got, added)| assert_near(got, added, 1e-5));
             let again = run(&unet, Some(0.5), vec![fork(2, 3)]);
             again.iter().zip(&forked).for_each(|(got, forked)| assert_near(got, forked, 1e-5));
+        }
+    }
+
+    /// A memory that follows from the rows' own latents, and a reader that adds a factor of its mean over frames.
+    fn memory(factor: f64) -> Residual {
+        let source: Source = Box::new(|_, _, rows| {
+            let memory = |row: &Row| {
+                let whole = row.latents.mean_keepdim(0)?;
+                let half = whole.avg_pool2d(2)?;
+                Ok(FeatureResiduals { skips: vec![whole, half.clone()], mid: Some(half) })
+            };
+            rows.iter().map(memory).collect()
+        });
+        Residual::read(source, Box::new(move |_, x, memory| x.broadcast_add(&(memory * factor)?)))
+    }
+
+    #[test]
+    fn memories_are_read_in_any_micro_batch() {
+        let mut unet = ToyUnet::default();
+        let (rows, branches) = (unet.input(31, 4), windows(2));
+        let run = |unet: &ToyUnet, factor: Option<f64>| {
+            let mut stack: Vec<_> = factor.map(|factor| boxed(memory(factor))).into_iter().collect();
+            unet.forward(pass(0), &rows, &branches, vec![], &mut stack).unwrap()
+        };
+        let plain = run(&unet, None);
+        run(&unet, Some(0.0)).iter().zip(&plain).for_each(|(got, plain)| assert_same(got, plain));
+        let read = run(&unet, Some(0.5));
+        assert!(read.iter().zip(&plain).all(|(read, plain)| distance(read, plain) > 1e-3));
+        for micro_batch in [2, 3, 4] {
+            unet.batch(micro_batch, 1 << 28);
+            run(&unet, Some(0.5)).iter().zip(&read).for_each(|(got, read)| assert_near(got, read, 1e-5));
         }
     }
 

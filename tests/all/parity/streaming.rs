@@ -13,8 +13,8 @@ use vidgen::models::unet::streaming::{
 use vidgen::models::unet::{UNet3DConditionModel, UNet3DConfig};
 use vidgen::models::{Denoiser, Row};
 use vidgen::nn::sdpa::Sdpa;
-use vidgen::processors::FeatureResiduals;
-use vidgen::processors::memory::{Memory, Mix};
+use vidgen::processors::mix::Mix;
+use vidgen::processors::{FeatureResiduals, Residual};
 
 const KIND: &str = "tiny-stream";
 const LIMIT: f64 = 1e-5;
@@ -133,7 +133,7 @@ fn chunks_equal_the_reference() {
             let mut stack: Vec<Box<dyn AttentionProcessor>> = Vec::new();
             if reads {
                 let (memory, mergers) = (memory.clone(), mergers.clone());
-                stack.push(Box::new(Memory::new(
+                stack.push(Box::new(Residual::read(
                     Box::new(move |_, _, rows| Ok(vec![memory.clone(); rows.len()])),
                     Box::new(move |feature, x, memory| match feature {
                         Feature::Skip(index) => mergers.skip(index, x, memory),
