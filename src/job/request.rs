@@ -42,7 +42,7 @@ impl Request {
     /// they are (hashes of weights, of noise, of the video that it goes on from).
     pub fn of_content(&self) -> Self {
         let request = self.of_frames();
-        let settings = Settings { model: None, init_noise: None, video: None, ..request.settings };
+        let settings = Settings { model: None, lora: None, init_noise: None, video: None, ..request.settings };
         Self { settings, ..request }
     }
 

@@ -62,6 +62,11 @@ fn jobs(request: &Request, models: &mut OpenedModels) -> Result<Vec<Job>, Failur
         Some(folder) => opened(Configs::read(folder))?,
         None => configs,
     };
+    let loras: Vec<_> = settings.lora.iter().flatten().map(|lora| (lora.file.as_path(), lora.weight)).collect();
+    let configs = match loras.is_empty() {
+        true => configs,
+        false => Configs { folder: configs.folder.with_loras(&loras).context("--lora").code(Code::Model)?, ..configs },
+    };
     let enhance = match &settings.enhance {
         Some(name) => Some(models.open(name, offline).context("--enhance").code(Code::Model)?),
         None if *command == Command::Enhance => None,

@@ -88,6 +88,33 @@ words!(
     }
 );
 
+/// A LoRA file and how much it counts.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Lora {
+    pub file: PathBuf,
+    pub weight: f64,
+}
+
+impl FromStr for Lora {
+    type Err = Error;
+
+    /// `FILE` or `FILE:0.8`.
+    fn from_str(text: &str) -> Result<Self> {
+        let weighed = text.rsplit_once(':').and_then(|(file, weight)| Some((file, weight.trim().parse::<f64>().ok()?)));
+        let (file, weight) = weighed.unwrap_or((text, 1.0));
+        if file.trim().is_empty() || !weight.is_finite() {
+            bail!("{text:?} is not FILE or FILE:WEIGHT, as style.safetensors:0.8")
+        }
+        Ok(Self { file: PathBuf::from(file), weight })
+    }
+}
+
+impl fmt::Display for Lora {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "{}:{}", self.file.display(), self.weight)
+    }
+}
+
 /// A moment of a video, in seconds from its beginning.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Seconds(pub f64);

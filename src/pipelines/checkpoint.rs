@@ -497,11 +497,13 @@ pub fn differs(job: &Job, plan: &Plan) -> Result<Option<(Code, String)>> {
                 .as_object()
                 .and_then(|parts| parts.iter().find(|(part, hash)| now["weights"][part.as_str()] != **hash));
             let part = part.map_or("", |(part, _)| part.as_str());
-            let place = job.first().model.folder.place();
+            let folder = &job.first().model.folder;
+            let (place, loras) = (folder.place(), !folder.loras().is_empty());
+            let loras = if loras { ", and their LoRA files by --lora" } else { "" };
             return Ok(Some((
                 Code::Model,
                 format!(
-                    "{place}: the weights of part {part:?} are not those it was begun with: give the place of those by --model"
+                    "{place}: the weights of part {part:?} are not those it was begun with: give the place of those by --model{loras}"
                 ),
             )));
         }

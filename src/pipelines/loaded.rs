@@ -5,6 +5,7 @@ use crate::job::values::Offload;
 use crate::models::architecture::Role;
 use crate::models::{Autoencoder, Denoiser};
 use crate::run::{Code, Failure, WithCode};
+use crate::weights::MergedLora;
 use candle_core::DType;
 use std::sync::Arc;
 
@@ -17,13 +18,14 @@ pub struct Loaded {
     decoder: Option<(Key, Arc<dyn Autoencoder>)>,
 }
 
-/// The model, its dtype and its device.
+/// The model with what is merged into it, its dtype and its device.
 #[derive(PartialEq)]
-struct Key(String, DType, String);
+struct Key(String, Vec<MergedLora>, DType, String);
 
 impl Key {
     fn of(stage: &Stage, dtype: DType) -> Self {
-        Self(stage.model.folder.place(), dtype, stage.compute.device_name())
+        let folder = &stage.model.folder;
+        Self(folder.place(), folder.loras().to_vec(), dtype, stage.compute.device_name())
     }
 }
 

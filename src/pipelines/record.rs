@@ -126,6 +126,9 @@ fn settings(job: &Job) -> Result<Map<String, Value>> {
         ]);
     }
     settings.extend(of_method(stage)?);
+    if !stage.model.folder.loras().is_empty() {
+        settings.insert("lora".to_owned(), json!(stage.model.folder.loras()));
+    }
     for stage in &job.stages[1..] {
         settings.insert("enhance".to_owned(), enhancing(stage)?);
     }

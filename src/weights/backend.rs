@@ -11,6 +11,7 @@ use candle_core::{DType, Device, Error, Result, Shape, Tensor};
 use candle_nn::var_builder::SimpleBackend;
 use candle_nn::{Init, VarBuilder};
 use safetensors::Dtype;
+use std::borrow::Cow;
 
 impl Part {
     /// A `VarBuilder` over the part's tensors by their stored (diffusers') names. A tensor is converted to the builder's
@@ -88,20 +89,49 @@ impl Backend {
             Some(held) => {
                 let bytes = || {
                     file.want(range);
-                    let bytes = file[range.clone()].to_vec();
+                    let bytes = self.bytes(shard, entry)?.into_owned();
                     file.done(range);
-                    bytes
+                    Ok(bytes)
                 };
                 held.tensor(name, (bytes, *stored), shape, dtype, device)
             }
             None => {
                 file.want(range);
-                let tensor = convert::tensor(&file[range.clone()], *stored, shape, dtype, device);
+                let bytes = self.bytes(shard, entry);
+                let tensor = bytes.and_then(|bytes| convert::tensor(&bytes, *stored, shape, dtype, device));
                 file.done(range);
                 tensor
             }
         };
         tensor.map_err(|error| refused(format!("{}: tensor {:?}: {error}", self.part.show(shard), entry.name)))
+    }
+
+    /// The values of a tensor: the file's, and what LoRA files add to them, rounded to the dtype of the file.
+    fn bytes(&self, shard: usize, entry: &Entry) -> Result<Cow<'_, [u8]>> {
+        let stored = &self.files[shard][entry.range.clone()];
+        let deltas = self.part.deltas(&entry.name);
+        if deltas.is_empty() {
+            return Ok(Cow::Borrowed(stored));
+        }
+        let mut weight = convert::tensor(stored, entry.dtype, &entry.shape, DType::F32, &Device::Cpu)?;
+        for delta in deltas {
+            weight = delta.add(&weight)?;
+        }
+        let values = weight.flatten_all()?;
+        Ok(Cow::Owned(match entry.dtype {
+            Dtype::F32 => values.to_vec1::<f32>()?.iter().flat_map(|value| value.to_le_bytes()).collect(),
+            Dtype::F16 => {
+                values.to_dtype(DType::F16)?.to_vec1::<half::f16>()?.iter().flat_map(|v| v.to_le_bytes()).collect()
+            }
+            Dtype::BF16 => {
+                values.to_dtype(DType::BF16)?.to_vec1::<half::bf16>()?.iter().flat_map(|v| v.to_le_bytes()).collect()
+            }
+            other => {
+                return Err(Error::Msg(format!(
+                    "{other} values cannot have a LoRA: use the model's f16, bf16 or f32 files"
+                )));
+            }
+        }))
     }
 
     /// What stands before the name where training programs and user interfaces put the network into another.

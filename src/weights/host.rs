@@ -33,7 +33,7 @@ impl HostTensors {
     pub fn tensor(
         &self,
         name: &str,
-        (stored, from): (impl FnOnce() -> Vec<u8>, Dtype),
+        (stored, from): (impl FnOnce() -> Result<Vec<u8>>, Dtype),
         shape: &[usize],
         dtype: DType,
         device: &Device,
@@ -42,7 +42,7 @@ impl HostTensors {
         let copy = match found {
             Some(copy) => copy,
             None => {
-                let copy = Arc::new(HostTensor::new(stored(), from, shape, dtype, device)?);
+                let copy = Arc::new(HostTensor::new(stored()?, from, shape, dtype, device)?);
                 let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
                 all.insert(name.to_owned(), copy.clone());
                 copy
@@ -138,7 +138,7 @@ mod tests {
                 let (held, asked) = (HostTensors::default(), Cell::new(0));
                 let stored = || {
                     asked.set(asked.get() + 1);
-                    bytes.clone()
+                    Ok(bytes.clone())
                 };
                 let want = convert::tensor(bytes, from, &[10, 100], dtype, &Device::Cpu).unwrap();
                 for _ in 0..3 {

@@ -25,6 +25,7 @@ mod hub;
 mod import;
 mod info;
 mod list;
+mod lora;
 mod measures;
 mod network;
 mod part;
@@ -58,6 +59,7 @@ use crate::models::registry::{self, FAMILIES};
 use anyhow::Context;
 use cache::{Hub, HubId};
 use error::{Result, refuse};
+use lora::{LoraFile, Target};
 use serde::de::DeserializeOwned;
 use single::Single;
 use source::{Embedded, Source};
@@ -186,10 +188,21 @@ struct Inner {
     family: &'static Family,
     /// Parts opened so far: their headers are read and their files hashed once.
     parts: Mutex<HashMap<String, Part>>,
+    /// The LoRA files whose sum with the weights it is.
+    loras: Vec<MergedLora>,
+}
+
+/// A LoRA file that is merged into the weights of a model.
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
+pub struct MergedLora {
+    pub file: String,
+    pub weight: f64,
+    /// Of the file, in hexadecimal.
+    pub blake3: String,
 }
 
 /// `model_index.json`.
-#[derive(Debug, serde::Deserialize)]
+#[derive(Debug, Clone, serde::Deserialize)]
 struct ModelIndex {
     #[serde(rename = "_class_name")]
     class: String,
@@ -277,7 +290,7 @@ impl ModelFolder {
                 source.lent(around, parts)
             }
         };
-        Ok(Self(Arc::new(Inner { name, source, revision, index, family, parts: Mutex::default() })))
+        Ok(Self(Arc::new(Inner { name, source, revision, index, family, parts: Mutex::default(), loras: Vec::new() })))
     }
 
     /// The model in a folder of this one, where there is such a folder with a `model_index.json`.
@@ -293,6 +306,52 @@ impl ModelFolder {
         };
         let Some(source) = source.filter(|source| source.has(MODEL_INDEX)) else { return Ok(None) };
         Ok(Some(Self::from_source(name, source, self.0.revision.clone())?))
+    }
+
+    /// The model with LoRA files merged into the weights of its denoiser and its text encoder, each so many times.
+    ///
+    /// # Errors
+    /// Files that are no LoRA files, or of another kind of model.
+    pub fn with_loras(&self, files: &[(&Path, f64)]) -> anyhow::Result<Self> {
+        let family = self.0.family;
+        let of = |role: Role, prefix: &str| -> anyhow::Result<Target<'static>> {
+            let part = family.part(role);
+            let tensors = self.part(part)?.tensors()?.into_iter().map(|tensor| (tensor.name, tensor.shape)).collect();
+            Ok(Target { part, prefix: prefix.replace("{}", part), tensors })
+        };
+        let targets = [of(Role::Denoiser, "lora_{}_")?, of(Role::TextEncoder, "lora_te_")?];
+        let mut loras = Vec::with_capacity(files.len());
+        let mut added = HashMap::<String, part::Added>::new();
+        for &(path, weight) in files {
+            let file = Arc::new(lora_file(path)?);
+            let blake3 = blake3::hash(&file.bytes).to_hex().to_string();
+            for (part, deltas) in lora::deltas(&file, weight, &targets)? {
+                let added = added.entry(part).or_default();
+                added.stamp += &format!("{blake3} {weight}\n");
+                deltas.into_iter().for_each(|(name, delta)| added.deltas.entry(name).or_default().push(delta));
+            }
+            loras.push(MergedLora { file: file.place.clone(), weight, blake3 });
+        }
+        let mut parts = HashMap::new();
+        for (name, added) in added {
+            let part = self.part(&name)?.with(added);
+            parts.insert(name, part);
+        }
+        let Inner { name, source, revision, index, .. } = &*self.0;
+        Ok(Self(Arc::new(Inner {
+            name: name.clone(),
+            source: source.clone(),
+            revision: revision.clone(),
+            index: index.clone(),
+            family,
+            parts: Mutex::new(parts),
+            loras,
+        })))
+    }
+
+    /// The LoRA files that are merged into its weights.
+    pub fn loras(&self) -> &[MergedLora] {
+        &self.0.loras
     }
 
     /// The name the model was opened by, for messages and the manifest.
@@ -557,6 +616,19 @@ fn folder(path: &Path, form: Form) -> Result<Found> {
         }
     }
     Ok(Found { name: shown.to_string(), source: Source::Folder(path.to_owned()), revision: None })
+}
+
+/// A LoRA file, mapped.
+fn lora_file(path: &Path) -> Result<LoraFile> {
+    let place = path.display().to_string();
+    let Some(name) = path.file_name().and_then(|name| name.to_str()) else {
+        refuse!("{place}: is not the name of a file")
+    };
+    if files::is_pickle(name) {
+        return Err(part::pickled(&place));
+    }
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    Ok(LoraFile { bytes: Source::Folder(folder.to_owned()).map(name)?, place })
 }
 
 /// A model in one file.

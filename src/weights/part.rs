@@ -5,6 +5,7 @@ use super::files::{self, Index, Layout};
 use super::hash;
 use super::header::{Entry, Header};
 use super::host::held_dtype;
+use super::lora::Delta;
 use super::source::{Bytes, Source};
 use candle_core::DType;
 use safetensors::Dtype;
@@ -24,10 +25,22 @@ struct Inner {
     shards: Vec<Shard>,
     /// By name, the number of its shard, and where it is there.
     tensors: BTreeMap<String, (usize, Entry)>,
+    /// Of the files.
     hash: OnceLock<String>,
+    added: Added,
+}
+
+/// What LoRA files add to the weights of a part.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Added {
+    /// By tensor, in the order of the files.
+    pub deltas: BTreeMap<String, Vec<Delta>>,
+    /// What the files are and how much they count.
+    pub stamp: String,
 }
 
 /// One weight file.
+#[derive(Clone)]
 struct Shard {
     /// Path inside the model.
     path: String,
@@ -85,7 +98,27 @@ impl Part {
 
     fn new(name: &str, source: &Source, (layout, ignored): (Layout, Vec<String>), (shards, tensors): Shards) -> Self {
         let (name, source, hash) = (name.to_owned(), source.clone(), OnceLock::new());
-        Self(Arc::new(Inner { name, source, layout, ignored, shards, tensors, hash }))
+        Self(Arc::new(Inner { name, source, layout, ignored, shards, tensors, hash, added: Added::default() }))
+    }
+
+    /// The part with what LoRA files add to it.
+    pub(super) fn with(&self, added: Added) -> Self {
+        let Inner { name, source, layout, ignored, shards, tensors, hash, .. } = &*self.0;
+        Self(Arc::new(Inner {
+            name: name.clone(),
+            source: source.clone(),
+            layout: layout.clone(),
+            ignored: ignored.clone(),
+            shards: shards.clone(),
+            tensors: tensors.clone(),
+            hash: hash.clone(),
+            added,
+        }))
+    }
+
+    /// What is added to a tensor.
+    pub(super) fn deltas(&self, name: &str) -> &[Delta] {
+        self.0.added.deltas.get(name).map_or(&[], Vec::as_slice)
     }
 
     /// The part's name in the model folder.
@@ -131,7 +164,18 @@ impl Part {
     /// blake3 of the weight files, one after the other in the order of their names, in hexadecimal: what
     /// `cat PART/*.safetensors | b3sum` prints. Reads all of them the first time; for large files the result is kept in the
     /// user's cache directory and found there as long as the files do not change.
+    /// With LoRA files, of that hash and theirs.
     pub fn hash(&self) -> anyhow::Result<String> {
+        let files = self.hash_of_files()?;
+        let stamp = &self.0.added.stamp;
+        Ok(if stamp.is_empty() {
+            files
+        } else {
+            blake3::hash(format!("{files}\n{stamp}").as_bytes()).to_hex().to_string()
+        })
+    }
+
+    fn hash_of_files(&self) -> anyhow::Result<String> {
         if let Some(hash) = self.0.hash.get() {
             return Ok(hash.clone());
         }

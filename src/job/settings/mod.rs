@@ -13,8 +13,9 @@ pub use groups::Group;
 pub use read::{read_keys, read_settings, script_settings};
 
 use super::values::{
-    Attention, DeviceSpec, Duration, Every, FrameNoise, Interpolate, ManifestMode, MemorySize, Method, MotionAsked,
-    Offload, OnInterrupt, Parity, Precision, PreviewKind, Seconds, Seed, Size, TextCacheAt, Tiling, Uncond, list, text,
+    Attention, DeviceSpec, Duration, Every, FrameNoise, Interpolate, Lora, ManifestMode, MemorySize, Method,
+    MotionAsked, Offload, OnInterrupt, Parity, Precision, PreviewKind, Seconds, Seed, Size, TextCacheAt, Tiling,
+    Uncond, list, text,
 };
 use crate::guidance::GuidanceSchedule;
 use crate::processors::Spec;
@@ -33,6 +34,12 @@ settings! {
     #[arg(short, long, value_name = "NAME|DIR|FILE", help_heading = "Model and machine")]
     #[arg(aliases = ["model-path", "ckpt-dir", "checkpoint-path"])]
     Model.model: String,
+
+    /// A LoRA file (.safetensors, kohya's or diffusers' names) that is merged into the weights, and how much it counts, as
+    /// style.safetensors:0.8 [default: 1]; again for several
+    #[arg(long, value_name = "FILE[:WEIGHT]", help_heading = "Model and machine", value_delimiter = ';', alias = "lora-path")]
+    #[serde(with = "list")]
+    Model.lora: Vec<Lora>,
 
     /// Recipe, the defaults of everything below: one of `vidgen recipes`, or a TOML file that says what is different
     /// [default: the model's]
@@ -472,6 +479,6 @@ mod tests {
         assert_eq!(all.clone().only(&[Group::Subject, Group::Places]).said(), ["subject", "output"]);
         assert_eq!(all.without(&[Group::Sampling, Group::Run]).said(), ["subject", "output"]);
         assert_eq!(Settings::group("hold"), Some(Group::Windows));
-        assert_eq!(Settings::lists(), ["attn_proc", "subject"]);
+        assert_eq!(Settings::lists(), ["lora", "attn_proc", "subject"]);
     }
 }

@@ -159,6 +159,7 @@ fn every_flag_has_its_variable() {
         "negative-prompt",
         "style",
         "model",
+        "lora",
         "enhance",
         "init-noise",
         "save-latents",

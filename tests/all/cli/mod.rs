@@ -14,6 +14,7 @@ mod eval;
 mod extend;
 mod instruct;
 mod interpolate;
+mod lora;
 mod maps;
 mod meant;
 mod offload;
