@@ -134,7 +134,7 @@ impl<'a> Machine<'a> {
         }
     }
 
-    fn to_mark(&mut self) -> Result<Vec<Id>> {
+    fn down_to_mark(&mut self) -> Result<Vec<Id>> {
         let Some(mark) = self.marks.pop() else { refuse!("the pickle misses a mark") };
         Ok(self.stack.split_off(mark))
     }
@@ -207,7 +207,7 @@ impl<'a> Machine<'a> {
                 self.pop()?;
             }
             b'1' => {
-                self.to_mark()?;
+                self.down_to_mark()?;
             }
             b'2' => {
                 let id = self.last()?;
@@ -314,15 +314,16 @@ impl<'a> Machine<'a> {
             }
             // objects of classes by other ways than a call: no tensor comes so
             b'i' => {
-                (self.line()?, self.line()?);
-                self.to_mark()?;
+                self.line()?;
+                self.line()?;
+                self.down_to_mark()?;
                 self.push(Value::Other)
             }
             b'o' => {
-                self.to_mark()?;
+                self.down_to_mark()?;
                 self.push(Value::Other)
             }
-            0x82 | 0x83 | 0x84 => {
+            0x82..=0x84 => {
                 self.take(1 << (opcode - 0x82))?;
                 self.push(Value::Other)
             }
@@ -345,11 +346,11 @@ impl<'a> Machine<'a> {
             b'}' => self.push(Value::Dict(Vec::new())),
             0x85..=0x87 => self.tuple(usize::from(opcode - 0x84)),
             b't' | b'l' | 0x91 => {
-                let items = self.to_mark()?;
+                let items = self.down_to_mark()?;
                 self.push(Value::List(items))
             }
             b'd' => {
-                let entries = self.to_mark()?;
+                let entries = self.down_to_mark()?;
                 let entries = pairs(&entries)?.collect();
                 self.push(Value::Dict(entries))
             }
@@ -358,7 +359,7 @@ impl<'a> Machine<'a> {
                 self.append(&[item])
             }
             b'e' | 0x90 => {
-                let items = self.to_mark()?;
+                let items = self.down_to_mark()?;
                 self.append(&items)
             }
             b's' => {
@@ -366,7 +367,7 @@ impl<'a> Machine<'a> {
                 self.set(&[key, value])
             }
             b'u' => {
-                let items = self.to_mark()?;
+                let items = self.down_to_mark()?;
                 self.set(&items)
             }
             other => refuse!("the pickle has an opcode that does not exist: {other:#04x}"),
