@@ -8,7 +8,8 @@ seconds over vidgen's (above 1: vidgen is faster).
 `unet2d`: Stable Diffusion 1.5's at 512x512, both halves of the guidance. `unet3d`: ModelScope's form at 256x256, 16 frames, both
 halves; `medium` has half its widths (the default), `full` its own, `small` a fourth of them on 4 frames. `small` is for trying
 the script. Weights are held by both programs: 2 x 3.5 GB for unet2d in f32, 2 x 1.5 GB for unet3d medium. The figures are medians of
-alternating runs after one that is not counted, on a machine that should be idle.
+alternating runs after one that is not counted, on a machine that should be idle. On one that others use at the same time, `--threads 1
+--processor-time` compares what both compute, not how long they wait.
 """
 
 import argparse
@@ -26,6 +27,7 @@ parser.add_argument("dtype", choices=["f32", "bf16"])
 parser.add_argument("--size", choices=["small", "medium", "full"])
 parser.add_argument("--threads", type=int, default=2)
 parser.add_argument("--rounds", type=int, default=3)
+parser.add_argument("--processor-time", action="store_true")
 parser.add_argument("--program", help="the bench target `unet` [default: the newest in target/]")
 options = parser.parse_args()
 
@@ -74,7 +76,7 @@ else:
     model = UNet3DConditionModel(**asked["config"]).to(dtype).eval()
     latents = torch.randn(2, 4, frames, height, width, dtype=dtype)
 print(f"{options.network} {options.dtype} {size}: {sum(p.numel() for p in model.parameters()) / 1e6:.0f} M parameters, "
-      f"{frames} frames of {8 * height}x{8 * width}, {options.threads} threads, PyTorch {torch.__version__}", flush=True)
+      f"{frames} frames of {8 * height}x{8 * width}, {options.threads} threads, {'processor ' if options.processor_time else ''}time, PyTorch {torch.__version__}", flush=True)
 
 server = subprocess.Popen([program(), "--serve"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
 
@@ -87,10 +89,23 @@ def ask(line):
     return answer.strip()
 
 
+def used():
+    """Seconds that the program has computed."""
+    fields = pathlib.Path(f"/proc/{server.pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def ours():
+    before = used()
+    elapsed = float(ask("run"))
+    return used() - before if options.processor_time else elapsed
+
+
 def theirs():
-    start = time.perf_counter()
+    clock = time.process_time if options.processor_time else time.perf_counter
+    start = clock()
     model(latents, torch.tensor(501.0), text)
-    return time.perf_counter() - start
+    return clock() - start
 
 
 ask(json.dumps(asked))
@@ -98,7 +113,7 @@ theirs(), ask("run")
 mine, other = [], []
 for _ in range(options.rounds):
     time.sleep(0.1)  # the other one's threads fall asleep
-    mine.append(float(ask("run")))
+    mine.append(ours())
     time.sleep(0.1)
     other.append(theirs())
 server.stdin.close()
