@@ -92,7 +92,10 @@ fn jobs(request: &Request, models: &mut OpenedModels) -> Result<Vec<Job>, Failur
         return Err(Failure::message(Code::Usage, message));
     }
     if edit.is_some() && source.is_some() {
-        let message = "a video that goes on from another cannot be edited: edit the one it goes on from";
+        let message = match command {
+            Command::Edit => "a video changed by an instruction has no words to swap: give --instruct again",
+            _ => "a video that goes on from another cannot be edited: edit the one it goes on from",
+        };
         return Err(Failure::message(Code::Usage, message));
     }
     (0..videos)

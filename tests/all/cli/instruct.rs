@@ -169,6 +169,7 @@ fn a_record_makes_the_video_again() {
     write_video(&program.path("given"), 3, (48, 64));
     edit(&program, "given", &["-o", "a.gif", "--negative-prompt", "a box"]);
     program.run(&["rerun", "a.gif", "--check"]).success();
+    program.run(&["edit", "a.gif", "--swap", "blue=>red"]).error(2, &["--instruct again"]);
     let told = program.run(&["inspect", "a.gif", "--json"]).success().stdout();
     let told: Value = serde_json::from_str(&told).unwrap();
     assert_eq!((told["command"].as_str(), told["prompts"][0].as_str()), (Some("edit"), Some(TOLD)));
