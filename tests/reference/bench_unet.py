@@ -28,7 +28,7 @@ parser.add_argument("--size", choices=["small", "medium", "full"])
 parser.add_argument("--threads", type=int, default=2)
 parser.add_argument("--rounds", type=int, default=3)
 parser.add_argument("--processor-time", action="store_true")
-parser.add_argument("--program", help="the bench target `unet` [default: the newest in target/]")
+parser.add_argument("--program", help="the bench target `unet` [default: the newest in target/release]")
 options = parser.parse_args()
 
 os.environ["OMP_NUM_THREADS"] = os.environ["RAYON_NUM_THREADS"] = str(options.threads)
@@ -47,7 +47,7 @@ size = options.size or ("full" if options.network == "unet2d" else "medium")
 def program():
     if options.program:
         return options.program
-    built = [path for path in (ROOT / "target").glob("*/deps/unet-*") if not path.suffix and os.access(path, os.X_OK)]
+    built = [path for path in (ROOT / "target").glob("release/deps/unet-*") if not path.suffix and os.access(path, os.X_OK)]
     if not built:
         sys.exit("build it first: cargo bench --bench unet --no-run")
     return max(built, key=lambda path: path.stat().st_mtime)
