@@ -539,7 +539,7 @@ mod tests {
     #[test]
     fn what_cannot_be_said_is_explained() {
         let one = evaluate(vec![frame(0, 0)]);
-        assert!(one.metrics.is_empty(), "{:?}", one.metrics);
+        assert_eq!(one.metrics, BTreeMap::from([(Metric::Scuts, 0.0)]));
         assert!(one.absent[&Metric::Seam].contains("speaks of 17 frames, the video has 1"));
         assert!(one.absent[&Metric::Judge].contains("two frames"));
         let all = evaluate((0..17).map(|t| frame(t, 0)).collect());
@@ -550,6 +550,10 @@ mod tests {
             Metric::Flow,
             Metric::FlowDeviation,
             Metric::Reidentification,
+            Metric::WarpError,
+            Metric::FlowMean,
+            Metric::Mawe,
+            Metric::MawePaper,
         ];
         assert_eq!(all.absent.keys().copied().collect::<Vec<_>>(), absent);
         assert_eq!(all.scenes[0].judge["motion"].asked.as_deref(), Some("still"));
@@ -559,7 +563,8 @@ mod tests {
         let plain = Evaluator::default();
         let story = Story { prompts: Vec::new(), layout: Err("nothing known".into()) };
         let bare = plain.evaluate("x", &mut (0..4).map(|t| frame(t, 0)), &story, false).unwrap();
-        assert_eq!(bare.metrics.keys().copied().collect::<Vec<_>>(), [Metric::MotionSmoothness, Metric::Flicker]);
+        let there = [Metric::MotionSmoothness, Metric::Flicker, Metric::Scuts];
+        assert_eq!(bare.metrics.keys().copied().collect::<Vec<_>>(), there);
         assert!(bare.absent[&Metric::Cscv].contains("--clip"));
         assert_eq!(bare.absent[&Metric::Seam], "nothing known");
         assert!(plain.evaluate("x", &mut std::iter::empty(), &story, false).is_err());
