@@ -1,6 +1,7 @@
 //! The jobs file: JSON lines, or TOML with `[defaults]` and `[[job]]`. Every mistake is found, with its line.
 
 use super::{Entry, Fault, Scenes};
+use crate::job::ControlAsked;
 use crate::job::settings::{self, Settings};
 use crate::job::{Command, read_settings};
 use crate::words::unknown;
@@ -263,13 +264,18 @@ fn entry(line: usize, id: String, mut table: Table, folder: &Path, flags: &[Stri
         "id {id:?}: an id is letters, digits, - _ and . (not first), up to {MOST_ID}"
     );
     let known: Vec<&str> = OWN.into_iter().chain(Settings::names()).collect();
-    for key in ["script", "prompt_file", "init_noise"] {
+    for key in ["script", "prompt_file", "init_noise", "mask"] {
         if let Some(Value::String(path)) = table.get_mut(key)
             && !path.is_empty()
             && path != "-"
         {
             *path = folder.join(&*path).to_string_lossy().into_owned();
         }
+    }
+    match table.get_mut("control") {
+        Some(Value::Array(controls)) => controls.iter_mut().for_each(|control| within(control, folder)),
+        Some(control) => within(control, folder),
+        None => {}
     }
     let text = serde_json::to_string(&table)?.into_boxed_str();
     for key in table.keys() {
@@ -302,6 +308,15 @@ fn entry(line: usize, id: String, mut table: Table, folder: &Path, flags: &[Stri
     };
     let settings: Settings = read_settings(table)?;
     Ok(Entry { line, id, command, scenes, settings, text })
+}
+
+/// The file of a control from where the batch lies; what is no control is told when the settings are read.
+fn within(control: &mut Value, folder: &Path) {
+    if let Value::String(text) = control
+        && let Ok(asked) = text.parse::<ControlAsked>()
+    {
+        *text = ControlAsked { file: folder.join(&asked.file), ..asked }.to_string();
+    }
 }
 
 fn prompts(value: Value) -> Result<Vec<String>> {

@@ -54,6 +54,14 @@ pub fn denoising(stage: &Stage) -> Denoising {
         work.linear.wide += rows * again * row.linear.wide;
         work.attention += rows * again * row.attention;
         work.layer_windows += (stage.sampler.steps - first) as f64 * again * row.layers as f64;
+        for input in &stage.control_inputs {
+            let text = stage.model.architecture.text().length;
+            let row = input.model.architecture.row_work(text, window.len, (height, width));
+            work.linear.small += rows * row.linear.small;
+            work.linear.wide += rows * row.linear.wide;
+            work.attention += rows * row.attention;
+            work.layer_windows += (stage.sampler.steps - first) as f64 * row.layers as f64;
+        }
     }
     work
 }

@@ -1,10 +1,12 @@
 //! How a stage is resolved: its plan, sampler, guidance, controls and dtypes from the settings, the recipe and the model.
 
 use super::clips::FreeNoise;
+use super::control::ControlInput;
 use super::controls::Wanted;
 use super::footage::Footage;
 use super::geometry::Geometry;
 use super::instruct::{self, Instruct};
+use super::plan::video_frames;
 use super::preset::Preset;
 use super::sdedit::{self, SdEdit};
 use super::source_video::{SourceFile, SourceVideo};
@@ -79,6 +81,8 @@ pub struct Asked<'a> {
     pub source: Option<&'a SourceFile>,
     /// The frames that are changed.
     pub footage: Option<&'a Footage>,
+    /// The pictures that the video follows.
+    pub control_inputs: &'a [ControlInput],
     pub recipe: &'a Recipe,
     pub geometry: &'a Geometry,
 }
@@ -123,6 +127,8 @@ impl Asked<'_> {
         };
         let longest = segments.iter().map(|segment| segment.frames).max().unwrap_or(0);
         warnings.extend(zero_shot.as_ref().and_then(|zero_shot| zero_shot.warning(longest)));
+        let smoothing = zero_shot.as_ref().and_then(ZeroShot::smoothing);
+        smoothing.map(|smoothing| smoothing.check(video_frames(&segments))).transpose()?;
         ensure!(
             edit.is_none() || segments.iter().all(|segment| segment.feed.is_none()),
             "scenes that continue each other cannot be edited: make the video anew with the other words"
@@ -147,6 +153,7 @@ impl Asked<'_> {
             zero_shot,
             instruct,
             free_noise,
+            control_inputs: self.control_inputs.to_vec(),
             sampler,
             guidance,
             controls,
@@ -189,7 +196,9 @@ impl Asked<'_> {
         if self.request.command == Command::Enhance {
             return Ok(None);
         }
-        let Some(footage) = footage else { return instruct::check_absent(settings).map(|()| None) };
+        let Some(footage) = footage else {
+            return instruct::check_absent(settings, !self.control_inputs.is_empty()).map(|()| None);
+        };
         let method = recipe.method.instruct.as_ref();
         let method =
             method.context("--recipe: it says nothing of edits: leave it out, or add [method.instruct-pix2pix]")?;
@@ -253,9 +262,13 @@ impl Asked<'_> {
     fn zero_shot(&self, sampler: &Sampler) -> Result<Option<ZeroShot>> {
         let Self { settings, recipe, .. } = *self;
         if let Some(method) = recipe.method.instruct.as_ref().filter(|_| self.footage.is_some()) {
-            return ZeroShot::of_footage(settings, method).map(Some);
+            return ZeroShot::of_footage(settings, "--instruct", method.noise, method.chunk).map(Some);
         }
         if let Some(method) = &recipe.method.zero_shot {
+            let beside = recipe.method.controlnet.as_ref().filter(|_| !self.control_inputs.is_empty());
+            if let Some(beside) = beside {
+                return ZeroShot::of_footage(settings, "--control", beside.noise, method.chunk).map(Some);
+            }
             return ZeroShot::new(settings, method, sampler).map(Some);
         }
         let idle = settings.clone().only(&[Group::Motion]).said();

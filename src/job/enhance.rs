@@ -57,7 +57,16 @@ pub fn stage(first: &Stage, settings: &Settings, configs: &Configs) -> Result<(S
     // its windows are laid over the first stage's frames below
     let scenes = vec![Scene::default()];
     let request = &Request { command: Command::Generate, settings: settings.clone(), scenes, edit: None };
-    let asked = Asked { request, settings, configs, source: None, footage: None, recipe: &recipe, geometry: &geometry };
+    let asked = Asked {
+        request,
+        settings,
+        configs,
+        source: None,
+        footage: None,
+        control_inputs: &[],
+        recipe: &recipe,
+        geometry: &geometry,
+    };
     let stage = asked.stage(name, &mut Vec::new()).context("--enhance")?;
     let rules = WindowRules { transition: Transition::Blend, joined: false, fps: first.rules.fps, ..stage.rules };
     let segments = first.segments.iter().map(|segment| over(&rules, segment)).collect::<Result<_>>()?;

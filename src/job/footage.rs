@@ -37,11 +37,7 @@ impl Footage {
         warnings.extend(source.lost.iter().cloned());
         let (frames, fps) = taken(source, settings).with_context(|| shown.to_string())?;
         let size = size(settings, (width, height), latent);
-        if (size.width, size.height) != (width, height) {
-            let asked = settings.size.is_some() || settings.width.is_some() || settings.height.is_some();
-            let how = if asked { "" } else { "; --size asks for another size" };
-            warnings.push(format!("{shown} is {width}x{height}: its frames are resampled to {size}{how}"));
-        }
+        warnings.extend(resampled(source, size, settings));
         let settings = Settings {
             size: Some(size),
             width: None,
@@ -53,6 +49,36 @@ impl Footage {
         };
         Ok((Self { path: source.path.clone(), frames }, settings))
     }
+
+    /// What of another video is taken beside it.
+    ///
+    /// # Errors
+    /// As [`Footage::new`].
+    pub fn beside(source: &SourceFile, settings: &Settings) -> Result<Self> {
+        let (frames, _) = taken(source, settings).with_context(|| source.path.display().to_string())?;
+        Ok(Self { path: source.path.clone(), frames })
+    }
+
+    /// A picture that stands for all frames.
+    pub fn picture(source: &SourceFile) -> Self {
+        Self { path: source.path.clone(), frames: vec![0] }
+    }
+
+    /// The settings with the size of a picture.
+    pub fn of_picture(source: &SourceFile, settings: &Settings, latent: &LatentGeometry) -> Settings {
+        let Kind::Video { width, height } = source.kind else { return settings.clone() };
+        Settings { size: Some(size(settings, (width, height), latent)), width: None, height: None, ..settings.clone() }
+    }
+}
+
+/// The warning about frames of another size than the video's, where they are.
+pub fn resampled(source: &SourceFile, size: Size, settings: &Settings) -> Option<String> {
+    let Kind::Video { width, height } = source.kind else { return None };
+    let asked = settings.size.is_some() || settings.width.is_some() || settings.height.is_some();
+    let how = if asked { "" } else { "; --size asks for another size" };
+    let shown = source.path.display();
+    let other = (size.width, size.height) != (width, height);
+    other.then(|| format!("{shown} is {width}x{height}: its frames are resampled to {size}{how}"))
 }
 
 /// The frames that are taken, and the rate at which they are shown, where anyone says one.

@@ -29,12 +29,18 @@ impl Instruct {
     }
 }
 
-/// Refuses settings of given frames where there are none.
-pub fn check_absent(settings: &Settings) -> Result<()> {
-    match settings.clone().only(&[Group::Footage]).said().first() {
+/// Refuses settings of given frames where there are none. `controlled`: whether there are pictures that the video follows.
+pub fn check_absent(settings: &Settings, controlled: bool) -> Result<()> {
+    if settings.image_guidance_scale.is_some() {
+        bail!("--image-guidance-scale has no effect without edit VIDEO --instruct: leave it out")
+    }
+    match settings.clone().only(&[Group::Footage]).said().first().filter(|_| !controlled) {
         None => Ok(()),
         Some(name) => {
-            bail!("--{} has no effect without edit VIDEO --instruct: leave it out", name.replace('_', "-"))
+            bail!(
+                "--{} has no effect without a given video (--control KIND:FILE, or edit VIDEO --instruct): leave it out",
+                name.replace('_', "-")
+            )
         }
     }
 }

@@ -117,7 +117,7 @@ fn need(stage: &Stage, offload: Offload) -> Result<Need> {
     let decode = decode(stage)?;
     // scenes that hand over frames are decoded while the denoiser waits
     let beside = if stage.segments.iter().any(|segment| segment.feed == Some(Feed::Frames)) { decode } else { 0 };
-    let denoise = weights + activations(stage) + beside;
+    let denoise = weights + control_networks(stage) + activations(stage) + beside;
     Ok(Need { text: text(stage)?, denoise, decode, base: base(stage), host })
 }
 
@@ -211,28 +211,39 @@ fn activations(stage: &Stage) -> u64 {
     timelines * (memory.activations + timeline + shared(stage, memory.state)) + memory.scores
 }
 
+/// What the networks of the pictures that the video follows add: their weights, the pictures, and what they leave for the denoiser.
+fn control_networks(stage: &Stage) -> u64 {
+    let Compute { dtype, device, .. } = &stage.compute;
+    let (_, height, width) = stage.size.latents;
+    let frames = stage.segments.iter().flat_map(|s| &s.plan.windows).map(|w| w.len).max().unwrap_or(0);
+    let rows = WindowRows { frames, cells: (height, width), halves: stage.rule().most_halves(stage.sampler.steps) };
+    let element = compute_dtype(*dtype, device).size_in_bytes() as u64;
+    let (mut bytes, mut most, mut left) = (0, 0, 0);
+    let mut loaded: Vec<String> = Vec::new();
+    for input in &stage.control_inputs {
+        let place = input.model.part.place();
+        if !loaded.contains(&place) {
+            bytes += weights(&input.model.part, *dtype, device);
+            loaded.push(place);
+        }
+        bytes += (input.footage.frames.len() * input.planes() * stage.size.width * stage.size.height) as u64;
+        let (activations, residuals) = input.model.architecture.row_memory(rows, element);
+        most = most.max(activations);
+        // those of the network before it, its own, and their sum
+        left = residuals * stage.control_inputs.len().min(3) as u64;
+    }
+    bytes + most + left
+}
+
 /// What sharing adds: the states of forked rows, and the banked keys and values of a window.
 /// `state`: bytes of one row's.
 fn shared(stage: &Stage, state: u64) -> u64 {
-    let (_, height, width) = stage.size.latents;
     let plans = stage.segments.iter().map(|segment| &segment.plan);
     let bank = |plan| {
         let bank = stage.controls.bank(plan, stage.compute.dtype, &stage.compute.device)?;
-        Some(
-            bank.peak(&super::bank_size(
-                plan,
-                &*stage.model.architecture,
-                (height, width),
-                stage.rule().most_halves(stage.sampler.steps),
-            )) as u64
-                + 2 * state,
-        )
+        Some(bank.peak(&stage.bank_size(plan, 0..1)) as u64 + 2 * state)
     };
-    let anchor = |plan| {
-        let halves = stage.rule().most_halves(stage.sampler.steps);
-        let size = super::bank_size(plan, &*stage.model.architecture, (height, width), halves);
-        stage.anchor_bank(&Ranges::all()).peak(&size) as u64
-    };
+    let anchor = |plan| stage.anchor_bank(&Ranges::all()).peak(&stage.bank_size(plan, 0..stage.networks())) as u64;
     if stage.zero_shot.is_some() {
         return plans.map(anchor).max().unwrap_or(0);
     }

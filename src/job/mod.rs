@@ -3,6 +3,8 @@
 
 mod asked;
 mod clips;
+mod control;
+mod control_values;
 mod controls;
 mod device;
 mod edit;
@@ -24,6 +26,7 @@ mod sampler;
 mod sdedit;
 pub mod settings;
 mod sharing;
+mod smoothing;
 mod source_video;
 mod stage;
 pub mod timelines;
@@ -32,6 +35,8 @@ mod zero_shot;
 
 pub use asked::OpenedModels;
 pub use clips::FreeNoise;
+pub use control::ControlInput;
+pub use control_values::{ControlAsked, ControlKind};
 pub use controls::{Controls, Subject, bank_size};
 pub use device::device;
 pub use edit::{Changes, Edit, Swap};
@@ -48,6 +53,7 @@ pub use resolve::{check_single, of_latents, resolve, resolve_among};
 pub use sampler::Sampler;
 pub use settings::{Group, Settings, read_keys, read_settings, script_settings};
 pub use sharing::Sharing;
+pub use smoothing::Smoothing;
 pub use source_video::{Kind as SourceKind, SourceVideo, is_latents, taken_over};
 pub use stage::{Compute, FrameSize, Input, Need, Stage, StageModel, TextInput, UncondText};
 pub use timelines::{Reads, Timeline, TimelineRole};

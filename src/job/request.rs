@@ -2,6 +2,7 @@
 //! made again, continued or edited from the file alone.
 
 use super::Command;
+use super::control_values::ControlAsked;
 use super::edit::Changes;
 use super::settings::{Group, Settings};
 use super::values::Seed;
@@ -10,6 +11,7 @@ use crate::storyboard::{Scene, Storyboard};
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use std::path::PathBuf;
 
 /// A command, its settings from all places together, and its scenes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -42,7 +44,17 @@ impl Request {
     /// they are (hashes of weights, of noise, of the video that it goes on from).
     pub fn of_content(&self) -> Self {
         let request = self.of_frames();
-        let settings = Settings { model: None, lora: None, init_noise: None, video: None, ..request.settings };
+        let unnamed = |asked: ControlAsked| ControlAsked { file: PathBuf::new(), ..asked };
+        let settings = Settings {
+            model: None,
+            lora: None,
+            init_noise: None,
+            video: None,
+            mask: None,
+            control: request.settings.control.map(|all| all.into_iter().map(unnamed).collect()),
+            control_model: None,
+            ..request.settings
+        };
         Self { settings, ..request }
     }
 

@@ -1,6 +1,7 @@
 //! From a request to jobs: every setting gets its value, and every fault is found before anything is loaded.
 
 use super::asked::{Asked, Configs, OpenedModels};
+use super::control::ControlFiles;
 use super::footage::Footage;
 use super::geometry::Geometry;
 use super::output::{Outputs, Place};
@@ -73,6 +74,7 @@ fn jobs(request: &Request, models: &mut OpenedModels) -> Result<Vec<Job>, Failur
         None => enhance::check_absent(settings).code(Code::Usage).map(|()| None)?,
     };
     let source = source(*command, settings)?;
+    let controls = controls(*command, settings)?;
     let videos = settings.num_videos.unwrap_or(1);
     let first = match settings.seed.unwrap_or(Seed::Random) {
         Seed::Fixed(seed) => seed,
@@ -102,7 +104,7 @@ fn jobs(request: &Request, models: &mut OpenedModels) -> Result<Vec<Job>, Failur
         .map(|index| {
             let seed = first.wrapping_add(index as u64);
             let place = Place { seed, index, videos, edit: edit.is_some() };
-            let job = job(request, &configs, enhance.as_ref(), source.as_ref(), &place);
+            let job = job(request, &configs, enhance.as_ref(), source.as_ref(), &controls, &place);
             let damaged = job.as_ref().is_err_and(|error| error.chain().any(|reason| reason.is::<ModelError>()));
             job.code(if damaged { Code::Model } else { Code::Usage })
         })
@@ -175,6 +177,18 @@ fn source(command: Command, settings: &Settings) -> Result<Option<SourceFile>, F
     Err(Failure::message(Code::Usage, message))
 }
 
+/// The pictures that the video follows, for commands that make it from a text.
+fn controls(command: Command, settings: &Settings) -> Result<ControlFiles, Failure> {
+    let given = settings.clone().only(&[Group::Control]).said();
+    if let (true, Some(name)) = (command == Command::Edit || settings.video.is_some(), given.first()) {
+        let name = name.replace('_', "-");
+        let message =
+            format!("--{name} is for videos of texts, and here a video is given: leave it out, or use generate");
+        return Err(Failure::message(Code::Usage, message));
+    }
+    ControlFiles::read(settings)
+}
+
 /// A job that only decodes: latents of so many frames, channels, rows and columns.
 pub fn of_latents(settings: Settings, latents: (usize, usize, usize, usize)) -> Result<Job, Failure> {
     let (frames, channels, height, width) = latents;
@@ -212,6 +226,7 @@ fn job(
     configs: &Configs,
     enhance: Option<&Configs>,
     source: Option<&SourceFile>,
+    controls: &ControlFiles,
     place: &Place,
 ) -> Result<Job> {
     let mut warnings = marks_told(&request.scenes);
@@ -224,10 +239,16 @@ fn job(
     let footage = if request.command == Command::Enhance { sdedit::footage } else { Footage::new };
     let footage = changed.map(|source| footage(source, &request.settings, latent, &mut warnings)).transpose()?;
     let (footage, of_footage) = footage.unzip();
-    let settings = settled.as_ref().or(of_footage.as_ref()).unwrap_or(&request.settings);
+    let model = (&configs.folder, &*configs.architecture);
+    let control = (!controls.is_empty()).then(|| controls.resolve(&request.settings, model, &mut warnings));
+    let (control_inputs, of_controls) = control.transpose()?.unzip();
+    let settings = settled.as_ref().or(of_footage.as_ref()).or(of_controls.as_ref()).unwrap_or(&request.settings);
     let chosen = recipe::find(settings.recipe.as_ref(), &configs.architecture.recipe_key())?;
     warnings.extend(chosen.warning);
-    let Chosen { name, recipe, .. } = chosen;
+    let Chosen { name, mut recipe, .. } = chosen;
+    if control_inputs.is_some() {
+        recipe = recipe.controlled()?;
+    }
     let geometry = Geometry::new(settings, latent, &recipe)?;
     let asked = Asked {
         request,
@@ -235,6 +256,7 @@ fn job(
         configs,
         source: continued,
         footage: footage.as_ref(),
+        control_inputs: control_inputs.as_deref().unwrap_or_default(),
         recipe: &recipe,
         geometry: &geometry,
     };

@@ -102,7 +102,8 @@ impl SourceFile {
         })
     }
 
-    fn frames(path: &Path) -> Result<Self> {
+    /// A video or pictures, read to their end.
+    pub fn frames(path: &Path) -> Result<Self> {
         let mut reader = video::read(path, &Limits::default())?;
         let (width, height, fps) = (reader.width(), reader.height(), reader.fps());
         let lost = reader.lost().to_vec();

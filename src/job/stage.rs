@@ -3,7 +3,8 @@
 //! ([`Input::strength`]).
 
 use super::clips::FreeNoise;
-use super::controls::Controls;
+use super::control::ControlInput;
+use super::controls::{Controls, bank_size};
 use super::footage::Footage;
 use super::instruct::Instruct;
 use super::plan::{Segment, WindowRules, video_frames};
@@ -17,11 +18,12 @@ use crate::models::Architecture;
 use crate::models::architecture::Role;
 use crate::models::autoencoder::DecodeOptions;
 use crate::nn::kernel::Kernel;
-use crate::processors::{BankPlan, Lifetime, Purpose, Ranges};
-use crate::timeline::BlendMode;
+use crate::processors::{BankPlan, BankSize, LayerSize, Lifetime, Purpose, Ranges};
+use crate::timeline::{BlendMode, ChunkPlan};
 use crate::weights::{ModelFolder, Part};
 use anyhow::Result;
 use candle_core::{DType, Device, DeviceLocation};
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -42,6 +44,8 @@ pub struct Stage {
     pub overwriting: Option<BlendMode>,
     /// How clips become a longer video, where all its frames are made in one pass.
     pub free_noise: Option<FreeNoise>,
+    /// The pictures that the video follows, each with its network.
+    pub control_inputs: Vec<ControlInput>,
     pub sampler: Sampler,
     pub guidance: GuidanceSchedule,
     pub controls: Controls,
@@ -204,6 +208,11 @@ impl Stage {
         self.input.first_step(self.sampler.steps).max(moved)
     }
 
+    /// The frame of the video that is the first of segment `index`; a fade shows frames of both its sides.
+    pub fn first_shown(&self, index: usize) -> usize {
+        video_frames(&self.segments[..index]) - self.segments[index].fade
+    }
+
     /// The bank in which the first frame of an image model's video waits for the others, for a step.
     pub fn anchor_bank(&self, layers: &Ranges) -> BankPlan {
         let first = || std::iter::once(0).collect::<Ranges>();
@@ -220,6 +229,25 @@ impl Stage {
             device: self.compute.device.clone(),
             budget: usize::MAX, // the stage's memory was checked
         }
+    }
+
+    /// What a bank for a plan is made for: of some of the networks, the denoiser (0) and the control networks, counted from 1.
+    pub fn bank_size(&self, plan: &ChunkPlan, networks: Range<usize>) -> BankSize {
+        let (_, height, width) = self.size.latents;
+        let halves = self.rule().most_halves(self.sampler.steps);
+        let size = bank_size(plan, &*self.model.architecture, (height, width), halves);
+        let frames = plan.windows.iter().map(|window| window.len).max().unwrap_or(0);
+        let beside = self.control_inputs.iter().map(|input| {
+            let layers = input.model.architecture.layers(frames, (height, width));
+            layers.iter().map(|layer| LayerSize { channels: layer.channels, grid: layer.grid }).collect()
+        });
+        let all = size.networks.into_iter().chain(beside);
+        BankSize { networks: all.skip(networks.start).take(networks.len()).collect(), ..size }
+    }
+
+    /// The denoiser and the networks beside it.
+    pub fn networks(&self) -> usize {
+        1 + self.control_inputs.len()
     }
 
     /// How the halves of guidance become one prediction.

@@ -11,8 +11,9 @@ use super::frame_texts;
 use super::plan::{Segment, WindowRules};
 use super::sampler::Sampler;
 use super::settings::Settings;
+use super::smoothing::Smoothing;
 use super::values::{FrameNoise, MotionAsked};
-use crate::recipe::{InstructRecipe, ZeroShotRecipe};
+use crate::recipe::ZeroShotRecipe;
 use crate::schedulers::{self, SchedulerKind};
 use crate::storyboard::Scene;
 use crate::timeline::{ChunkPlan, Motion, MotionPath, TextMix, Window};
@@ -40,6 +41,8 @@ pub struct MotionPlan {
     pub moved: usize,
     /// What is left of a signal between the two, as a share of its variance: the product of the training steps' alphas.
     pub signal: f64,
+    /// How the background is held to that of the first frame.
+    pub smoothing: Option<Smoothing>,
 }
 
 /// Displacements beyond half a frame, in 512ths, are told.
@@ -51,12 +54,15 @@ impl ZeroShot {
     pub fn new(settings: &Settings, recipe: &ZeroShotRecipe, sampler: &Sampler) -> Result<Self> {
         let chunk = chunk(settings, recipe.chunk)?;
         if let Some(noise) = settings.noise {
-            bail!("--noise {noise} is for edit --instruct: with texts alone frames differ by their noise: leave it out")
+            bail!(
+                "--noise {noise} is for --control and for edit --instruct: with texts alone frames differ by their noise: leave it out"
+            )
         }
         let asked = settings.motion.unwrap_or(MotionAsked::By(recipe.motion));
         let motion = match asked {
             MotionAsked::By(motion) => Some(Self::plan(motion, settings, recipe, sampler)?),
             MotionAsked::None => {
+                Smoothing::read(settings)?; // which says why it cannot be
                 for (flag, given) in [
                     ("--motion-steps", settings.motion_steps.is_some()),
                     ("--motion-path", settings.motion_path.is_some()),
@@ -69,23 +75,25 @@ impl ZeroShot {
         Ok(Self { motion, noise: Some(FrameNoise::Independent), chunk })
     }
 
-    /// Frames that are made from given ones: what moves is what moves there.
+    /// Frames that are made from those that the flag `given` gives: what moves is what moves there. `noise`, `chunk`: where nobody says.
     ///
     /// # Errors
     /// Settings of motion, and chunks of nothing.
-    pub fn of_footage(settings: &Settings, recipe: &InstructRecipe) -> Result<Self> {
-        for (flag, given) in [
+    pub fn of_footage(settings: &Settings, given: &'static str, noise: FrameNoise, chunk: usize) -> Result<Self> {
+        for (flag, said) in [
             ("--motion", settings.motion.is_some()),
             ("--motion-steps", settings.motion_steps.is_some()),
             ("--motion-path", settings.motion_path.is_some()),
+            ("--smooth-background", settings.smooth_background.is_some()),
+            ("--mask", settings.mask.is_some()),
         ] {
             ensure!(
-                !given,
-                "{flag} is for videos from text alone; with --instruct things move as in the given video: leave it out"
+                !said,
+                "{flag} is for videos from text alone; with {given} things move as in the given video: leave it out"
             );
         }
-        let noise = settings.noise.or(settings.init_noise.is_none().then_some(recipe.noise));
-        Ok(Self { motion: None, noise, chunk: chunk(settings, recipe.chunk)? })
+        let noise = settings.noise.or(settings.init_noise.is_none().then_some(noise));
+        Ok(Self { motion: None, noise, chunk: self::chunk(settings, chunk)? })
     }
 
     fn plan(motion: Motion, settings: &Settings, recipe: &ZeroShotRecipe, sampler: &Sampler) -> Result<MotionPlan> {
@@ -114,7 +122,13 @@ impl ZeroShot {
         let between = timesteps[moved].round() as usize..timesteps[first].round() as usize;
         let signal = schedulers::signal_kept(&sampler.schedule, between)?;
         let path = settings.motion_path.unwrap_or(MotionPath::Linear);
-        Ok(MotionPlan { motion, path, first, moved, signal })
+        let smoothing = Smoothing::read(settings)?;
+        Ok(MotionPlan { motion, path, first, moved, signal, smoothing })
+    }
+
+    /// How the background is held to that of the first frame.
+    pub fn smoothing(&self) -> Option<&Smoothing> {
+        self.motion.as_ref()?.smoothing.as_ref()
     }
 
     /// The first step that is taken with all frames.

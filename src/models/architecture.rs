@@ -3,10 +3,11 @@
 
 use super::Denoiser;
 use super::autoencoder::{Autoencoder, DecodeMemory, DecodeOptions, TileOptions};
+use super::control::ControlNetwork;
 use super::latent_time::LatentTime;
 use crate::attention::SiteKind;
 use crate::schedulers::SchedulerClass;
-use anyhow::Result;
+use anyhow::{Result, bail};
 use candle_nn::VarBuilder;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -304,12 +305,35 @@ pub trait Architecture: Debug + Send + Sync {
     /// The tiles of its autoencoder where nobody asks for others.
     fn tile(&self) -> TileOptions;
 
+    /// The network beside the denoiser that a configuration describes.
+    ///
+    /// # Errors
+    /// What this implementation does not compute, and what does not fit the denoiser, in one line that names the key.
+    fn control(&self, _config: Value) -> Result<Arc<dyn ControlArchitecture>> {
+        bail!("models of {} take no control model", self.family().stem)
+    }
+
     /// Loads the denoiser from the weights of its part: whole, or `streamed`, with no more than two of its units in memory at
     /// a time. The results are the same.
     fn load_denoiser(&self, vb: VarBuilder<'static>, streamed: bool) -> candle_core::Result<Arc<dyn Denoiser>>;
 
     /// Loads the autoencoder from the weights of its part, with its encoder where that is wanted.
     fn load_autoencoder(&self, vb: VarBuilder, encoder: bool) -> candle_core::Result<Arc<dyn Autoencoder>>;
+}
+
+/// A network beside a denoiser, as its configuration describes it.
+pub trait ControlArchitecture: Debug + Send + Sync {
+    /// The layers in which its frames attend to themselves, in the order in which they run.
+    fn layers(&self, frames: usize, cells: (usize, usize)) -> Vec<LayerShape>;
+
+    /// Work of one row of so many frames of `cells` with a text of `text` tokens.
+    fn row_work(&self, text: usize, frames: usize, cells: (usize, usize)) -> RowWork;
+
+    /// Bytes beside its weights while it runs, and bytes of what it leaves for the denoiser.
+    fn row_memory(&self, rows: WindowRows, element: u64) -> (u64, u64);
+
+    /// Loads it.
+    fn load(&self, vb: VarBuilder) -> candle_core::Result<Arc<dyn ControlNetwork>>;
 }
 
 /// The rows of a window as far as memory depends on them.

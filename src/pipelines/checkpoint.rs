@@ -9,12 +9,12 @@
 
 use super::denoise::{StepHook, StepInfo};
 use super::extend::Context as Before;
-use super::record::hashes;
+use super::record::{CONTROLNET, hashes};
 use super::segment::kept;
 use super::state::{SamplerState, pack, unpack};
 use crate::interpolation::Interpolator;
 use crate::job::values::{Every, OnInterrupt};
-use crate::job::{Job, Stage, Timeline};
+use crate::job::{Job, Stage, Timeline, ZeroShot};
 use crate::run::directory::{self, Plan, RunDir, RunLocked, RunReadOnly};
 use crate::run::journal::{Record, SCHEMA, StoredFile};
 use crate::run::{Code, Event, Failure, Observer, Phase, WithCode, interrupt};
@@ -454,6 +454,8 @@ fn identity(job: &Job) -> Result<Value> {
         "configurations": stage.model.folder.configurations_hash()?,
         "stages": later,
         "noise": stage.input.noise.as_deref().map(directory::file_hash).transpose()?,
+        "control": stage.control_inputs.iter().map(|i| directory::file_hash(&i.footage.path)).collect::<Result<Vec<_>>>()?,
+        "masks": stage.zero_shot.as_ref().and_then(ZeroShot::smoothing).map(|s| directory::file_hash(&s.masks)).transpose()?,
         "given": given(stage).map(directory::file_hash).transpose()?,
         "rife": Interpolator::place().filter(|_| interpolated).as_deref().map(directory::file_hash).transpose()?,
         "device": stage.compute.device_name(),
@@ -499,11 +501,12 @@ pub fn differs(job: &Job, plan: &Plan) -> Result<Option<(Code, String)>> {
             let part = part.map_or("", |(part, _)| part.as_str());
             let folder = &job.first().model.folder;
             let (place, loras) = (folder.place(), !folder.loras().is_empty());
+            let flag = if part.starts_with(CONTROLNET) { "--control-model" } else { "--model" };
             let loras = if loras { ", and their LoRA files by --lora" } else { "" };
             return Ok(Some((
                 Code::Model,
                 format!(
-                    "{place}: the weights of part {part:?} are not those it was begun with: give the place of those by --model{loras}"
+                    "{place}: the weights of part {part:?} are not those it was begun with: give the place of those by {flag}{loras}"
                 ),
             )));
         }
@@ -514,6 +517,8 @@ pub fn differs(job: &Job, plan: &Plan) -> Result<Option<(Code, String)>> {
         "stages" => "the model of --enhance is another".to_owned(),
         "rife" => "the network of --interpolate is another".to_owned(),
         "noise" => "the file of --init-noise is another".to_owned(),
+        "control" => "the pictures of --control are others".to_owned(),
+        "masks" => "the pictures of --mask are others".to_owned(),
         "given" => "the given video is another".to_owned(),
         "version" | "schema" => format!("it was begun by vidgen {}", plan.version),
         "request" => "what was asked for reads differently now".to_owned(),

@@ -2,7 +2,7 @@
 
 use crate::attention::SiteKind;
 use crate::job::timelines::texts;
-use crate::job::{Controls, Maps, Sharing, Stage, Timeline, TimelineRole, bank_size};
+use crate::job::{Controls, Maps, Sharing, Stage, Timeline, TimelineRole};
 use crate::processors::{
     Builder, Keys, KvBank, Order, Ranges, Reweight, RowGather, Setting, Stack, Subject, Word, check_order,
 };
@@ -12,11 +12,20 @@ use anyhow::Result;
 /// Makes the stack of a stage for the timelines of a segment, and records `maps` before everything. Sharing is left out where
 /// no windows are joined.
 pub fn stack(stage: &Stage, timelines: &[Timeline], maps: Option<&Maps>) -> Result<Stack> {
+    stack_of(stage, timelines, maps, 0)
+}
+
+/// The stack of a control network, counted from 1: those that mean every network act in it.
+pub fn stack_beside(stage: &Stage, timelines: &[Timeline], network: usize) -> Result<Stack> {
+    stack_of(stage, timelines, None, network)
+}
+
+fn stack_of(stage: &Stage, timelines: &[Timeline], maps: Option<&Maps>, network: usize) -> Result<Stack> {
     let joined = timelines.iter().any(|timeline| timeline.plan.windows.iter().any(|window| window.joined));
     let specs = stage.controls.specs.iter().filter(|spec| joined || !spec.control.joins_windows);
     let specs: Vec<_> = specs.cloned().collect();
     check_order(&specs)?;
-    let run = Run { stage, timelines, texts: texts(timelines) };
+    let run = Run { stage, timelines, texts: texts(timelines), network };
     let mut builder = Builder::new(&run);
     if let Some(maps) = maps {
         builder.keep(maps.recording(&run.texts));
@@ -50,6 +59,8 @@ struct Run<'a> {
     timelines: &'a [Timeline],
     /// Of all timelines.
     texts: Vec<TextMix>,
+    /// Which one of the networks of the stage it is.
+    network: usize,
 }
 
 impl Run<'_> {
@@ -89,9 +100,7 @@ impl Setting for Run<'_> {
         let Some(plan) = timelines.iter().find(|timeline| timeline.anchored).map(|timeline| &timeline.plan) else {
             return Ok(None);
         };
-        let halves = stage.rule().most_halves(stage.sampler.steps);
-        let (_, height, width) = stage.size.latents;
-        let size = bank_size(plan, &*stage.model.architecture, (height, width), halves);
+        let size = stage.bank_size(plan, self.network..self.network + 1);
         Ok(Some(KvBank::new(stage.anchor_bank(layers), &size)?))
     }
 
@@ -100,16 +109,7 @@ impl Setting for Run<'_> {
         // companions are cut into the same windows
         let Some(plan) = timelines.last().map(|timeline| &timeline.plan) else { return Ok(None) };
         let Some(bank) = stage.controls.bank(plan, stage.compute.dtype, &stage.compute.device) else { return Ok(None) };
-        let (_, height, width) = stage.size.latents;
-        Ok(Some(KvBank::new(
-            bank,
-            &bank_size(
-                plan,
-                &*stage.model.architecture,
-                (height, width),
-                stage.rule().most_halves(stage.sampler.steps),
-            ),
-        )?))
+        Ok(Some(KvBank::new(bank, &stage.bank_size(plan, 0..1))?))
     }
 }
 

@@ -64,7 +64,7 @@ fn encoded(
 }
 
 /// The frames, one by one.
-fn frames(footage: &Footage) -> Result<impl Iterator<Item = Result<Frame>> + '_> {
+pub fn frames(footage: &Footage) -> Result<impl Iterator<Item = Result<Frame>> + '_> {
     let mut reader = video::read(&footage.path, &Limits::default())?;
     let (mut at, mut last) = (0, None::<Frame>);
     Ok(footage.frames.iter().map(move |&number| {

@@ -1,6 +1,7 @@
 //! Noise becomes latents, segment by segment.
 
 use super::checkpoint::Checkpointer;
+use super::control::{self, Pictures};
 use super::controls;
 use super::denoise::{Denoising, Input, Network, NoiseSource, Reporting, Sampling, StepHook, denoise};
 use super::draws::Draws;
@@ -102,6 +103,8 @@ pub struct Prepared<'a> {
     pub context: Option<&'a Context>,
     /// What stands beside the latents of the video on the channel axis, `[F, C', H, W]`.
     pub concat: Option<&'a Tensor>,
+    /// What the control networks of the stage see.
+    pub pictures: &'a Pictures,
     /// By segment, the latents `[F, C, H, W]` of the frames that it refines, on its whole timeline.
     pub refined: Option<&'a [Tensor]>,
 }
@@ -122,6 +125,7 @@ pub fn latents(
     let what = stage.model.architecture.part(Role::Denoiser).into();
     observer.event(&Event::Phase { phase: Phase::Load, of: 0, what })?;
     let denoiser = loaded.denoiser(stage)?;
+    let networks = loaded.control_networks(stage)?;
     heard(&checkpoints)?;
     let mut done = Vec::with_capacity(stage.segments.len());
     let after = work::after(stage, &speed::kept(job.machine.threads).unwrap_or(Speed::TYPICAL));
@@ -144,6 +148,11 @@ pub fn latents(
             checkpoints.goes_on_from(context.cloned());
         }
         let mut stack = controls::stack(stage, &timelines, recording.map(|recording| recording.maps))?;
+        if let [timeline] = timelines.as_slice() {
+            let beside = (networks.as_slice(), prepared.pictures);
+            let residual = control::processor(stage, index, beside, timeline, kernel(stage))?;
+            stack.processors.extend(residual.map(|residual| Box::new(residual) as Box<dyn AttentionProcessor>));
+        }
         let mut nobody = ();
         let steps: &mut dyn StepHook = match &mut checkpoints {
             Some(checkpoints) => &mut **checkpoints,
@@ -165,7 +174,7 @@ pub fn latents(
             let how = sampling(stage, &rule, prepared, until);
             let network = network(stage, &*denoiser, &mut stack.processors);
             let uncond = &prepared.texts.uncond;
-            let place = (index, before..start);
+            let place = (index, before..start, stage.first_shown(index));
             from = Some(zero_shot::begin(motion, place, (network, how), own, uncond, observer)?);
         }
         let inputs = timelines.iter().map(|timeline| input(stage, (index, before), timeline, prepared, context));
@@ -199,9 +208,13 @@ fn network<'a>(
     denoiser: &'a dyn Denoiser,
     stack: &'a mut [Box<dyn AttentionProcessor>],
 ) -> Network<'a> {
-    let Compute { device, dtype, attention, .. } = &stage.compute;
-    let kernel = Sdpa { kernel: *attention, bf16: *dtype == DType::BF16, ..Sdpa::default() };
-    Network { denoiser, stack, kernel, micro_batch: 2, device }
+    Network { denoiser, stack, kernel: kernel(stage), micro_batch: 2, device: &stage.compute.device }
+}
+
+/// The attention kernel of its networks.
+fn kernel(stage: &Stage) -> Sdpa {
+    let Compute { dtype, attention, .. } = &stage.compute;
+    Sdpa { kernel: *attention, bf16: *dtype == DType::BF16, ..Sdpa::default() }
 }
 
 /// How its predictions become steps, up to step `until`.

@@ -1,8 +1,9 @@
 //! Networks that stay in memory from one job to the next, where a command has several.
 
-use crate::job::Stage;
 use crate::job::values::Offload;
+use crate::job::{Compute, Stage};
 use crate::models::architecture::Role;
+use crate::models::control::ControlNetwork;
 use crate::models::{Autoencoder, Denoiser};
 use crate::run::{Code, Failure, WithCode};
 use crate::weights::MergedLora;
@@ -16,6 +17,7 @@ pub struct Loaded {
     keep: bool,
     denoiser: Option<(Key, Arc<dyn Denoiser>)>,
     decoder: Option<(Key, Arc<dyn Autoencoder>)>,
+    controls: Vec<(Key, Arc<dyn ControlNetwork>)>,
 }
 
 /// The model with what is merged into it, its dtype and its device.
@@ -45,6 +47,7 @@ impl Loaded {
         let key = Key::of(stage, stage.compute.dtype);
         if !self.keeps(stage) {
             (self.denoiser, self.decoder) = (None, None);
+            self.controls.clear();
         }
         if let Some((_, network)) = self.denoiser.as_ref().filter(|(loaded, _)| *loaded == key) {
             return Ok(network.clone());
@@ -60,6 +63,30 @@ impl Loaded {
         let network = stage.model.architecture.load_denoiser(vb, streamed).code(Code::Model)?;
         self.denoiser = self.keeps(stage).then(|| (key, network.clone()));
         Ok(network)
+    }
+
+    /// The control networks of a stage, in the order of its controls.
+    pub fn control_networks(&mut self, stage: &Stage) -> Result<Vec<Arc<dyn ControlNetwork>>, Failure> {
+        let Compute { dtype, device, .. } = &stage.compute;
+        let before = std::mem::take(&mut self.controls);
+        let mut networks: Vec<(Key, Arc<dyn ControlNetwork>)> = Vec::new();
+        for input in &stage.control_inputs {
+            let key = Key(input.model.part.place(), Vec::new(), *dtype, stage.compute.device_name());
+            let known = networks.iter().chain(&before).find(|(known, _)| *known == key);
+            let network = match known {
+                Some((_, network)) => network.clone(),
+                None => {
+                    let vb = input.model.part.var_builder_compact(*dtype, device).code(Code::Model)?;
+                    input.model.architecture.load(vb).code(Code::Model)?
+                }
+            };
+            networks.push((key, network));
+        }
+        let all = networks.iter().map(|(_, network)| network.clone()).collect();
+        if self.keeps(stage) {
+            self.controls = networks;
+        }
+        Ok(all)
     }
 
     /// The decoder of a stage.

@@ -9,6 +9,7 @@
 //! Where windows overlap, the maps of words are averaged with the weights of the blend, each window once. A window that
 //! attends to keys of another is seen with its own keys.
 
+use super::control;
 use super::decode::{Decoder, decode};
 use super::draws::Draws;
 use super::fade::Fades;
@@ -69,12 +70,14 @@ pub fn attention_maps(
     let concat = footage::pictures(stage, observer)?;
     let draws = Draws::new(stage, job.seed).code(Code::Usage)?;
     let refined = footage::refined(stage, observer)?.map(|latents| vec![latents]);
+    let pictures = control::pictures(stage, observer)?;
     let prepared = Prepared {
         texts: &texts,
         noise: &noise,
         draws: draws.as_ref(),
         context: None,
         concat: concat.as_ref(),
+        pictures: &pictures,
         refined: refined.as_deref(),
     };
     let denoised = latents(job, stage, &mut loaded, &prepared, None, Some(&recording), observer)?;

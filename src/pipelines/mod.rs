@@ -5,6 +5,7 @@
 
 mod again;
 mod checkpoint;
+mod control;
 mod controls;
 mod decode;
 pub mod denoise;
@@ -29,6 +30,7 @@ mod rows;
 #[cfg(test)]
 mod schedule_tests;
 mod segment;
+mod smoothing;
 mod state;
 mod text_to_video;
 mod texts;

@@ -1,7 +1,9 @@
 //! The record of a job: every effective setting under the name of its flag.
 
 use crate::job::values::Interpolate;
-use crate::job::{FreeNoise, Instruct, Job, Segment, SourceVideo, Stage, UncondText};
+use crate::job::{
+    ControlInput, ControlKind, FreeNoise, Instruct, Job, Segment, SourceVideo, Stage, UncondText, ZeroShot,
+};
 use crate::run::Manifest;
 use crate::run::directory::file_hash;
 use crate::run::manifest::{ModelRecord, OutputRecord, SCHEMA};
@@ -37,11 +39,19 @@ pub fn record(job: &Job) -> Result<Manifest> {
     })
 }
 
-/// blake3 of the weights by part: those that every run needs.
+/// blake3 of the weights by part: those that every run needs, and those of control networks.
 pub fn hashes(stage: &Stage) -> Result<BTreeMap<String, String>> {
     let parts = stage.model.folder.family().weighted().filter(|part| part.required).map(|part| part.name);
-    parts.map(|part| Ok((part.to_owned(), stage.model.folder.part(part)?.hash()?))).collect()
+    let own = parts.map(|part| Ok((part.to_owned(), stage.model.folder.part(part)?.hash()?)));
+    let controls = stage.control_inputs.iter().enumerate().map(|(index, input)| {
+        let name = if index == 0 { CONTROLNET.to_owned() } else { format!("{CONTROLNET}_{index}") };
+        Ok((name, input.model.part.hash()?))
+    });
+    own.chain(controls).collect()
 }
+
+/// What control networks are called in records: diffusers' name of such a part.
+pub const CONTROLNET: &str = "controlnet";
 
 fn settings(job: &Job) -> Result<Map<String, Value>> {
     let (stage, size) = (job.first(), job.last().size);
@@ -157,6 +167,25 @@ fn of_method(stage: &Stage) -> Result<Map<String, Value>> {
             ("chunk".to_owned(), json!(zero_shot.chunk)),
             ("noise".to_owned(), json!(zero_shot.noise.map(|noise| noise.to_string()))),
         ]);
+    }
+    if let Some(smoothing) = stage.zero_shot.as_ref().and_then(ZeroShot::smoothing) {
+        let masks = json!({ "file": smoothing.masks.to_string_lossy(), "blake3": file_hash(&smoothing.masks)? });
+        settings.extend([("smooth_background".to_owned(), json!(smoothing.strength)), ("mask".to_owned(), masks)]);
+    }
+    if !stage.control_inputs.is_empty() {
+        let control = |input: &ControlInput| {
+            Ok(json!({
+                "kind": input.kind.to_string(),
+                "file": input.footage.path.to_string_lossy(),
+                "blake3": file_hash(&input.footage.path)?,
+                "frames": input.footage.frames,
+                "weight": input.weight,
+                "canny": (input.kind == ControlKind::Canny).then(|| input.canny.to_string()),
+                "model": input.model.name,
+            }))
+        };
+        let controls = stage.control_inputs.iter().map(control).collect::<Result<Vec<_>>>()?;
+        settings.insert("control".to_owned(), json!(controls));
     }
     if let Some(Instruct { footage, image_guidance }) = &stage.instruct {
         let given = json!({

@@ -2,6 +2,7 @@
 //! windows that go on from a given video (`extend`). They differ in their plan, and in what is known of the timeline.
 
 use super::checkpoint::Checkpointer;
+use super::control;
 use super::draws::Draws;
 use super::extend::{self, Context};
 use super::footage;
@@ -138,12 +139,14 @@ fn stage(
         None => footage::refined(stage, watch)?.map(|latents| vec![latents]),
     };
     let concat = footage::pictures(stage, watch)?;
+    let pictures = control::pictures(stage, watch)?;
     let prepared = Prepared {
         texts: &texts,
         noise: &noise,
         draws: draws.as_ref(),
         context,
         concat: concat.as_ref(),
+        pictures: &pictures,
         refined: refined.as_deref(),
     };
     latents(job, stage, loaded, &prepared, Some(checkpoints), None, watch)

@@ -6,6 +6,7 @@
 //! motion needs, and noise belongs to a frame, not to a chunk: so chunks change nothing.
 
 use super::denoise::{Denoising, Input, Network, Reporting, Sampling, StepHook, StepInfo, denoise};
+use super::smoothing::smoothed;
 use super::state::{SamplerState, TimelineState};
 use crate::job::{MotionPlan, Stage, Timeline};
 use crate::run::{Code, Failure, Observer, interrupt};
@@ -33,10 +34,10 @@ impl StepHook for Before {
 }
 
 /// The state from which the loop goes on with all frames of segment `index`, which are `frames` among all of the video.
-/// `anchor`: what the timeline of [`anchor`] consists of.
+/// `anchor`: what the timeline of [`anchor`] consists of. `shown`: the first of them in the video.
 pub fn begin(
     plan: &MotionPlan,
-    (index, frames): (usize, Range<usize>),
+    (index, frames, shown): (usize, Range<usize>, usize),
     (network, sampling): (Network, Sampling),
     anchor: Input,
     uncond: &Tensor,
@@ -63,6 +64,9 @@ pub fn begin(
     for frame in 1..frames.len() {
         let own = noise.frame(frames.start + frame, shape, device)?;
         all.push(away(plan, frame, &moving, &own)?);
+    }
+    if let Some(smoothing) = &plan.smoothing {
+        all = smoothed(plan, smoothing, shown..shown + frames.len(), &all)?;
     }
     let latents = Tensor::cat(&all, 0)?;
     Ok(SamplerState { done: plan.first, timelines: vec![TimelineState { latents, scheduler: None }] })

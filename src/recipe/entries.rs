@@ -7,7 +7,7 @@ use crate::schedulers::{SchedulerKind, Table};
 use crate::timeline::{BlendMode, Motion, MotionSteps};
 use crate::video::Rate;
 use crate::words::{text, word, words};
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use serde::Deserialize;
 
 words!(
@@ -72,6 +72,8 @@ pub struct Methods {
     /// For models of single pictures.
     #[serde(rename = "text2video-zero")]
     pub zero_shot: Option<ZeroShotRecipe>,
+    /// For the same ones beside control models.
+    pub controlnet: Option<ControlRecipe>,
     /// For models that change a given picture as they are told.
     #[serde(rename = "instruct-pix2pix")]
     pub instruct: Option<InstructRecipe>,
@@ -141,6 +143,20 @@ pub struct ZeroShotRecipe {
     pub attn_proc: Vec<Spec>,
 }
 
+/// Frames that follow given pictures by a control model (ControlNet, arXiv 2302.05543; Text2Video-Zero): what is different
+/// from frames of a text alone.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ControlRecipe {
+    /// Denoising steps.
+    pub steps: usize,
+    #[serde(deserialize_with = "word")]
+    pub guidance_scale: GuidanceSchedule,
+    /// Whether frames begin with the same noise.
+    #[serde(deserialize_with = "word")]
+    pub noise: FrameNoise,
+}
+
 /// Overlapping windows over a long timeline, and the controls between them (DiTCtrl, arXiv 2412.18597).
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -189,6 +205,8 @@ impl Recipe {
         })?;
         let DitCtrl { transition_windows, hold, .. } = recipe.method.ditctrl;
         ensure!((1..=MOST).contains(&recipe.steps), "steps = {}: give 1 to {MOST}", recipe.steps);
+        let controlled = recipe.method.controlnet.as_ref().map_or(1, |method| method.steps);
+        ensure!((1..=MOST).contains(&controlled), "method.controlnet: steps = {controlled}: give 1 to {MOST}");
         ensure!((0.0..=1.0).contains(&recipe.eta), "eta = {}: give 0 to 1", recipe.eta);
         if let Some(FreeNoiseRecipe { window, stride, .. }) = recipe.method.freenoise {
             let fits = (1..=MOST).contains(&window) && (1..=window).contains(&stride);
@@ -199,6 +217,19 @@ impl Recipe {
         }
         ensure!(transition_windows <= MOST && hold <= MOST, "method.ditctrl: more than {MOST} windows for one prompt");
         Ok(recipe)
+    }
+
+    /// What holds beside control models.
+    ///
+    /// # Errors
+    /// A recipe that says nothing of them.
+    pub fn controlled(self) -> Result<Self> {
+        let Some(ControlRecipe { steps, guidance_scale, .. }) = self.method.controlnet else {
+            bail!(
+                "--control: the recipe says nothing of it: use a model of pictures, or a recipe with [method.controlnet]"
+            )
+        };
+        Ok(Self { steps, guidance_scale, ..self })
     }
 
     /// The controls of a run of `steps` steps: acting in the same part of it ([`Ranges::scaled`](crate::processors::Ranges)).

@@ -8,8 +8,8 @@ mod find;
 mod key;
 
 pub use entries::{
-    DitCtrl, FrameNoise, FreeNoiseRecipe, InstructRecipe, LatentRgb, Methods, Recipe, SdEditRecipe, Uncond,
-    ZeroShotRecipe,
+    ControlRecipe, DitCtrl, FrameNoise, FreeNoiseRecipe, InstructRecipe, LatentRgb, Methods, Recipe, SdEditRecipe,
+    Uncond, ZeroShotRecipe,
 };
 pub use find::{Choice, Chosen, Listed, find, list};
 pub use key::For;

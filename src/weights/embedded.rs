@@ -40,6 +40,8 @@ const TOYLAND: Embedded = files![
 
 const TOYLAND_IMAGE: Embedded = files![
     "toyland-image":
+    "controlnet/config.json",
+    "controlnet/diffusion_pytorch_model.safetensors",
     "model_index.json",
     "scheduler/scheduler_config.json",
     "text_encoder/config.json",

@@ -69,6 +69,11 @@ impl NetworkFolder {
         self.part.config()
     }
 
+    /// Its weights.
+    pub fn part(&self) -> &Part {
+        &self.part
+    }
+
     /// A small file as a whole, if there is one of that name. At most 64 MiB.
     pub fn read(&self, path: &str) -> anyhow::Result<Option<Vec<u8>>> {
         Ok(self.source.has(path).then(|| self.source.read(path, files::SMALL_FILE)).transpose()?)

@@ -66,6 +66,12 @@ impl TensorInfo {
     }
 }
 
+impl std::fmt::Debug for Part {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        write!(f, "Part({})", self.place())
+    }
+}
+
 impl Part {
     /// Opens a part by reading the headers of its files. `None` when the model has no weights of that name.
     pub(super) fn open(source: &Source, name: &str) -> Result<Option<Self>> {

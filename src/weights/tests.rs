@@ -132,8 +132,8 @@ fn embedded_models_are_whole() {
 }
 
 /// What a model's own files begin with; other models may lie beside them.
-const PARTS: [&str; 7] =
-    ["model_index.json", "scheduler/", "text_encoder/", "tokenizer/", "transformer/", "unet/", "vae/"];
+const PARTS: [&str; 8] =
+    ["controlnet/", "model_index.json", "scheduler/", "text_encoder/", "tokenizer/", "transformer/", "unet/", "vae/"];
 
 fn walk(root: &Path) -> Vec<String> {
     let mut names = Vec::new();

@@ -8,10 +8,13 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use vidgen::attention::{Branch, Fork, Half, Hooks, Pass};
+use vidgen::job::{self, Command as Made, read_settings};
 use vidgen::models::cogvideox::config::TransformerConfig;
 use vidgen::models::cogvideox::transformer::Transformer;
 use vidgen::models::{Denoiser, Row};
 use vidgen::nn::sdpa::Sdpa;
+use vidgen::pipelines::{self, Loaded};
+use vidgen::storyboard::Storyboard;
 use vidgen::weights::{ModelFolder, Part};
 
 struct Counting;
@@ -195,4 +198,46 @@ fn a_stream_finds_what_is_missing_before_the_first_pass() {
     let vb = part.var_builder(DType::F32, &Device::Cpu).unwrap();
     let error = Transformer::load_streamed(&config, vb).unwrap_err().to_string();
     assert!(error.contains(&format!("transformer_blocks.{LAYERS}.")), "{error}");
+}
+
+/// Frames of an image model go through the networks in chunks: what grows with the video is its latents, and the edges that it follows.
+#[test]
+fn a_long_video_of_an_image_model_takes_its_latents_more() {
+    if !alone("a_long_video_of_an_image_model_takes_its_latents_more") {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    tiny::write_picture_model("tiny-sd1", &folder.path().join("model"));
+    let (width, height) = (64, 48);
+    let header = format!("YUV4MPEG2 W{width} H{height} F8:1 Ip C420jpeg\n").into_bytes();
+    let frame = [&b"FRAME\n"[..], &[90; 64 * 24], &[200; 64 * 24], &[128; 2 * 32 * 24]].concat();
+    std::fs::write(folder.path().join("given.y4m"), [header, frame.repeat(500)].concat()).unwrap();
+    let run = |frames: usize, more: &str| {
+        let place = folder.path().display();
+        let settings = format!(
+            "model = \"{place}/model\"\nframes = {frames}\nsize = \"{width}x{height}\"\nsteps = 2\nseed = 3\nchunk = 4\n\
+             text_cache = \"off\"\nthreads = 2\nwork_dir = \"{place}/runs\"\noutput = \"{place}/a.y4m\"\noverwrite = true\n{more}"
+        );
+        let settings = read_settings(settings.parse().unwrap()).unwrap();
+        let storyboard = Storyboard::from_prompts(&["a red ball rolls".to_owned()]).unwrap();
+        let (_, peak, _) = measured(|| {
+            let jobs = job::resolve(Made::Generate, settings, storyboard).unwrap();
+            let made = pipelines::run(&jobs[0], &mut Loaded::for_jobs(false), &mut ()).unwrap();
+            assert_eq!(made.video.frames, frames as u64);
+        });
+        peak
+    };
+    let (few, many) = (60, 500);
+    let control = format!("control = \"canny:{}/given.y4m\"", folder.path().display());
+    for (more, each) in [("motion_steps = \"100..600\"", 0), (control.as_str(), width * height)] {
+        run(few, more); // threads and their pools come once
+        let (short, long) = (run(few, more), run(many, more));
+        let latents = 4 * (width / 8) * (height / 8) * 4;
+        let grown = long.saturating_sub(short);
+        println!("{more}: {short} for {few} frames, {long} for {many}");
+        // in a run latents are there as the timeline, its estimates, noise and what is saved
+        assert!(grown < (many - few) * (12 * latents + 2 * each) + SMALL, "{more}: {grown}");
+        // this would see frames that wait
+        assert!((12 * latents + 2 * each) < 4 * 3 * width * height, "{latents}");
+    }
 }

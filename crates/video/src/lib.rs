@@ -33,6 +33,7 @@
 
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "opens files")]
 
+mod canny;
 mod cut;
 mod fault;
 #[cfg_attr(not(feature = "video"), path = "no_ffmpeg.rs")]

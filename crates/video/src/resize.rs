@@ -101,6 +101,22 @@ impl Frame {
         self.resampled(width, height)
     }
 
+    /// The frame in another size, of the pixels that it has: those at `floor(i from / to)`.
+    pub fn nearest(self, width: usize, height: usize) -> Self {
+        if (self.width, self.height) == (width, height) {
+            return self;
+        }
+        let mut data = Vec::with_capacity(3 * width * height);
+        for y in 0..height {
+            let row = 3 * self.width * (y * self.height / height);
+            for x in 0..width {
+                let at = row + 3 * (x * self.width / width);
+                data.extend_from_slice(&self.data[at..at + 3]);
+            }
+        }
+        Self { width, height, data }
+    }
+
     fn filtered(self, width: usize, height: usize, filter: FilterType) -> Self {
         if (self.width, self.height) == (width, height) {
             return self;
@@ -140,6 +156,15 @@ mod tests {
             assert_eq!(fit.to_string().parse::<Fit>().unwrap(), fit);
         }
         assert!("croped".parse::<Fit>().unwrap_err().to_string().contains("did you mean crop?"));
+    }
+
+    #[test]
+    fn the_nearest_pixels_are_kept_whole() {
+        let line: Vec<u8> = [[255, 0, 0], [0, 255, 0], [0, 0, 255]].concat();
+        let frame = Frame { width: 3, height: 1, data: line.clone() };
+        assert_eq!(frame.clone().nearest(3, 1), frame);
+        assert_eq!(frame.clone().nearest(2, 2).data, [&line[..6], &line[..6]].concat());
+        assert_eq!(frame.nearest(5, 1).data, [&line[..3], &line[..3], &line[3..6], &line[3..6], &line[6..]].concat());
     }
 
     #[test]

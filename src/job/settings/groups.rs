@@ -20,6 +20,8 @@ pub enum Group {
     Motion,
     /// What of a given video is changed, and how far.
     Footage,
+    /// Pictures that a video of a text follows, and the networks that see them.
+    Control,
     /// How the denoiser computes: controls of attention, its kernel, its dtype.
     Attention,
     /// Device and threads.

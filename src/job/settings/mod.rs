@@ -12,6 +12,7 @@ mod read;
 pub use groups::Group;
 pub use read::{read_keys, read_settings, script_settings};
 
+use super::control_values::{CannyThresholds, ControlAsked, ControlModelAsked};
 use super::values::{
     Attention, DeviceSpec, Duration, Every, FrameNoise, Interpolate, Lora, ManifestMode, MemorySize, Method,
     MotionAsked, Offload, OnInterrupt, Parity, Precision, PreviewKind, Seconds, Seed, Size, TextCacheAt, Tiling,
@@ -202,8 +203,17 @@ settings! {
     #[serde(with = "text")]
     Motion.motion_path: MotionPath,
 
+    /// How much the background is that of the first frame, moved as the frame is: up to 1, as 0.6. Needs --mask
+    #[arg(long, value_name = "S", help_heading = "Image models", alias = "smooth-bg")]
+    #[serde(with = "text")]
+    Motion.smooth_background: f64,
+
+    /// Where no background is: a grey picture for each frame, white at the foreground, as vidgen mask makes them
+    #[arg(long, value_name = "DIR", help_heading = "Image models", alias = "fg-mask")]
+    Motion.mask: PathBuf,
+
     /// Whether frames begin with the same noise, which every step adds as well: shared (less flicker) or independent [default:
-    /// the recipe's, independent]
+    /// the recipe's: shared beside control pictures, independent in edits]
     #[arg(long, value_name = "KIND", help_heading = "Image models")]
     #[serde(with = "text")]
     Motion.noise: FrameNoise,
@@ -222,6 +232,24 @@ settings! {
     #[arg(long, value_name = "SECONDS", help_heading = "Given video")]
     #[serde(with = "text")]
     Footage.end: Seconds,
+
+    /// Pictures that the video follows, as canny:dance.mp4, pose:skeletons/ or depth:maps/:0.8; again for several. canny finds the
+    /// edges of an ordinary video; pose, depth and map (of any kind) are what the control model was trained on. FILE: a video,
+    /// a GIF, a folder of pictures, or one picture for all frames; WEIGHT: how much it counts [default: 1]
+    #[arg(long, value_name = "KIND:FILE[:WEIGHT]", help_heading = "Control")]
+    #[serde(with = "list")]
+    Control.control: Vec<ControlAsked>,
+
+    /// The network that sees them: a folder of ControlNetModel or a hub id; KIND= says of which control where there are several
+    /// [default: controlnet/ of the model's folder]
+    #[arg(long, value_name = "[KIND=]DIR", help_heading = "Control")]
+    #[serde(with = "list")]
+    Control.control_model: Vec<ControlModelAsked>,
+
+    /// Gradients from which canny takes an edge on, and begins one [default: 100,200]
+    #[arg(long, value_name = "LOW,HIGH", help_heading = "Control")]
+    #[serde(with = "text")]
+    Control.canny: CannyThresholds,
 
     /// Frames in the network at a time, beside the first one; changes memory, no frame [default: 8]
     #[arg(long, value_name = "N", help_heading = "Image models")]
@@ -479,6 +507,6 @@ mod tests {
         assert_eq!(all.clone().only(&[Group::Subject, Group::Places]).said(), ["subject", "output"]);
         assert_eq!(all.without(&[Group::Sampling, Group::Run]).said(), ["subject", "output"]);
         assert_eq!(Settings::group("hold"), Some(Group::Windows));
-        assert_eq!(Settings::lists(), ["lora", "attn_proc", "subject"]);
+        assert_eq!(Settings::lists(), ["lora", "attn_proc", "subject", "control", "control_model"]);
     }
 }

@@ -5,7 +5,7 @@ use candle_core::{DType, Device, Result, Tensor, bail};
 
 /// CLIP's mean and deviation of red, green and blue.
 const MEAN: [f32; 3] = [0.481_454_66, 0.457_827_5, 0.408_210_73];
-const DEVIATION: [f32; 3] = [0.268_629_54, 0.261_302_58, 0.275_777_11];
+const DEVIATION: [f32; 3] = [0.268_629_54, 0.261_302_6, 0.275_777_1];
 /// Of the bicubic curve.
 const A: f32 = -0.75;
 

@@ -3,13 +3,14 @@
 
 use crate::attention::SiteKind;
 use crate::models::architecture::{
-    Architecture, Configurations, Fact, Family, Kinds, LatentGeometry, LayerShape, Native, OtherTask, PartClass,
-    RecipeKey, Role, RowMemory, RowWork, Sites, TextSpec, WindowRows, config,
+    Architecture, Configurations, ControlArchitecture, Fact, Family, Kinds, LatentGeometry, LayerShape, Native,
+    OtherTask, PartClass, RecipeKey, Role, RowMemory, RowWork, Sites, TextSpec, WindowRows, config,
 };
 use crate::models::autoencoder::{DecodeMemory, DecodeOptions, TileOptions};
 use crate::models::autoencoder_kl::{AutoencoderKL, VaeConfig};
 use crate::models::clip::TextConfig;
 use crate::models::unet::config::SampleSize;
+use crate::models::unet::controlnet::ControlNetConfig;
 use crate::models::unet::{UNet2DConditionModel, UNetConfig, work};
 use crate::models::{Autoencoder, Denoiser, LatentTime};
 use crate::schedulers::{ScheduleConfig, SchedulerClass, SchedulerKind};
@@ -17,6 +18,7 @@ use anyhow::{Context, Result, bail, ensure};
 use candle_nn::VarBuilder;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
+use serde_json::Value;
 use std::sync::Arc;
 
 /// The pipeline whose UNet also takes the latents of a picture that is to be changed.
@@ -283,6 +285,22 @@ impl Architecture for Folder {
         self.vae.tile()
     }
 
+    fn control(&self, value: Value) -> Result<Arc<dyn ControlArchitecture>> {
+        let config: ControlNetConfig = self::config(&|_: &str| Ok(value.clone()), "config.json")?;
+        config.check()?;
+        if let Some(misfit) = config.misfit(&self.unet) {
+            return Err(OtherTask(misfit).into());
+        }
+        let (own, wanted) = (config.ratio(), self.geometry.spatial_ratio);
+        if own != wanted {
+            return Err(OtherTask(format!(
+                "conditioning_embedding_out_channels: {own} pixels become a cell, and the model's autoencoder has {wanted}"
+            ))
+            .into());
+        }
+        Ok(Arc::new(config))
+    }
+
     fn load_denoiser(&self, vb: VarBuilder<'static>, streamed: bool) -> candle_core::Result<Arc<dyn Denoiser>> {
         Ok(Arc::new(UNet2DConditionModel::load(&self.unet, vb, streamed)?))
     }
@@ -295,7 +313,7 @@ impl Architecture for Folder {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::{Value, json};
+    use serde_json::json;
 
     fn folder(class: &str, changes: &[(&str, &str, Value)]) -> Result<Arc<dyn Architecture>> {
         let levels = |name: &'static str, count: usize| vec![name; count];

@@ -4,13 +4,16 @@
 
 use super::blocks::Unit;
 use super::config::UNetConfig;
-use super::{Entrance, Row};
+use super::{Entrance, Row, work};
 use crate::attention::Hooks;
+use crate::models::architecture::{ControlArchitecture, LayerShape, RowWork, WindowRows};
+use crate::models::control::{ControlNetwork, Residuals};
 use crate::nn::act::silu;
 use crate::nn::conv::{Conv2d, conv2d};
 use candle_core::{Result, Tensor, bail};
 use candle_nn::VarBuilder;
 use serde::Deserialize;
+use std::sync::Arc;
 
 /// Its `config.json`: a UNet's keys, those of its way up aside, and its own.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -71,6 +74,20 @@ impl ControlNetConfig {
         1 << (self.conditioning_embedding_out_channels.len().max(1) - 1)
     }
 
+    /// Multiply-adds of the picture's way in, for so many frames of `cells`.
+    fn hint_work(&self, frames: usize, (height, width): (usize, usize)) -> f64 {
+        let channels = &self.conditioning_embedding_out_channels;
+        let ratio = self.ratio();
+        let area = |level: usize| (frames * height * width * ratio * ratio) as f64 / 4f64.powi(level as i32);
+        let conv = |from: usize, to: usize, level: usize| 9.0 * (from * to) as f64 * area(level);
+        let inside = channels.windows(2).enumerate();
+        let inside = inside.map(|(level, pair)| conv(pair[0], pair[0], level) + conv(pair[0], pair[1], level + 1));
+        let (first, last) = (channels[0], channels[channels.len() - 1]);
+        conv(self.conditioning_channels, first, 0)
+            + inside.sum::<f64>()
+            + conv(last, self.unet.block_out_channels[0], channels.len() - 1)
+    }
+
     /// The first key in which it does not fit a UNet, with both values, in words.
     pub fn misfit(&self, unet: &UNetConfig) -> Option<String> {
         let own = &self.unet;
@@ -82,6 +99,32 @@ impl ControlNetConfig {
         ];
         let (key, own, others) = keys.into_iter().find(|(_, own, others)| own != others)?;
         Some(format!("{key} is {own}, and the model's UNet has {others}"))
+    }
+}
+
+impl ControlArchitecture for ControlNetConfig {
+    fn layers(&self, frames: usize, cells: (usize, usize)) -> Vec<LayerShape> {
+        work::layers_down(&self.unet, frames, cells)
+    }
+
+    fn row_work(&self, text: usize, frames: usize, cells: (usize, usize)) -> RowWork {
+        let mut row = work::row_down(&self.unet, text, frames, cells);
+        row.linear.small += self.hint_work(frames, cells);
+        row
+    }
+
+    fn row_memory(&self, rows: WindowRows, element: u64) -> (u64, u64) {
+        let memory = work::memory(&self.unet, rows, element, 0);
+        let ratio = self.ratio();
+        let pixels = (rows.frames * rows.cells.0 * rows.cells.1 * ratio * ratio) as u64;
+        let largest = self.conditioning_embedding_out_channels[0].max(self.conditioning_channels) as u64;
+        // a map of a picture's size, before and after a convolution and while it is activated
+        let hint = 3 * pixels * largest * element;
+        (memory.activations.max(hint), rows.halves as u64 * memory.state)
+    }
+
+    fn load(&self, vb: VarBuilder) -> Result<Arc<dyn ControlNetwork>> {
+        Ok(Arc::new(ControlNet::load(self, vb)?))
     }
 }
 
@@ -119,23 +162,6 @@ impl Hint {
     }
 }
 
-/// What a row's features are to be added to.
-#[derive(Debug, Clone)]
-pub struct Residuals {
-    /// For what the UNet's way down keeps, in its order: `[F, C, H, W]` each.
-    pub skips: Vec<Tensor>,
-    /// For what its middle gives.
-    pub mid: Tensor,
-}
-
-impl Residuals {
-    /// The sum of two, those of several ControlNets.
-    pub fn plus(&self, other: &Self) -> Result<Self> {
-        let skips = self.skips.iter().zip(&other.skips).map(|(own, other)| own + other);
-        Ok(Self { skips: skips.collect::<Result<_>>()?, mid: (&self.mid + &other.mid)? })
-    }
-}
-
 /// `ControlNetModel`.
 #[derive(Debug)]
 pub struct ControlNet {
@@ -169,10 +195,10 @@ impl ControlNet {
             order: config.controlnet_conditioning_channel_order,
         })
     }
+}
 
-    /// What the network sees of pictures `[F, 3, H, W]`, RGB in 0 to 1: `[F, C, h, w]`. It depends on no time and no text, so
-    /// that once a run is enough.
-    pub fn hint(&self, pictures: &Tensor) -> Result<Tensor> {
+impl ControlNetwork for ControlNet {
+    fn hint(&self, pictures: &Tensor) -> Result<Tensor> {
         let pictures = pictures.to_device(&self.entrance.device)?.to_dtype(self.entrance.dtype)?;
         let pictures = match self.order {
             ChannelOrder::Rgb => pictures.contiguous()?,
@@ -181,12 +207,7 @@ impl ControlNet {
         self.hint.forward(&pictures)
     }
 
-    /// What is to be added to each row, times `conditioning_scale`. `hints`: what [`ControlNet::hint`] made for the frames of
-    /// each row. `network` is its index in the run, from 1: that of the UNet is 0.
-    ///
-    /// # Errors
-    /// Rows that the network does not take, and hints that are not one for each row and of its size.
-    pub fn forward(
+    fn forward(
         &self,
         rows: &[Row],
         hints: &[Tensor],

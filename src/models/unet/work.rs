@@ -43,6 +43,22 @@ pub fn temporal_layers(unet: &UNetConfig, frames: usize, cells: (usize, usize)) 
 /// out, four projections, two of the queries and the output on the text, twelve of the gated layer), attention on itself
 /// and on a text of so many tokens.
 pub fn row(unet: &UNetConfig, text: usize, frames: usize, cells: (usize, usize)) -> RowWork {
+    part_of_row(unet, true, text, frames, cells)
+}
+
+/// The same of the way down and the middle.
+pub fn row_down(unet: &UNetConfig, text: usize, frames: usize, cells: (usize, usize)) -> RowWork {
+    part_of_row(unet, false, text, frames, cells)
+}
+
+/// The layers of the way down and the middle.
+pub fn layers_down(unet: &UNetConfig, frames: usize, cells: (usize, usize)) -> Vec<LayerShape> {
+    let mut layers = layers(unet, frames, cells);
+    layers.truncate(unet.layers_down());
+    layers
+}
+
+fn part_of_row(unet: &UNetConfig, up: bool, text: usize, frames: usize, cells: (usize, usize)) -> RowWork {
     let mut linear = Kinds::default();
     let mut add = |width: usize, wide: usize, work: f64| {
         if width >= wide { linear.wide += work } else { linear.small += work }
@@ -71,7 +87,7 @@ pub fn row(unet: &UNetConfig, text: usize, frames: usize, cells: (usize, usize))
     }
     (0..2).for_each(|_| resnet(before, before, count - 1));
     let mut skips = unet.skips();
-    for level in (0..count).rev() {
+    for level in (0..count).rev().filter(|_| up) {
         for _ in 0..=unet.layers_per_block {
             resnet(before + skips.pop().unwrap_or(0), channels[level], level);
             before = channels[level];
@@ -79,13 +95,19 @@ pub fn row(unet: &UNetConfig, text: usize, frames: usize, cells: (usize, usize))
     }
     for level in 1..count {
         convolution(channels[level - 1], channels[level - 1], level); // halving
-        convolution(channels[level], channels[level], level - 1); // enlarging
+        if up {
+            convolution(channels[level], channels[level], level - 1); // enlarging
+        }
     }
     convolution(unet.in_channels, channels[0], 0);
-    convolution(channels[0], unet.out_channels, 0);
+    if up {
+        convolution(channels[0], unet.out_channels, 0);
+    }
     add(channels[count - 1], WIDE.1, in_time); // nearly all of it where there are many channels
     let mut attention = 0.0;
-    for LayerShape { channels, grid: (frames, height, width), .. } in layers(unet, frames, cells) {
+    let within = if up { layers(unet, frames, cells) } else { layers_down(unet, frames, cells) };
+    let count = within.len();
+    for LayerShape { channels, grid: (frames, height, width), .. } in within {
         let (tokens, dim) = ((height * width) as f64, channels as f64);
         add(channels, WIDE.0, 20.0 * frames as f64 * tokens * dim * dim);
         attention += 2.0 * frames as f64 * tokens * (tokens + text as f64) * dim;
@@ -97,7 +119,7 @@ pub fn row(unet: &UNetConfig, text: usize, frames: usize, cells: (usize, usize))
         add(dim, WIDE.0, tokens * (10.0 * (dim * dim) as f64 + (dim * outside) as f64));
         attention += 2.0 * tokens * (frames * dim) as f64;
     }
-    RowWork { linear, attention, layers: unet.layers() }
+    RowWork { linear, attention, layers: count }
 }
 
 /// What a row takes more where its frames see each other in `count` stretches of `size` frames, as in [`row`] not: projections of

@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod batch;
+mod control;
 mod conventions;
 mod convert;
 mod ditctrl;

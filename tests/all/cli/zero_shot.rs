@@ -25,6 +25,20 @@ fn write_noise(path: &Path, frames: usize, (h, w): (usize, usize), moved: bool) 
     candle_core::safetensors::save(&tensors, path).unwrap();
 }
 
+/// The masks of the reference.
+fn write_masks(folder: &Path, frames: usize, (height, width): (usize, usize)) {
+    let small = tiny::unit("zero-shot/masks", &[frames, height / 16, width / 16]);
+    fs::create_dir_all(folder).unwrap();
+    for frame in 0..frames {
+        let rows = small.get(frame).unwrap().to_vec2::<f32>().unwrap();
+        let grey =
+            |x: u32, y: u32| image::Luma([if rows[y as usize / 16][x as usize / 16] > 0.8 { 255u8 } else { 40 }]);
+        image::GrayImage::from_fn(width as u32, height as u32, grey)
+            .save(folder.join(format!("{frame:05}.png")))
+            .unwrap();
+    }
+}
+
 const STORY: [&str; 3] = ["a red ball rolls", "a blue ball rolls", "a green box rests"];
 
 /// Runs a case of the reference; returns the latents.
@@ -36,6 +50,10 @@ fn run(program: &Program, case: &str, more: &[&str]) -> Tensor {
         "none" => ("64x48", 3, "6", &["--motion", "none"]),
         "independent" => ("64x48", 3, "6", &["--motion", "none", "--attn-proc", "none"]),
         "scenes" => ("64x48", 10, "20", &["--overlap", "2"]),
+        "smooth" => {
+            write_masks(&program.path("masks"), 4, (96, 112));
+            ("112x96", 4, "20", &["--motion", "60,-40", "--smooth-background", "0.6", "--mask", "masks"])
+        }
         _ => ("64x48", 2, "20", &["--guidance-scale", "1"]),
     };
     let ratio = if case == "steps" { 4 } else { 8 };
@@ -58,7 +76,7 @@ fn run(program: &Program, case: &str, more: &[&str]) -> Tensor {
 #[test]
 fn runs_equal_diffusers() {
     let golden = golden("sd/zero_shot");
-    for case in ["text", "steps", "dpm", "none", "independent", "scenes", "alone"] {
+    for case in ["text", "steps", "dpm", "none", "independent", "scenes", "smooth", "alone"] {
         let program = program(if case == "steps" { "tiny-sd2" } else { "tiny-sd1" });
         let latents = run(&program, case, &[]);
         assert_close(case, &latents, &golden[&format!("{case}/latents")], 1e-4);
@@ -87,6 +105,55 @@ fn a_longer_video_begins_with_the_shorter_one() {
     };
     let (short, long) = (video("3"), video("12"));
     assert_close("frames", &long.narrow(1, 0, 3).unwrap(), &short, 1e-5);
+}
+
+/// Where the foreground is everything nothing changes, the first frame never does, and where it is nothing the frames are alike.
+#[test]
+fn a_background_is_smoothed_where_no_mask_is() {
+    let program = program("tiny-sd1");
+    let masks = |value: u8, count: u32| {
+        let folder = program.path("masks");
+        fs::remove_dir_all(&folder).ok();
+        fs::create_dir_all(&folder).unwrap();
+        for index in 0..count {
+            image::GrayImage::from_pixel(9, 7, image::Luma([value]))
+                .save(folder.join(format!("{index:05}.png")))
+                .unwrap();
+        }
+    };
+    let how =
+        ["--model", "model", "--size", "64x48", "--frames", "3", "--steps", "20", "--seed", "4", "-o", "a.gif", "-y"];
+    let video = |more: &[&str]| {
+        let words = [&["generate", STORY[0], "--save-latents", "latents.safetensors"][..], &how, more].concat();
+        program.run(&words).success();
+        read(&program.path("latents.safetensors"), "latents")
+    };
+    let plain = video(&[]);
+    let smooth = ["--smooth-background", "0.9", "--mask", "masks"];
+    masks(255, 3);
+    assert_close("foreground", &video(&smooth), &plain, 1e-6);
+    masks(0, 3);
+    let smoothed = video(&smooth);
+    assert_close("anchor", &smoothed.narrow(1, 0, 1).unwrap(), &plain.narrow(1, 0, 1).unwrap(), 1e-6);
+    let apart = |latents: &Tensor| {
+        let frame = |index: usize| latents.narrow(1, index, 1).unwrap();
+        (frame(1) - frame(2)).unwrap().sqr().unwrap().mean_all().unwrap().to_scalar::<f32>().unwrap()
+    };
+    assert!(apart(&smoothed) < 0.8 * apart(&plain), "{} and {}", apart(&smoothed), apart(&plain));
+    program.run(&["rerun", "a.gif", "--check"]).success();
+    let refused = |more: &[&str], words: &[&str]| {
+        program.run(&[&["generate", STORY[0]][..], &how, more].concat()).error(2, words);
+    };
+    refused(
+        &["--smooth-background", "0.5", "--mask", "masks", "--control", "map:masks"],
+        &["--smooth-background", "--control"],
+    );
+    masks(0, 2);
+    refused(&smooth, &["2 masks for 3 frames", "--frames 2"]);
+    refused(&["--smooth-background", "0.5"], &["--mask DIR", "vidgen mask"]);
+    refused(&["--mask", "masks"], &["--mask has no effect without --smooth-background"]);
+    refused(&["--smooth-background", "1.5", "--mask", "masks"], &["--smooth-background 1.5", "up to 1"]);
+    refused(&["--smooth-background", "0.5", "--mask", "masks", "--motion", "none"], &["--motion none"]);
 }
 
 /// The small image model in the binary: what it makes is its prompt's, and its frames are of one thing.
