@@ -113,11 +113,11 @@ class Bank:
 
     def __init__(self, make: Callable, seed: int, file: str | None):
         self.make, self.file, self.rng = make, file, random.Random(seed + 17)
-        self.tensors, self.notes = {}, []
+        self.tensors, self.notes, self.saved = {}, [], 0
         if file and os.path.exists(file):
             held = torch.load(file, weights_only=True)
             self.notes = held.pop("notes")
-            self.tensors = held
+            self.tensors, self.saved = held, len(self.notes)
             self.rng.seed(seed + 17 + len(self.notes))
 
     def __len__(self) -> int:
@@ -133,7 +133,8 @@ class Bank:
         self.tensors = {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
 
     def save(self):
-        if self.file:
+        if self.file and len(self) > self.saved:
+            self.saved = len(self)
             partial = f"{self.file}.{os.getpid()}.partial"
             torch.save(self.tensors | {"notes": self.notes}, partial)
             os.replace(partial, self.file)
@@ -218,6 +219,8 @@ def run(a: argparse.Namespace, team: Team, stage: Stage) -> dict:
                   f"{time.process_time() / 60:.1f} core min", flush=True)
         if time.time() - saved > 150:
             save()
+            if not team.rank:
+                stage.bank.save()
             saved = time.time()
     clock.count -= 1
     save()

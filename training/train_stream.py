@@ -1,5 +1,5 @@
-"""Trains StreamingT2V's conditional attention and appearance preservation modules on a video UNet, which stays as it is: CAM, mergers,
-mixers and resampler. Writes a folder that vidgen makes streams with.
+"""Trains StreamingT2V's conditional attention and appearance preservation modules on a video UNet, which stays as it is unless it is
+thawed: CAM, mergers, mixers and resampler. Writes a folder that vidgen makes streams with.
 
     TOYLAND_F32=1 OMP_NUM_THREADS=1 python train_stream.py --base VIDEO --encoder OUT/image_encoder --out OUT --bank-file BANK --bank 800 \\
         --first 64 --grow 6 --batch 4 --minutes 50
@@ -36,6 +36,7 @@ def arguments() -> argparse.Namespace:
     p.add_argument("--encoder", required=True, help="folder of the image encoder, as train_image_encoder.py wrote it")
     p.add_argument("--fit", type=int, default=150, help="steps for CAM's encoder of pixels alone, before the others")
     p.add_argument("--spoil", type=float, default=0.2, help="most noise in the latents of the frames that CAM sees, in deviations")
+    p.add_argument("--thaw", action="store_true", help="train the main UNet's own layers too; `base_unet` keeps those of --base")
     p.add_argument("--subject", type=float, default=12.0, help="weight of the subject's cells, without noise")
     p.add_argument("--band", type=float, default=3.0, help="weight of the cells where subjects are most often")
     p.add_argument("--drop", type=float, default=0.15, help="chance of each clause to be left out of a caption")
@@ -123,7 +124,7 @@ def main():
     tower = CLIPVisionModelWithProjection.from_pretrained(a.encoder).float().to(device).eval().requires_grad_(False)
     unet = streaming.streaming_unet(base, clip_tokenizer.LENGTH, TOKENS)
     for name, parameter in unet.named_parameters():
-        parameter.requires_grad_("merger" in name or ".attn2.conv" in name or name.endswith(".alpha"))
+        parameter.requires_grad_(a.thaw or "merger" in name or ".attn2.conv" in name or name.endswith(".alpha"))
     cam = streaming.StreamingCAM(base, PIXELS, BEFORE).requires_grad_(True)
     resampler = streaming.StreamingResampler(tower.config.projection_dim, images.TEXT, images.TEXT, TOKENS)
     nets = torch.nn.ModuleDict({"unet": unet, "cam": cam, "resampler": resampler}).to(device).train()
