@@ -2,14 +2,16 @@
 
     python evaluate_video.py --model OUT clip --captions 32 --steps 20 --guidance 3 --sheet PICTURE
     python evaluate_video.py --model OUT stream --captions 16 --chunks 5
+    python evaluate_video.py --model OUT denoise --captions 16
 
 A stream is made three times from the same first chunks and the same noise: as it is, without the anchor, and without CAM (every chunk
 a clip of its own, by the first chunk's UNet). Its seams are the places where chunks meet; all differences are of neighbouring frames,
-squared, in levels 0..255.
+squared, in levels 0..255. `denoise` says how well clips of other scenes are denoised, at five levels of noise, with CAM and without.
 """
 
 import argparse
 import os
+import random
 import time
 
 import torch
@@ -20,16 +22,18 @@ from transformers import CLIPTextModel, CLIPVisionModelWithProjection
 import clip_tokenizer
 import images
 import streaming
+import train_stream
 import videos
 from common import setup
 from evaluate_image import percent, sheet
 from judge import load as load_judge
+from judge_data import from_bytes
 from world import ATTRIBUTES, HEIGHT, WIDTH, evaluation_set, held_out, plain_caption
 
 
 def arguments() -> argparse.Namespace:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("kind", choices=["clip", "stream"])
+    p.add_argument("kind", choices=["clip", "stream", "denoise"])
     p.add_argument("--model", required=True, help="the folder; its autoencoder, text encoder and tokenizer too")
     p.add_argument("--judge", default=os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "models", "toyland-judge"))
     p.add_argument("--captions", type=int, default=32)
@@ -152,16 +156,37 @@ def stream(a, model: Model, judge, scenes, texts, generator):
     return kept
 
 
+@torch.no_grad()
+def denoise(a, model: Model, _judge, scenes, texts, _generator):
+    """Prints the error of v in the frames that CAM has seen and in the new ones."""
+    before, side = model.cam.settings["num_frames"], model.tower.config.image_size
+    rows = train_stream.maker(model.vae, a.size, side, 0.0, "cpu", lambda _: scenes.pop(0))(random.Random(a.seed), len(texts))
+    text, alphas = model.embed(texts)[len(texts):], images.schedule().alphas_cumprod
+    tokens = torch.cat([text, model.resampler(model.tower(pixel_values=rows["anchor"].float()).image_embeds)], 1)
+    pixels, z = from_bytes(rows["before"], "cpu"), rows["z"].float()
+    for level in (100, 300, 500, 700, 900):
+        t, alpha, noise = torch.full((len(z),), level), alphas[level], torch.randn_like(z)
+        noisy, v = alpha.sqrt() * z + (1 - alpha).sqrt() * noise, alpha.sqrt() * noise - (1 - alpha).sqrt() * z
+        memory, words = model.cam(noisy[:, :, :before], t, text, pixels), []
+        made = {"CAM and anchor": streaming.predict(model.unet, noisy, t, tokens, memory),
+                "CAM": streaming.predict(model.unet, noisy, t, text, memory),
+                "neither": streaming.predict(model.unet, noisy, t, text), "first chunk's UNet": model.base(noisy, t, text).sample}
+        for name, value in made.items():
+            error = (value - v).square().mean((0, 1, 3, 4))
+            words.append(f"{name} {error[:before].mean():.4f} and {error[before:].mean():.4f}")
+        print(f"t {level}, seen and new: {', '.join(words)}", flush=True)
+
+
 def main():
     a = arguments()
     setup(a.seed)
-    model, judge = Model(a.model, a.steps, a.kind == "stream"), load_judge(a.judge)
+    model, judge = Model(a.model, a.steps, a.kind != "clip"), load_judge(a.judge)
     scenes, generator = evaluation_set(a.captions), torch.Generator().manual_seed(a.seed)
     texts, began = [plain_caption(s) for s in scenes], time.process_time()
     print(f"{a.kind}, {a.captions} captions, {a.steps} steps, guidance {a.guidance}")
-    made = {"clip": clip, "stream": stream}[a.kind](a, model, judge, scenes, texts, generator)
+    made = {"clip": clip, "stream": stream, "denoise": denoise}[a.kind](a, model, judge, scenes, texts, generator)
     print(f"{time.process_time() - began:.0f} s")
-    if a.sheet:
+    if a.sheet and made is not None:
         every = max(1, made.shape[1] // 6)
         rows = made[:8, ::every]
         sheet([rows[:, i] for i in range(rows.shape[1])], a.sheet, across=min(8, len(rows)))

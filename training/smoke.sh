@@ -41,4 +41,5 @@ for resume in "" --resume; do
 done
 "$python" "$here/evaluate_video.py" --model "$out/video" clip --judge "$out/judge" --captions 4 --steps 2 --size 32 48 --sheet "$out/clip.png"
 "$python" "$here/evaluate_video.py" --model "$out/stream" stream --judge "$out/judge" --captions 4 --chunks 3 --steps 2 --size 32 48 --sheet "$out/stream.png"
+"$python" "$here/evaluate_video.py" --model "$out/stream" denoise --captions 4 --size 32 48
 echo "all stages ran: $out"

@@ -25,7 +25,7 @@ import streaming
 import videos
 from common import State, Team, autocast, export, setup
 from judge_data import from_bytes, to_bytes
-from world import caption
+from world import caption, sample
 
 BEFORE, TOKENS, PIXELS = 8, 4, (8, 16, 24, 32)
 
@@ -43,12 +43,12 @@ def arguments() -> argparse.Namespace:
     return images.arguments(p, "stream")
 
 
-def maker(vae: AutoencoderKL, size, side: int, spoil: float, device: str):
+def maker(vae: AutoencoderKL, size, side: int, spoil: float, device: str, draw=sample):
     """The rows of `videos.maker`, with `before` [N, S, 3, H, W] (bytes), the first frames as decoded from latents with some noise, and
     `anchor` [N, 3, side, side], an earlier frame of the scene as the image encoder sees it."""
 
     def make(rng: random.Random, count: int) -> dict:
-        rows = videos.maker(vae, size, device)(rng, count)
+        rows = videos.maker(vae, size, device, draw=draw)(rng, count)
         starts = rows["start"].tolist()
         earlier, _ = images.pictures(videos.scenes_of(rows["notes"]), [rng.random() * start for start in starts], size, device)
         z = rows["z"][:, :, :BEFORE].float()

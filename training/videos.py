@@ -75,12 +75,12 @@ def begin(net: UNet3DConditionModel, image: UNet2DConditionModel):
         own[name].copy_(value.view_as(own[name]))  # 1x1 convolutions become linear layers
 
 
-def maker(vae: AutoencoderKL, size, device: str, frames: int = CHUNK, early: float = 1.0):
+def maker(vae: AutoencoderKL, size, device: str, frames: int = CHUNK, early: float = 1.0, draw=sample):
     """Makes clips for `images.Bank`: `z` [N, 4, F, h, w], `cover` [N, F, h, w] (how much of a cell the subject covers, bytes).
-    Clips begin anywhere in the scenes; with `early` above 1 the sooner the likelier."""
+    Clips begin anywhere in the scenes; with `early` above 1 the sooner the likelier. `draw(rng)` gives a scene."""
 
     def make(rng: random.Random, count: int) -> dict:
-        parts, scenes = [], [sample(rng) for _ in range(count)]
+        parts, scenes = [], [draw(rng) for _ in range(count)]
         starts = [rng.random() ** early * (FRAMES - frames) / FPS for _ in scenes]
         for i in range(0, count, 4):
             clip = render(scenes[i:i + 4], frames, *size, device=device, start=starts[i:i + 4])
