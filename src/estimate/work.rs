@@ -44,7 +44,7 @@ pub fn denoising(stage: &Stage) -> Denoising {
     for window in stage.segments.iter().flat_map(|segment| &segment.plan.windows) {
         let architecture = &stage.model.architecture;
         let mut row = architecture.row_work(window.len, (height, width));
-        if let Some(stretches) = stage.free_noise.and_then(|method| method.windows(window.len)) {
+        if let Some(stretches) = stage.method.free_noise.and_then(|method| method.windows(window.len)) {
             let more = architecture.stretches_work(window.len, stretches, (height, width));
             row.linear.small += more.linear.small;
             row.linear.wide += more.linear.wide;
@@ -54,7 +54,7 @@ pub fn denoising(stage: &Stage) -> Denoising {
         work.linear.wide += rows * again * row.linear.wide;
         work.attention += rows * again * row.attention;
         work.layer_windows += (stage.sampler.steps - first) as f64 * again * row.layers as f64;
-        for input in &stage.control_inputs {
+        for input in &stage.method.control_inputs {
             let text = stage.model.architecture.text().length;
             let row = input.model.architecture.row_work(text, window.len, (height, width));
             work.linear.small += rows * row.linear.small;

@@ -12,8 +12,8 @@ use super::sdedit::{self, SdEdit};
 use super::source_video::{SourceFile, SourceVideo};
 use super::values::{Attention, DeviceSpec, Method, Offload, Precision, Uncond};
 use super::{
-    Command, Compute, FrameSize, Group, Input, Need, Request, Sampler, Segment, Settings, Stage, StageModel, TextInput,
-    UncondText, WindowRules, ZeroShot, device,
+    Command, Compute, FrameSize, Group, Input, Need, Request, Sampler, Segment, Settings, Stage, StageMethod,
+    StageModel, TextInput, UncondText, WindowRules, ZeroShot, device,
 };
 use crate::attention::SiteKind;
 use crate::guidance::GuidanceSchedule;
@@ -150,14 +150,16 @@ impl Asked<'_> {
                 width: geometry.width,
                 height: geometry.height,
             },
-            zero_shot,
-            instruct,
-            free_noise,
-            control_inputs: self.control_inputs.to_vec(),
+            method: StageMethod {
+                zero_shot,
+                instruct,
+                overwriting: sdedit.map(|method| method.blend),
+                free_noise,
+                control_inputs: self.control_inputs.to_vec(),
+            },
             sampler,
             guidance,
             controls,
-            overwriting: sdedit.map(|method| method.blend),
             input: Input {
                 noise: settings.init_noise.clone(),
                 source_video,

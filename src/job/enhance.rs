@@ -5,7 +5,7 @@ use super::asked::{Asked, Configs};
 use super::geometry::Geometry;
 use super::plan::{Segment, WindowRules};
 use super::settings::{Group, Settings};
-use super::stage::{Input, Stage, TextInput};
+use super::stage::{Input, Stage, StageMethod, TextInput};
 use super::values::Size;
 use super::{Command, Controls, Request};
 use crate::recipe::{self, Chosen, Recipe};
@@ -76,8 +76,7 @@ pub fn stage(first: &Stage, settings: &Settings, configs: &Configs) -> Result<(S
         rules,
         // windows only overlap: what the recipe shares between joined ones has nothing to act on
         controls: Controls::default(),
-        free_noise: None,
-        overwriting: None,
+        method: StageMethod { free_noise: None, overwriting: None, ..stage.method },
         input: Input { strength: Some(strength), ..Input::default() },
         ..stage
     };

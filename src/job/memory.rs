@@ -220,7 +220,7 @@ fn control_networks(stage: &Stage) -> u64 {
     let element = compute_dtype(*dtype, device).size_in_bytes() as u64;
     let (mut bytes, mut most, mut left) = (0, 0, 0);
     let mut loaded: Vec<String> = Vec::new();
-    for input in &stage.control_inputs {
+    for input in &stage.method.control_inputs {
         let place = input.model.part.place();
         if !loaded.contains(&place) {
             bytes += weights(&input.model.part, *dtype, device);
@@ -230,7 +230,7 @@ fn control_networks(stage: &Stage) -> u64 {
         let (activations, residuals) = input.model.architecture.row_memory(rows, element);
         most = most.max(activations);
         // those of the network before it, its own, and their sum
-        left = residuals * stage.control_inputs.len().min(3) as u64;
+        left = residuals * stage.method.control_inputs.len().min(3) as u64;
     }
     bytes + most + left
 }
@@ -244,7 +244,7 @@ fn shared(stage: &Stage, state: u64) -> u64 {
         Some(bank.peak(&stage.bank_size(plan, 0..1)) as u64 + 2 * state)
     };
     let anchor = |plan| stage.anchor_bank(&Ranges::all()).peak(&stage.bank_size(plan, 0..stage.networks())) as u64;
-    if stage.zero_shot.is_some() {
+    if stage.method.zero_shot.is_some() {
         return plans.map(anchor).max().unwrap_or(0);
     }
     plans.filter_map(bank).max().unwrap_or(0)

@@ -55,7 +55,7 @@ pub use settings::{Group, Settings, read_keys, read_settings, script_settings};
 pub use sharing::Sharing;
 pub use smoothing::Smoothing;
 pub use source_video::{Kind as SourceKind, SourceVideo, is_latents, taken_over};
-pub use stage::{Compute, FrameSize, Input, Need, Stage, StageModel, TextInput, UncondText};
+pub use stage::{Compute, FrameSize, Input, Need, Stage, StageMethod, StageModel, TextInput, UncondText};
 pub use timelines::{Reads, Timeline, TimelineRole};
 pub use zero_shot::{MotionPlan, ZeroShot};
 

@@ -36,6 +36,20 @@ pub struct Stage {
     pub segments: Vec<Segment>,
     pub rules: WindowRules,
     pub size: FrameSize,
+    pub method: StageMethod,
+    pub sampler: Sampler,
+    pub guidance: GuidanceSchedule,
+    pub controls: Controls,
+    pub input: Input,
+    pub compute: Compute,
+    pub decode: DecodeOptions,
+    /// Estimate of the memory of each of its networks.
+    pub need: Need,
+}
+
+/// What is particular to the way in which a stage makes its video; nothing of it for windows that are weighted.
+#[derive(Debug, Clone, Default)]
+pub struct StageMethod {
     /// How pictures become a video; none where the model makes videos.
     pub zero_shot: Option<ZeroShot>,
     /// The given video that is changed as the prompt tells.
@@ -46,14 +60,6 @@ pub struct Stage {
     pub free_noise: Option<FreeNoise>,
     /// The pictures that the video follows, each with its network.
     pub control_inputs: Vec<ControlInput>,
-    pub sampler: Sampler,
-    pub guidance: GuidanceSchedule,
-    pub controls: Controls,
-    pub input: Input,
-    pub compute: Compute,
-    pub decode: DecodeOptions,
-    /// Estimate of the memory of each of its networks.
-    pub need: Need,
 }
 
 /// A model and what is known of it.
@@ -188,7 +194,9 @@ impl Stage {
     pub fn timelines(&self, segment: &Segment) -> Vec<Timeline> {
         match &self.controls.edit {
             Some(edit) => edit.timelines(&segment.plan, self.text.prompts.len(), self.sampler.steps),
-            None => vec![Timeline { anchored: self.zero_shot.is_some(), ..Timeline::output(segment.plan.clone()) }],
+            None => {
+                vec![Timeline { anchored: self.method.zero_shot.is_some(), ..Timeline::output(segment.plan.clone()) }]
+            }
         }
     }
 
@@ -204,7 +212,7 @@ impl Stage {
 
     /// The first step that is taken with all frames.
     pub fn first_step(&self) -> usize {
-        let moved = self.zero_shot.as_ref().map_or(0, ZeroShot::first_step);
+        let moved = self.method.zero_shot.as_ref().map_or(0, ZeroShot::first_step);
         self.input.first_step(self.sampler.steps).max(moved)
     }
 
@@ -237,7 +245,7 @@ impl Stage {
         let halves = self.rule().most_halves(self.sampler.steps);
         let size = bank_size(plan, &*self.model.architecture, (height, width), halves);
         let frames = plan.windows.iter().map(|window| window.len).max().unwrap_or(0);
-        let beside = self.control_inputs.iter().map(|input| {
+        let beside = self.method.control_inputs.iter().map(|input| {
             let layers = input.model.architecture.layers(frames, (height, width));
             layers.iter().map(|layer| LayerSize { channels: layer.channels, grid: layer.grid }).collect()
         });
@@ -247,12 +255,12 @@ impl Stage {
 
     /// The denoiser and the networks beside it.
     pub fn networks(&self) -> usize {
-        1 + self.control_inputs.len()
+        1 + self.method.control_inputs.len()
     }
 
     /// How the halves of guidance become one prediction.
     pub fn rule(&self) -> Rule {
-        match &self.instruct {
+        match &self.method.instruct {
             Some(Instruct { image_guidance, .. }) => {
                 Rule::ThreePart { text: self.guidance, image: *image_guidance, text_decides: true }
             }

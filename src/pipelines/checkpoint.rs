@@ -454,8 +454,8 @@ fn identity(job: &Job) -> Result<Value> {
         "configurations": stage.model.folder.configurations_hash()?,
         "stages": later,
         "noise": stage.input.noise.as_deref().map(directory::file_hash).transpose()?,
-        "control": stage.control_inputs.iter().map(|i| directory::file_hash(&i.footage.path)).collect::<Result<Vec<_>>>()?,
-        "masks": stage.zero_shot.as_ref().and_then(ZeroShot::smoothing).map(|s| directory::file_hash(&s.masks)).transpose()?,
+        "control": stage.method.control_inputs.iter().map(|i| directory::file_hash(&i.footage.path)).collect::<Result<Vec<_>>>()?,
+        "masks": stage.method.zero_shot.as_ref().and_then(ZeroShot::smoothing).map(|s| directory::file_hash(&s.masks)).transpose()?,
         "given": given(stage).map(directory::file_hash).transpose()?,
         "rife": Interpolator::place().filter(|_| interpolated).as_deref().map(directory::file_hash).transpose()?,
         "device": stage.compute.device_name(),
@@ -469,7 +469,7 @@ fn identity(job: &Job) -> Result<Value> {
 pub(super) fn given(stage: &Stage) -> Option<&Path> {
     let continued = stage.input.source_video.as_ref().map(|given| given.path.as_path());
     let refined = stage.input.footage.as_ref().map(|footage| footage.path.as_path());
-    continued.or(refined).or(stage.instruct.as_ref().map(|instruct| instruct.footage.path.as_path()))
+    continued.or(refined).or(stage.method.instruct.as_ref().map(|instruct| instruct.footage.path.as_path()))
 }
 
 fn plan(job: &Job) -> Result<Plan> {

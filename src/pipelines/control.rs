@@ -20,10 +20,10 @@ pub type Pictures = Vec<Tensor>;
 
 /// Reads the pictures that a stage follows, in its size.
 pub fn pictures(stage: &Stage, observer: &mut dyn Observer) -> Result<Pictures, Failure> {
-    if !stage.control_inputs.is_empty() {
+    if !stage.method.control_inputs.is_empty() {
         observer.event(&Event::Phase { phase: Phase::Encode, of: 0, what: "control pictures".into() })?;
     }
-    Ok(stage.control_inputs.iter().map(|input| of_input(stage, input)).collect::<Result<_>>()?)
+    Ok(stage.method.control_inputs.iter().map(|input| of_input(stage, input)).collect::<Result<_>>()?)
 }
 
 fn of_input(stage: &Stage, input: &ControlInput) -> Result<Tensor> {
@@ -78,7 +78,9 @@ pub fn processor(
         return Ok(None);
     }
     let mut all = Vec::with_capacity(networks.len());
-    for (at, ((network, pictures), input)) in networks.iter().zip(pictures).zip(&stage.control_inputs).enumerate() {
+    for (at, ((network, pictures), input)) in
+        networks.iter().zip(pictures).zip(&stage.method.control_inputs).enumerate()
+    {
         let stack = controls::stack_beside(stage, std::slice::from_ref(timeline), at + 1)?;
         let (network, pictures) = (network.clone(), pictures.clone());
         all.push(Beside { network, pictures, weight: input.weight, stack });

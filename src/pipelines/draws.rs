@@ -22,7 +22,7 @@ impl Draws {
     /// # Errors
     /// A noise file without them, or with others than the windows need.
     pub fn new(stage: &Stage, seed: u64) -> Result<Option<Self>> {
-        let Some(mode) = stage.overwriting else { return Ok(None) };
+        let Some(mode) = stage.method.overwriting else { return Ok(None) };
         let plan = &stage.segments[0].plan;
         let Some(path) = stage.input.noise.as_ref().filter(|_| plan.windows.len() > 1) else {
             return Ok(Some(Self::Seeded { noise: Noise::new(seed), mode }));

@@ -13,7 +13,7 @@ const CHUNK: usize = 8;
 /// The latents `[F, C, H, W]` of the frames that a stage changes, in f32 on the CPU: the encoder's mean, NOT scaled, as
 /// InstructPix2Pix was trained on. None where it changes none.
 pub fn pictures(stage: &Stage, observer: &mut dyn Observer) -> Result<Option<Tensor>, Failure> {
-    let Some(instruct) = &stage.instruct else { return Ok(None) };
+    let Some(instruct) = &stage.method.instruct else { return Ok(None) };
     let size = stage.size;
     let latents =
         encoded(stage, &instruct.footage, observer, |frame| signed(frame.bilinear(size.width, size.height).planes()))?;

@@ -32,10 +32,10 @@ use std::path::Path;
 
 /// The noise of a stage, read and checked before anything is loaded where it is given.
 pub fn noise(stage: &Stage, seed: u64) -> Result<NoiseSource> {
-    let shares = stage.zero_shot.as_ref().map_or(Some(FrameNoise::Independent), |zero| zero.noise);
+    let shares = stage.method.zero_shot.as_ref().map_or(Some(FrameNoise::Independent), |zero| zero.noise);
     let Some(path) = &stage.input.noise else {
         let noise = Noise::new(seed);
-        return Ok(match stage.free_noise {
+        return Ok(match stage.method.free_noise {
             Some(FreeNoise { window, stride }) => NoiseSource::UsedAgain { noise, window, stride },
             None if shares == Some(FrameNoise::Shared) => NoiseSource::Shared(noise),
             None => NoiseSource::Seeded(noise),
@@ -57,7 +57,7 @@ pub fn noise(stage: &Stage, seed: u64) -> Result<NoiseSource> {
         let shapes: Vec<String> = shapes.iter().map(|shape| format!("{shape:?}")).collect();
         bail!("{shown}: {name} has shape {:?}, this run needs {}", tensor.dims(), shapes.join(" or "))
     };
-    let moved = stage.zero_shot.as_ref().is_some_and(|zero| zero.motion.is_some());
+    let moved = stage.method.zero_shot.as_ref().is_some_and(|zero| zero.motion.is_some());
     let first: &[usize] = match shares {
         _ if moved => &[stage.segments.len()],
         Some(FrameNoise::Independent) => &[frames],
@@ -71,7 +71,7 @@ pub fn noise(stage: &Stage, seed: u64) -> Result<NoiseSource> {
         "{shown}: holds no frame_noise, which a video in motion needs: add it, or use --motion none"
     );
     let frames_noise = own.map(|own| own.squeeze(0)).transpose()?;
-    let each: &[usize] = if stage.zero_shot.is_some() { &[frames, 1] } else { &[frames] };
+    let each: &[usize] = if stage.method.zero_shot.is_some() { &[frames, 1] } else { &[frames] };
     let taken = sampler.steps - stage.input.first_step(sampler.steps);
     let steps = take("step_noise", &[taken, 1], each)?.map(|steps| steps.squeeze(1)).transpose()?;
     let scheduler = sampler.build()?;
@@ -165,7 +165,7 @@ pub fn latents(
             begins: std::mem::take(&mut begins),
             after,
         };
-        let motion = stage.zero_shot.as_ref().and_then(|zero_shot| zero_shot.motion.as_ref());
+        let motion = stage.method.zero_shot.as_ref().and_then(|zero_shot| zero_shot.motion.as_ref());
         if let (None, Some(motion)) = (&from, motion) {
             let anchor = zero_shot::anchor(stage, index);
             // a stack of its own: the steps of the two overlap

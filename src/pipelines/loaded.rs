@@ -70,7 +70,7 @@ impl Loaded {
         let Compute { dtype, device, .. } = &stage.compute;
         let before = std::mem::take(&mut self.controls);
         let mut networks: Vec<(Key, Arc<dyn ControlNetwork>)> = Vec::new();
-        for input in &stage.control_inputs {
+        for input in &stage.method.control_inputs {
             let key = Key(input.model.part.place(), Vec::new(), *dtype, stage.compute.device_name());
             let known = networks.iter().chain(&before).find(|(known, _)| *known == key);
             let network = match known {

@@ -43,7 +43,7 @@ pub fn record(job: &Job) -> Result<Manifest> {
 pub fn hashes(stage: &Stage) -> Result<BTreeMap<String, String>> {
     let parts = stage.model.folder.family().weighted().filter(|part| part.required).map(|part| part.name);
     let own = parts.map(|part| Ok((part.to_owned(), stage.model.folder.part(part)?.hash()?)));
-    let controls = stage.control_inputs.iter().enumerate().map(|(index, input)| {
+    let controls = stage.method.control_inputs.iter().enumerate().map(|(index, input)| {
         let name = if index == 0 { CONTROLNET.to_owned() } else { format!("{CONTROLNET}_{index}") };
         Ok((name, input.model.part.hash()?))
     });
@@ -148,7 +148,7 @@ fn settings(job: &Job) -> Result<Map<String, Value>> {
 /// What the method of a stage has of its own, where it is not windows.
 fn of_method(stage: &Stage) -> Result<Map<String, Value>> {
     let mut settings = Map::new();
-    if let Some(FreeNoise { window, stride }) = stage.free_noise {
+    if let Some(FreeNoise { window, stride }) = stage.method.free_noise {
         let frame_texts: Vec<_> = stage.segments.iter().map(|segment| &segment.plan.frame_texts).collect();
         settings.extend([
             ("method".to_owned(), json!("freenoise")),
@@ -157,7 +157,7 @@ fn of_method(stage: &Stage) -> Result<Map<String, Value>> {
             ("frame_texts".to_owned(), json!(frame_texts)),
         ]);
     }
-    if let Some(zero_shot) = &stage.zero_shot {
+    if let Some(zero_shot) = &stage.method.zero_shot {
         let plan = zero_shot.motion.as_ref();
         settings.extend([
             ("motion".to_owned(), json!(plan.map_or("none".to_owned(), |plan| plan.motion.to_string()))),
@@ -168,11 +168,11 @@ fn of_method(stage: &Stage) -> Result<Map<String, Value>> {
             ("noise".to_owned(), json!(zero_shot.noise.map(|noise| noise.to_string()))),
         ]);
     }
-    if let Some(smoothing) = stage.zero_shot.as_ref().and_then(ZeroShot::smoothing) {
+    if let Some(smoothing) = stage.method.zero_shot.as_ref().and_then(ZeroShot::smoothing) {
         let masks = json!({ "file": smoothing.masks.to_string_lossy(), "blake3": file_hash(&smoothing.masks)? });
         settings.extend([("smooth_background".to_owned(), json!(smoothing.strength)), ("mask".to_owned(), masks)]);
     }
-    if !stage.control_inputs.is_empty() {
+    if !stage.method.control_inputs.is_empty() {
         let control = |input: &ControlInput| {
             Ok(json!({
                 "kind": input.kind.to_string(),
@@ -184,10 +184,10 @@ fn of_method(stage: &Stage) -> Result<Map<String, Value>> {
                 "model": input.model.name,
             }))
         };
-        let controls = stage.control_inputs.iter().map(control).collect::<Result<Vec<_>>>()?;
+        let controls = stage.method.control_inputs.iter().map(control).collect::<Result<Vec<_>>>()?;
         settings.insert("control".to_owned(), json!(controls));
     }
-    if let Some(Instruct { footage, image_guidance }) = &stage.instruct {
+    if let Some(Instruct { footage, image_guidance }) = &stage.method.instruct {
         let given = json!({
             "video": footage.path.to_string_lossy(),
             "blake3": file_hash(&footage.path)?,
@@ -201,7 +201,7 @@ fn of_method(stage: &Stage) -> Result<Map<String, Value>> {
             "blake3": file_hash(&footage.path)?,
             "frames": footage.frames,
         });
-        let draws = stage.overwriting.map(|mode| mode.to_string());
+        let draws = stage.method.overwriting.map(|mode| mode.to_string());
         settings.extend([
             ("strength".to_owned(), json!(strength)),
             ("blend".to_owned(), json!(draws)),
