@@ -16,6 +16,7 @@ use crate::storyboard::{Scene, TransitionInto};
 use crate::video::{self, Fit, Limits, Rate};
 use crate::weights::{EMBEDDED, read_tensors};
 use anyhow::{Context, Result, bail, ensure};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// What is in a given file.
@@ -138,9 +139,10 @@ impl SourceFile {
         let size = Size { width: asked.0.unwrap_or(width), height: asked.1.unwrap_or(height) };
         let unit = latent.unit();
         if asked == (None, None) && !(width.is_multiple_of(unit) && height.is_multiple_of(unit)) {
-            let near = near(width, unit).map(|width| near(height, unit).map(|height| format!("{width}x{height}")));
-            let mut near = near.concat();
-            near.dedup();
+            let near = near(width, unit).map(|width| near(height, unit).map(|height| (width, height)));
+            // a side that fits is near to itself twice
+            let near: BTreeSet<(usize, usize)> = near.concat().into_iter().collect();
+            let near: Vec<String> = near.into_iter().map(|(width, height)| format!("{width}x{height}")).collect();
             bail!(
                 "{shown} is {width}x{height}, and this model needs multiples of {unit}: give --size, as {}, and it is \
                  resampled",

@@ -49,9 +49,13 @@ impl Format {
             };
         }
         if path.is_dir() {
-            return Err(usage(format!(
-                "{shown} is a directory: write {shown}/ for numbered PNGs, or name a file, as in {shown}/video.mp4"
-            )));
+            // one that is named by dots cannot be replaced
+            let whole = if path.file_name().is_some() {
+                format!("write {shown}/ for numbered PNGs, or ")
+            } else {
+                String::new()
+            };
+            return Err(usage(format!("{shown} is a directory: {whole}name a file, as in {shown}/video.mp4")));
         }
         let suffix = path.extension().map(|suffix| suffix.to_string_lossy().to_lowercase());
         match suffix.as_deref() {
@@ -64,6 +68,9 @@ impl Format {
                 path.with_extension("").display()
             ))),
             Some(other) => Err(usage(format!("{shown}: unknown format .{other}; known: {KNOWN_FORMS}"))),
+            None if known_suffix(bytes) => {
+                Err(usage(format!("{shown} is a suffix alone: write a name before it, as in video{shown}")))
+            }
             None => Err(usage(format!(
                 "{shown} has no suffix to choose a format by: write {shown}.mp4, or {shown}/ for a directory of PNGs \
                  (known: {KNOWN_FORMS})"
@@ -84,6 +91,11 @@ impl Format {
             Self::Gif | Self::PngDir | Self::Y4m | Self::Y4mStdout => &[],
         }
     }
+}
+
+/// Whether a path is a known suffix and nothing before it, which counts as the name of a hidden file.
+fn known_suffix(path: &[u8]) -> bool {
+    [&b".mp4"[..], b".webm", b".gif", b".y4m"].iter().any(|suffix| path.eq_ignore_ascii_case(suffix))
 }
 
 impl fmt::Display for Format {
@@ -186,7 +198,8 @@ impl Rate {
     /// The fraction in lowest terms; an error unless it lies in (0, 1000].
     pub fn new(num: u32, den: u32) -> Result<Self> {
         if num == 0 || den == 0 || u64::from(num) > 1000 * u64::from(den) {
-            return Err(usage(format!("{num}/{den} is no frame rate: give frames per second above 0, at most 1000")));
+            let asked = if den == 1 { num.to_string() } else { format!("{num}/{den}") };
+            return Err(usage(format!("{asked} is no frame rate: give frames per second above 0, at most 1000")));
         }
         let divisor = gcd(num, den);
         Ok(Self { num: num / divisor, den: den / divisor })
@@ -253,7 +266,8 @@ mod tests {
         assert!(message(format("a.avi")).contains(".webm"), "an unknown suffix lists the known ones");
         assert!(message(format("video")).contains("video.mp4"), "no suffix: advice");
         assert!(message(format("a.png")).contains("a/"));
-        assert!(message(format(".mp4")).contains("no suffix"));
+        assert!(message(format(".mp4")).contains("as in video.mp4"));
+        assert!(message(format(".")).contains("name a file") && !message(format("..")).contains("PNGs"));
         assert!(message(format("")).contains("empty"));
         assert!(message(format("/")).contains("name"));
         assert!(message(format("../")).contains("name"));

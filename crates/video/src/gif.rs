@@ -8,7 +8,7 @@ use super::fault::{failed, input, usage};
 use super::format::Rate;
 use super::grid::{self, Grid};
 use super::partial::{PartialFile, TrackedFile, shown};
-use super::source::{FrameSource, Limits, MAX_METADATA, quoted};
+use super::source::{FrameSource, Limits, MAX_METADATA, quoted, transparent};
 use super::{Frame, FrameSink, Output, Written};
 use anyhow::Result;
 use image::codecs::gif::{GifDecoder, GifEncoder, Repeat};
@@ -255,6 +255,10 @@ pub(super) struct GifSource {
     times: VecDeque<f64>,
     /// For pictures at uneven times.
     grid: Option<Grid>,
+    /// Decoded to see whether it is transparent.
+    first: Option<(Frame, f64)>,
+    /// Whether a picture was so far.
+    transparent: bool,
     lost: Vec<String>,
 }
 
@@ -280,6 +284,8 @@ impl GifSource {
             name,
             times: scan.times().into(),
             grid: None,
+            first: None,
+            transparent: false,
             lost: Vec::new(),
         };
         if let Some((rate, uneven)) = scan.fps() {
@@ -295,13 +301,25 @@ impl GifSource {
                 ));
             }
         }
+        source.first = source.decode()?;
+        if source.transparent {
+            source.lost.push(transparent(path, ""));
+        }
         Ok(source)
     }
 
-    /// The next picture and its time in seconds.
     fn pull(&mut self) -> Result<Option<(Frame, f64)>> {
+        match self.first.take() {
+            Some(first) => Ok(Some(first)),
+            None => self.decode(),
+        }
+    }
+
+    /// The next picture and its time in seconds.
+    fn decode(&mut self) -> Result<Option<(Frame, f64)>> {
         let Some(picture) = self.pictures.next() else { return Ok(None) };
         let picture = picture.map_err(|cause| input(format!("cannot read {}: {cause}", self.name)))?.into_buffer();
+        self.transparent |= picture.pixels().any(|pixel| pixel[3] == 0);
         let data =
             picture.pixels().flat_map(|pixel| if pixel[3] == 0 { [0; 3] } else { [pixel[0], pixel[1], pixel[2]] });
         let frame = Frame { width: self.size.0, height: self.size.1, data: data.collect() };
@@ -395,6 +413,24 @@ mod tests {
         );
         let reds: Vec<u8> = reader.map(|frame| frame.unwrap().data[0]).collect();
         assert_eq!(reds, [0, 40, 80, 80, 80, 80, 80, 120, 160, 200]);
+    }
+
+    #[test]
+    fn transparency_is_told() {
+        let temp = tempfile::tempdir().unwrap();
+        let path = temp.path().join("a.gif");
+        for (alpha, told) in [(255, 0), (0, 1)] {
+            let mut image = RgbaImage::from_pixel(4, 4, image::Rgba([40, 0, 0, 255]));
+            image.put_pixel(1, 1, image::Rgba([0, 0, 0, alpha]));
+            let delay = Delay::from_numer_denom_ms(125, 1);
+            let mut encoder = GifEncoder::new(File::create(&path).unwrap());
+            encoder.encode_frame(image::Frame::from_parts(image, 0, 0, delay)).unwrap();
+            drop(encoder);
+            let reader = crate::read(&path, &Limits::default()).unwrap();
+            let said = reader.lost().iter().filter(|lost| lost.contains("transparent") && lost.contains("ffmpeg -i"));
+            assert_eq!(said.count(), told);
+            assert_eq!(reader.count(), 1);
+        }
     }
 
     #[test]

@@ -44,6 +44,7 @@ mod gif;
 mod grid;
 mod partial;
 mod partial_dir;
+mod picture;
 mod place;
 mod png;
 mod read;

@@ -6,7 +6,8 @@
 use super::fault::{failed, input};
 use super::format::Rate;
 use super::partial_dir::{MANIFEST, PartialDir, frame_name};
-use super::source::{FrameSource, Limits, MAX_METADATA, quoted};
+use super::picture;
+use super::source::{FrameSource, Limits, MAX_METADATA};
 use super::{Frame, FrameSink, Output, Written};
 use anyhow::Result;
 use image::{DynamicImage, ExtendedColorType, ImageDecoder, ImageEncoder, ImageReader};
@@ -74,6 +75,11 @@ pub(super) fn metadata(directory: &Path) -> Result<Option<String>> {
 
 /// Reads one image, turned upright as its EXIF orientation says. Transparency is dropped, as diffusers' loaders do.
 pub(super) fn image(path: &Path, limits: &Limits) -> Result<Frame> {
+    Ok(read(path, limits)?.0)
+}
+
+/// The same, with what is lost of it.
+fn read(path: &Path, limits: &Limits) -> Result<(Frame, Vec<String>)> {
     let name = path.display();
     let explain = |cause: &dyn std::fmt::Display| input(format!("cannot read {name}: {cause}"));
     let file = File::open(path).map_err(|cause| explain(&cause))?;
@@ -82,18 +88,13 @@ pub(super) fn image(path: &Path, limits: &Limits) -> Result<Frame> {
     let (width, height) = decoder.dimensions();
     limits.check_size(&name.to_string(), width as usize, height as usize)?;
     let orientation = decoder.orientation().map_err(|cause| explain(&cause))?;
+    // a profile that cannot be read says nothing
+    let profile = decoder.icc_profile().ok().flatten();
     let mut image = DynamicImage::from_decoder(decoder).map_err(|cause| explain(&cause))?;
     image.apply_orientation(orientation);
+    let lost = picture::lost(path, profile.as_deref(), &image);
     let image = image.into_rgb8();
-    Ok(Frame { width: image.width() as usize, height: image.height() as usize, data: image.into_raw() })
-}
-
-/// Whether a file is a WebP of several pictures: its extended header says so.
-fn is_animated_webp(path: &Path) -> bool {
-    const ANIMATION: u8 = 2;
-    let mut start = [0; 21];
-    let read = File::open(path).and_then(|mut file| file.read_exact(&mut start));
-    read.is_ok() && start.starts_with(b"RIFF") && &start[8..16] == b"WEBPVP8X" && start[20] & ANIMATION != 0
+    Ok((Frame { width: image.width() as usize, height: image.height() as usize, data: image.into_raw() }, lost))
 }
 
 /// Whether a path is named like a picture, and not hidden.
@@ -116,13 +117,7 @@ pub(super) struct Images {
 impl Images {
     pub fn one(path: &Path, limits: &Limits) -> Result<Self> {
         let mut images = Self::start(VecDeque::from([path.to_path_buf()]), limits)?;
-        if is_animated_webp(path) {
-            let (name, gif) = (quoted(path), quoted(&path.with_extension("gif")));
-            images.lost.push(format!(
-                "{} is an animation, of which only the first picture is taken; as a GIF it is read whole: magick {name} {gif}",
-                path.display()
-            ));
-        }
+        images.lost.extend(picture::animation(path));
         Ok(images)
     }
 
@@ -145,12 +140,12 @@ impl Images {
 
     fn start(mut paths: VecDeque<PathBuf>, limits: &Limits) -> Result<Self> {
         let count = paths.len() as u64;
-        let first = match paths.pop_front() {
-            Some(path) => image(&path, limits)?,
+        let (first, lost) = match paths.pop_front() {
+            Some(path) => read(&path, limits)?,
             None => return Err(input("no images given".into())),
         };
         let size = (first.width, first.height);
-        Ok(Self { paths, first: Some(first), size, limits: *limits, count, lost: Vec::new() })
+        Ok(Self { paths, first: Some(first), size, limits: *limits, count, lost })
     }
 }
 

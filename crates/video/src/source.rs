@@ -61,6 +61,16 @@ pub(super) trait FrameSource {
     fn next(&mut self) -> Result<Option<Frame>>;
 }
 
+/// What is said of a video whose transparency is left out. `decoder`: what stands before the input in the line of ffmpeg.
+pub(super) fn transparent(path: &Path, decoder: &str) -> String {
+    format!(
+        "{} is partly transparent, which is left out; to lay it on white: ffmpeg {decoder}-i {} -vf \
+         \"split[a][b];[a]drawbox=c=white:t=fill[c];[c][b]overlay=format=auto\" -crf 12 opaque.mp4",
+        path.display(),
+        quoted(path)
+    )
+}
+
 /// A path as a shell takes it.
 pub(super) fn quoted(path: &Path) -> String {
     let text = path.display().to_string();

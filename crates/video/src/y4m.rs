@@ -199,7 +199,9 @@ impl Y4mSource {
             "444" | "mono" => ((1, 1), true, true),
             other => {
                 return Err(input(format!(
-                    "{name}: y4m with C{other} is not read; known: 420*, 422, 444, mono, 8 bits"
+                    "{name}: y4m with C{other} is not read (420*, 422, 444 and mono of 8 bits are): ffmpeg -i {} -pix_fmt yuv444p \
+                     8bit.y4m",
+                    quoted(path)
                 )));
             }
         };

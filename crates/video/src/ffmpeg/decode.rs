@@ -4,7 +4,7 @@
 //! file cannot make it open another. Sizes are bounded before the first picture is decoded.
 
 use super::orientation::Orientation;
-use super::{explain, forget_line, init, line_kept, properties};
+use super::{cannot, explain, forget_line, init, line_kept, properties};
 use crate::Frame;
 use crate::fault::input;
 use crate::format::Rate;
@@ -43,10 +43,6 @@ impl Drop for Options {
         // SAFETY: the pointer is null or a dictionary of ours.
         unsafe { ffi::av_dict_free(&mut self.0) };
     }
-}
-
-fn cannot(path: &Path, error: Error) -> anyhow::Error {
-    input(format!("cannot read {}: {}", path.display(), explain(error)))
 }
 
 /// Opens the container and reads its header, no pictures.
@@ -249,7 +245,11 @@ fn rate(rational: Rational) -> Option<Rate> {
 
 impl FfmpegSource {
     fn damaged(&self, error: Error) -> anyhow::Error {
-        input(format!("{}: damaged or cut off after frame {}: {}", self.name, self.given, explain(error)))
+        let (why, file) = (explain(error), quoted(&self.path));
+        input(format!(
+            "{}: damaged or cut off after frame {}: {why}; what FFmpeg can make of it: ffmpeg -i {file} -crf 12 whole.mp4",
+            self.name, self.given
+        ))
     }
 
     /// Lays pictures at uneven times on a grid.
@@ -334,7 +334,11 @@ impl FfmpegSource {
         };
         let frame = self.orientation.apply(frame);
         if self.given > 1 && (frame.width, frame.height) != self.size {
-            return Err(input(format!("{} changes its size at frame {}", self.name, self.given)));
+            let file = quoted(&self.path);
+            return Err(input(format!(
+                "{} changes its size at frame {}: give it one: ffmpeg -i {file} -crf 12 one-size.mp4",
+                self.name, self.given
+            )));
         }
         Ok(frame)
     }

@@ -13,9 +13,12 @@ mod tests;
 pub(super) use decode::{metadata, read};
 pub(super) use encode::{available, check, open};
 
+use crate::fault::input;
+use crate::source::quoted;
 use ffmpeg_next::{Error, ffi};
 use std::cell::RefCell;
 use std::ffi::{CStr, c_char, c_int, c_void};
+use std::path::Path;
 use std::sync::Once;
 
 thread_local! {
@@ -91,4 +94,20 @@ fn explain(error: Error) -> String {
         Some(line) => format!("{error} ({line})"),
         None => error.to_string(),
     }
+}
+
+/// A file that FFmpeg cannot open, with what to do about it.
+fn cannot(path: &Path, error: Error) -> anyhow::Error {
+    let (name, file, why) = (path.display(), quoted(path), explain(error));
+    // FFmpeg's words for a format that it knows and was told to leave alone
+    if why.contains("not on whitelist") {
+        return input(format!(
+            "cannot read {name}: of a format that is not read here: to make a video of it, ffmpeg -i {file} -crf 12 video.mp4; a \
+             picture, ffmpeg -i {file} picture.png"
+        ));
+    }
+    if error == Error::InvalidData {
+        return input(format!("cannot read {name}: no video or picture that is known here, or a damaged one: {why}"));
+    }
+    input(format!("cannot read {name}: {why}"))
 }

@@ -2,10 +2,11 @@
 //! line that keeps it; what would give wrong colours (HDR taken for ordinary video) is refused, with the line that converts it.
 
 use crate::fault::input;
-use crate::source::quoted;
+use crate::source::{quoted, transparent};
 use ffmpeg_next::format::context::Input;
+use ffmpeg_next::format::stream::Stream;
 use ffmpeg_next::util::frame;
-use ffmpeg_next::{ffi, media};
+use ffmpeg_next::{codec, ffi, media};
 use std::ffi::c_int;
 use std::path::Path;
 
@@ -96,13 +97,21 @@ pub(super) fn lost(path: &Path, container: &Input, stream: usize, picture: &fram
              scale=sws_dither=ed,format=yuv420p -crf 12 8bit.mp4"
         ));
     }
-    if alpha {
-        lost.push(format!(
-            "{name} is partly transparent, which is left out; to lay it on white: ffmpeg -i {file} -vf \
-             \"split[a][b];[a]drawbox=c=white:t=fill[c];[c][b]overlay=format=auto\" -crf 12 opaque.mp4"
-        ));
+    let decoder = container.stream(stream).and_then(|stream| alpha_decoder(&stream));
+    if alpha || decoder.is_some() {
+        lost.push(transparent(path, decoder.unwrap_or_default()));
     }
     lost
+}
+
+/// What makes ffmpeg read the transparency of a WebM, which FFmpeg's own decoders leave out; none of another stream.
+fn alpha_decoder(stream: &Stream) -> Option<&'static str> {
+    let marked = stream.metadata().iter().any(|(key, value)| key.eq_ignore_ascii_case("alpha_mode") && value == "1");
+    match stream.parameters().id() {
+        codec::Id::VP9 if marked => Some("-c:v libvpx-vp9 "),
+        codec::Id::VP8 if marked => Some("-c:v libvpx "),
+        _ => None,
+    }
 }
 
 /// Width and height of a pixel: the container's word outweighs the codec's.
@@ -119,7 +128,7 @@ fn aspect(container: &Input, stream: usize, picture: &frame::Video) -> (i32, i32
 /// Streams that are not read.
 fn beside(path: &Path, container: &Input, read: usize) -> Vec<String> {
     let (name, file) = (path.display(), quoted(path));
-    let (mut sound, mut subtitles, mut videos) = (false, false, 0);
+    let (mut sound, mut subtitles, mut videos) = (false, false, Vec::new());
     for stream in container.streams() {
         // SAFETY: every stream has parameters, for as long as the context lives.
         let (medium, picture) = unsafe {
@@ -130,7 +139,7 @@ fn beside(path: &Path, container: &Input, read: usize) -> Vec<String> {
         match medium {
             media::Type::Audio => sound = true,
             media::Type::Subtitle => subtitles = true,
-            media::Type::Video if !picture => videos += 1,
+            media::Type::Video => videos.push((stream.index(), picture)),
             _ => {}
         }
     }
@@ -146,10 +155,29 @@ fn beside(path: &Path, container: &Input, read: usize) -> Vec<String> {
              whole.mp4"
         ));
     }
-    if videos > 1 {
+    if let Some(other) = other(&videos, read) {
+        let count = videos.iter().filter(|(_, picture)| !picture).count();
         lost.push(format!(
-            "{name} has {videos} videos: stream {read} is read; for another: ffmpeg -i {file} -map 0:v:1 -c copy other.mp4"
+            "{name} has {count} videos: stream {read} is read; for another: ffmpeg -i {file} -map 0:v:{other} -c copy other.mp4"
         ));
     }
     lost
+}
+
+/// Number of the first video that is not read, counted as ffmpeg counts them. `videos`: index, whether it is a cover picture.
+fn other(videos: &[(usize, bool)], read: usize) -> Option<usize> {
+    videos.iter().position(|&(index, picture)| !picture && index != read)
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_video_that_is_not_read_is_the_one_that_is_named() {
+        let other = super::other;
+        assert_eq!(other(&[(0, false)], 0), None);
+        assert_eq!(other(&[(1, true), (2, false)], 2), None);
+        assert_eq!(other(&[(0, false), (2, false)], 0), Some(1));
+        assert_eq!(other(&[(0, false), (1, false)], 1), Some(0));
+        assert_eq!(other(&[(0, true), (1, false), (3, false)], 1), Some(2));
+    }
 }

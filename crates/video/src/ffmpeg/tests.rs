@@ -205,6 +205,14 @@ fn lists_of_files_are_not_opened() {
     assert!(read(&list, &Limits::default()).is_err());
     fs::write(&list, format!("#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nfile:{}\n", secret.display())).unwrap();
     assert!(read(&list, &Limits::default()).is_err());
+    // nor any other format that FFmpeg has and that is not read here: what to make of it is said
+    let picture = directory.path().join("a.bmp");
+    // a BMP of 2x2 black pixels
+    let head = [70u32, 0, 54, 40, 2, 2, 1 | 24 << 16, 0, 16, 0, 0, 0, 0];
+    let bytes = [&b"BM"[..], &head.map(u32::to_le_bytes).concat(), &[0; 16]].concat();
+    fs::write(&picture, bytes).unwrap();
+    let error = read(&picture, &Limits::default()).err().unwrap().to_string();
+    assert!(error.contains("a format that is not read here") && error.contains("ffmpeg -i"), "{error}");
 }
 
 /// What a clip of [`made`] is.
