@@ -16,9 +16,23 @@ use super::scenes::{check_count, plain, prompt};
 use super::{Storyboard, lines};
 use anyhow::{Result, anyhow, bail};
 
-/// What turns a table of jobs into a batch.
-const BATCH: &str = "a table of jobs is a batch: python3 -c 'import csv, json, sys; [print(json.dumps({k: v for k, v in \
-                     row.items() if v})) for row in csv.DictReader(sys.stdin)]' < TABLE | vidgen batch -";
+/// What turns a table of jobs into a batch, of which `column` has the prompts.
+fn batch(separator: char, column: &str) -> String {
+    let delimiter = match separator {
+        ',' => "",
+        '\t' => ", delimiter=\"\\t\"",
+        _ => ", delimiter=\";\"",
+    };
+    // other columns are jobs' keys only where the table is one of jobs
+    let job = match column {
+        "prompt" => "{k: v for k, v in row.items() if v}".to_owned(),
+        column => format!("{{\"prompt\": row[\"{column}\"]}}"),
+    };
+    format!(
+        "a table of jobs is a batch: python3 -c 'import csv, json, sys; [print(json.dumps({job})) for row in \
+         csv.DictReader(sys.stdin{delimiter})]' < TABLE | vidgen batch -"
+    )
+}
 /// What a column of prompts is called.
 const COLUMNS: [&str; 6] = ["prompt", "prompts", "text", "caption", "description", "positive_prompt"];
 
@@ -26,13 +40,9 @@ const COLUMNS: [&str; 6] = ["prompt", "prompts", "text", "caption", "description
 /// behind the last. None where it is something else.
 pub(super) fn by_frame_text(text: &str) -> Option<String> {
     let first = text.lines().map(str::trim).find(|line| !line.is_empty() && !line.starts_with('#'))?;
-    let keyed = |line: &str| {
-        let (key, rest) = line.strip_prefix('"')?.split_once('"')?;
-        let number = !key.is_empty() && key.bytes().all(|byte| byte.is_ascii_digit());
-        let rest = rest.trim_start().strip_prefix(':')?.trim_start();
-        (number && rest.starts_with('"')).then_some(())
-    };
-    keyed(first)?;
+    if !keyed(first, '"') {
+        return None;
+    }
     // comments of lines are no JSON; lines keep their numbers
     let kept: Vec<&str> =
         text.split('\n').map(|line| if line.trim_start().starts_with('#') { "" } else { line }).collect();
@@ -70,8 +80,13 @@ pub(super) fn refuse(name: &str, text: &str) -> Result<()> {
     let Some(&(number, first)) = lines.peek() else { return Ok(()) };
     let lower = first.to_ascii_lowercase();
     let first_is = |what: &str| format!("{name}:{number}: {what}");
-    if let Some(column) = table_column(&lower) {
-        bail!(first_is(&format!("a table with a column {column:?}, and no list of prompts: {BATCH}")));
+    if let Some((separator, column)) = table_column(first) {
+        let batch = batch(separator, column);
+        bail!(first_is(&format!("a table with a column {column:?}, and no list of prompts: {batch}")));
+    }
+    let rest: Vec<&str> = lines.clone().map(|(_, line)| line).collect();
+    if let Some(what) = another_form(&rest) {
+        bail!(first_is(what));
     }
     if lower.starts_with("<!doctype") || lower.starts_with("<html") || lower.starts_with("<?xml") {
         bail!(first_is("a web page, and no list of prompts: save its text, one prompt per line"));
@@ -82,14 +97,14 @@ pub(super) fn refuse(name: &str, text: &str) -> Result<()> {
     if first.starts_with("[[") && first.ends_with("]]") {
         bail!(first_is("this begins as a scene script does: give the file a name that ends in .toml, or use --script"));
     }
-    if first.starts_with('|') && first.ends_with('|') {
-        bail!(first_is("a table of Markdown: write one prompt per line, without the bars"));
-    }
     if lower == "webvtt" || lower.starts_with("webvtt ") {
         bail!(first_is("subtitles (WebVTT): write [00:00-00:06] before each prompt, one per line"));
     }
     for (number, line) in lines {
         let place = |what: &str| format!("{name}:{number}: {what}");
+        if line.len() > 1 && line.starts_with('|') && line.ends_with('|') {
+            bail!(place("a table of Markdown: write one prompt per line, without the bars"));
+        }
         if line.starts_with('!') && line.contains("}=") || (line.starts_with("! {") && line.contains('=')) {
             bail!(place(
                 "a macro of WanGP, which makes several videos of one line: write a line for each, or use batch with a list, as \
@@ -111,8 +126,78 @@ pub(super) fn refuse(name: &str, text: &str) -> Result<()> {
     Ok(())
 }
 
-/// The column of prompts of a line that is the head of a table.
-fn table_column(line: &str) -> Option<&'static str> {
+/// What lines are that all, or from the first on, have a form that no prompts have.
+fn another_form(lines: &[&str]) -> Option<&'static str> {
+    let first = lines.first()?;
+    let lower = first.to_ascii_lowercase();
+    let all = |is: fn(&str) -> bool| lines.len() >= 2 && lines.iter().all(|line| is(line));
+    Some(match lower.as_str() {
+        "[script info]" => "subtitles (SubStation): write [00:00-00:06] before each prompt, one per line",
+        start if start.starts_with("{\\rtf") => "rich text: save it as plain text, one prompt per line",
+        "scene:" | "args:" | "defaults:" => {
+            "this begins as a scene script does: give the file a name that ends in .yaml, or use --script"
+        }
+        _ if all(|line| line.starts_with('{') && line.trim_end_matches(',').ends_with('}') && line.contains(':')) => {
+            "a JSON object on each line is a list of jobs: vidgen batch FILE"
+        }
+        _ if lines.iter().all(|line| keyed(line, '\'')) => {
+            "prompts by frame in single quotes, which JSON has none of: write \"0\": \"a red ball\", in double ones"
+        }
+        _ if all(|line| numbered(line, ':')) && first.starts_with("0") => {
+            "frames before prompts: give them in JSON, as {\"0\": \"a red ball\", \"48\": \"a blue ball\"}, in a file that ends in .json"
+        }
+        _ if all(|line| numbered(line, ',')) => {
+            "a table without a head, and no list of prompts: write one prompt per line, without numbers and quotes"
+        }
+        _ if lines.iter().all(|line| is_timed(line)) => {
+            "times that are not read: write [00:00-00:06] before each prompt, in square brackets and with minutes"
+        }
+        _ => return None,
+    })
+}
+
+/// `0: a ball` or `1,"a ball"`: a number, the separator, and a text; behind a comma only one in quotes.
+fn numbered(line: &str, separator: char) -> bool {
+    line.split_once(separator).is_some_and(|(number, text)| {
+        let number = number.trim();
+        let digits = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
+        let text = text.trim_start();
+        digits
+            && !text.is_empty()
+            && (separator != ',' || text.starts_with('"'))
+            && !text.starts_with(|c: char| c.is_ascii_digit())
+    })
+}
+
+/// `00:00-00:06 a ball` and `[0s-6s] a ball`: stretches of time, but for those of [`lines`].
+fn is_timed(line: &str) -> bool {
+    let of_time = |text: &str| {
+        let (from, to) = text.split_once(['-', '\u{2013}']).unwrap_or_default();
+        let number = |text: &str| {
+            let text = text.trim().trim_end_matches('s').trim_end();
+            text.starts_with(|c: char| c.is_ascii_digit())
+                && text.chars().all(|c| c.is_ascii_digit() || [':', '.'].contains(&c))
+        };
+        let unit = |text: &str| text.contains(':') || text.trim_end().ends_with('s');
+        number(from) && number(to) && unit(to)
+    };
+    match line.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        // with minutes they are read
+        Some((times, text)) => !times.contains(':') && of_time(times) && !text.trim().is_empty(),
+        None => line.split_once(char::is_whitespace).is_some_and(|(times, _)| of_time(times) && times.contains(':')),
+    }
+}
+
+/// `"0": "a ball"`, with this quotation mark.
+fn keyed(line: &str, quote: char) -> bool {
+    let Some((key, rest)) = line.strip_prefix(quote).and_then(|rest| rest.split_once(quote)) else { return false };
+    let number = !key.is_empty() && key.bytes().all(|byte| byte.is_ascii_digit());
+    let rest = rest.trim_start().strip_prefix(':').map(str::trim_start);
+    number && rest.is_some_and(|rest| rest.starts_with(quote))
+}
+
+/// The separator of a line that is the head of a table, and the column of prompts as it is written.
+fn table_column(line: &str) -> Option<(char, &str)> {
     let separator = [',', '\t', ';'].into_iter().find(|separator| line.contains(*separator))?;
     let fields: Vec<&str> = line.split(separator).map(|field| field.trim().trim_matches('"')).collect();
     let named = |field: &&str| {
@@ -120,7 +205,8 @@ fn table_column(line: &str) -> Option<&'static str> {
     };
     let words = |field: &&str| field.split_whitespace().count() <= 2;
     let head = fields.len() >= 2 && fields.iter().all(|field| named(field) && words(field));
-    COLUMNS.into_iter().find(|column| head && fields.contains(column))
+    let column = fields.iter().find(|field| COLUMNS.iter().any(|column| field.eq_ignore_ascii_case(column)));
+    column.filter(|_| head).map(|column| (separator, *column))
 }
 
 /// Scenes of a table that another program wrote; none where it is none that is known.
@@ -156,6 +242,18 @@ pub(super) fn read(source: Source, table: &Table) -> Result<Option<Storyboard>> 
     }
     if let Some(entry) = table.entries().iter().find(|entry| entry.key.contains("max_f")) {
         return Err(expression_refused(source, entry));
+    }
+    let nodes_of = |entry: &Entry| matches!(&entry.value.value, Value::Table(node) if node.get("class_type").is_some());
+    if table.get("nodes").is_some() && table.get("links").is_some() || table.entries().iter().any(nodes_of) {
+        bail!("{}: a workflow of ComfyUI: write the prompts of its nodes into a file, one per line", source.name);
+    }
+    let by_number = |entry: &Entry| entry.key.trim_start_matches('-').starts_with(|c: char| c.is_ascii_digit());
+    if !table.entries().is_empty() && table.entries().iter().all(by_number) && !by_frame::is_by_frame(table) {
+        let whole = |entry: &&Entry| !entry.key.bytes().all(|byte| byte.is_ascii_digit());
+        if let Some(entry) = table.entries().iter().find(whole) {
+            let message = format!("{:?} is no frame: prompts by frame have whole numbers from 0, as \"48\"", entry.key);
+            return Err(source.at(entry.line, message));
+        }
     }
     const OF_WANGP: [&str; 4] = ["resolution", "video_length", "num_inference_steps", "model_type"];
     if let Some(node) = table.get("prompt")
@@ -205,11 +303,11 @@ pub(super) fn list(source: Source, list: &[super::node::Node]) -> Result<Storybo
 }
 
 /// Marks of another program in a prompt, which the text encoder would read as letters: `(red:1.3)`, `((snow))`, `<lora:x:1>`,
-/// `BREAK`, `embedding:x`.
+/// `BREAK`, `embedding:x`, `__colour__`, `{red|blue}`, `red++`, `--neg`.
 pub fn marks(text: &str) -> Vec<String> {
     let mut found = Vec::new();
     let mut rest = text;
-    while let Some(at) = rest.find(['(', '<', '[']) {
+    while let Some(at) = rest.find(['(', '<', '[', '{']) {
         let from = &rest[at..];
         let mark = match from.as_bytes()[0] {
             b'<' => from.find('>').map(|end| &from[..=end]).filter(|mark| {
@@ -219,6 +317,7 @@ pub fn marks(text: &str) -> Vec<String> {
             }),
             b'(' if from.starts_with("((") => from.find("))").map(|end| &from[..end + 2]),
             b'(' => from.find(')').map(|end| &from[..=end]).filter(|mark| weighted(mark)),
+            b'{' => from.find('}').map(|end| &from[..=end]).filter(|mark| mark.contains('|')),
             _ if from.starts_with("[[") => from.find("]]").map(|end| &from[..end + 2]),
             _ => from.find(']').map(|end| &from[..=end]).filter(|mark| weighted(mark)),
         };
@@ -230,9 +329,23 @@ pub fn marks(text: &str) -> Vec<String> {
             None => rest = &from[1..],
         }
     }
-    let words = text.split_whitespace().filter(|word| *word == "BREAK" || word.starts_with("embedding:"));
-    found.extend(words.map(str::to_owned));
+    let words = text.split_whitespace().map(|word| word.trim_end_matches([',', ';', '.']));
+    found.extend(words.filter(|word| is_mark(word)).map(str::to_owned));
     found
+}
+
+fn is_mark(word: &str) -> bool {
+    let inner = word.strip_prefix("__").and_then(|rest| rest.strip_suffix("__"));
+    let weighed = word.strip_suffix("++").or_else(|| word.strip_suffix("--"));
+    ["BREAK", "--neg", "--no"].contains(&word)
+        || word.starts_with("embedding:")
+        || inner.is_some_and(|name| name.chars().any(char::is_alphanumeric))
+        || weighed.is_some_and(|rest| is_weighed(rest.trim_end_matches(['+', '-'])))
+}
+
+/// Of `red++`: a word that is more than a letter of a name, as C++ has.
+fn is_weighed(word: &str) -> bool {
+    word.chars().count() > 1 && word.ends_with(|c: char| c.is_alphanumeric() || c == ')')
 }
 
 /// `(red:1.3)`: what stands behind the last colon is a number.
@@ -304,7 +417,7 @@ mod tests {
             ("! {Colour}=\"red\",\"blue\" : {Place}=\"snow\"\na {Colour} ball\n", ["WanGP", "batch"]),
             ("# macros\n! {Colour}=\"red\"\na {Colour} ball\n", ["WanGP", ":2:"]),
             ("id,prompt,seed\n1,\"a ball, red\",7\n", ["column \"prompt\"", "vidgen batch -"]),
-            ("\"Caption\"\t\"Seed\"\na ball\t7\n", ["column \"caption\"", "vidgen batch -"]),
+            ("\"Caption\"\t\"Seed\"\na ball\t7\n", ["column \"Caption\"", "vidgen batch -"]),
             ("prompt;seed\na ball;3\n", ["column \"prompt\"", "vidgen batch -"]),
             ("{\n  \"scene\": []\n}\n", ["JSON", ".json"]),
             ("[[scene]]\nprompt = \"x\"\n", ["scene script", ".toml"]),
@@ -313,6 +426,17 @@ mod tests {
             ("1\n00:00:00,000 --> 00:00:05,000\na ball\n", ["SubRip", "[00:00-00:06]"]),
             ("WEBVTT\n\n00:00.000 --> 00:05.000\na ball\n", ["WebVTT", "[00:00-00:06]"]),
             ("a ball\nNegative prompt: ugly\n", ["A1111", "--negative-prompt"]),
+            ("Caption\tseed\na ball\t1\n", ["row[\"Caption\"]", "delimiter=\"\\t\""]),
+            ("'0': 'a ball',\n'48': 'a box'\n", ["single quotes", "\"0\": \"a red ball\""]),
+            ("0: a ball\n48: a box\n", ["frames before prompts", ".json"]),
+            ("1,\"a ball\"\n2,\"a box\"\n", ["without a head", "per line"]),
+            ("{\"prompt\": \"a ball\"}\n{\"prompt\": \"a box\"}\n", ["list of jobs", "vidgen batch"]),
+            ("[Script Info]\nTitle: x\n", ["SubStation", "[00:00-00:06]"]),
+            ("{\\rtf1\\ansi a ball}\n", ["rich text", "plain text"]),
+            ("scene:\n  - prompt: a ball\n", ["scene script", ".yaml"]),
+            ("a ball\n| a | b |\n", ["Markdown", ":2:"]),
+            ("00:00-00:05 a ball\n00:05-00:10 a box\n", ["times", "[00:00-00:06]"]),
+            ("[0s-5s] a ball\n[5s-9s] a box\n", ["times", "[00:00-00:06]"]),
             ("a ball\nSteps: 20, Sampler: Euler a, CFG scale: 7\n", ["A1111", "--steps"]),
         ] {
             let error = read("prompts.txt", text).err().unwrap_or_else(|| panic!("{text}"));
@@ -328,6 +452,17 @@ mod tests {
             "\"A red ball\", he said\n",
             "1. a ball\n2. a box\n",
             "text\n",
+            "2: a ball\n",
+            "10: a ball\na box\n",
+            "1, 2 and 3 balls\n2, 3 and 4 balls\n",
+            "it's 10:00-12:00 in the meadow\n",
+            "[2-3] balls\n",
+            "1940s-1950s cars on a road\n",
+            "2-3 balls in the snow\n",
+            "{a} ball: red\n",
+            "scene: a red ball\n",
+            "'90s': a ball\n",
+            "| a bar at the left\n",
         ] {
             assert!(read("prompts.txt", text).is_ok(), "{text}");
         }
@@ -339,7 +474,23 @@ mod tests {
             marks("a (red:1.3) ball in the ((snow)), <lora:detail:0.8> [night:0.5] BREAK x"),
             ["(red:1.3)", "((snow))", "<lora:detail:0.8>", "[night:0.5]", "BREAK"]
         );
-        for text in ["a ball (red) rests", "at 10:30 (noon: a break)", "[night]", "a < b > c", "5 (of 7", "<b>"] {
+        assert_eq!(
+            marks("a __colour__ ball, embedding:easy, (a cat)++, red-- {red|blue} --neg ugly"),
+            ["{red|blue}", "__colour__", "embedding:easy", "cat)++", "red--", "--neg"]
+        );
+        for text in [
+            "a ball (red) rests",
+            "at 10:30 (noon: a break)",
+            "[night]",
+            "a < b > c",
+            "5 (of 7",
+            "<b>",
+            "c++",
+            "a -- b",
+            "{x}",
+            "____",
+            "a_b",
+        ] {
             assert!(marks(text).is_empty(), "{text}: {:?}", marks(text));
         }
     }

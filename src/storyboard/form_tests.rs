@@ -113,7 +113,9 @@ fn json_scripts_have_the_keys_of_toml() {
 #[test]
 fn bad_json_names_its_line() {
     for (text, words) in [
-        ("", "1: EOF while parsing a value"),
+        ("", "1: the file is empty"),
+        ("{0: \"a ball\"}", "1: a key begins without a double quotation mark"),
+        ("{\n// two\n\"0\": \"a\"}", "2: a key begins without a double quotation mark"),
         ("{\n\"scene\": [\n", "3: EOF while parsing a list"),
         ("{\"scene\": [{\"prompt\": \"a\"}]}\nx", "2: trailing characters"),
         ("{\"a\": 1,\n\"a\": 2}", "2: the key \"a\" stands twice"),
@@ -131,6 +133,10 @@ fn bad_json_names_its_line() {
         assert!(message.starts_with(&format!("f.json:{words}")), "{text}\n{message}");
     }
     assert!(message(json("{}")).contains("no scene in it; write \"scene\": ["));
+    assert!(message(json("{\"scenes\": [], \"fps\": 8}")).contains("no scene in it (it has scenes, fps); write"));
+    let workflow = "{\"6\": {\"class_type\": \"CLIPTextEncode\", \"inputs\": {\"text\": \"a\"}}}";
+    assert!(message(json(workflow)).contains("workflow of ComfyUI"));
+    assert_eq!(prompts(&yaml("- a ball\n- a box\n").unwrap()), ["a ball", "a box"]);
     for text in ["[]", "3", "\"a red ball\"", "null"] {
         assert!(message(json(text)).starts_with("f.json: not a table of keys"), "{text}");
     }
@@ -153,7 +159,9 @@ fn prompts_by_frame_last_until_the_next() {
         ("{\"0\": \" \"}", ":1: an empty prompt"),
         ("{\"0\": \"a\", \"1000001\": \"b\"}", ":1: frame 1000001 is beyond 1000000"),
         ("{\"0\": \"a\", \"99999999999999999999999999\": \"b\"}", ":1: frame 99999999999999999999 is beyond"),
-        ("{\"0\": \"a\", \"-1\": \"b\"}", ": no scene in it"),
+        ("{\"0\": \"a\", \"-1\": \"b\"}", ":1: \"-1\" is no frame"),
+        ("{\"0\": \"a\",\n\"12.5\": \"b\"}", ":2: \"12.5\" is no frame"),
+        ("{\"0s\": \"a\", \"6s\": \"b\"}", ":1: \"0s\" is no frame"),
     ] {
         let message = message(json(text));
         assert!(message.starts_with(&format!("f.json{words}")), "{text}\n{message}");

@@ -16,7 +16,14 @@ pub(super) fn parse(source: Source, text: &str) -> Result<Node> {
     node.and_then(|node| deserializer.end().map(|()| node)).map_err(|error| {
         let message = error.to_string();
         let place = format!(" at line {} column {}", error.line(), error.column());
-        source.at(error.line().max(1), message.strip_suffix(&place).unwrap_or(&message))
+        let message = match message.strip_suffix(&place).unwrap_or(&message) {
+            "EOF while parsing a value" if text.trim().is_empty() => "the file is empty: write what is to be seen",
+            "key must be a string" => {
+                "a key begins without a double quotation mark: write \"0\": \"a red ball\"; JSON has no comments, and no single quotes"
+            }
+            message => message,
+        };
+        source.at(error.line().max(1), message)
     })
 }
 

@@ -10,6 +10,8 @@ use std::io::{ErrorKind, Read};
 use std::path::Path;
 
 const MOST_BYTES: usize = 4 << 20;
+/// Bytes that tell text from other files.
+const SNIFFED: usize = 4096;
 
 /// What a file is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -185,7 +187,9 @@ pub(super) fn parse(name: &str, text: &str, syntax: Syntax) -> Result<Storyboard
     };
     let table = match &root.value {
         Value::Table(table) => table,
-        Value::List(list) if syntax == Syntax::Json && !list.is_empty() => return foreign::list(source, list),
+        Value::List(list) if matches!(syntax, Syntax::Json | Syntax::Yaml) && !list.is_empty() => {
+            return foreign::list(source, list);
+        }
         _ => bail!("{name}: not a table of keys: see docs/scripts.md for what a script holds"),
     };
     if let Some(storyboard) = foreign::read(source, table)? {
@@ -228,6 +232,15 @@ fn bytes_up_to(source: impl Read, most: usize) -> Result<Vec<u8>> {
 pub(super) fn text<'a>(name: &str, bytes: &'a [u8]) -> Result<&'a str> {
     match std::str::from_utf8(bytes) {
         Ok(text) => Ok(text.strip_prefix('\u{feff}').unwrap_or(text)),
+        Err(_) if bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]) => {
+            bail!("{name}: this is UTF-16 and not UTF-8, as PowerShell and some editors write: save the file as UTF-8")
+        }
+        // no text has one, and nearly every other file has one early
+        Err(_) if bytes.iter().take(SNIFFED).any(|byte| *byte == 0) => {
+            bail!(
+                "{name}: this is no text: give a file of prompts, one per line, or a scene script (.toml, .yaml, .json)"
+            )
+        }
         Err(error) => {
             let before = &bytes[..error.valid_up_to()];
             let line = before.iter().filter(|byte| **byte == b'\n').count() + 1;

@@ -19,6 +19,9 @@ pub(super) fn prompt(text: &str) -> Result<String> {
     } else {
         text.trim().to_owned()
     };
+    // marks of editors that nobody sees: a space of no width, and that of byte order where files were joined
+    let prompt = prompt.trim_matches(|c: char| c.is_whitespace() || ['\u{200b}', '\u{2060}', '\u{feff}'].contains(&c));
+    let prompt = prompt.to_owned();
     ensure!(!prompt.is_empty(), "an empty prompt: write what is to be seen");
     if let Some(control) = prompt.chars().find(|c| c.is_control() && *c != '\t') {
         bail!("control character U+{:04X} in a prompt: is this a text file?", u32::from(control))

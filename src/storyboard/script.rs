@@ -15,6 +15,8 @@ const SCHEMA: &str = "vidgen.scene.v1";
 const OWN: [&str; 3] = ["schema", "defaults", "scene"];
 const DEFAULTS: [&str; 3] = ["duration", "frames", "transition"];
 const SCENE: [&str; 5] = ["prompt", "subject", "duration", "frames", "transition"];
+/// Keys that are named where there is no scene.
+const SHOWN: usize = 8;
 const TRANSITION: [&str; 4] = ["kind", "frames", "overlap", "windows"];
 
 pub(super) fn read(source: Source, root: &Table) -> Result<Storyboard> {
@@ -72,7 +74,14 @@ impl Script<'_> {
             Syntax::Yaml => "write scene: and below it - prompt: ..",
             Syntax::Toml | Syntax::Lines => "write [[scene]] and a prompt for each",
         };
-        let none = || anyhow!("{}: no scene in it; {form}", source.name);
+        let none = || {
+            let keys: Vec<&str> = root.entries().iter().map(|entry| entry.key.as_str()).take(SHOWN).collect();
+            let keys = match source.syntax {
+                Syntax::Json | Syntax::Yaml if !keys.is_empty() => format!(" (it has {})", keys.join(", ")),
+                _ => String::new(),
+            };
+            anyhow!("{}: no scene in it{keys}; {form}", source.name)
+        };
         let node = root.get("scene").ok_or_else(none)?;
         let not_tables = |node: &Node| match source.syntax {
             Syntax::Toml => source.at(node.line, "a scene is a table: write [[scene]], in two brackets"),

@@ -73,6 +73,12 @@ fn bad_lines_name_their_place() {
         assert_eq!(message(lines(empty.as_bytes())), "f.txt: no prompt in it; write one prompt per line");
     }
     let utf8 = message(lines(b"one\ntwo \xe9\n"));
+    for bytes in [&b"\xff\xfea\0"[..], b"\xfe\xff\0a"] {
+        assert!(message(lines(bytes)).contains("UTF-16"));
+    }
+    assert!(message(lines(b"\0\0\0\x20ftypisom\xad")).contains("is no text"));
+    // files of an editor of Windows, one behind the other
+    assert_eq!(prompts(&lines("a\n\u{feff}b\n".as_bytes()).unwrap()), ["a", "b"]);
     assert_eq!(utf8, "f.txt:2: byte 5 of the line (0xe9) is not UTF-8: save the file as UTF-8");
     assert!(message(lines("o\0n\0e\0".as_bytes())).starts_with("f.txt:1: control character U+0000"));
     assert_eq!(lines(format!("#\n{}", "x".repeat(MOST_PROMPT)).as_bytes()).unwrap().scenes.len(), 1);
