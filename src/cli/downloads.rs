@@ -2,6 +2,7 @@
 
 use super::Report;
 use crate::disk;
+use crate::run::time::human_seconds;
 use crate::run::{Event, Fetched, Observer, interrupt, progress};
 use crate::weights::{self, Download, Wanted};
 use std::time::{Duration, Instant};
@@ -98,6 +99,17 @@ impl Download for Told {
             self.state.rate = Some(rate);
             self.state.eta = Some(left / rate).filter(|eta| eta.is_finite());
             self.say();
+        }
+    }
+
+    fn silent(&mut self, time: Duration) {
+        if let Some(observer) = &mut self.observer {
+            let text = format!(
+                "{}: nothing has arrived for {}; still waiting",
+                self.state.model,
+                human_seconds(time.as_secs_f64())
+            );
+            let _ = observer.event(&Event::Warning(text));
         }
     }
 

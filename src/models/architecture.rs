@@ -7,6 +7,7 @@ use super::control::ControlNetwork;
 use super::latent_time::LatentTime;
 use crate::attention::SiteKind;
 use crate::schedulers::SchedulerClass;
+use crate::words::without_types;
 use anyhow::{Result, bail};
 use candle_nn::VarBuilder;
 use serde::de::DeserializeOwned;
@@ -124,7 +125,7 @@ pub fn config<T: DeserializeOwned>(configurations: &Configurations, path: &str) 
     serde_path_to_error::deserialize(configurations(path)?).map_err(|error| {
         let key = error.path().to_string();
         let key = if key == "." { String::new() } else { format!("key {key:?}: ") };
-        anyhow::anyhow!("{path}: {key}{}", error.inner())
+        anyhow::anyhow!("{path}: {key}{}", without_types(&error.inner().to_string()))
     })
 }
 

@@ -6,7 +6,7 @@ use crate::processors::Spec;
 use crate::schedulers::{SchedulerKind, Table};
 use crate::timeline::{BlendMode, Motion, MotionSteps};
 use crate::video::Rate;
-use crate::words::{text, word, words};
+use crate::words::{text, without_types, word, words};
 use anyhow::{Result, bail, ensure};
 use serde::Deserialize;
 
@@ -200,7 +200,8 @@ impl Recipe {
     /// One line with the entry that is wrong.
     pub(super) fn of_table(table: toml::Table) -> Result<Self> {
         let recipe: Self = serde_path_to_error::deserialize(toml::Value::Table(table)).map_err(|error| {
-            let (path, message) = (error.path().to_string(), error.inner().message().replace('\n', " "));
+            let (path, message) =
+                (error.path().to_string(), without_types(&error.inner().message().replace('\n', " ")));
             if path == "." { anyhow::anyhow!("{message}") } else { anyhow::anyhow!("{path}: {message}") }
         })?;
         let DitCtrl { transition_windows, hold, .. } = recipe.method.ditctrl;

@@ -70,6 +70,10 @@ impl Backend {
                     format!("; its tensors have the prefix {prefix:?}: save them without it, as diffusers names them")
                 }
                 (None, Some(near)) => format!("; the nearest name there is {near:?}"),
+                (None, None) if self.part.names().any(|name| name.contains("lora_")) => {
+                    "; its tensors are those of a LoRA: give it by --lora, and the model it was made for by --model"
+                        .to_owned()
+                }
                 (None, None) => String::new(),
             };
             refused(format!("{}: no tensor {name:?}{near}", self.part.place()))

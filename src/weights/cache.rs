@@ -69,6 +69,9 @@ pub(super) struct Hub {
     pub offline: bool,
     /// Weights are not fetched, their headers are looked at.
     pub look: bool,
+    /// How long the hub may be silent.
+    #[cfg(feature = "hub")]
+    pub patience: super::patience::Patience,
 }
 
 impl Hub {
@@ -99,6 +102,8 @@ impl Hub {
             offline: offline
                 || ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"].iter().any(|key| variable(key).is_some_and(yes)),
             look: false,
+            #[cfg(feature = "hub")]
+            patience: super::patience::Patience::default(),
         }
     }
 

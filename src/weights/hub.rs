@@ -9,10 +9,10 @@ use super::cache::{Hub, HubId, is_commit};
 use super::error::{ModelError, Result, refuse};
 use super::files::{self, Index, Layout, SCHEDULER};
 use super::header::Header;
+use super::patience::{self, Reporter};
 use super::source::{Head, Remote, Source, is_inside};
 use super::{Download, Form, ModelFolder, Wanted, network};
-use hf_hub::api::Progress;
-use hf_hub::api::sync::{Api, ApiBuilder, ApiError, ApiRepo};
+use hf_hub::api::sync::{Api, ApiBuilder, ApiError};
 use hf_hub::{Cache, Repo, RepoType};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
@@ -55,7 +55,8 @@ struct Session<'a> {
     hub: &'a Hub,
     id: &'a HubId,
     api: Api,
-    repo: ApiRepo,
+    /// The model at its commit.
+    repo: Repo,
     commit: String,
     snapshot: PathBuf,
     /// Size by path inside the model.
@@ -112,10 +113,19 @@ impl<'a> Session<'a> {
             .with_user_agent("vidgen", env!("CARGO_PKG_VERSION"));
         let api = builder.build().map_err(|error| failed(hub, id, "", &error.to_string()))?;
         let named = Repo::with_revision(id.repo.clone(), RepoType::Model, id.revision.clone());
-        let request = api.repo(named.clone()).info_request().query("blobs", "true");
-        let mut response = request.call().map_err(|error| failed(hub, id, "", &error.to_string()))?;
-        let listing: Listing =
-            response.body_mut().read_json().map_err(|error| failed(hub, id, "", &format!("its answer: {error}")))?;
+        let repo = api.repo(named.clone());
+        let listing = heard(hub, id, &mut (), move |_: Reporter<_>| {
+            let mut response = repo.info_request().query("blobs", "true").call()?;
+            response.body_mut().read_to_string()
+        })?;
+        let listing = listing.map_err(|error: ureq::Error| failed(hub, id, "", &error.to_string()))?;
+        let listing: Listing = serde_json::from_str(&listing).map_err(|error| {
+            let (name, endpoint) = (id.name(), &hub.endpoint);
+            ModelError::new(format!(
+                "{name}: no folder of that name here, and {endpoint} does not answer as a hub does ({error}); check the network (a page \
+                 to log in?) and HF_ENDPOINT"
+            ))
+        })?;
         if !is_commit(&listing.sha) {
             refuse!("{}: {} named the commit {:?}, which is none", id.name(), hub.endpoint, listing.sha);
         }
@@ -127,7 +137,7 @@ impl<'a> Session<'a> {
         Ok(Self {
             hub,
             id,
-            repo: api.repo(commit),
+            repo: commit,
             api,
             snapshot: cache.pointer_path(&listing.sha),
             commit: listing.sha,
@@ -213,7 +223,8 @@ impl<'a> Session<'a> {
 
     /// Asks for a file once. Errors are final; a returned text says why it is worth asking again.
     fn attempt(&self, path: &str, target: &Path, progress: &mut dyn Download) -> Result<Option<String>> {
-        let remote = match self.api.metadata(&self.repo.url(path)) {
+        let (api, url) = (self.api.clone(), self.url(path));
+        let remote = match heard(self.hub, self.id, progress, move |_: Reporter<_>| api.metadata(&url))? {
             Ok(remote) => remote,
             Err(error) => return self.judge(path, error),
         };
@@ -224,7 +235,9 @@ impl<'a> Session<'a> {
         if size_of(&part).is_some_and(|found| found >= size) && !reopen(&part, remote.etag(), size) {
             discard(&part);
         }
-        if let Err(error) = self.repo.download_with_progress(path, Reporter::new(progress)) {
+        let (repo, name) = (self.api.repo(self.repo.clone()), path.to_owned());
+        let fetched = move |reporter: Reporter<_>| repo.download_with_progress(&name, reporter).map(drop);
+        if let Err(error) = heard(self.hub, self.id, progress, fetched)? {
             return self.judge(path, error);
         }
         let found = size_of(target).unwrap_or(0);
@@ -263,18 +276,24 @@ impl<'a> Session<'a> {
     fn range(&self, path: &str, from: u64, to: u64) -> Result<Vec<u8>> {
         let failed = |text: &str| failed(self.hub, self.id, path, text);
         let agent = ureq::Agent::new_with_defaults();
-        let mut request =
-            agent.get(self.repo.url(path)).header("Range", format!("bytes={from}-{}", to.saturating_sub(1)));
+        let mut request = agent.get(self.url(path)).header("Range", format!("bytes={from}-{}", to.saturating_sub(1)));
         if let Some(token) = &self.hub.token {
             request = request.header("Authorization", format!("Bearer {token}"));
         }
-        let response = request.call().map_err(|error| failed(&error.to_string()))?;
-        // a server that knows no ranges sends everything from the start
-        let skip = if response.status() == 206 { 0 } else { from };
-        let mut reader = response.into_body().into_reader().take(skip + to - from);
-        let mut bytes = Vec::new();
-        reader.read_to_end(&mut bytes).map_err(|error| failed(&error.to_string()))?;
-        Ok(bytes.split_off((skip as usize).min(bytes.len())))
+        let fetched = heard(self.hub, self.id, &mut (), move |_: Reporter<_>| {
+            let response = request.call().map_err(|error| error.to_string())?;
+            // a server that knows no ranges sends everything from the start
+            let skip = if response.status() == 206 { 0 } else { from };
+            let mut reader = response.into_body().into_reader().take(skip + to - from);
+            let mut bytes = Vec::new();
+            reader.read_to_end(&mut bytes).map_err(|error| error.to_string())?;
+            Ok(bytes.split_off((skip as usize).min(bytes.len())))
+        })?;
+        fetched.map_err(|error: String| failed(&error))
+    }
+
+    fn url(&self, path: &str) -> String {
+        self.api.repo(self.repo.clone()).url(path)
     }
 
     /// hf-hub makes file names of these.
@@ -301,6 +320,13 @@ impl<'a> Session<'a> {
             ApiError::RequestError(_) if status(&text).is_some_and(|code| code < 500) => {
                 Err(failed(self.hub, self.id, path, &text))
             }
+            // no hub says nothing of a file, however often it is asked
+            ApiError::MissingHeader(_) | ApiError::InvalidHeader(_) => {
+                let (name, endpoint) = (self.id.name(), &self.hub.endpoint);
+                refuse!(
+                    "{name}: {endpoint} does not answer for {path} as a hub does ({text}); check HF_ENDPOINT and the proxy"
+                )
+            }
             _ => Ok(Some(one_line(&text))),
         }
     }
@@ -315,31 +341,19 @@ impl<'a> Session<'a> {
     }
 }
 
-/// Hands hf-hub's reports on. The first number after the name of a file is what had arrived earlier.
-struct Reporter<'a> {
-    progress: &'a mut dyn Download,
-    begun: Option<(String, u64)>,
-}
-
-impl<'a> Reporter<'a> {
-    fn new(progress: &'a mut dyn Download) -> Self {
-        Self { progress, begun: None }
-    }
-}
-
-impl Progress for Reporter<'_> {
-    fn init(&mut self, size: usize, filename: &str) {
-        self.begun = Some((filename.to_owned(), size as u64));
-    }
-
-    fn update(&mut self, size: usize) {
-        match self.begun.take() {
-            Some((path, bytes)) => self.progress.file(&path, bytes, size as u64),
-            None => self.progress.advance(size as u64),
-        }
-    }
-
-    fn finish(&mut self) {}
+/// What is done at the hub, unless it falls silent.
+fn heard<T: Send + 'static>(
+    hub: &Hub,
+    id: &HubId,
+    progress: &mut dyn Download,
+    work: impl FnOnce(Reporter<T>) -> T + Send + 'static,
+) -> Result<T> {
+    patience::wait(hub.patience, progress, work).ok_or_else(|| {
+        let (name, endpoint, time) = (id.name(), &hub.endpoint, hub.patience.most.as_secs());
+        ModelError::new(format!(
+            "{name}: nothing has arrived from {endpoint} for {time} s; check the network and run again, it goes on where it stopped"
+        ))
+    })
 }
 
 /// Makes a part file that is as long as its file one that a download goes on from: hf-hub asks behind its end and is refused

@@ -27,8 +27,14 @@ enum Fault {
     /// A tag that would be a path outside the cache.
     Tag(&'static str),
     Commit(&'static str),
+    /// Sends the file and nothing about it, as a plain web server.
+    Bare,
+    /// A page in place of the answer.
+    Page,
     /// Sends the client on to another address, as the hub does for large files.
     Redirect,
+    /// Falls silent after half, with the connection open.
+    Silence,
 }
 
 struct State {
@@ -78,7 +84,15 @@ impl Server {
 
     fn hub(&self, cache: &TempDir) -> Hub {
         let cache = cache.path().to_owned();
-        Hub { cache, endpoint: self.endpoint.clone(), token: Some("secret".into()), offline: false, look: false }
+        let patience = patience::Patience::default();
+        Hub {
+            cache,
+            endpoint: self.endpoint.clone(),
+            token: Some("secret".into()),
+            offline: false,
+            look: false,
+            patience,
+        }
     }
 }
 
@@ -115,6 +129,9 @@ fn answer(stream: TcpStream, state: &Mutex<State>, base: &str) -> std::io::Resul
         if let Some(Fault::Status(status)) = state.faults.get("listing") {
             return plain(&mut stream, *status, "", b"");
         }
+        if state.faults.get("listing") == Some(&Fault::Page) {
+            return plain(&mut stream, 200, "", b"<html>log in</html>");
+        }
         if revision != "main?blobs=true" {
             return plain(&mut stream, 404, "", b"");
         }
@@ -132,7 +149,10 @@ fn answer(stream: TcpStream, state: &Mutex<State>, base: &str) -> std::io::Resul
     let fault = state.faults.get(&name).copied();
     let tag = if let Some(Fault::Tag(tag)) = fault { tag.to_owned() } else { sha256(&file) };
     let commit = if let Some(Fault::Commit(commit)) = fault { commit } else { COMMIT };
-    let mut headers = format!("ETag: \"{tag}\"\r\nX-Repo-Commit: {commit}\r\n");
+    let mut headers = match fault {
+        Some(Fault::Bare) => String::new(),
+        _ => format!("ETag: \"{tag}\"\r\nX-Repo-Commit: {commit}\r\n"),
+    };
     match fault {
         Some(Fault::Status(status)) => return plain(&mut stream, status, "", b""),
         Some(Fault::Redirect) if moved.is_none() => {
@@ -157,6 +177,11 @@ fn answer(stream: TcpStream, state: &Mutex<State>, base: &str) -> std::io::Resul
         Some(Fault::Break(times)) if !probe => {
             state.faults.insert(name, Fault::Break(times.saturating_sub(1)));
             stream.write_all(if times > 0 { &body[..body.len() / 2] } else { &[] })
+        }
+        Some(Fault::Silence) if !probe => {
+            stream.write_all(&body[..body.len() / 2])?;
+            std::mem::forget(stream);
+            Ok(())
         }
         Some(Fault::Hiccup) if !probe => {
             state.faults.remove(&name);
@@ -322,6 +347,9 @@ fn refusals_say_what_to_do() {
     assert_says(open(&hub), &["org/model: vae/config.json", "403"]);
     server.fault("vae/config.json", None);
 
+    server.fault("listing", Some(Fault::Page));
+    assert_says(open(&hub), &["org/model", "does not answer as a hub does", "HF_ENDPOINT"]);
+    server.fault("listing", None);
     // nobody there
     let dead = Hub { endpoint: "http://127.0.0.1:1".into(), ..hub.clone() };
     assert_says(open(&dead), &["org/model", "no folder of that name", "http://127.0.0.1:1", "check the network"]);
@@ -336,6 +364,7 @@ fn refusals_say_what_to_do() {
         (Fault::Tag("../../../../escaped"), "cannot be stored"),
         (Fault::Tag("/tmp/escaped"), "cannot be stored"),
         (Fault::Commit("../../escaped"), "asked for was"),
+        (Fault::Bare, "as a hub does"),
     ] {
         let cache = tempfile::tempdir().unwrap();
         server.fault("model_index.json", Some(fault));
@@ -502,4 +531,29 @@ fn a_network_of_transformers_is_fetched_without_the_rest() {
     assert!(!server.take_log().iter().any(|line| line.contains("model.safetensors")));
     let pickled = Server::new(&[("config.json", clip), ("pytorch_model.bin", vec![0; 10])]);
     assert_says(open(&pickled, &other, "clip"), &["pytorch_model.bin", "pickled"]);
+}
+
+#[test]
+fn a_hub_that_falls_silent_is_told_and_given_up() {
+    #[derive(Default)]
+    struct Silent(usize, u64);
+    impl Download for Silent {
+        fn silent(&mut self, _: Duration) {
+            self.0 += 1;
+        }
+        fn advance(&mut self, bytes: u64) {
+            self.1 += bytes;
+        }
+    }
+    let (server, cache) = (Server::new(&files()), tempfile::tempdir().unwrap());
+    let patience = patience::Patience { told: Duration::from_millis(100), most: Duration::from_millis(300) };
+    let hub = Hub { patience, ..server.hub(&cache) };
+    server.fault(TRANSFORMER, Some(Fault::Silence));
+    let mut silent = Silent::default();
+    let opened = ModelFolder::resolve("org/model", || hub.clone(), &mut silent).map_err(anyhow::Error::from);
+    assert_says(opened, &["nothing has arrived from", "run again"]);
+    // what had come is counted, and the silence told until it was too long
+    assert!(silent.0 == 2 && silent.1 > 40_000, "{} {}", silent.0, silent.1);
+    let parts = std::fs::read_dir(cache.path().join("models--org--model/blobs")).unwrap().flatten();
+    assert!(parts.into_iter().any(|file| file.path().extension().is_some_and(|end| end == "part")));
 }

@@ -4,7 +4,7 @@
 use super::error::{ModelError, Result};
 use super::files::{SCHEDULER, TOKENIZERS, tokenizers};
 use super::part::Part;
-use super::{ModelFolder, ToDownload, json};
+use super::{ModelFolder, ToDownload, json, nearly};
 use crate::models::architecture::{Native, PartClass, Role};
 use serde::Serialize;
 use serde::de::IgnoredAny;
@@ -140,7 +140,7 @@ fn weighted(model: &ModelFolder, name: &str) -> PartInfo {
         Ok(None) => Ok(None),
         Err(error) => Err(error.clone()),
     };
-    let mut info = PartInfo::new(name, class(model, name, &config), checked, || model.missing(name));
+    let mut info = PartInfo::new(name, class(model, name, &config), checked, || nearly::missing(&model.0.source, name));
     if let Ok(Some(part)) = opened {
         info.parameters = part.elements();
         info.bytes = part.bytes();

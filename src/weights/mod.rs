@@ -24,11 +24,15 @@ mod host;
 mod hub;
 mod import;
 mod info;
+mod json;
 mod list;
 mod lora;
 mod measures;
+mod nearly;
 mod network;
 mod part;
+#[cfg(feature = "hub")]
+mod patience;
 mod single;
 mod source;
 mod tensor_cache;
@@ -59,15 +63,16 @@ use crate::models::registry::{self, FAMILIES};
 use anyhow::Context;
 use cache::{Hub, HubId};
 use error::{Result, refuse};
+use json::json;
 use lora::{LoraFile, Target};
 use serde::de::DeserializeOwned;
 use single::Single;
 use source::{Embedded, Source};
-use std::borrow::Cow;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
 
 /// Pipeline classes (`_class_name` of `model_index.json`) that this program runs.
 pub fn pipelines() -> Vec<&'static str> {
@@ -102,6 +107,9 @@ pub trait Download {
 
     /// So many bytes of the file have arrived since the last call.
     fn advance(&mut self, _bytes: u64) {}
+
+    /// Nothing has arrived for this long.
+    fn silent(&mut self, _time: Duration) {}
 
     /// After the last file.
     fn end(&mut self) {}
@@ -275,7 +283,8 @@ impl ModelFolder {
 
     fn from_source(name: String, source: Source, revision: Option<String>) -> Result<Self> {
         if !source.has(MODEL_INDEX) {
-            refuse!("{}: no such file; a model folder of diffusers has one", source.show(MODEL_INDEX));
+            let (place, hint) = (source.show(MODEL_INDEX), nearly::around(&source));
+            refuse!("{place}: no such file; a model folder of diffusers has one{hint}");
         }
         let index: ModelIndex = json(&source, MODEL_INDEX)?;
         let Some(family) = registry::family(&index.class) else {
@@ -442,37 +451,12 @@ impl ModelFolder {
         if let Some(part) = parts.get(name) {
             return Ok(part.clone());
         }
-        let Some(part) = Part::open(&self.0.source, name)? else { return Err(self.missing(name).into()) };
+        let Some(part) = Part::open(&self.0.source, name)? else {
+            return Err(nearly::missing(&self.0.source, name).into());
+        };
         check_class(&self.0.source, self.0.family, name)?;
         parts.insert(name.to_owned(), part.clone());
         Ok(part)
-    }
-
-    /// The error of a part without weights.
-    fn missing(&self, name: &str) -> ModelError {
-        let source = &self.0.source;
-        if !source::is_inside(name) {
-            return ModelError::new(format!("{name:?} is not the name of a part of {}", source.place()));
-        }
-        let looked = ["diffusion_pytorch_model.safetensors", "model.safetensors"].join(", ");
-        let there: Vec<String> = source.list(name).into_iter().filter(|file| file.ends_with(".safetensors")).collect();
-        let there: Vec<&str> = there.iter().map(String::as_str).collect();
-        let what = match there.first() {
-            None => String::new(),
-            Some(shard) if shard.contains("-of-") => {
-                let base = shard.split("-0").next().unwrap_or(shard);
-                format!(
-                    "; there are shards ({}) without the index that says what is in them: download {base}.safetensors.index.json \
-                     as well, or save the model again",
-                    part::list(&there)
-                )
-            }
-            Some(_) => format!("; there is {}: give it one of these names", part::list(&there)),
-        };
-        ModelError::new(format!(
-            "{}: part {name:?} is missing: looked for {looked}, their .fp16 and .bf16 forms and their index files{what}",
-            source.show(name)
-        ))
     }
 }
 
@@ -612,7 +596,10 @@ fn folder(path: &Path, form: Form) -> Result<Found> {
             _ if path.exists() => {
                 refuse!("{shown}: a file, not a model folder; give the folder with {} in it", form.index())
             }
-            _ => refuse!("{shown}: no such folder"),
+            _ => match path.to_str().and_then(nearly::address) {
+                Some(name) => refuse!("{shown}: no such folder; a model on the hub is written ORG/NAME: {name}"),
+                None => refuse!("{shown}: no such folder"),
+            },
         }
     }
     Ok(Found { name: shown.to_string(), source: Source::Folder(path.to_owned()), revision: None })
@@ -675,53 +662,5 @@ fn check_class(source: &Source, family: &Family, name: &str) -> Result<()> {
             refuse!("{}: {key} {class:?} is not supported here; supported: {}", source.show(&path), classes.join(", "))
         }
         _ => Ok(()),
-    }
-}
-
-/// JSON as editors and Python write it: without the byte order mark of the one and the NaN and Infinity of the other, which
-/// become null.
-fn plain_json(text: &[u8]) -> Cow<'_, [u8]> {
-    let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
-    const NO_NUMBERS: [&[u8]; 3] = [b"-Infinity", b"Infinity", b"NaN"];
-    if !NO_NUMBERS.iter().any(|word| text.windows(word.len()).any(|found| found == *word)) {
-        return Cow::Borrowed(text);
-    }
-    let mut out = Vec::with_capacity(text.len());
-    let (mut at, mut quoted) = (0, false);
-    while let Some(&byte) = text.get(at) {
-        let word = NO_NUMBERS.iter().find(|word| !quoted && text[at..].starts_with(word));
-        match (byte, word) {
-            (_, Some(word)) => {
-                out.extend_from_slice(b"null");
-                at += word.len();
-                continue;
-            }
-            (b'\\', _) if quoted => {
-                out.extend_from_slice(&text[at..(at + 2).min(text.len())]);
-                at += 2;
-                continue;
-            }
-            (b'"', _) => quoted = !quoted,
-            _ => {}
-        }
-        out.push(byte);
-        at += 1;
-    }
-    Cow::Owned(out)
-}
-
-/// Reads a JSON file; errors name the file and the key.
-fn json<T: DeserializeOwned>(source: &Source, path: &str) -> Result<T> {
-    let text = source.read(path, files::SMALL_FILE)?;
-    let text = plain_json(&text);
-    let mut reader = serde_json::Deserializer::from_slice(&text);
-    let value = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
-        let key = error.path().to_string();
-        let key = if key == "." { String::new() } else { format!("key {key:?}: ") };
-        ModelError::new(format!("{}: {key}{}", source.show(path), error.inner()))
-    })?;
-    match reader.end() {
-        Ok(()) => Ok(value),
-        Err(error) => refuse!("{}: {error}", source.show(path)),
     }
 }

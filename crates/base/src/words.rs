@@ -22,6 +22,29 @@ pub fn unknown(what: &str, word: &str, known: &[&str]) -> Error {
     }
 }
 
+/// A message of serde without Rust's names of types.
+pub fn without_types(message: &str) -> String {
+    const WORDS: [(&str, &str); 8] = [
+        ("usize", "a whole number"),
+        ("u64", "a whole number"),
+        ("u32", "a whole number"),
+        ("u8", "a whole number"),
+        ("i64", "a whole number"),
+        ("f64", "a number"),
+        ("f32", "a number"),
+        ("a boolean", "true or false"),
+    ];
+    let message = match message.split_once("expected struct ") {
+        Some((before, after)) => {
+            format!("{before}expected a table of keys{}", after.trim_start_matches(char::is_alphanumeric))
+        }
+        None => message.to_owned(),
+    };
+    WORDS.iter().fold(message, |message, (name, words)| {
+        message.replace(&format!("expected {name}"), &format!("expected {words}"))
+    })
+}
+
 /// A setting that may be absent, written and read as its words (`#[serde(with = "text")]`).
 pub mod text {
     use super::{Deserializer, FromStr, fmt, word};
@@ -189,6 +212,24 @@ impl FromStr for Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn types_are_called_as_people_call_them() {
+        for (rust, words) in [
+            ("invalid type: null, expected usize", "invalid type: null, expected a whole number"),
+            (
+                "invalid type: string \"3\", expected f64 at line 1",
+                "invalid type: string \"3\", expected a number at line 1",
+            ),
+            ("invalid type: null, expected a boolean", "invalid type: null, expected true or false"),
+            (
+                "invalid type: sequence, expected struct ModelIndex at line 1 column 0",
+                "invalid type: sequence, expected a table of keys at line 1 column 0",
+            ),
+        ] {
+            assert_eq!(without_types(rust), words);
+        }
+    }
 
     #[test]
     fn durations() {

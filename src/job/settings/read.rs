@@ -4,6 +4,7 @@ use super::Settings;
 use crate::job::values;
 use crate::run::{Code, Failure, WithCode};
 use crate::storyboard::Storyboard;
+use crate::words::without_types;
 use anyhow::Context;
 use serde::de::DeserializeOwned;
 
@@ -28,14 +29,7 @@ pub fn read_settings(table: toml::Table) -> Result<Settings, Failure> {
 pub fn read_keys<T: DeserializeOwned>(what: &str, table: toml::Table) -> Result<T, Failure> {
     serde_path_to_error::deserialize(toml::Value::Table(table))
         .map_err(|error| {
-            let message = error.inner().message();
-            // the names of types are Rust's
-            let message =
-                [("usize", "a whole number"), ("u32", "a whole number"), ("u8", "a whole number"), ("f64", "a number")]
-                    .into_iter()
-                    .fold(message.replace("expected a boolean", "expected true or false"), |message, (name, words)| {
-                        message.replace(&format!("expected {name}"), &format!("expected {words}"))
-                    });
+            let message = without_types(error.inner().message());
             let mut words = message.split('`').skip(1).step_by(2); // serde lists the names that it knows
             match (error.path().to_string(), words.next()) {
                 (_, Some(word)) if message.starts_with("unknown field") => {
