@@ -102,7 +102,8 @@ fn lines(text: &str) -> impl Iterator<Item = Result<Row, Fault>> {
         let table = serde_json::from_str(line.trim()).map_err(|error| {
             let column = error.column();
             let message = error.to_string();
-            anyhow!("not JSON: {} (column {column})", message.split(" at line ").next().unwrap_or_default())
+            let what = message.split(" at line ").next().unwrap_or_default();
+            anyhow!("not JSON: {what} (column {column}); a job is {{\"prompt\": \"..\"}}, one on each line")
         });
         match table.and_then(|value: serde_json::Value| object(value)) {
             Ok(table) => Ok(Row { line: line_number, table }),
@@ -399,7 +400,7 @@ mod tests {
         let faults = faults(text, false);
         for (line, word) in [
             (1, "did you mean steps?"),
-            (2, "not JSON"),
+            (2, "a job is {"),
             (3, "not a JSON object"),
             (4, "no prompt"),
             (5, "an empty list"),

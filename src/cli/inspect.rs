@@ -1,9 +1,9 @@
 //! `inspect`: the record of a run.
 
+use super::table::{aligned_within, plain, terminal, wrapped};
 use crate::run::{Failure, Manifest, human_bytes, print, time::human_seconds};
 use crate::video::Rate;
 use serde_json::Value;
-use std::fmt::Write;
 use std::path::PathBuf;
 
 const EXAMPLES: &str = "\
@@ -33,7 +33,7 @@ pub fn run(args: Args, json: bool) -> Result<(), Failure> {
     let sidecar = args.file.extension().is_some_and(|suffix| suffix.eq_ignore_ascii_case("json"));
     let video = if sidecar { args.file.with_extension("") } else { args.file };
     let bytes = video.metadata().ok().filter(|found| found.is_file()).map(|found| found.len());
-    print(&describe(&manifest, bytes))
+    print(&describe(&manifest, bytes, terminal()))
 }
 
 /// A value without the quotes of JSON; none of what only programs read: lists of numbers, windows, texts by weight.
@@ -50,22 +50,16 @@ fn shown(value: &Value) -> Option<String> {
     }
 }
 
-/// The text of a file someone may have sent, on a terminal: without control characters.
-fn plain(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() && c != '\n' { '\u{fffd}' } else { c }).collect()
-}
-
-/// What is to be seen, how long it is and what made it come first; then the settings. `bytes`: of the video's file.
-fn describe(manifest: &Manifest, bytes: Option<u64>) -> String {
-    const COLUMN: usize = 20;
+/// What is to be seen, how long it is and what made it come first; then the settings. `bytes`: of the video's file; `columns`: of the
+/// terminal.
+fn describe(manifest: &Manifest, bytes: Option<u64>, columns: usize) -> String {
+    const NAME: usize = 19;
     /// Told in the lines before the settings.
     const TOLD: [&str; 9] = ["seed", "model", "prompt", "prompts", "width", "height", "frames", "fps", "steps"];
-    let mut text = String::new();
-    let mut row = |name: &str, value: &str| {
-        let value = value.replace('\n', " ");
-        // writing to a String cannot fail
-        let _ = writeln!(text, "{}", format!("{name:<COLUMN$} {value}").trim_end());
-    };
+    let mut rows: Vec<[String; 2]> = Vec::new();
+    // someone may have sent the file
+    let mut row =
+        |name: &str, value: &str| rows.push([format!("{:<NAME$}", plain(name)), plain(&value.replace('\n', " "))]);
     let setting = |name: &str| manifest.settings.get(name).and_then(shown);
     let mut video: Vec<String> = Vec::new();
     video.extend(setting("width").zip(setting("height")).map(|(width, height)| format!("{width}x{height}")));
@@ -125,7 +119,8 @@ fn describe(manifest: &Manifest, bytes: Option<u64>) -> String {
             row(&name.replace('_', " "), &value);
         }
     }
-    format!("{}\nWindows, hashes of the weights and everything else: --json\n", plain(&text))
+    let table = aligned_within(columns, &rows);
+    format!("{table}\n{}", wrapped(columns, "Windows, hashes of the weights and everything else: --json"))
 }
 
 #[cfg(test)]
@@ -141,7 +136,8 @@ mod tests {
 
     #[test]
     fn a_record_is_a_table() {
-        let text = describe(&Manifest::parse(RECORD).unwrap(), Some(1_400_000));
+        let record = Manifest::parse(RECORD).unwrap();
+        let text = describe(&record, Some(1_400_000), usize::MAX);
         let want = "\
 video                144x96, 49 frames, 6.1 s at 8 per second, 1.4 MB
 prompt 1             a ball\u{fffd}[31m
@@ -157,5 +153,7 @@ attn proc            a, b
 Windows, hashes of the weights and everything else: --json
 ";
         assert_eq!(text, want);
+        let narrow = describe(&record, Some(1_400_000), 40);
+        assert!(narrow.lines().all(|line| line.chars().count() <= 40), "{narrow}");
     }
 }

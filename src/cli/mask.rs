@@ -1,7 +1,7 @@
 //! `mask`: the subject of a video, as masks and boxes.
 
 use super::Report;
-use super::settle::set_threads;
+use super::settle::{set_threads, start};
 use crate::job::{self, values::DeviceSpec};
 use crate::run::{Code, Event, Failure, Phase, WithCode, print};
 use crate::saliency::{Bounds, NETWORK, Saliency, bounds, smoothed};
@@ -62,6 +62,7 @@ pub fn run(args: Args, report: &Report) -> Result<(), Failure> {
         return Err(Failure::message(Code::Usage, "--overlay has no effect with --json and without --output"));
     }
     set_threads(args.threads);
+    start(report)?;
     let device = job::device(args.device).code(Code::Usage)?;
     let frames = video::read(&args.file, &Limits::default()).map_err(of_video)?;
     let (width, height, count) = (frames.width(), frames.height(), frames.frames());

@@ -27,6 +27,7 @@ mod shell;
 mod source;
 mod table;
 mod usage;
+mod words;
 
 use crate::run::{Code, Event, Failure, progress};
 use crate::video::{Fault, VideoError};
@@ -113,13 +114,13 @@ fn command() -> clap::Command {
 }
 
 fn parse() -> Result<Cli, clap::Error> {
-    let words: Vec<_> = std::env::args_os().collect();
+    let words = words::typed();
     Cli::from_arg_matches(&usage::yielding(command(), &words).try_get_matches_from(words)?)
 }
 
 /// Parses, runs, reports: the exit status of the program.
 pub fn main() -> ExitCode {
-    usage::trim_environment();
+    words::settle_environment();
     let cli = match parse() {
         Ok(cli) => cli,
         Err(error) => return not_parsed(error),
@@ -150,7 +151,7 @@ pub fn main() -> ExitCode {
         Command::Inspect(args) => inspect::run(args, report.json),
         Command::Eval(args) => eval::run(*args, &report),
         Command::Mask(args) => mask::run(args, &report),
-        Command::Model(args) => model::run(args, report.json),
+        Command::Model(args) => model::run(args, &report),
         Command::Processors => processors::run(report.json),
         Command::Recipes => recipes::run(report.json),
         Command::Devices(_) => doctor::list(report.json),

@@ -1,6 +1,7 @@
 //! `model info`, `model list`: what models are, and which are at hand.
 
 use super::table::{aligned, headed};
+use super::{Report, settle};
 use crate::job;
 use crate::job::values::Precision;
 use crate::models::architecture::Native;
@@ -115,7 +116,8 @@ impl Convert {
 }
 
 /// Prints what was asked for, as a table or as JSON.
-pub fn run(args: Args, json: bool) -> Result<(), Failure> {
+pub fn run(args: Args, report: &Report) -> Result<(), Failure> {
+    let json = report.json;
     match args.action {
         Action::Info { model, offline } => {
             weights::only_look();
@@ -129,7 +131,10 @@ pub fn run(args: Args, json: bool) -> Result<(), Failure> {
                 Some(problem) => Err(Failure::message(Code::Model, problem)),
             }
         }
-        Action::Convert(convert) => convert.run(json),
+        Action::Convert(convert) => {
+            settle::start(report)?;
+            convert.run(json)
+        }
         Action::List => {
             let models = weights::list();
             print(&if json { to_json(&serde_json::json!({ "models": models }))? } else { table(&models) })

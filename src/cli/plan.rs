@@ -3,6 +3,7 @@
 use super::{
     Report, settle,
     table::{aligned, headed, plain},
+    words,
 };
 use crate::estimate::{Forecast, calibrate};
 use crate::job::{self, Command};
@@ -12,7 +13,7 @@ use crate::run::{Code, Failure, Outline, Speed, human_bytes, print, progress, sp
 use crate::storyboard::{Form, Storyboard};
 use crate::weights::{self, ToDownload};
 use std::fmt::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -49,7 +50,7 @@ pub struct Measure {
 /// Plans what the commands that render would do with the same words: one prompt is a clip, several are a video.
 pub fn run(args: Args, report: &Report) -> Result<(), Failure> {
     let (command, storyboard) = match args.input {
-        Some(input) if input == "-" || is_file(&input) => {
+        Some(input) if input == "-" || words::is_file(&input) => {
             (Command::MultiPrompt, Storyboard::read(&PathBuf::from(input), Form::Auto)?)
         }
         Some(prompt) => (Command::Generate, Storyboard::from_prompts(&[prompt])?),
@@ -63,14 +64,6 @@ pub fn run(args: Args, report: &Report) -> Result<(), Failure> {
     settle::prepare(&args.settings, report)?;
     let (settings, storyboard) = settle::settled(args.settings, storyboard, report)?;
     show(&job::resolve(command, settings.over_existing(), storyboard)?, &args.measure, report)
-}
-
-/// Whether a word names a file rather than being a prompt: it exists, or has the suffix of one.
-pub(super) fn is_file(word: &str) -> bool {
-    let path = Path::new(word);
-    let known = ["txt", "toml", "yaml", "yml", "json"];
-    let suffix = path.extension().and_then(|suffix| suffix.to_str()).map(str::to_ascii_lowercase);
-    path.is_file() || (!word.contains(' ') && suffix.is_some_and(|suffix| known.contains(&suffix.as_str())))
 }
 
 /// Prints the plans of jobs, as tables or as one JSON object on a line each.
@@ -212,12 +205,6 @@ fn describe(plan: &Forecast) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn prompts_and_files_are_told_apart() {
-        assert!(is_file("none.txt") && is_file("Cargo.toml") && is_file("a/b.TOML"));
-        assert!(!is_file("ball") && !is_file("a red ball. it rolls.txt") && !is_file("a ball"));
-    }
 
     #[test]
     fn operations_are_readable() {

@@ -1,5 +1,6 @@
 //! `processors`: the controls of attention that can be asked for by name.
 
+use super::table::{aligned_within, terminal, wrapped};
 use crate::attention::SiteKind;
 use crate::models::registry::FAMILIES;
 use crate::processors::when::kind_name;
@@ -15,7 +16,7 @@ Examples:
 
 /// Lists them, or with `json` prints them as one object.
 pub fn run(json: bool) -> Result<(), Failure> {
-    if json { print(&format!("{}\n", object())) } else { print(&table()) }
+    if json { print(&format!("{}\n", object())) } else { print(&table(terminal())) }
 }
 
 /// The architectures on which a control works.
@@ -49,31 +50,55 @@ fn object() -> Value {
     json!({ "processors": list().iter().map(|known| control(known)).collect::<Vec<_>>() })
 }
 
-fn table() -> String {
+/// The list within so many columns.
+fn table(columns: usize) -> String {
     let parameters = |parameters: &[Parameter]| {
-        let line = |Parameter { name, default, help, .. }: &Parameter| {
+        let row = |Parameter { name, default, help, .. }: &Parameter| {
             let default = if default.is_empty() { String::new() } else { format!(" [default: {default}]") };
-            format!("    {name:<10} {help}{default}\n")
+            [format!("  {name}"), format!("{help}{default}")]
         };
-        parameters.iter().map(line).collect::<String>()
+        parameters.iter().map(row).collect::<Vec<_>>()
     };
     let controls = |working: bool| {
         let control = |Control { name, help, sites, parameters: own, .. }: &Control| {
-            format!("\n{name:<12} {help} (on {} attention)\n{}", names(sites).join(", "), parameters(own))
+            let head = [(*name).to_owned(), format!("{help} (on {} attention)", names(sites).join(", "))];
+            let rows: Vec<_> = [head].into_iter().chain(parameters(own)).collect();
+            format!("\n{}", aligned_within(columns, &rows))
         };
         list().iter().filter(|known| works(known) == working).map(|known| control(known)).collect::<String>()
     };
     let have =
         FAMILIES.iter().map(|family| format!("{} has {} attention", family.name, names(family.sites).join(", ")));
     let have: Vec<String> = have.collect();
+    let said = |text: &str| wrapped(columns, text);
+    let none = controls(false);
+    let later = match none.as_str() {
+        "" => String::new(),
+        _ => format!("\n{}{none}", said("On kinds of attention that no model has yet, so refused by all of them:")),
+    };
     format!(
-        "Written as NAME:PARAMETER=VALUE,..; ranges are inclusive: kv-share:layers=25-29,steps=2-24\n\n\
-         On the models there are ({}):\n{}\n\
-         Each also has\n{}\n\
-         On kinds of attention that no model has yet, so refused by all of them:\n{}",
-        have.join("; "),
+        "{}\n{}{}\n{}{}{later}",
+        said("Written as NAME:PARAMETER=VALUE,..; ranges are inclusive: kv-share:layers=25-29,steps=2-24"),
+        said(&format!("On the models there are ({}):", have.join("; "))),
         controls(true),
-        parameters(COMMON),
-        controls(false)
+        said("Each also has"),
+        aligned_within(columns, &parameters(COMMON)),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_list_fits_a_narrow_terminal() {
+        let wide = table(usize::MAX);
+        assert!(wide.contains("\nkv-share  ") && wide.contains("Each also has\n  steps"), "{wide}");
+        for columns in [40, 60, 80] {
+            let text = table(columns);
+            assert!(text.lines().all(|line| line.chars().count() <= columns), "{columns}: {text}");
+            let words = |text: &str| text.split_whitespace().collect::<String>();
+            assert_eq!(words(&text), words(&wide), "nothing is cut at {columns}");
+        }
+    }
 }

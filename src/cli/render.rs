@@ -4,14 +4,15 @@ use super::Report;
 use super::plan::{self, Measure};
 use super::settle::{Recorded, prepare, settled};
 use super::usage::hidden;
+use super::words;
 use crate::job::{self, Command, Group, Job, Settings};
 use crate::pipelines::{self, Loaded, Outcome};
 use crate::run::{Code, Event, Failure, print};
 use crate::storyboard::{Form, Storyboard};
-use crate::video::{Fault, Format, VideoError};
+use crate::video::{self, Fault, Format, VideoError};
 use crate::weights;
 use std::io::{IsTerminal, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 const GENERATE: &str = "\
 Examples:
@@ -106,10 +107,17 @@ fn of_windows(setting: &clap::Id) -> bool {
 
 impl Generate {
     pub fn run(self, report: &Report) -> Result<(), Failure> {
-        if let Some(file) = self.text.as_ref().filter(|text| plan::is_file(text)) {
-            let message = format!(
-                "{file} is the name of a file: for the prompts in it, vidgen multi-prompt {file}; as a prompt, --prompt {file:?}"
-            );
+        if self.text.as_deref() == Some("-") {
+            let message =
+                "- is standard input, of which generate reads no prompt: vidgen multi-prompt -, or --prompt \"$(cat)\"";
+            return Err(Failure::message(Code::Usage, message));
+        }
+        if let Some(file) = self.text.as_ref().filter(|text| words::is_file(text)) {
+            let use_it = match video::metadata(Path::new(file)) {
+                Ok(_) => format!("to continue the video, vidgen extend {file}; to change it, vidgen edit {file}"),
+                Err(_) => format!("for the prompts in it, vidgen multi-prompt {file}"),
+            };
+            let message = format!("{file} is the name of a file: {use_it}; as a prompt, --prompt {file:?}");
             return Err(Failure::message(Code::Usage, message));
         }
         let prompts: Vec<String> = self.text.into_iter().chain(self.prompt).collect();

@@ -21,7 +21,17 @@ pub fn plain(text: &str) -> String {
 /// Rows with columns of their widest cell, two spaces apart. Where a row is wider than the terminal, the text of its last column goes
 /// on below itself.
 pub fn aligned<R: AsRef<[String]>>(rows: &[R]) -> String {
-    rows_within(terminal(), rows.len(), |at| rows[at].as_ref().to_vec())
+    aligned_within(terminal(), rows)
+}
+
+/// The same within so many columns.
+pub fn aligned_within<R: AsRef<[String]>>(columns: usize, rows: &[R]) -> String {
+    rows_within(columns, rows.len(), |at| rows[at].as_ref().to_vec())
+}
+
+/// A sentence in lines within so many columns.
+pub fn wrapped(columns: usize, text: &str) -> String {
+    broken(text, columns).join("\n") + "\n"
 }
 
 /// The same of rows below a head. Where the columns before the last do not fit either, each row is a list of its cells, each named.

@@ -1,5 +1,6 @@
 //! What all flags have in common, and what a wrong one is told.
 
+use super::words;
 use crate::job::Settings;
 use clap::builder::Resettable;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
@@ -49,6 +50,9 @@ fn completed_arg(arg: Arg) -> Arg {
     let mut more: Vec<String> = spelt.filter(|name| !names.contains(name)).collect();
     more.dedup();
     let arg = arg.aliases(more.into_iter().map(fixed)).hide_env(true);
+    // -1 is a value, for the flag to judge, and no flag of its own
+    let valued = arg.get_action().takes_values() && arg.get_num_args().is_none_or(|range| range.max_values() > 0);
+    let arg = if valued && !arg.is_allow_hyphen_values_set() { arg.allow_negative_numbers(true) } else { arg };
     let variable = variable(&long);
     match std::env::var_os(&variable) {
         Some(value) if !value.is_empty() => arg.env(fixed(variable)),
@@ -156,6 +160,13 @@ fn unquoted(error: &Error, args: &[OsString]) -> String {
         return String::new();
     }
     match command {
+        "multi-prompt" | "multi_prompt" if plain.iter().any(|word| words::is_file(word)) => {
+            format!("; one file at a time, or all of them as one: cat {} | vidgen {command} -", plain.join(" "))
+        }
+        // words without quotes, as each of them is one
+        "multi-prompt" | "multi_prompt" if plain.iter().all(|word| !word.contains(char::is_whitespace)) => {
+            format!("; each prompt takes its -p, in quotes: vidgen {command} -p {:?} -p ..", plain.join(" "))
+        }
         "multi-prompt" | "multi_prompt" => {
             let prompts: Vec<String> = plain.iter().map(|prompt| format!("-p {prompt:?}")).collect();
             format!("; each prompt takes its -p: vidgen {command} {}", prompts.join(" "))
@@ -167,16 +178,6 @@ fn unquoted(error: &Error, args: &[OsString]) -> String {
             format!("; a prompt of several words goes in quotes: vidgen extend {} {:?}", plain[0], plain[1..].join(" "))
         }
         _ => String::new(),
-    }
-}
-
-/// Takes what editors of Windows leave behind the values of `VIDGEN_` variables.
-pub fn trim_environment() {
-    for (name, value) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("VIDGEN_")) {
-        if let Some(value) = value.to_str().filter(|value| value.ends_with(['\r', '\n'])) {
-            // SAFETY: the program has one thread until the command line is read.
-            unsafe { std::env::set_var(&name, value.trim_end_matches(['\r', '\n'])) };
-        }
     }
 }
 
@@ -242,6 +243,8 @@ mod tests {
             "unexpected argument 'red' found; a prompt of several words goes in quotes: vidgen generate \"a red ball\"; see vidgen \
              generate --help"
         );
+        let text = fault(&["generate", "x", "--vae-chunk", "-3"]);
+        assert!(text.starts_with("invalid value '-3' for '--vae-chunk <vae-chunk>'"), "{text}");
         let text = fault(&["generate", "x", "--scheduler", "ddin"]);
         assert!(text.contains("[possible values: ddim, dpm]; a similar value exists: 'ddim'"), "{text}");
         assert!(

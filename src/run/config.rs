@@ -2,6 +2,7 @@
 //! environment and scripts.
 
 use super::exit::{Code, Failure, WithCode};
+use super::folders;
 use anyhow::{Context, ensure};
 use std::fs::File;
 use std::io::{ErrorKind, Read};
@@ -27,7 +28,13 @@ fn table(path: &Path) -> Result<Option<toml::Table>, Failure> {
         let mut text = String::new();
         file.take(MOST_BYTES + 1).read_to_string(&mut text)?;
         ensure!(text.len() as u64 <= MOST_BYTES, "longer than {MOST_BYTES} bytes: this is no configuration");
-        Ok(text.parse::<toml::Table>()?)
+        let mut table = text.parse::<toml::Table>()?;
+        for value in table.iter_mut().map(|(_, value)| value) {
+            if let Some(path) = value.as_str().and_then(folders::at_home) {
+                *value = toml::Value::String(path);
+            }
+        }
+        Ok(table)
     };
     read().with_context(shown).code(Code::Usage).map(Some)
 }

@@ -27,6 +27,12 @@ impl Folders {
     }
 }
 
+/// A path that begins with `~/`, in the user's directory. None of another one, and where a directory is called `~`.
+pub fn at_home(path: &str) -> Option<String> {
+    let rest = path.strip_prefix("~/").filter(|_| !Path::new("~").exists())?;
+    dirs::home_dir()?.join(rest).to_str().map(str::to_owned)
+}
+
 /// Tries to write into a directory.
 pub fn writable(folder: &Path) -> Result<()> {
     tempfile::NamedTempFile::new_in(folder)?;

@@ -79,9 +79,49 @@ pub fn install(json: bool, cleanup: impl Fn() + Send + 'static) -> Result<()> {
         std::process::exit(code);
     };
     long_files_are_errors();
+    let ignored = Ignored::now();
     ctrlc::set_handler(handler).context("cannot listen for Ctrl-C")?;
     announcements_are_ends();
+    ignored.restore();
     Ok(())
+}
+
+/// Signals that whoever started the program wants it not to hear: `nohup` those of a terminal that closes, a batch script what it
+/// handles itself.
+#[cfg(unix)]
+struct Ignored(Vec<libc::c_int>);
+
+#[cfg(unix)]
+impl Ignored {
+    fn now() -> Self {
+        let ignored = |signal: &libc::c_int| {
+            // SAFETY: without a new action the call only writes the present one, of which all zeros are a value.
+            unsafe {
+                let mut action: libc::sigaction = std::mem::zeroed();
+                libc::sigaction(*signal, std::ptr::null(), &mut action) == 0 && action.sa_sigaction == libc::SIG_IGN
+            }
+        };
+        Self([libc::SIGHUP, libc::SIGUSR1, libc::SIGUSR2, libc::SIGXCPU].into_iter().filter(ignored).collect())
+    }
+
+    fn restore(self) {
+        for signal in self.0 {
+            // SAFETY: a plain system call; nothing of the program runs in place of the signal.
+            unsafe { libc::signal(signal, libc::SIG_IGN) };
+        }
+    }
+}
+
+#[cfg(not(unix))]
+struct Ignored;
+
+#[cfg(not(unix))]
+impl Ignored {
+    fn now() -> Self {
+        Self
+    }
+
+    fn restore(self) {}
 }
 
 /// Slurm, LSF and Grid Engine say that a job is about to end by SIGUSR1, SIGUSR2 or SIGXCPU, as they are told to; by itself

@@ -27,7 +27,7 @@ pub mod time;
 pub use clock::Clock;
 pub use event::{Event, Fetched, Observer, Outline, Phase, Plan};
 pub use exit::{Code, Failure, WithCode};
-pub use folders::{Folders, free_disk, writable};
+pub use folders::{Folders, at_home, free_disk, writable};
 pub use manifest::Manifest;
 pub use memory::{available_memory, human_bytes, peak_memory};
 pub use speed::Speed;

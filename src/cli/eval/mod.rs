@@ -5,7 +5,7 @@ mod sets;
 mod show;
 
 use super::Report;
-use super::settle::set_threads;
+use super::settle::{set_threads, start};
 use crate::eval::clip::ClipEmbedder;
 use crate::eval::faces::Faces;
 use crate::eval::fvd::Logits;
@@ -180,6 +180,7 @@ struct Work<'a> {
 /// Evaluates, prints, checks.
 pub fn run(args: Args, report: &Report) -> Result<(), Failure> {
     set_threads(args.threads);
+    start(report)?;
     args.check(report)?;
     let sources = args.files.iter().map(|path| source(path)).collect::<Vec<_>>();
     let device = job::device(args.device).code(Code::Usage)?;

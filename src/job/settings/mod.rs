@@ -82,7 +82,7 @@ settings! {
     Video.height: usize,
 
     /// Width and height in pixels, as 144x96
-    #[arg(long, value_name = "WxH", conflicts_with_all = ["width", "height"])]
+    #[arg(long, value_name = "WxH", conflicts_with_all = ["width", "height"], alias = "resolution")]
     #[serde(with = "text")]
     Video.size: Size,
 

@@ -117,6 +117,7 @@ fn the_names_of_other_programs_are_known() {
         "num-frames",
         "video-frames",
         "frame-num",
+        "resolution",
         "length",
         "frame-rate",
         "sampling-fps",

@@ -16,7 +16,13 @@ fn near_misses_are_answered_with_what_was_meant() {
     fs::write(program.path("prompts.txt"), "a ball\na box\n").unwrap();
     let long = "z".repeat(251) + ".gif";
     let quick = ["--model", "model", "--steps", "1", "--frames", "1", "--size", "32x32"];
-    let cases: [(&[&str], &[&str]); 9] = [
+    image::RgbImage::new(32, 32).save(program.path("clip.gif")).unwrap();
+    let cases: [(&[&str], &[&str]); 14] = [
+        (&["generate", "-"], &["standard input", "vidgen multi-prompt -"]),
+        (&["generate", "clip.gif"], &["is the name of a file", "vidgen extend clip.gif"]),
+        (&["generate", "a ball", "--steps", "-3"], &["'-3' for '--steps", "not a whole number"]),
+        (&["multi-prompt", "a", "red", "ball"], &["-p \"a red ball\" -p .."]),
+        (&["multi-prompt", "prompts.txt", "prompts.txt"], &["cat prompts.txt prompts.txt | vidgen multi-prompt -"]),
         (&["generate", "a", "red", "ball"], &["in quotes", "vidgen generate \"a red ball\""]),
         (&["multi-prompt", "a ball", "a box"], &["-p \"a ball\" -p \"a box\""]),
         (&["generate", "prompts.txt"], &["is the name of a file", "vidgen multi-prompt prompts.txt", "--prompt"]),

@@ -143,16 +143,40 @@ fn a_full_pipe_keeps_the_latents() {
     assert_eq!(names(&program), [kept]);
 }
 
+/// A command that was started with signals that it is not to hear.
+#[cfg(unix)]
+fn deaf(program: &Program, words: &[&str]) -> std::process::Command {
+    let plain = program.command(words);
+    let mut command = std::process::Command::new("sh");
+    command.args(["-c", "trap '' HUP USR1; exec \"$@\"", "sh"]).arg(plain.get_program()).args(plain.get_args());
+    command.current_dir(program.path("")).env_clear().stdin(Stdio::null());
+    command.envs(plain.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    command
+}
+
+#[cfg(unix)]
 #[test]
 fn an_interruption_leaves_nothing() {
     let program = program();
     let words = ["generate", "x", "--model", "model", "--steps", "1000", "--progress", "json", "-o", "a.gif"];
-    let mut child = program.command(&words).stderr(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut child = deaf(&program, &words).stderr(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
-    let begun = lines.find(|line| line.as_ref().unwrap().contains(r#""event":"step""#));
-    assert!(begun.is_some(), "the run ended before its first step");
-    let kill = std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
-    assert!(kill.success());
+    let mut step = || {
+        let begun = lines.find(|line| line.as_ref().unwrap().contains(r#""event":"step""#));
+        assert!(begun.is_some(), "the run ended before it was asked to");
+    };
+    let pid = child.id().to_string();
+    let kill = |signal: &str| {
+        assert!(std::process::Command::new("kill").args([signal, &pid]).status().unwrap().success());
+    };
+    step();
+    // as nohup and a batch script do that keeps a signal for itself
+    kill("-HUP");
+    kill("-USR1");
+    for _ in 0..5 {
+        step();
+    }
+    kill("-INT");
     let last = lines.map(|line| line.unwrap()).last().unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(130));
     let event: Value = serde_json::from_str(&last).unwrap();
