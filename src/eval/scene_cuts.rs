@@ -1,7 +1,7 @@
 //! Scene cuts as PySceneDetect 0.7.2's AdaptiveDetector finds them with its defaults (the metric SCuts of StreamingT2V, arXiv 2403.14773).
 //!
 //! The score of a frame is the mean difference to the one before in hue, saturation and brightness; a cut is where it is at least
-//! [`LEAST_SCORE`] and at least [`LEAST_RATIO`] times the mean score of the two frames on either side. Frames are made smaller and their
+//! 15 and at least three times the mean score of the two frames on either side. Frames are made smaller and their
 //! colours converted in OpenCV 5.0's integers, so scores are the same to the last digit.
 
 use crate::video::Frame;
@@ -66,7 +66,7 @@ impl SceneCuts {
     }
 }
 
-/// The frame with its longer side of at most [`SIDE`], bilinear (OpenCV's INTER_LINEAR: weights of 11 bits).
+/// The frame with its longer side of at most `SIDE`, bilinear (OpenCV's INTER_LINEAR: weights of 11 bits).
 fn smaller(frame: &Frame) -> Frame {
     let longer = frame.width.max(frame.height);
     if longer <= SIDE {
