@@ -201,7 +201,7 @@ impl Checking<'_> {
             return self.fault(line, anyhow!("with this the batch has more than {MOST_JOBS} videos: split the file"));
         }
         let text: Rc<str> = entry.text.clone().into();
-        for (number, video) in videos.into_iter().enumerate() {
+        for (number, video) in videos.enumerate() {
             let index = self.items.len();
             let last = self.items.last().map(|(item, _)| item.loads.clone());
             match resolved(index, &entry, video, self.root, &mut self.models) {
@@ -247,7 +247,7 @@ struct Video {
 }
 
 /// The videos of an entry: one, or as many as `num_videos` says, with consecutive seeds.
-fn videos(entry: &Entry, around: &Around) -> Result<Vec<Video>> {
+fn videos(entry: &Entry, around: &Around) -> Result<impl ExactSizeIterator<Item = Video>> {
     let mut storyboard = match &entry.scenes {
         Scenes::Prompts(prompts) => Storyboard::from_prompts(prompts)?,
         Scenes::Script(path) => Storyboard::read(path, Form::Script)?,
@@ -266,7 +266,8 @@ fn videos(entry: &Entry, around: &Around) -> Result<Vec<Video>> {
     if count > 1 && settings.init_noise.is_some() {
         return Err(anyhow!("init_noise makes every video the same: leave out num_videos"));
     }
-    let video = |number: usize| {
+    let own = entry.id.clone();
+    let video = move |number: usize| {
         let (seed, suffix) = match seed {
             Seed::Fixed(seed) => {
                 let seed = seed.wrapping_add(number as u64);
@@ -274,11 +275,11 @@ fn videos(entry: &Entry, around: &Around) -> Result<Vec<Video>> {
             }
             Seed::Random => (Seed::Random, (number + 1).to_string()),
         };
-        let id = if count == 1 { entry.id.clone() } else { format!("{}-seed{suffix}", entry.id) };
+        let id = if count == 1 { own.clone() } else { format!("{own}-seed{suffix}") };
         let settings = Settings { seed: Some(seed), num_videos: None, ..settings.clone() };
         Video { id, settings, storyboard: storyboard.clone() }
     };
-    Ok((0..count).map(video).collect())
+    Ok((0..count).map(video))
 }
 
 /// The seed of a job that names none: its id's, so that it is the same whenever and wherever the job is run.
@@ -370,7 +371,7 @@ impl Item {
     pub fn job(&self, around: &Around, root: &mut Root) -> Result<Job, Failure> {
         let mut job = || {
             let entry = read::again(self.line, &self.id[..self.own], &self.text)?;
-            let mut video = videos(&entry, around)?.into_iter().nth(self.number).ok_or_else(|| anyhow!("no video"))?;
+            let mut video = videos(&entry, around)?.nth(self.number).ok_or_else(|| anyhow!("no video"))?;
             // one that was drawn has been told
             video.settings.seed = Some(Seed::Fixed(self.seed));
             Ok::<_, anyhow::Error>(resolved(self.index, &entry, video, root, &mut OpenedModels::default())?.job)

@@ -197,7 +197,7 @@ fn says(table: &Table, keys: &[&str]) -> bool {
 
 /// A job for each combination of the values of its lists, with their ids: keys in alphabetical order, the last one turning
 /// fastest. They take of the `room`, in bytes.
-fn swept(row: Row, position: usize, room: &mut usize) -> Result<Vec<(String, Table)>> {
+fn swept(row: Row, position: usize, room: &mut usize) -> Result<impl ExactSizeIterator<Item = (String, Table)>> {
     let mut table = row.table;
     let id = match table.remove("id") {
         None => format!("job{}", position + 1),
@@ -215,27 +215,27 @@ fn swept(row: Row, position: usize, room: &mut usize) -> Result<Vec<(String, Tab
         lists.fold((1usize, MOST_ID), |(count, sum), (values, bytes)| (count.saturating_mul(values), sum + bytes));
     ensure!(count <= MOST_JOBS, "{count} combinations are more than the {MOST_JOBS} jobs of a batch");
     *room = room.checked_sub(count.saturating_mul(bytes)).ok_or_else(too_much)?;
-    let mut jobs = vec![(id, Table::new())];
+    let (mut fixed, mut lists) = (Table::new(), Vec::new());
     for (key, value) in table {
-        let values = match value {
+        match value {
             Value::Array(values) if sweeps(&key, &values) => {
                 ensure!(!values.is_empty(), "{key}: an empty list leaves no job: leave it out");
-                values
+                lists.push((key, values));
             }
-            value => {
-                jobs.iter_mut().for_each(|(_, job)| drop(job.insert(key.clone(), value.clone())));
-                continue;
-            }
-        };
-        let with = |(id, job): &(String, Table), index: usize, value: &Value| {
-            let mut job = job.clone();
-            job.insert(key.clone(), value.clone());
-            (format!("{id}-{key}{}", shown(index, value)), job)
-        };
-        let product = jobs.iter().flat_map(|job| values.iter().enumerate().map(move |(i, value)| with(job, i, value)));
-        jobs = product.collect();
+            value => drop(fixed.insert(key, value)),
+        }
     }
-    Ok(jobs)
+    // one after the other: all of them together are as large as their file is short
+    Ok((0..count).map(move |number| {
+        let (mut id, mut job, mut later) = (id.clone(), fixed.clone(), count);
+        for (key, values) in &lists {
+            later /= values.len();
+            let index = number / later % values.len();
+            id.push_str(&format!("-{key}{}", shown(index, &values[index])));
+            job.insert(key.clone(), values[index].clone());
+        }
+        (id, job)
+    }))
 }
 
 fn sweeps(key: &str, values: &[Value]) -> bool {
