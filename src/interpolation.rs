@@ -62,9 +62,7 @@ impl Interpolator {
 
     /// `[1, 3, H, W]` in 0..1.
     fn picture(&self, frame: &Frame) -> Result<Tensor> {
-        let channel = |c: usize| frame.data.iter().skip(c).step_by(3).map(|&value| f32::from(value) / 255.0);
-        let pixels: Vec<f32> = (0..3).flat_map(channel).collect();
-        Ok(Tensor::from_vec(pixels, (1, 3, frame.height, frame.width), &self.device)?)
+        Ok(Tensor::from_vec(frame.planes(), (1, 3, frame.height, frame.width), &self.device)?)
     }
 }
 

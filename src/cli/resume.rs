@@ -226,7 +226,7 @@ fn table(runs: &[RunSummary]) -> String {
         }
         rows.push([
             directory::short(&run.id).to_owned(),
-            run.state.name().to_owned(),
+            run.state.to_string(),
             format!("{}/{of}", run.steps),
             human_bytes(run.bytes),
             format!("{} ago", human_seconds(since(run.modified).as_secs_f64())),

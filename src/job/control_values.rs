@@ -1,5 +1,6 @@
 //! What is asked for by `--control`, `--control-model` and `--canny`.
 
+use super::values::weighed;
 use crate::words::words;
 use anyhow::{Error, Result, bail, ensure};
 use std::fmt;
@@ -40,8 +41,7 @@ impl FromStr for ControlAsked {
             bail!("{text:?} is not KIND:FILE[:WEIGHT], as canny:dance.mp4 or depth:maps/:0.8")
         };
         let kind = kind.trim().parse()?;
-        let weighed = file.rsplit_once(':').and_then(|(file, weight)| Some((file, weight.trim().parse::<f64>().ok()?)));
-        let (file, weight) = weighed.unwrap_or((file, 1.0));
+        let (file, weight) = weighed(file);
         ensure!(!file.is_empty(), "{text:?} names no file, as canny:dance.mp4");
         ensure!(
             (0.0..=MOST_WEIGHT).contains(&weight),

@@ -88,6 +88,12 @@ words!(
     }
 );
 
+/// `FILE:WEIGHT` in two, or a file alone with weight 1.
+pub(super) fn weighed(text: &str) -> (&str, f64) {
+    let both = text.rsplit_once(':').and_then(|(file, weight)| Some((file, weight.trim().parse().ok()?)));
+    both.unwrap_or((text, 1.0))
+}
+
 /// A LoRA file and how much it counts.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Lora {
@@ -100,8 +106,7 @@ impl FromStr for Lora {
 
     /// `FILE` or `FILE:0.8`.
     fn from_str(text: &str) -> Result<Self> {
-        let weighed = text.rsplit_once(':').and_then(|(file, weight)| Some((file, weight.trim().parse::<f64>().ok()?)));
-        let (file, weight) = weighed.unwrap_or((text, 1.0));
+        let (file, weight) = weighed(text);
         if file.trim().is_empty() || !weight.is_finite() {
             bail!("{text:?} is not FILE or FILE:WEIGHT, as style.safetensors:0.8")
         }

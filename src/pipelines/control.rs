@@ -1,6 +1,7 @@
 //! Pictures that a video follows, as control networks see them, and what those say to the denoiser in each pass.
 
 use super::controls;
+use super::denoise::MICRO_BATCH;
 use super::footage::frames;
 use crate::attention::{Branch, Hooks, Pass, Row};
 use crate::job::{ControlInput, ControlKind, Stage, Timeline};
@@ -113,6 +114,3 @@ pub fn processor(
     };
     Ok(Some(Residual::new(Box::new(source))))
 }
-
-/// Rows that may share a batch.
-const MICRO_BATCH: usize = 2;

@@ -25,6 +25,9 @@ use std::ops::Range;
 /// Channels, height and width of the latents.
 pub type LatentShape = (usize, usize, usize);
 
+/// Rows of a pass that share a batch, in the denoiser and in the networks beside it.
+pub const MICRO_BATCH: usize = 2;
+
 /// Where the noise of a run comes from.
 #[derive(Debug, Clone)]
 pub enum NoiseSource {

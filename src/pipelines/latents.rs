@@ -3,7 +3,7 @@
 use super::checkpoint::Checkpointer;
 use super::control::{self, Pictures};
 use super::controls;
-use super::denoise::{Denoising, Input, Network, NoiseSource, Reporting, Sampling, StepHook, denoise};
+use super::denoise::{Denoising, Input, MICRO_BATCH, Network, NoiseSource, Reporting, Sampling, StepHook, denoise};
 use super::draws::Draws;
 use super::extend::Context;
 use super::feed;
@@ -208,7 +208,7 @@ fn network<'a>(
     denoiser: &'a dyn Denoiser,
     stack: &'a mut [Box<dyn AttentionProcessor>],
 ) -> Network<'a> {
-    Network { denoiser, stack, kernel: kernel(stage), micro_batch: 2, device: &stage.compute.device }
+    Network { denoiser, stack, kernel: kernel(stage), micro_batch: MICRO_BATCH, device: &stage.compute.device }
 }
 
 /// The attention kernel of its networks.

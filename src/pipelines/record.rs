@@ -2,7 +2,7 @@
 
 use crate::job::values::Interpolate;
 use crate::job::{
-    ControlInput, ControlKind, FreeNoise, Instruct, Job, Segment, SourceVideo, Stage, UncondText, ZeroShot,
+    ControlInput, ControlKind, Footage, FreeNoise, Instruct, Job, Segment, SourceVideo, Stage, UncondText, ZeroShot,
 };
 use crate::run::Manifest;
 use crate::run::directory::file_hash;
@@ -188,19 +188,11 @@ fn of_method(stage: &Stage) -> Result<Map<String, Value>> {
         settings.insert("control".to_owned(), json!(controls));
     }
     if let Some(Instruct { footage, image_guidance }) = &stage.method.instruct {
-        let given = json!({
-            "video": footage.path.to_string_lossy(),
-            "blake3": file_hash(&footage.path)?,
-            "frames": footage.frames,
-        });
+        let given = of_footage(footage)?;
         settings.extend([("image_guidance_scale".to_owned(), json!(image_guidance)), ("given".to_owned(), given)]);
     }
     if let (Some(footage), Some(strength)) = (&stage.input.footage, stage.input.strength) {
-        let given = json!({
-            "video": footage.path.to_string_lossy(),
-            "blake3": file_hash(&footage.path)?,
-            "frames": footage.frames,
-        });
+        let given = of_footage(footage)?;
         let draws = stage.method.overwriting.map(|mode| mode.to_string());
         settings.extend([
             ("strength".to_owned(), json!(strength)),
@@ -209,6 +201,15 @@ fn of_method(stage: &Stage) -> Result<Map<String, Value>> {
         ]);
     }
     Ok(settings)
+}
+
+/// Which frames of a given video a run works on.
+fn of_footage(footage: &Footage) -> Result<Value> {
+    Ok(json!({
+        "video": footage.path.to_string_lossy(),
+        "blake3": file_hash(&footage.path)?,
+        "frames": footage.frames,
+    }))
 }
 
 /// What a second stage has of its own.

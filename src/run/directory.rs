@@ -7,6 +7,7 @@
 use super::journal::{self, Journal, Record, SCHEMA, StoredFile};
 use super::time;
 use crate::disk;
+use crate::words::words;
 use anyhow::{Context, Result, bail, ensure};
 use blake3::Hasher;
 use serde::{Deserialize, Serialize};
@@ -422,33 +423,23 @@ pub fn latents(path: &Path) -> Result<(PathBuf, Plan)> {
     Ok((path.join(&piece.name), opened.plan))
 }
 
-/// The state of a run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum RunState {
-    /// A process works on it.
-    Running,
-    /// It can be continued.
-    Stopped,
-    /// The video is whole and the directory was to be kept.
-    Finished,
-    /// A version of vidgen with another form of runs began it: that version can continue it.
-    OtherVersion,
-    /// It cannot be continued.
-    Damaged,
-}
-
-impl RunState {
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Running => "running",
-            Self::Stopped => "stopped",
-            Self::Finished => "finished",
-            Self::OtherVersion => "other-version",
-            Self::Damaged => "damaged",
-        }
+words!(
+    /// The state of a run.
+    #[derive(Serialize)]
+    #[serde(rename_all = "kebab-case")]
+    RunState, "state", {
+        /// A process works on it.
+        Running = "running",
+        /// It can be continued.
+        Stopped = "stopped",
+        /// The video is whole and the directory was to be kept.
+        Finished = "finished",
+        /// A version of vidgen with another form of runs began it: that version can continue it.
+        OtherVersion = "other-version",
+        /// It cannot be continued.
+        Damaged = "damaged",
     }
-}
+);
 
 /// A run in the list of `vidgen runs`.
 #[derive(Debug, Clone)]

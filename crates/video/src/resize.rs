@@ -86,19 +86,19 @@ impl Frame {
     /// shrinks), not rounded; what swings over the ends is cut off.
     pub fn resampled(self, width: usize, height: usize) -> Vec<f32> {
         let (from, to) = ((self.width as u32, self.height as u32), (width as u32, height as u32));
-        let planes = |values: &[f32]| (0..3).flat_map(|c| values.iter().skip(c).step_by(3).copied()).collect();
-        let values: Vec<f32> = self.data.iter().map(|&value| f32::from(value) / 255.0).collect();
         if from == to {
-            return planes(&values);
+            return self.planes();
         }
+        let values: Vec<f32> = self.data.iter().map(|&value| f32::from(value) / 255.0).collect();
         let image = Rgb32FImage::from_raw(from.0, from.1, values).unwrap_or_else(|| Rgb32FImage::new(from.0, from.1));
-        planes(&resize(&image, to.0, to.1, FilterType::CatmullRom).into_raw())
+        let values = resize(&image, to.0, to.1, FilterType::CatmullRom).into_raw();
+        (0..3).flat_map(|channel| values.iter().skip(channel).step_by(3).copied()).collect()
     }
 
     /// The values of the frame, `[3, H, W]` from 0 to 1.
-    pub fn planes(self) -> Vec<f32> {
-        let (width, height) = (self.width, self.height);
-        self.resampled(width, height)
+    pub fn planes(&self) -> Vec<f32> {
+        let plane = |channel| self.data.iter().skip(channel).step_by(3).map(|&value| f32::from(value) / 255.0);
+        (0..3).flat_map(plane).collect()
     }
 
     /// The frame in another size, of the pixels that it has: those at `floor(i from / to)`.
