@@ -7,8 +7,9 @@ use crate::models::blocks2d::GroupNorm;
 use crate::models::layers::{GatedFeedForward, LayerNorm};
 use crate::nn::linear::{Linear, linear, linear_joined};
 use crate::nn::turn::turned;
-use candle_core::{Result, Tensor, bail};
+use candle_core::{Result, Tensor, TensorId, bail};
 use candle_nn::VarBuilder;
+use std::sync::{Mutex, PoisonError};
 
 /// Of the norm before the block; those inside have [`NORM_EPS`].
 const GROUP_NORM_EPS: f64 = 1e-6;
@@ -22,6 +23,8 @@ pub(super) struct Attention {
     to_out: Linear, // to_out.0
     heads: usize,
     path: String,
+    /// The last texts that were projected to keys and values, and those: texts are mostly those of the step before.
+    kept: Mutex<Option<(Vec<TensorId>, Tensor)>>,
 }
 
 impl Attention {
@@ -33,7 +36,14 @@ impl Attention {
             Some(context) => (linear(width, width, false, q)?, Some(linear_joined(context, width, false, &[k, v])?)),
         };
         let path = vb.prefix();
-        Ok(Self { to_q, to_kv, to_out: linear(width, width, true, vb.pp("to_out.0"))?, heads, path })
+        Ok(Self {
+            to_q,
+            to_kv,
+            to_out: linear(width, width, true, vb.pp("to_out.0"))?,
+            heads,
+            path,
+            kept: Mutex::default(),
+        })
     }
 
     /// Where its weights are, for messages.
@@ -48,6 +58,18 @@ impl Attention {
         x.reshape((b, l, parts, self.heads, head_dim))?.narrow(2, index, 1)?.squeeze(2)?.transpose(1, 2)
     }
 
+    /// Keys and values of texts, `[rows, Lt, 2 D]`.
+    fn keys(&self, to_kv: &Linear, texts: &Seen) -> Result<Tensor> {
+        let Seen { texts, of } = texts;
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, keys)) = kept.as_ref().filter(|(known, _)| !of.is_empty() && known == of) {
+            return Ok(keys.clone());
+        }
+        let keys = to_kv.forward(texts)?;
+        *kept = (!of.is_empty()).then(|| (of.clone(), keys.clone()));
+        Ok(keys)
+    }
+
     /// What it adds to `x` `[B, L, D]`.
     pub(super) fn forward(&self, x: &Tensor, texts: Option<&Texts>, site: &Site, hooks: &mut Hooks) -> Result<Tensor> {
         let projected = self.to_q.forward(x)?;
@@ -55,7 +77,7 @@ impl Attention {
             (None, _) => [0, 1, 2].map(|part| self.heads(&projected, 3, part)),
             (Some(_), None) => bail!("{}: no text", self.path),
             (Some(to_kv), Some(texts)) => {
-                let keys = to_kv.forward(&texts.seen(site, hooks)?)?;
+                let keys = self.keys(to_kv, &texts.seen(site, hooks)?)?;
                 let of_frames = |part| texts.spread(&self.heads(&keys, 2, part)?, site);
                 [self.heads(&projected, 1, 0), of_frames(0), of_frames(1)]
             }
@@ -71,32 +93,44 @@ impl Attention {
 /// The texts of a group of rows.
 #[derive(Debug)]
 pub(super) enum Texts {
-    /// One a row, `[rows, Lt, Dt]`.
-    OfRows(Tensor),
+    /// One a row, `[rows, Lt, Dt]`, and which tensor each was given as.
+    OfRows(Tensor, Vec<TensorId>),
     /// Some, `[T, Lt, Dt]`, and which of them each frame of all rows reads.
     OfFrames(Tensor, Tensor),
+}
+
+/// Texts as they are projected.
+#[derive(Debug)]
+struct Seen {
+    texts: Tensor,
+    /// What they were made of and nothing else; empty where nobody knows.
+    of: Vec<TensorId>,
 }
 
 impl Texts {
     /// Tokens of each.
     fn tokens(&self) -> Result<usize> {
         match self {
-            Self::OfRows(texts) | Self::OfFrames(texts, _) => texts.dim(1),
+            Self::OfRows(texts, _) | Self::OfFrames(texts, _) => texts.dim(1),
         }
     }
 
     /// What is projected to keys and values. Controls see the texts of rows; a frame's own text is no row's.
-    fn seen(&self, site: &Site, hooks: &mut Hooks) -> Result<Tensor> {
+    fn seen(&self, site: &Site, hooks: &mut Hooks) -> Result<Seen> {
         match self {
-            Self::OfRows(texts) => hooks.context(texts.clone(), site),
-            Self::OfFrames(texts, _) => Ok(texts.clone()),
+            Self::OfRows(given, of) => {
+                let texts = hooks.context(given.clone(), site)?;
+                let of = if texts.id() == given.id() { of.clone() } else { vec![texts.id()] };
+                Ok(Seen { texts, of })
+            }
+            Self::OfFrames(texts, _) => Ok(Seen { texts: texts.clone(), of: Vec::new() }),
         }
     }
 
     /// Keys or values of all texts `[.., N, Lt, d]` as those of the frames.
     fn spread(&self, all: &Tensor, site: &Site) -> Result<Tensor> {
         match self {
-            Self::OfRows(_) => {
+            Self::OfRows(..) => {
                 let rows = site.inner.iter().enumerate();
                 let rows = rows.map(|(row, inner)| all.narrow(0, row, 1)?.repeat((inner.len(), 1, 1, 1)));
                 Tensor::cat(&rows.collect::<Result<Vec<_>>>()?, 0)
@@ -198,5 +232,31 @@ impl Transformer2D {
         tokens = (&tokens + self.ff.forward(&self.norm3.forward(&tokens)?)?)?;
         let y = turned(&self.proj_out.forward(&tokens)?)?.reshape((b, c, h, w))?;
         x + y
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::{DType, Device};
+
+    #[test]
+    fn texts_are_projected_once() {
+        let vb = VarBuilder::zeros(DType::F32, &Device::Cpu);
+        let attention = Attention::load(4, Some(6), 2, vb).unwrap();
+        let weight = Tensor::ones((8, 6), DType::F32, &Device::Cpu).unwrap();
+        let to_kv = Linear::new(weight, None, DType::F32).unwrap();
+        let text = |value: f64| (Tensor::ones((1, 3, 6), DType::F32, &Device::Cpu).unwrap() * value).unwrap();
+        let (one, other) = (text(1.0), text(2.0));
+        let first = |texts: &Tensor, of: &[&Tensor]| {
+            let of = of.iter().map(|given| given.id()).collect();
+            let keys = attention.keys(&to_kv, &Seen { texts: texts.clone(), of }).unwrap();
+            keys.flatten_all().unwrap().to_vec1::<f32>().unwrap()[0]
+        };
+        assert_eq!(first(&one, &[&one]), 6.0);
+        assert_eq!(first(&other, &[&one]), 6.0, "what is known is not looked at");
+        assert_eq!(first(&other, &[&other]), 12.0);
+        assert_eq!(first(&one, &[]), 6.0, "nobody knows what these are made of");
+        assert_eq!(first(&other, &[]), 12.0);
     }
 }

@@ -4,7 +4,7 @@ use super::temporal::TransformerTemporal;
 use super::transformer::{Place, Texts, Transformer2D};
 use crate::attention::{Feature, Hooks, Layout, Row, SiteKind, Time, inner_ranges};
 use crate::models::blocks2d::{ResnetBlock2D, Upsample2D};
-use candle_core::{Result, Tensor, bail};
+use candle_core::{Result, Tensor, TensorId, bail};
 use std::collections::BTreeMap;
 use std::ops::Range;
 
@@ -17,6 +17,8 @@ struct State {
     skips: Vec<Tensor>,
     /// `[T, Lt, Dt]`.
     context: Tensor,
+    /// What that was given as.
+    given: TensorId,
     /// Which of its texts each frame reads, where there are several.
     frame_texts: Option<Vec<usize>>,
     /// The activated embedding of its time `[1, E]`, or of those of its frames `[F, E]`.
@@ -83,7 +85,7 @@ impl<'h, 'a> Walk<'h, 'a> {
             if frame_texts.as_ref().is_some_and(|of| of.len() != frames || of.iter().any(|&text| text >= texts)) {
                 bail!("texts of {:?} for {frames} latent frames, of which some have none", row.context.dims())
             }
-            states.push(State { hidden, skips: Vec::new(), context, frame_texts, time });
+            states.push(State { hidden, skips: Vec::new(), context, given: row.context.id(), frame_texts, time });
         }
         Ok(Self { states, hooks, network, layers })
     }
@@ -231,7 +233,7 @@ impl<'h, 'a> Walk<'h, 'a> {
     fn texts(&self, group: &Group) -> Result<Texts> {
         let texts = joined(&group.rows.iter().map(|&row| self.states[row].context.clone()).collect::<Vec<_>>())?;
         if group.rows.iter().all(|&row| self.states[row].frame_texts.is_none()) {
-            return Ok(Texts::OfRows(texts));
+            return Ok(Texts::OfRows(texts, group.rows.iter().map(|&row| self.states[row].given).collect()));
         }
         let (mut before, mut of_frames) = (0, Vec::new());
         for (&row, inner) in group.rows.iter().zip(&group.inner) {
