@@ -1,4 +1,5 @@
-//! Speed of whole UNets, of pictures and of video, on random weights: one step, both halves of the guidance. With `--serve` the
+//! Speed of whole UNets, of pictures and of video, on random weights: one step, both halves of the guidance; or all steps of a chunk
+//! that goes on from frames before it. With `--serve` the
 //! program runs them as told on its standard input, which `tests/reference/bench_unet.py` uses to take turns with diffusers.
 
 #![allow(
@@ -15,11 +16,15 @@ use candle_nn::var_builder::SimpleBackend;
 use candle_nn::{Init, VarBuilder};
 use serde_json::Value;
 use std::io::{BufRead, Write};
+use std::rc::Rc;
 use std::time::Instant;
-use vidgen::attention::{Branch, Half, Hooks, Pass};
+use vidgen::attention::{AttentionProcessor, Branch, Feature, Half, Hooks, Pass};
+use vidgen::models::unet::streaming::{Cam, CamConfig, Memory, Mergers, Mixers, StreamingUNetConfig};
 use vidgen::models::unet::{UNet2DConditionModel, UNet3DConditionModel};
 use vidgen::models::{Denoiser, Row};
 use vidgen::nn::sdpa::Sdpa;
+use vidgen::processors::mix::{Kept, Mix};
+use vidgen::processors::{FeatureResiduals, Residual};
 
 /// Weights of any name and shape.
 struct Random;
@@ -61,6 +66,65 @@ struct Case {
     denoiser: Box<dyn Denoiser>,
     rows: Vec<Row>,
     kernel: Sdpa,
+    chunk: Option<Chunk>,
+}
+
+/// What stands beside the denoiser of a chunk that goes on from frames before it (StreamingT2V).
+struct Chunk {
+    cam: Rc<Cam>,
+    mergers: Rc<Mergers>,
+    mixers: Rc<Mixers>,
+    before: usize,
+    steps: usize,
+    /// Of the frames before, from -1 to 1.
+    pixels: Tensor,
+    /// Of the anchor.
+    tokens: Tensor,
+}
+
+impl Chunk {
+    fn new(asked: &Value, dtype: DType) -> Self {
+        let vb = |seed: &'static str| VarBuilder::from_backend(Box::new(Random), dtype, Device::Cpu).pp(seed);
+        let unet: StreamingUNetConfig = serde_json::from_value(asked["config"].clone()).unwrap();
+        let config: CamConfig = serde_json::from_value(asked["cam"].clone()).unwrap();
+        let size = |name: &str| asked[name].as_u64().unwrap() as usize;
+        let before = config.num_frames;
+        Self {
+            cam: Rc::new(Cam::load(&config, &vb("cam")).unwrap()),
+            mergers: Rc::new(Mergers::load(&unet, &vb("unet")).unwrap()),
+            mixers: Rc::new(Mixers::load(&unet, &vb("unet")).unwrap()),
+            before,
+            steps: size("steps"),
+            pixels: random(4, &[before, 3, config.ratio() * size("height"), config.ratio() * size("width")], 1.0),
+            tokens: random(5, &[unet.image_tokens, unet.unet.cross_attention_dim], 1.0),
+        }
+    }
+
+    /// As the program's own loop puts them together.
+    fn stack(&self, kernel: &Sdpa) -> Vec<Box<dyn AttentionProcessor>> {
+        let look = self.cam.look(&self.pixels).unwrap();
+        let (cam, mergers, mixers) = (self.cam.clone(), self.mergers.clone(), self.mixers.clone());
+        let (before, kernel) = (self.before, kernel.clone());
+        let source = move |pass: &Pass, branches: &[Branch], rows: &[Row]| {
+            let first = |row: &Row| Ok(Row { latents: row.latents.narrow(0, 0, before)?, ..row.clone() });
+            let rows = rows.iter().map(first).collect::<Result<Vec<_>>>()?;
+            let mut hooks = Hooks::new(*pass, branches.to_vec(), vec![], &mut [], kernel.clone(), 2)?;
+            let memories = cam.forward(&rows, &look, 1, &mut hooks)?;
+            hooks.finish()?;
+            let features = |memory: Memory| FeatureResiduals { skips: memory.skips, mid: Some(memory.mid) };
+            Ok(memories.into_iter().map(features).collect())
+        };
+        let reader = move |feature, x: &Tensor, memory: &Tensor| match feature {
+            Feature::Skip(index) => mergers.skip(index, x, memory),
+            _ => mergers.mid(x, memory),
+        };
+        let mixer = move |layer, text: &Tensor, tokens: &Tensor| mixers.mix(layer, text, tokens);
+        let tokens = || self.tokens.clone();
+        vec![
+            Box::new(Residual::read(Box::new(source), Box::new(reader))),
+            Box::new(Mix::new(tokens(), tokens(), Box::new(mixer)).keeping(Kept::default())),
+        ]
+    }
 }
 
 impl Case {
@@ -75,20 +139,30 @@ impl Case {
             }
             _ => Box::new(UNet3DConditionModel::load(&serde_json::from_value(config).unwrap(), vb, false).unwrap()),
         };
+        let chunk = (asked["op"] == "stream").then(|| Chunk::new(asked, dtype));
         let size = |name: &str| asked[name].as_u64().unwrap() as usize;
         let latents = random(1, &[size("frames"), 4, size("height"), size("width")], 1.0);
         let width = asked["config"]["cross_attention_dim"].as_u64().unwrap() as usize;
         let row = |seed| Row::new(latents.clone(), random(seed, &[size("tokens"), width], 1.0), 501.0);
-        Self { denoiser, rows: vec![row(2), row(3)], kernel: Sdpa { bf16: dtype == DType::BF16, ..Sdpa::default() } }
+        let kernel = Sdpa { bf16: dtype == DType::BF16, ..Sdpa::default() };
+        Self { denoiser, rows: vec![row(2), row(3)], kernel, chunk }
     }
 
     fn run(&self) {
-        let branches = [Half::UNCOND, Half::COND].map(|half| Branch::new(half, 0, 0)).to_vec();
-        let pass = Pass { step: 0, steps: 1 };
-        let mut hooks = Hooks::new(pass, branches, vec![], &mut [], self.kernel.clone(), 2).unwrap();
-        let done = self.denoiser.forward(&self.rows, &mut hooks).unwrap();
-        hooks.finish().unwrap();
-        let sum = done[1].sqr().unwrap().mean_all().unwrap().to_scalar::<f32>().unwrap();
+        let mut stack = self.chunk.as_ref().map_or_else(Vec::new, |chunk| chunk.stack(&self.kernel));
+        let mut rows = self.rows.clone();
+        for step in 0..self.chunk.as_ref().map_or(1, |chunk| chunk.steps) {
+            let branches = [Half::UNCOND, Half::COND].map(|half| Branch::new(half, 0, 0)).to_vec();
+            let pass = Pass { step, steps: 1 };
+            let mut hooks = Hooks::new(pass, branches, vec![], &mut stack, self.kernel.clone(), 2).unwrap();
+            let done = self.denoiser.forward(&rows, &mut hooks).unwrap();
+            hooks.finish().unwrap();
+            // guidance and a step, of which the next begins
+            let guided = (&done[0] + ((&done[1] - &done[0]).unwrap() * 7.5).unwrap()).unwrap();
+            let next = ((&rows[0].latents * 0.99).unwrap() + (guided * 0.01).unwrap()).unwrap();
+            rows.iter_mut().for_each(|row| row.latents = next.clone());
+        }
+        let sum = rows[1].latents.sqr().unwrap().mean_all().unwrap().to_scalar::<f32>().unwrap();
         assert!(sum.is_finite() && sum > 0.0, "mean square {sum}");
     }
 }

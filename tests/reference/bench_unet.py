@@ -4,9 +4,12 @@ seconds over vidgen's (above 1: vidgen is faster).
     cargo bench --bench unet --no-run
     python tests/reference/bench_unet.py unet3d f32 [--threads 2] [--rounds 3] [--size medium]
     python tests/reference/bench_unet.py unet2d bf16
+    python tests/reference/bench_unet.py stream f32 --size small
 
 `unet2d`: Stable Diffusion 1.5's at 512x512, both halves of the guidance. `unet3d`: ModelScope's form at 256x256, 16 frames, both
-halves; `medium` has half its widths (the default), `full` its own, `small` a fourth of them on 4 frames. `small` is for trying
+halves; `stream`: four steps of a chunk of StreamingT2V that goes on from the frames before it (CAM, the main UNet with mergers and mixers, guidance),
+against the plain PyTorch of training/streaming.py with the released program's double work left out: both halves in one pass, the frames before
+looked at once. `small` has there the form of models/toyland-stream (144x96). Else `medium` has half its widths (the default), `full` its own, `small` a fourth of them on 4 frames. `small` is for trying
 the script. Weights are held by both programs: 2 x 3.5 GB for unet2d in f32, 2 x 1.5 GB for unet3d medium. The figures are medians of
 alternating runs after one that is not counted, on a machine that should be idle. On one that others use at the same time, `--threads 1
 --processor-time` compares what both compute, not how long they wait.
@@ -22,7 +25,7 @@ import sys
 import time
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-parser.add_argument("network", choices=["unet2d", "unet3d"])
+parser.add_argument("network", choices=["unet2d", "unet3d", "stream"])
 parser.add_argument("dtype", choices=["f32", "bf16"])
 parser.add_argument("--size", choices=["small", "medium", "full"])
 parser.add_argument("--threads", type=int, default=2)
@@ -54,6 +57,10 @@ def program():
 
 
 def case():
+    if options.network == "stream" and size == "small":
+        config = dict(block_out_channels=[48, 48], norm_num_groups=8, layers_per_block=1, cross_attention_dim=64, attention_head_dim=8,
+                      down_block_types=["CrossAttnDownBlock3D", "DownBlock3D"], up_block_types=["UpBlock3D", "CrossAttnUpBlock3D"])
+        return dict(config=config, frames=16, height=12, width=18, tokens=32, image=4, channels=[8, 16, 24, 32])
     part = {"small": 4, "medium": 2, "full": 1}[size]
     widths = [channels // part for channels in (320, 640, 1280, 1280)]
     config = dict(block_out_channels=widths, norm_num_groups=32 // part, layers_per_block=2)
@@ -61,17 +68,32 @@ def case():
         side = 64 if size != "small" else 16
         return dict(config=dict(config, cross_attention_dim=768, attention_head_dim=8), frames=1, height=side, width=side)
     frames, side = (4, 16) if size == "small" else (16, 32)
-    return dict(config=dict(config, cross_attention_dim=1024, attention_head_dim=64 // part), frames=frames, height=side, width=side)
+    more = dict(image=16, channels=[c // part for c in (32, 96, 256, 512)]) if options.network == "stream" else {}
+    return dict(config=dict(config, cross_attention_dim=1024, attention_head_dim=64 // part), frames=frames, height=side, width=side, **more)
 
 
-asked = dict(case(), op=options.network, dtype=options.dtype, tokens=77)
+STEPS, BEFORE = 4, 8
+asked = dict(dict(tokens=77), **case(), op=options.network, dtype=options.dtype)
 frames, height, width = asked["frames"], asked["height"], asked["width"]
 dtype = torch.float32 if options.dtype == "f32" else torch.bfloat16
 torch.manual_seed(0)
-text = torch.randn(2, 77, asked["config"]["cross_attention_dim"], dtype=dtype)
+text = torch.randn(2, asked["tokens"] + asked.get("image", 0), asked["config"]["cross_attention_dim"], dtype=dtype)
 if options.network == "unet2d":
     model = UNet2DConditionModel(**asked["config"]).to(dtype).eval()
     latents = torch.randn(2, 4, height, width, dtype=dtype)
+elif options.network == "stream":
+    sys.path.insert(0, str(ROOT / "training"))
+    import streaming as net
+
+    base = UNet3DConditionModel(**asked["config"])
+    model, cam = net.streaming_unet(base, asked["tokens"], asked["image"]), net.StreamingCAM(base, asked["channels"], BEFORE)
+    asked |= dict(config=net.settings_of(model), cam=cam.settings, steps=STEPS)
+    model, cam = model.to(dtype).eval(), cam.to(dtype).eval()
+    for name, weight in model.named_parameters():  # what training begins with switches everything off
+        if name.endswith("alpha") or ".proj_out." in name:
+            weight.data.normal_(std=0.02)
+    latents = torch.randn(1, 4, frames, height, width, dtype=dtype)
+    pixels = torch.randn(1, BEFORE, 3, 8 * height, 8 * width, dtype=dtype)
 else:
     model = UNet3DConditionModel(**asked["config"]).to(dtype).eval()
     latents = torch.randn(2, 4, frames, height, width, dtype=dtype)
@@ -101,10 +123,22 @@ def ours():
     return used() - before if options.processor_time else elapsed
 
 
+def chunk():
+    """A chunk's steps."""
+    z, time = latents, torch.tensor([501])
+    seen = cam.controlnet_cond_embedding(pixels.flatten(0, 1)).repeat(2, 1, 1, 1)
+    for _ in range(STEPS):
+        both = z.repeat(2, 1, 1, 1, 1)
+        memory = net.features(cam, both[:, :, :BEFORE], time.repeat(2), text[:, :asked["tokens"]], seen)
+        low, high = net.predict(model, both, time.repeat(2), text, memory).chunk(2)
+        z = 0.99 * z + 0.01 * (low + 7.5 * (high - low))
+    return z
+
+
 def theirs():
     clock = time.process_time if options.processor_time else time.perf_counter
     start = clock()
-    model(latents, torch.tensor(501.0), text)
+    chunk() if options.network == "stream" else model(latents, torch.tensor(501.0), text)
     return clock() - start
 
 
@@ -119,5 +153,5 @@ for _ in range(options.rounds):
 server.stdin.close()
 server.wait()
 mine, other = statistics.median(mine), statistics.median(other)
-print(f"vidgen {mine:.3f} s, diffusers {other:.3f} s")
+print(f"vidgen {mine:.3f} s, {'PyTorch' if options.network == 'stream' else 'diffusers'} {other:.3f} s")
 print(f"ratio {other / mine:.2f}")
