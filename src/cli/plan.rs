@@ -108,6 +108,7 @@ fn flops(count: f64) -> String {
 
 fn describe(plan: &Forecast) -> String {
     let Outline { model, device, dtype, threads, width, height, frames, fps, seed, steps, .. } = &plan.outline;
+    let word = if plan.chunks { "chunk" } else { "window" };
     let mut rows: Vec<[String; 2]> = Vec::new();
     let mut row = |name: &str, value: String| rows.push([name.to_owned(), value]);
     let duration = *frames as f64 / fps;
@@ -128,7 +129,7 @@ fn describe(plan: &Forecast) -> String {
     row(
         "latent frames",
         format!(
-            "{} in {} window{} of {} tokens",
+            "{} in {} {word}{} of {} tokens",
             plan.outline.latent_frames,
             plan.windows.len(),
             if plan.windows.len() == 1 { "" } else { "s" },
@@ -186,11 +187,15 @@ fn describe(plan: &Forecast) -> String {
     }
     let cuts = plan.windows.iter().any(|window| window.segment > 0);
     let stages = plan.windows.iter().any(|window| window.stage > 0);
-    let head = ["window", "latent frames", "text", "joined"].map(str::to_owned);
+    let head = [word, "latent frames", "text", "joined"].map(str::to_owned);
     let windows = plan.windows.iter().enumerate().map(|(index, window)| {
         let stage = if stages { format!("stage {}, ", window.stage + 1) } else { String::new() };
         let segment = if cuts { format!("part {}, ", window.segment + 1) } else { String::new() };
-        let joined = if window.joined { "reads the window before" } else { "" };
+        let joined = match (window.joined, plan.chunks && window.stage == 0) {
+            (false, _) => "",
+            (true, false) => "reads the window before",
+            (true, true) => "sees the frames before",
+        };
         let frames = format!("{stage}{segment}{}-{}", window.start, window.end - 1);
         [(index + 1).to_string(), frames, window.text.clone(), joined.to_owned()]
     });

@@ -1,7 +1,7 @@
 //! The plan and the cost of a job before anything is loaded: what `vidgen plan` and `--dry-run` print.
 
 use super::work;
-use crate::job::{Job, Need, Stage, UncondText, free_memory};
+use crate::job::{Job, Need, Segment, Stage, UncondText, free_memory};
 use crate::models::architecture::Role;
 use crate::run::{Outline, Speed};
 use crate::timeline::TextMix;
@@ -24,6 +24,9 @@ pub struct Forecast {
     /// The attention kernel.
     pub attention: &'static str,
     pub windows: Vec<WindowRow>,
+    /// Whether they are chunks, each of which sees frames of the one before it as they were decoded.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub chunks: bool,
     /// Of the longest window, those of its text included.
     pub tokens: usize,
     /// Passes of windows through layers, over all steps, both halves of guidance as one.
@@ -125,6 +128,7 @@ impl Forecast {
             recipe: model.recipe.clone(),
             attention: compute.attention.name(),
             windows,
+            chunks: job.first().method.streaming.is_some(),
             tokens: model.architecture.tokens(longest, (size.latents.1, size.latents.2)),
             layer_windows: denoising.iter().map(|work| work.layer_windows).sum::<f64>().round() as u64,
             reference_layer_windows: stages().map(work::reference_layer_windows).sum::<f64>() as u64,
@@ -155,6 +159,8 @@ impl Forecast {
 /// What the job makes and on what.
 pub fn outline(job: &Job) -> Outline {
     let (first, last) = (job.first(), job.last());
+    // what chunks only see again are no frames of the video
+    let again = |segment: &Segment| if first.method.streaming.is_some() { segment.padding } else { 0 };
     Outline {
         model: first.model.folder.name().to_owned(),
         prompts: first.prompts().to_vec(),
@@ -167,7 +173,7 @@ pub fn outline(job: &Job) -> Outline {
         device: first.compute.device_name(),
         dtype: first.compute.dtype.as_str().to_owned(),
         threads: job.machine.threads,
-        latent_frames: first.segments.iter().map(|segment| segment.plan.frames).sum(),
+        latent_frames: first.segments.iter().map(|segment| segment.plan.frames - again(segment)).sum(),
     }
 }
 
@@ -178,6 +184,9 @@ fn windows(index: usize, stage: &Stage) -> Vec<WindowRow> {
             format!("prompts {} to {}, {:.0} %", from + 1, to + 1, weight * 100.0)
         }
     };
+    if stage.method.streaming.is_some() {
+        return chunks(index, stage, text);
+    }
     let rows = stage.segments.iter().enumerate().flat_map(|(segment, part)| {
         part.plan.windows.iter().map(move |window| WindowRow {
             stage: index,
@@ -201,6 +210,18 @@ fn windows(index: usize, stage: &Stage) -> Vec<WindowRow> {
     rows.collect()
 }
 
+/// Chunks by the frames of the video that they see and make.
+fn chunks(index: usize, stage: &Stage, text: impl Fn(&TextMix) -> String) -> Vec<WindowRow> {
+    let given = stage.input.source_video.as_ref().map_or(0, |source| source.frames);
+    let rows = stage.segments.iter().enumerate().map(|(chunk, segment)| {
+        let start = given + stage.first_shown(chunk) - segment.padding;
+        let end = start + segment.plan.keep;
+        let joined = segment.padding > 0;
+        WindowRow { stage: index, segment: 0, start, end, text: text(&segment.plan.texts[0]), joined }
+    });
+    rows.collect()
+}
+
 /// The networks one after the other, and the file.
 fn seconds(job: &Job, speed: &Speed) -> Result<Seconds> {
     let mut seconds = Seconds { load: 0.0, encode: 0.0, denoise: 0.0, decode: 0.0, mux: 0.0, total: 0.0 };
@@ -213,6 +234,10 @@ fn seconds(job: &Job, speed: &Speed) -> Result<Seconds> {
         let products = text.elements() as f64 * (texts * spec.length) as f64;
         let rate = if text.elements() > 100_000_000 { speed.linear_wide } else { speed.linear };
         seconds.load += (bytes(Role::Denoiser)? + bytes(Role::Autoencoder)?) / speed.load;
+        if let Some(streaming) = &stage.method.streaming {
+            let first = if streaming.first.is_some() { bytes(Role::FirstDenoiser)? } else { 0.0 };
+            seconds.load += (first + bytes(Role::Memory)? + bytes(Role::ImageEncoder)?) / speed.load;
+        }
         seconds.encode += text.bytes() as f64 / speed.load + products / rate;
         seconds.denoise += work::denoising(stage).seconds(speed);
         seconds.decode += work::decoding(stage).seconds(speed);

@@ -17,6 +17,12 @@ pub struct Denoising {
 }
 
 impl Denoising {
+    fn add(&mut self, times: f64, linear: &Kinds, attention: f64) {
+        self.linear.small += times * linear.small;
+        self.linear.wide += times * linear.wide;
+        self.attention += times * attention;
+    }
+
     pub fn total(&self) -> f64 {
         self.linear.small + self.linear.wide + self.attention
     }
@@ -31,12 +37,35 @@ impl Denoising {
 
 /// All steps that a stage takes.
 pub fn denoising(stage: &Stage) -> Denoising {
+    let (Some(streaming), Some(beside)) = (&stage.method.streaming, stage.model.architecture.streaming()) else {
+        return of_windows(stage);
+    };
+    let mut others = stage.clone();
+    let mut work = Denoising::default();
+    if let (Some(first), true) = (stage.of_first_chunk(), streaming.first.is_some()) {
+        work = of_windows(&Stage { segments: vec![others.segments.remove(0)], ..first });
+    }
     let (_, height, width) = stage.size.latents;
+    let (own, row) = (of_windows(&others), beside.row_work((height, width)));
+    let (rows, chunks) = (rows(&others), others.segments.len() as f64);
+    work.add(1.0, &own.linear, own.attention);
+    work.add(chunks * rows, &row.linear, row.attention);
+    work.layer_windows += own.layer_windows + chunks * (stage.sampler.steps * row.layers) as f64;
+    work
+}
+
+/// Rows of a window over all steps.
+fn rows(stage: &Stage) -> f64 {
     let rule = stage.rule();
     // no rule's halves depend on the timestep
     let step = |index| guidance::Step { index, count: stage.sampler.steps, timestep: 0.0, table: stage.sampler.table };
     let first = stage.input.first_step(stage.sampler.steps);
-    let rows: f64 = (first..stage.sampler.steps).map(|index| rule.halves(&step(index)).len() as f64).sum();
+    (first..stage.sampler.steps).map(|index| rule.halves(&step(index)).len() as f64).sum()
+}
+
+fn of_windows(stage: &Stage) -> Denoising {
+    let (_, height, width) = stage.size.latents;
+    let (first, rows) = (stage.input.first_step(stage.sampler.steps), rows(stage));
     // an edit's source is denoised beside it while it is needed
     let source = stage.controls.edit.as_ref().map_or(0, |edit| edit.source_steps(stage.sampler.steps));
     let again = (1.0 + twice(stage)) * (1.0 + source as f64 / stage.sampler.steps as f64);
@@ -50,16 +79,12 @@ pub fn denoising(stage: &Stage) -> Denoising {
             row.linear.wide += more.linear.wide;
             row.attention += more.attention;
         }
-        work.linear.small += rows * again * row.linear.small;
-        work.linear.wide += rows * again * row.linear.wide;
-        work.attention += rows * again * row.attention;
+        work.add(rows * again, &row.linear, row.attention);
         work.layer_windows += (stage.sampler.steps - first) as f64 * again * row.layers as f64;
         for input in &stage.method.control_inputs {
             let text = stage.model.architecture.text().length;
             let row = input.model.architecture.row_work(text, window.len, (height, width));
-            work.linear.small += rows * row.linear.small;
-            work.linear.wide += rows * row.linear.wide;
-            work.attention += rows * row.attention;
+            work.add(rows, &row.linear, row.attention);
             work.layer_windows += (stage.sampler.steps - first) as f64 * row.layers as f64;
         }
     }
@@ -69,6 +94,9 @@ pub fn denoising(stage: &Stage) -> Denoising {
 /// Passes of windows through layers as the method's own program makes them: every pair of joined windows as a batch, so
 /// inner windows twice in every layer of every step.
 pub fn reference_layer_windows(stage: &Stage) -> f64 {
+    if stage.method.streaming.is_some() {
+        return denoising(stage).layer_windows;
+    }
     let of_segment = |segment: &Segment| match segment.plan.windows.len() {
         windows if stage.controls.sharing.is_some() && windows > 1 => 2 * (windows - 1),
         windows => windows,

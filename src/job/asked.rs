@@ -10,6 +10,7 @@ use super::plan::video_frames;
 use super::preset::Preset;
 use super::sdedit::{self, SdEdit};
 use super::source_video::{SourceFile, SourceVideo};
+use super::streaming::{self, Chunked, Streaming};
 use super::values::{Attention, DeviceSpec, Method, Offload, Precision, Uncond};
 use super::{
     Command, Compute, FrameSize, Group, Input, Need, Request, Sampler, Segment, Settings, Stage, StageMethod,
@@ -71,6 +72,9 @@ impl OpenedModels {
     }
 }
 
+/// Said where nobody says it.
+const HOW_LONG: &str = "how long is the video to be? give --duration, as 30s, or --frames";
+
 /// What a stage is resolved from.
 pub struct Asked<'a> {
     pub request: &'a Request,
@@ -104,7 +108,9 @@ impl Asked<'_> {
         let free_noise = self.free_noise()?;
         let own = free_noise.map(|method| method.control()).transpose()?;
         let wanted = Wanted::new(settings, recipe, own, &**architecture, steps)?;
+        let streaming = self.streaming()?;
         let rules = self.rules(&wanted, free_noise.is_some(), preset.as_ref())?;
+        let rules = streaming.as_ref().map_or(rules, |streaming| Streaming::rules(streaming.frames, rules));
         let sampler = self.sampler(steps, preset.as_ref())?;
         let zero_shot = self.zero_shot(&sampler)?;
         let instruct = self.instruct()?;
@@ -121,6 +127,7 @@ impl Asked<'_> {
                 let frames = geometry.frames.unwrap_or(1);
                 sdedit.map(|method| method.segment(frames)).into_iter().collect()
             }
+            _ if streaming.is_some() => self.chunks(&rules, streaming.as_ref(), source_video.as_ref())?,
             (Some(zero_shot), _) => self.pictures(&rules, zero_shot, source_video.as_ref())?,
             (None, Some(_)) => FreeNoise::segments(scenes, (geometry.frames, self.clip()), &rules)?,
             (None, None) => self.segments(&rules, source_video.as_ref())?,
@@ -155,6 +162,7 @@ impl Asked<'_> {
                 instruct,
                 overwriting: sdedit.map(|method| method.blend),
                 free_noise,
+                streaming,
                 control_inputs: self.control_inputs.to_vec(),
             },
             sampler,
@@ -299,6 +307,45 @@ impl Asked<'_> {
         zero_shot.segments(&self.request.scenes, self.geometry.frames, each, rules)
     }
 
+    /// How chunks go on from each other, where the model makes chunks.
+    fn streaming(&self) -> Result<Option<Streaming>> {
+        let Self { request, settings, configs, source, recipe, geometry, .. } = *self;
+        let Some(architecture) = configs.architecture.streaming() else {
+            return streaming::check_absent(settings).map(|()| None);
+        };
+        if request.command == Command::Enhance {
+            return Ok(None); // whose recipe says that it cannot
+        }
+        let asked = Chunked {
+            settings,
+            scenes: &request.scenes,
+            frames: geometry.frames,
+            recipe: recipe.method.streaming.as_ref(),
+            folder: &configs.folder,
+            source,
+        };
+        let most = configs.schedule.num_train_timesteps;
+        let sampler = |kind, steps| {
+            ensure!((1..=most).contains(&steps), "give 1 to {most} steps");
+            self.sampler_of(kind, steps, 0.0, None)
+        };
+        Streaming::new(&asked, architecture.frames(), sampler).map(Some)
+    }
+
+    /// Segments of a video of chunks.
+    fn chunks(
+        &self,
+        rules: &WindowRules,
+        streaming: Option<&Streaming>,
+        source_video: Option<&SourceVideo>,
+    ) -> Result<Vec<Segment>> {
+        let (scenes, frames) = (&self.request.scenes, self.geometry.frames);
+        let said = frames.is_some() || source_video.is_some() || scenes.iter().any(|scene| scene.length.is_some());
+        ensure!(self.request.command != Command::Extend || said, HOW_LONG);
+        let segments = streaming.map(|streaming| streaming.segments(scenes, frames, rules, source_video));
+        segments.context("no chunks")?
+    }
+
     fn segments(&self, rules: &WindowRules, source_video: Option<&SourceVideo>) -> Result<Vec<Segment>> {
         let Request { command, scenes, .. } = self.request;
         let frames = self.geometry.frames;
@@ -309,7 +356,7 @@ impl Asked<'_> {
             }
             Command::Extend if source_video.is_none() && frames.is_none() => {
                 let long = scenes.iter().any(|scene| scene.length.is_some());
-                ensure!(long, "how long is the video to be? give --duration, as 30s, or --frames");
+                ensure!(long, HOW_LONG);
                 rules.segments(scenes, None, 0)
             }
             Command::MultiPrompt | Command::Extend => {
@@ -325,6 +372,14 @@ impl Asked<'_> {
             Some(kind) => kind,
             None => configs.schedule.kind().with_context(|| configs.folder.place()).code(Code::Model)?,
         };
+        // a recipe's is for its own sampler
+        let own = if recipe.scheduler.is_none_or(|own| own == kind) { recipe.eta } else { 0.0 };
+        self.sampler_of(kind, steps, settings.eta.unwrap_or(own), preset)
+    }
+
+    /// A sampler on the folder's schedule.
+    fn sampler_of(&self, kind: SchedulerKind, steps: usize, eta: f64, preset: Option<&Preset>) -> Result<Sampler> {
+        let Self { settings, configs, recipe, .. } = *self;
         let own = configs.folder.family().schedulers;
         let mut schedule = configs.keys.clone().config(own, Some(kind)).with_context(|| configs.folder.place())?;
         if let Some(shift) = settings.shift {
@@ -332,7 +387,7 @@ impl Asked<'_> {
             schedule.snr_shift_scale = shift;
         }
         let table = settings.schedule.or(preset.map(|preset| preset.table)).unwrap_or(recipe.schedule);
-        let sampler = Sampler { schedule, kind, table, steps, eta: settings.eta.unwrap_or(recipe.eta) };
+        let sampler = Sampler { schedule, kind, table, steps, eta };
         sampler.build()?; // finds every fault of these settings now
         Ok(sampler)
     }

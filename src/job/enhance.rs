@@ -6,6 +6,7 @@ use super::geometry::Geometry;
 use super::plan::{Segment, WindowRules};
 use super::settings::{Group, Settings};
 use super::stage::{Input, Stage, StageMethod, TextInput};
+use super::streaming::whole;
 use super::values::Size;
 use super::{Command, Controls, Request};
 use crate::recipe::{self, Chosen, Recipe};
@@ -36,6 +37,11 @@ pub fn stage(first: &Stage, settings: &Settings, configs: &Configs) -> Result<(S
     ensure!(
         first.input.source_video.is_none(),
         "--enhance: only new frames can be enhanced, and this video goes on from another: leave it out"
+    );
+    ensure!(
+        configs.architecture.streaming().is_none(),
+        "--enhance: the chunks of {} go on from each other and make no given frames anew: give a text-to-video model",
+        configs.folder.place()
     );
     ensure!(first.shown() == 1, "--enhance: a picture of source and edited version cannot be enhanced: leave out one");
     ensure!(
@@ -69,7 +75,11 @@ pub fn stage(first: &Stage, settings: &Settings, configs: &Configs) -> Result<(S
     };
     let stage = asked.stage(name, &mut Vec::new()).context("--enhance")?;
     let rules = WindowRules { transition: Transition::Blend, joined: false, fps: first.rules.fps, ..stage.rules };
-    let segments = first.segments.iter().map(|segment| over(&rules, segment)).collect::<Result<_>>()?;
+    let segments = match first.method.streaming {
+        // chunks are not parted
+        Some(_) => vec![over(&rules, &whole(&first.segments))?],
+        None => first.segments.iter().map(|segment| over(&rules, segment)).collect::<Result<_>>()?,
+    };
     let stage = Stage {
         text: TextInput { prompts: first.prompts().to_vec(), ..stage.text },
         segments,

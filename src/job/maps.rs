@@ -84,6 +84,10 @@ impl MapsAsked {
             "no maps are made of a video that goes on from another: look into the one it goes on from"
         );
         ensure!(
+            stage.method.streaming.is_none(),
+            "no maps are made of chunks that go on from each other: use a text-to-video model"
+        );
+        ensure!(
             stage.segments.iter().all(|segment| segment.feed.is_none()),
             "no maps are made of scenes that continue each other: use another --transition"
         );

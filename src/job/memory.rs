@@ -5,6 +5,7 @@
 
 use super::settings::Settings;
 use super::stage::{Compute, Need, Stage};
+use super::streaming::Streaming;
 use super::values::{MemorySize, Offload, Tiling};
 use crate::models::architecture::Role;
 use crate::models::architecture::WindowRows;
@@ -111,14 +112,39 @@ pub(super) fn tile(stages: &mut [Stage], settings: &Settings, warnings: &mut Vec
 
 /// Estimates a job with its weights offloaded like this.
 fn need(stage: &Stage, offload: Offload) -> Result<Need> {
-    let (weights, host) = transformer(stage, offload)?;
+    let (weights, host) = transformer(stage, Role::Denoiser, offload)?;
     // weights that wait for the CPU wait in the memory in which it computes
     let (weights, host) = if stage.compute.device.is_cpu() { (weights + host, 0) } else { (weights, host) };
     let decode = decode(stage)?;
     // scenes that hand over frames are decoded while the denoiser waits
     let beside = if stage.segments.iter().any(|segment| segment.feed == Some(Feed::Frames)) { decode } else { 0 };
-    let denoise = weights + control_networks(stage) + activations(stage) + beside;
+    let denoise = match &stage.method.streaming {
+        Some(streaming) => chunks(stage, streaming, weights, offload)? + decode,
+        None => weights + control_networks(stage) + activations(stage) + beside,
+    };
     Ok(Need { text: text(stage)?, denoise, decode, base: base(stage), host })
+}
+
+/// What chunks that go on from each other need beside the decoder, which waits for each: the first one's network, then what sees the
+/// anchor, then the others' network of so many `weights` with the one that sees the frames before.
+fn chunks(stage: &Stage, streaming: &Streaming, weights: u64, offload: Offload) -> Result<u64> {
+    let Compute { dtype, device, .. } = &stage.compute;
+    let of = |role: Role| Ok::<_, anyhow::Error>(self::weights(&stage.model.part(role)?, *dtype, device));
+    let activations = activations(stage);
+    let mut most = 0;
+    if streaming.first.is_some() {
+        let (first, host) = transformer(stage, Role::FirstDenoiser, offload)?;
+        most = first + if device.is_cpu() { host } else { 0 } + activations;
+    }
+    if stage.segments.len() > usize::from(streaming.first.is_some()) {
+        let (_, height, width) = stage.size.latents;
+        let element = compute_dtype(*dtype, device).size_in_bytes() as u64;
+        let rows = stage.rule().most_halves(stage.sampler.steps);
+        let beside = stage.model.architecture.streaming().map(|own| own.row_memory((height, width), rows, element));
+        let others = weights + of(Role::Memory)? + beside.unwrap_or(0) + activations;
+        most = most.max(others).max(of(Role::ImageEncoder)? + of(Role::Resampler)?);
+    }
+    Ok(most)
 }
 
 /// A device's own context is there before it says what is free.
@@ -137,8 +163,8 @@ fn share(values: u64, part: &Part, dtype: DType, device: &Device) -> u64 {
 }
 
 /// Bytes of the transformer's weights: those that are alive at once, and those that wait.
-fn transformer(stage: &Stage, offload: Offload) -> Result<(u64, u64)> {
-    let part = stage.model.part(Role::Denoiser)?;
+fn transformer(stage: &Stage, role: Role, offload: Offload) -> Result<(u64, u64)> {
+    let part = stage.model.part(role)?;
     if !matches!(offload, Offload::Block | Offload::Disk) {
         return Ok((weights(&part, stage.compute.dtype, &stage.compute.device), 0));
     }
@@ -204,7 +230,8 @@ fn activations(stage: &Stage) -> u64 {
     let rows =
         WindowRows { frames: window, cells: (height, width), halves: stage.rule().most_halves(stage.sampler.steps) };
     let memory = stage.model.architecture.row_memory(rows, element, 3 * Sdpa::default().budget as u64);
-    let frames: usize = stage.segments.iter().map(|segment| segment.plan.frames).sum();
+    let frames = stage.segments.iter().map(|segment| segment.plan.frames);
+    let frames: usize = if stage.method.streaming.is_some() { frames.max().unwrap_or(0) } else { frames.sum() };
     // the timeline, its estimate, the last estimate, the blend's sum and the noise, in f32
     let timeline = (frames * channels * height * width) as u64 * 4 * 6;
     let timelines = stage.segments.iter().map(|segment| stage.timelines(segment).len()).max().unwrap_or(1) as u64;

@@ -29,6 +29,7 @@ mod sharing;
 mod smoothing;
 mod source_video;
 mod stage;
+mod streaming;
 pub mod timelines;
 pub mod values;
 mod zero_shot;
@@ -56,6 +57,7 @@ pub use sharing::Sharing;
 pub use smoothing::Smoothing;
 pub use source_video::{Kind as SourceKind, SourceVideo, is_latents, taken_over};
 pub use stage::{Compute, FrameSize, Input, Need, Stage, StageMethod, StageModel, TextInput, UncondText};
+pub use streaming::{Anchor, Streaming};
 pub use timelines::{Reads, Timeline, TimelineRole};
 pub use zero_shot::{MotionPlan, ZeroShot};
 
@@ -145,7 +147,7 @@ impl Job {
 
     /// Steps of the sampler in the parts before one.
     pub fn steps_before(&self, part: usize) -> usize {
-        let steps = self.stages.iter().flat_map(|stage| stage.segments.iter().map(|_| stage.sampler.steps));
+        let steps = self.stages.iter().flat_map(|stage| (0..stage.segments.len()).map(|index| stage.steps(index)));
         steps.take(part).sum()
     }
 

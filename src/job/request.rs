@@ -5,7 +5,7 @@ use super::Command;
 use super::control_values::ControlAsked;
 use super::edit::Changes;
 use super::settings::{Group, Settings};
-use super::values::Seed;
+use super::values::{AnchorAsked, Seed};
 use crate::run::Manifest;
 use crate::storyboard::{Scene, Storyboard};
 use anyhow::{Context, Result, ensure};
@@ -51,6 +51,10 @@ impl Request {
             init_noise: None,
             video: None,
             mask: None,
+            anchor: request.settings.anchor.map(|anchor| match anchor {
+                AnchorAsked::Image(_) => AnchorAsked::Image(PathBuf::new()),
+                other => other,
+            }),
             control: request.settings.control.map(|all| all.into_iter().map(unnamed).collect()),
             control_model: None,
             ..request.settings

@@ -114,6 +114,13 @@ impl SourceFile {
         Ok(Self { path: path.to_owned(), kind: Kind::Video { width, height }, frames, fps, lost })
     }
 
+    /// A video of so many frames that is not there.
+    #[cfg(test)]
+    pub(super) fn frames_of_test(frames: usize) -> Self {
+        let kind = Kind::Video { width: 16, height: 16 };
+        Self { path: "a".into(), kind, frames, fps: None, lost: Vec::new() }
+    }
+
     /// The settings with the size and the rate of the video where they say none.
     pub fn settled(
         &self,
@@ -209,12 +216,15 @@ fn near(side: usize, unit: usize) -> [usize; 2] {
 pub fn taken_over(request: Request, seed: u64, new_prompt: bool) -> (Settings, Option<Scene>) {
     let Request { settings: old, scenes, .. } = request;
     let kept = |specs: Vec<Spec>| specs.into_iter().filter(|spec| !new_prompt || spec.words().is_empty()).collect();
-    let mut groups = vec![Group::Model, Group::Sampling, Group::Windows, Group::Attention, Group::Decoding];
+    let mut groups =
+        vec![Group::Model, Group::Sampling, Group::Streaming, Group::Windows, Group::Attention, Group::Decoding];
     // it is named by words of the prompt
     groups.extend((!new_prompt).then_some(Group::Subject));
     let mut settings = old.only(&groups);
     settings.model.get_or_insert_with(|| EMBEDDED.to_owned());
     settings.seed = Some(Seed::Fixed(seed.wrapping_add(1)));
+    // the first chunk is there
+    (settings.first_steps, settings.first_guidance_scale, settings.first_scheduler) = (None, None, None);
     // what makes all frames at once has nothing to go on from
     (settings.window, settings.stride) = (None, None);
     settings.method = settings.method.filter(|method| *method == Method::Windows);

@@ -10,6 +10,7 @@ use super::instruct::Instruct;
 use super::plan::{Segment, WindowRules, video_frames};
 use super::sampler::Sampler;
 use super::source_video::SourceVideo;
+use super::streaming::{FirstChunk, Streaming};
 use super::timelines::Timeline;
 use super::values::Offload;
 use super::zero_shot::ZeroShot;
@@ -58,6 +59,8 @@ pub struct StageMethod {
     pub overwriting: Option<BlendMode>,
     /// How clips become a longer video, where all its frames are made in one pass.
     pub free_noise: Option<FreeNoise>,
+    /// How chunks go on from each other.
+    pub streaming: Option<Streaming>,
     /// The pictures that the video follows, each with its network.
     pub control_inputs: Vec<ControlInput>,
 }
@@ -198,6 +201,23 @@ impl Stage {
                 vec![Timeline { anchored: self.method.zero_shot.is_some(), ..Timeline::output(segment.plan.clone()) }]
             }
         }
+    }
+
+    /// Steps of the sampler in a segment.
+    pub fn steps(&self, index: usize) -> usize {
+        let steps = self.sampler.steps;
+        self.method.streaming.as_ref().map_or(steps, |streaming| streaming.steps(index, steps))
+    }
+
+    /// Steps of the segments before one.
+    pub fn steps_before(&self, index: usize) -> usize {
+        (0..index).map(|segment| self.steps(segment)).sum()
+    }
+
+    /// The stage as it makes the first of its chunks, where another network makes that one.
+    pub fn of_first_chunk(&self) -> Option<Self> {
+        let FirstChunk { sampler, guidance } = self.method.streaming.as_ref()?.first.clone()?;
+        Some(Self { sampler, guidance, ..self.clone() })
     }
 
     /// Videos that are decoded: the output, and companions that are seen beside it.

@@ -5,7 +5,7 @@ pub use crate::words::{Duration, list, text, unknown};
 
 use crate::timeline::Motion;
 use crate::words::words;
-use anyhow::{Error, Result, bail};
+use anyhow::{Context, Error, Result, bail};
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -137,6 +137,43 @@ impl FromStr for Seconds {
 impl fmt::Display for Seconds {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         write!(f, "{}s", self.0)
+    }
+}
+
+/// What `--anchor` says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AnchorAsked {
+    /// A frame of the video, from 0.
+    Frame(usize),
+    /// A picture.
+    Image(PathBuf),
+    /// Nothing: the text alone.
+    None,
+}
+
+impl FromStr for AnchorAsked {
+    type Err = Error;
+
+    /// `frame:0`, `image:cat.png`, `none`.
+    fn from_str(text: &str) -> Result<Self> {
+        let frame = |number: &str| number.trim().parse().ok().map(Self::Frame);
+        let found = match text.split_once(':') {
+            None if text == "none" => Some(Self::None),
+            Some(("frame", number)) => frame(number),
+            Some(("image", file)) if !file.trim().is_empty() => Some(Self::Image(PathBuf::from(file))),
+            _ => None,
+        };
+        found.with_context(|| format!("{text:?} is no anchor: give frame:N (from 0), image:FILE or none"))
+    }
+}
+
+impl fmt::Display for AnchorAsked {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            Self::Frame(frame) => write!(f, "frame:{frame}"),
+            Self::Image(file) => write!(f, "image:{}", file.display()),
+            Self::None => f.write_str("none"),
+        }
     }
 }
 

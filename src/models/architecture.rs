@@ -3,6 +3,7 @@
 
 use super::Denoiser;
 use super::autoencoder::{Autoencoder, DecodeMemory, DecodeOptions, TileOptions};
+use super::continuation::{AnchorEncoder, ChunkFrames, Continuation};
 use super::control::ControlNetwork;
 use super::latent_time::LatentTime;
 use crate::attention::SiteKind;
@@ -73,8 +74,15 @@ pub enum Role {
     Tokenizer,
     TextEncoder,
     Denoiser,
+    /// The denoiser of a video's first chunk, where the others have one of their own.
+    FirstDenoiser,
     /// A network beside the denoiser that says what is to be added to its features.
     ControlNet,
+    /// A network beside the denoiser that sees the frames before a chunk.
+    Memory,
+    /// What sees an anchor frame, and what makes tokens of that.
+    ImageEncoder,
+    Resampler,
     Scheduler,
     Autoencoder,
 }
@@ -86,7 +94,7 @@ impl Role {
 
     /// The key of its configuration that names its class: transformers' or diffusers'.
     pub fn class_key(self) -> &'static str {
-        if self == Self::TextEncoder { "model_type" } else { "_class_name" }
+        if matches!(self, Self::TextEncoder | Self::ImageEncoder) { "model_type" } else { "_class_name" }
     }
 
     /// The usual name of such a part.
@@ -95,7 +103,11 @@ impl Role {
             Self::Tokenizer => "tokenizer",
             Self::TextEncoder => "text_encoder",
             Self::Denoiser => "transformer",
+            Self::FirstDenoiser => "base_unet",
             Self::ControlNet => "controlnet",
+            Self::Memory => "cam",
+            Self::ImageEncoder => "image_encoder",
+            Self::Resampler => "resampler",
             Self::Scheduler => "scheduler",
             Self::Autoencoder => "vae",
         }
@@ -314,6 +326,11 @@ pub trait Architecture: Debug + Send + Sync {
         bail!("models of {} take no control model", self.family().stem)
     }
 
+    /// How a video is made chunk by chunk, each going on from the one before; none where it is not.
+    fn streaming(&self) -> Option<&dyn StreamingArchitecture> {
+        None
+    }
+
     /// Loads the denoiser from the weights of its part: whole, or `streamed`, with no more than two of its units in memory at
     /// a time. The results are the same.
     fn load_denoiser(&self, vb: VarBuilder<'static>, streamed: bool) -> candle_core::Result<Arc<dyn Denoiser>>;
@@ -335,6 +352,31 @@ pub trait ControlArchitecture: Debug + Send + Sync {
 
     /// Loads it.
     fn load(&self, vb: VarBuilder) -> candle_core::Result<Arc<dyn ControlNetwork>>;
+}
+
+/// What the networks of a video that is made chunk by chunk are, as their configurations describe them.
+pub trait StreamingArchitecture: Debug + Send + Sync {
+    fn frames(&self) -> ChunkFrames;
+
+    /// Multiply-adds of a row of the network that sees the frames before.
+    fn row_work(&self, cells: (usize, usize)) -> RowWork;
+
+    /// Bytes that so many rows of it need, in numbers of `element` bytes, what they leave for the denoiser included.
+    fn row_memory(&self, cells: (usize, usize), rows: usize, element: u64) -> u64;
+
+    /// Loads the denoiser of the first chunk.
+    fn load_first(&self, vb: VarBuilder<'static>, streamed: bool) -> candle_core::Result<Arc<dyn Denoiser>>;
+
+    /// Loads what stands beside the denoiser of the other chunks, from the weights of that one and of the network that sees the
+    /// frames before.
+    fn load_continuation(
+        &self,
+        denoiser: &VarBuilder,
+        memory: &VarBuilder,
+    ) -> candle_core::Result<Arc<dyn Continuation>>;
+
+    /// Loads what sees anchor frames.
+    fn load_anchors(&self, encoder: VarBuilder, resampler: &VarBuilder) -> candle_core::Result<Box<dyn AnchorEncoder>>;
 }
 
 /// The rows of a window as far as memory depends on them.

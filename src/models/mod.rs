@@ -7,6 +7,7 @@ pub mod autoencoder_kl;
 pub mod blocks2d;
 pub mod clip;
 pub mod cogvideox;
+pub mod continuation;
 pub mod control;
 pub mod faces;
 pub mod i3d;

@@ -14,7 +14,7 @@ use super::segment::kept;
 use super::state::{SamplerState, pack, unpack};
 use crate::interpolation::Interpolator;
 use crate::job::values::{Every, OnInterrupt};
-use crate::job::{Job, Stage, Timeline, ZeroShot};
+use crate::job::{Anchor, Job, Stage, Timeline, ZeroShot};
 use crate::run::directory::{self, Plan, RunDir, RunLocked, RunReadOnly};
 use crate::run::journal::{Record, SCHEMA, StoredFile};
 use crate::run::{Code, Event, Failure, Observer, Phase, WithCode, interrupt};
@@ -43,6 +43,13 @@ pub struct FramesPoint {
     pub caches: Option<StoredFile>,
 }
 
+/// A denoised timeline.
+enum Done {
+    Here(Tensor),
+    /// In the directory: of videos whose chunks are not all in memory.
+    Kept(StoredFile),
+}
+
 /// Saves the progress of one run, and finds it again when the run is resumed.
 pub struct Checkpointer<'a> {
     job: &'a Job,
@@ -50,7 +57,7 @@ pub struct Checkpointer<'a> {
     stage: usize,
     dir: Option<RunDir>,
     /// Denoised timelines by part: parts are the segments of all stages, counted through.
-    done: BTreeMap<usize, Tensor>,
+    done: BTreeMap<usize, Done>,
     /// Timelines between steps: part, steps done, file; the newest last.
     steps: Vec<(usize, usize, StoredFile)>,
     /// Places in the decode, the newest last.
@@ -138,9 +145,12 @@ impl<'a> Checkpointer<'a> {
                 Record::Frames { part, chunks, bytes, blake3, caches } => {
                     self.frames.push(FramesPoint { part, chunks, bytes, blake3, caches });
                 }
+                Record::Latents { part, file } if self.job.part(part).is_some_and(|(stage, _)| chunked(stage)) => {
+                    self.done.insert(part, Done::Kept(file));
+                }
                 Record::Latents { part, file } => match read_latents(self.job, part, &dir, &file) {
                     Ok(latents) => {
-                        self.done.insert(part, latents);
+                        self.done.insert(part, Done::Here(latents));
                     }
                     Err(error) => observer.event(&Event::Warning(format!("{error:#}: these latents are made anew")))?,
                 },
@@ -187,7 +197,26 @@ impl<'a> Checkpointer<'a> {
 
     /// The denoised timeline of a segment, if it is there.
     pub fn finished(&self, segment: usize) -> Option<Tensor> {
-        self.done.get(&self.part(segment)).cloned()
+        let part = self.part(segment);
+        match self.done.get(&part)? {
+            Done::Here(latents) => Some(latents.clone()),
+            Done::Kept(file) => read_latents(self.job, part, self.dir.as_ref()?, file).ok(),
+        }
+    }
+
+    /// The same, read now; where it cannot be read it is made anew.
+    pub fn chunk(&mut self, segment: usize, observer: &mut dyn Observer) -> Result<Option<Tensor>> {
+        let part = self.part(segment);
+        let Some(Done::Kept(file)) = self.done.get(&part) else { return Ok(self.finished(segment)) };
+        let dir = self.dir.as_ref().context("no directory")?;
+        match read_latents(self.job, part, dir, file) {
+            Ok(latents) => Ok(Some(latents)),
+            Err(error) => {
+                observer.event(&Event::Warning(format!("{error:#}: these latents are made anew")))?;
+                self.done.remove(&part);
+                Ok(None)
+            }
+        }
     }
 
     /// What the timeline that is worked on next goes on from.
@@ -211,7 +240,7 @@ impl<'a> Checkpointer<'a> {
         let (part, stage) = (self.part(segment), self.stage());
         while let Some((_, done, file)) = self.steps.last().filter(|(at, ..)| *at == part).cloned() {
             let read = || -> Result<SamplerState> {
-                ensure!(done < stage.sampler.steps, "step {done} of {}", stage.sampler.steps);
+                ensure!(done < stage.steps(segment), "step {done} of {}", stage.steps(segment));
                 let bytes = self.dir.as_ref().context("no directory")?.get(&file)?;
                 let timelines = unpack(&bytes, timelines, stage.size.latents, &stage.compute.device)?;
                 Ok(SamplerState { done, timelines })
@@ -287,10 +316,16 @@ impl<'a> Checkpointer<'a> {
     /// Keeps a timeline that is done: `[F, C, H, W]` without padding. Before it is decoded, always.
     pub fn latents(&mut self, segment: usize, latents: &Tensor, observer: &mut dyn Observer) -> Result<(), Failure> {
         let (part, stage) = (self.part(segment), self.stage());
-        self.done.insert(part, latents.clone());
-        match self.save_latents(part, latents) {
-            Ok(path) => {
-                let (index, of) = ((segment + 1) * stage.sampler.steps, stage.segments.len() * stage.sampler.steps);
+        let saved = self.save_latents(part, latents);
+        match &saved {
+            // what is on disk need not be in memory as well
+            Ok((_, file)) if chunked(stage) => drop(self.done.insert(part, Done::Kept(file.clone()))),
+            Err(_) if chunked(stage) => {}
+            _ => drop(self.done.insert(part, Done::Here(latents.clone()))),
+        }
+        match saved {
+            Ok((path, _)) => {
+                let (index, of) = (stage.steps_before(segment + 1), stage.steps_before(stage.segments.len()));
                 observer.event(&Event::Checkpoint { phase: Phase::Denoise, index, of, path })?;
             }
             Err(error) => self.trouble(&error, observer)?,
@@ -300,12 +335,12 @@ impl<'a> Checkpointer<'a> {
         if interrupt::asked() && !decodes { Err(self.interrupted()) } else { Ok(()) }
     }
 
-    fn save_latents(&mut self, part: usize, latents: &Tensor) -> Result<std::path::PathBuf> {
+    fn save_latents(&mut self, part: usize, latents: &Tensor) -> Result<(std::path::PathBuf, StoredFile)> {
         let bytes = bytes_of(&[("latents", &latents.unsqueeze(0)?.to_dtype(DType::F32)?)])?;
         let durable = self.safe.elapsed() >= AT_STAKE || matches!(self.job.keep.every, Every::Steps(_));
         let dir = self.directory()?;
         let file = dir.put(&format!("latents-{part}.safetensors"), &bytes, durable)?;
-        dir.note(&Record::Latents { part, file }, durable)?;
+        dir.note(&Record::Latents { part, file: file.clone() }, durable)?;
         let path = dir.path().to_owned();
         for (.., old) in std::mem::take(&mut self.steps) {
             self.directory()?.drop_piece(&old);
@@ -313,7 +348,7 @@ impl<'a> Checkpointer<'a> {
         if durable {
             self.is_safe();
         }
-        Ok(path)
+        Ok((path, file))
     }
 
     /// Ends the run if the user interrupted it, where nothing new has to be saved.
@@ -399,7 +434,9 @@ impl StepHook for Checkpointer<'_> {
         if due || asked {
             match self.save_step(at.part, &(at.state)()) {
                 Ok(()) => {
-                    let (index, of) = (at.part * at.steps + at.done, self.stage().segments.len() * at.steps);
+                    let stage = self.stage();
+                    let index = stage.steps_before(at.part) + at.done;
+                    let of = stage.steps_before(stage.segments.len());
                     let path = self.directory()?.path().to_owned();
                     observer.event(&Event::Checkpoint { phase: Phase::Denoise, index, of, path })?;
                 }
@@ -419,6 +456,11 @@ impl StepHook for Checkpointer<'_> {
         }
         Ok(())
     }
+}
+
+/// Whether a stage is made chunk by chunk.
+fn chunked(stage: &Stage) -> bool {
+    stage.method.streaming.is_some()
 }
 
 /// The latents of a part, `[F, C, H, W]`.
@@ -455,6 +497,7 @@ fn identity(job: &Job) -> Result<Value> {
         "stages": later,
         "noise": stage.input.noise.as_deref().map(directory::file_hash).transpose()?,
         "control": stage.method.control_inputs.iter().map(|i| directory::file_hash(&i.footage.path)).collect::<Result<Vec<_>>>()?,
+        "anchor": anchor(stage).map(directory::file_hash).transpose()?,
         "masks": stage.method.zero_shot.as_ref().and_then(ZeroShot::smoothing).map(|s| directory::file_hash(&s.masks)).transpose()?,
         "given": given(stage).map(directory::file_hash).transpose()?,
         "rife": Interpolator::place().filter(|_| interpolated).as_deref().map(directory::file_hash).transpose()?,
@@ -470,6 +513,14 @@ pub(super) fn given(stage: &Stage) -> Option<&Path> {
     let continued = stage.input.source_video.as_ref().map(|given| given.path.as_path());
     let refined = stage.input.footage.as_ref().map(|footage| footage.path.as_path());
     continued.or(refined).or(stage.method.instruct.as_ref().map(|instruct| instruct.footage.path.as_path()))
+}
+
+/// The picture that chunks are held to.
+fn anchor(stage: &Stage) -> Option<&Path> {
+    match &stage.method.streaming.as_ref()?.anchor {
+        Anchor::Image(picture) => Some(&picture.path),
+        _ => None,
+    }
 }
 
 fn plan(job: &Job) -> Result<Plan> {
@@ -518,6 +569,7 @@ pub fn differs(job: &Job, plan: &Plan) -> Result<Option<(Code, String)>> {
         "rife" => "the network of --interpolate is another".to_owned(),
         "noise" => "the file of --init-noise is another".to_owned(),
         "control" => "the pictures of --control are others".to_owned(),
+        "anchor" => "the picture of --anchor is another".to_owned(),
         "masks" => "the pictures of --mask are others".to_owned(),
         "given" => "the given video is another".to_owned(),
         "version" | "schema" => format!("it was begun by vidgen {}", plan.version),

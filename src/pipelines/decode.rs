@@ -13,6 +13,15 @@ use std::ops::Range;
 /// A frame whose brightest value is below this counts as black.
 const BLACK: u8 = 4;
 
+/// Refuses a video of which `brightest` is the brightest value.
+pub fn check_bright(brightest: u8) -> Result<()> {
+    if brightest < BLACK {
+        let message = "vae: every frame is black: try --dtype f32 or another --seed";
+        return Err(Failure::message(Code::Numbers, message).into());
+    }
+    Ok(())
+}
+
 /// What decodes the latents of a stage, and how.
 #[derive(Clone, Copy)]
 pub struct Decoder<'a> {
@@ -71,15 +80,11 @@ pub fn decode(
         observer.event(&Event::Chunk { phase: Phase::Decode, index, of })?;
         cache.chunk(part, (index + 1, of), &*session, observer)?;
     }
-    if brightest < BLACK {
-        let message = "vae: every frame is black: try --dtype f32 or another --seed";
-        return Err(Failure::message(Code::Numbers, message).into());
-    }
-    Ok(())
+    check_bright(brightest)
 }
 
 /// `[T, 3, H, W]` in [-1, 1] to RGB bytes: `round(255 clamp((x + 1)/2))`, as diffusers' `VideoProcessor` does.
-fn to_frames(chunk: &Tensor, index: usize) -> Result<Vec<Frame>> {
+pub fn to_frames(chunk: &Tensor, index: usize) -> Result<Vec<Frame>> {
     let (t, c, height, width) = chunk.dims4()?;
     anyhow::ensure!(c == 3, "the autoencoder gave {c} channels instead of 3");
     let values = chunk.to_device(&Device::Cpu)?.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;

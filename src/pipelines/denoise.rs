@@ -226,8 +226,10 @@ pub struct Input<'a> {
 /// What is called after each step, and what the progress of the run is made from.
 pub struct Reporting<'a> {
     pub hook: &'a mut dyn StepHook,
-    /// Which of the video's segments this is, of how many.
-    pub part: (usize, usize),
+    /// Which of the video's segments this is.
+    pub part: usize,
+    /// Steps of the segments before it, and of all.
+    pub steps: (usize, usize),
     /// Whether it is the first one that is worked on.
     pub begins: bool,
     /// Work that follows the loop, in steps; for the remaining time.
@@ -259,10 +261,10 @@ pub fn denoise(run: Denoising, observer: &mut dyn Observer) -> Result<Vec<Tensor
         tracks.push(Track::begin(input, states.next(), &sampling, network.device)?);
     }
     let steps = sampling.until.min(timesteps.len());
-    let mut clock = Clock::new(steps, first, reporting.part, reporting.after);
+    let mut clock = Clock::new(first, reporting.steps, reporting.after);
     if reporting.begins {
-        let of = steps * reporting.part.1;
-        let what = match reporting.part.0 * steps + first {
+        let (before, of) = reporting.steps;
+        let what = match before + first {
             0 => String::new(),
             done => format!("from step {}", done + 1),
         };
@@ -290,7 +292,7 @@ pub fn denoise(run: Denoising, observer: &mut dyn Observer) -> Result<Vec<Tensor
         let state = || SamplerState { done: step + 1, timelines: tracks.iter().map(Track::state).collect() };
         let estimates = || tracks.iter().map(|track| track.estimate(step)).collect();
         let done = StepInfo {
-            part: reporting.part.0,
+            part: reporting.part,
             done: step + 1,
             steps: timesteps.len(),
             state: &state,

@@ -65,7 +65,7 @@ fn run(timelines: Vec<Input>, rule: &Rule) -> (Vec<Tensor>, Vec<Vec<Row>>) {
         timelines,
         uncond: &Tensor::zeros((1, 1), DType::F32, &device).unwrap(),
         from: None,
-        reporting: Reporting { hook: &mut (), part: (0, 1), begins: true, after: 0.0 },
+        reporting: Reporting { hook: &mut (), part: 0, steps: (0, 1000), begins: true, after: 0.0 },
     };
     let made = denoise(run, &mut ()).unwrap();
     (made, witness.0.into_inner().unwrap())

@@ -67,7 +67,8 @@ pub fn note(stage: &Stage, context: Option<&Context>, manifest: &mut Manifest) -
 
 /// Reads, or encodes, the end of the video that a stage continues.
 pub fn context(stage: &Stage, observer: &mut dyn Observer) -> Result<Option<Context>, Failure> {
-    let Some(source) = &stage.input.source_video else { return Ok(None) };
+    let source = stage.input.source_video.as_ref().filter(|_| stage.method.streaming.is_none());
+    let Some(source) = source else { return Ok(None) };
     let (earlier, latents) = match source.kind {
         SourceKind::Latents { .. } => read(stage, source).code(Code::Usage)?,
         SourceKind::Video { .. } => (None, encode(stage, source, observer)?),
@@ -90,7 +91,7 @@ fn read(stage: &Stage, source: &SourceVideo) -> Result<(Option<Tensor>, Tensor)>
     Ok((earlier, all.narrow(0, split, source.context)?.contiguous()?))
 }
 
-fn unchanged(same: bool, source: &SourceVideo) -> Result<()> {
+pub fn unchanged(same: bool, source: &SourceVideo) -> Result<()> {
     ensure!(same, "{}: has changed since the run began", source.path.display());
     Ok(())
 }
@@ -105,7 +106,7 @@ fn encode(stage: &Stage, source: &SourceVideo, observer: &mut dyn Observer) -> R
 }
 
 /// Some frames of the given video in the size of the stage, one by one.
-fn frames(stage: &Stage, source: &SourceVideo, range: Range<usize>) -> Result<impl Iterator<Item = Result<Frame>>> {
+pub fn frames(stage: &Stage, source: &SourceVideo, range: Range<usize>) -> Result<impl Iterator<Item = Result<Frame>>> {
     let (width, height, fit) = (stage.size.width, stage.size.height, source.fit);
     let reader = video::read(&source.path, &Limits::default())?;
     Ok(reader.skip(range.start).take(range.len()).map(move |frame| Ok(frame?.fitted(width, height, fit))))
@@ -125,9 +126,23 @@ pub fn write_given(stage: &Stage, take: &mut dyn FnMut(Frame) -> Result<()>) -> 
     unchanged(written == source.frames, source)
 }
 
+/// Given latents `[F, C, H, W]` that are decoded by themselves, because no timeline begins with them.
+pub fn given_latents(stage: &Stage) -> Result<Option<Tensor>> {
+    let source = stage.input.source_video.as_ref().filter(|_| stage.method.streaming.is_some());
+    let Some(source) = source.filter(|source| matches!(source.kind, SourceKind::Latents { .. })) else {
+        return Ok(None);
+    };
+    let latents = read_tensors(&source.path)?.remove("latents").context("no latents")?.squeeze(0)?;
+    unchanged(stage.rules.video_frames(latents.dim(0)?) == source.frames, source)?;
+    Ok(Some(latents))
+}
+
 /// Which of the frames that a segment decodes to belong into the output.
 pub fn wanted(stage: &Stage, index: usize) -> Range<usize> {
     let Segment { frames, context, .. } = stage.segments[index];
+    if stage.method.streaming.is_some() {
+        return 0..frames; // what was given is no latents of the segment
+    }
     match &stage.input.source_video {
         Some(source) if index == 0 => {
             let (decoded, dropped) = source.decoded(stage.rules.time);
@@ -205,7 +220,7 @@ mod tests {
             }],
             uncond: &text,
             from: None,
-            reporting: Reporting { hook: &mut (), part: (0, 1), begins: true, after: 0.0 },
+            reporting: Reporting { hook: &mut (), part: 0, steps: (0, 1000), begins: true, after: 0.0 },
         };
         let timeline = denoise(run, &mut ()).unwrap().remove(0);
         (timeline, witness)

@@ -45,6 +45,23 @@ pub fn frames(
     write(job.last(), loaded, latents, &output(job, manifest)?, &mut cache, observer)
 }
 
+/// Writes the frames of a job as `make` hands them on.
+pub fn as_they_come(
+    job: &Job,
+    manifest: &Manifest,
+    observer: &mut dyn Observer,
+    make: impl FnOnce(&mut dyn FnMut(Frame) -> anyhow::Result<()>, &mut dyn Observer) -> Result<(), Failure>,
+) -> Result<Written, Failure> {
+    let output = output(job, manifest)?;
+    let network = interpolator(&output, job.last())?;
+    let mut writer = video::open(&output.video).code(Code::Encoder)?;
+    let mut write = |frame| writer.write(frame);
+    let mut inserter = Inserter::new(network.as_ref().map(|(network, factor)| (network, *factor)), &mut write);
+    make(&mut |frame| inserter.write(frame, false), observer)?;
+    observer.event(&Event::Phase { phase: Phase::Mux, of: 0, what: String::new() })?;
+    writer.finish().code(Code::Encoder)
+}
+
 fn output(job: &Job, manifest: &Manifest) -> anyhow::Result<Outputs> {
     let mut output = job.output.clone();
     output.video.metadata = output.manifest.embeds().then(|| manifest.embedded_json()).transpose()?;
@@ -112,6 +129,11 @@ fn write(
         None => error.into(),
     };
     extend::write_given(stage, &mut write).map_err(encoder)?;
+    let only_new = stage.input.source_video.as_ref().is_some_and(|source| source.only_new);
+    if let Some(latents) = extend::given_latents(stage)?.filter(|_| !only_new) {
+        let (latents, part) = (latents.to_device(&stage.compute.device)?, (0, 0..latents.dim(0)?));
+        decode(&decoder, &latents, part, &mut FrameCache::off(), &mut write, observer).map_err(encoder)?;
+    }
     let mut fades = Fades::new(&mut write);
     for (part, latents) in latents.iter().enumerate() {
         let latents = latents.to_device(&stage.compute.device)?;
@@ -119,7 +141,8 @@ fn write(
         // a draft may end here: then nothing is mixed behind it
         let next = stage.segments.get(part + 1).filter(|_| part + 1 < parts);
         let segment = &stage.segments[part];
-        cut.set(part > 0 && segment.fade == 0 && segment.feed.is_none());
+        let goes_on = segment.feed.is_some() || stage.method.streaming.is_some();
+        cut.set(part > 0 && segment.fade == 0 && !goes_on);
         fades.begin(segment.fade, wanted.len(), next.map_or(0, |next| next.fade))?;
         if stage.shown() == 1 {
             let mut take = |frame| fades.write(frame);

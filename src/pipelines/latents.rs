@@ -161,7 +161,8 @@ pub fn latents(
         let until = recording.map_or(stage.sampler.steps, |recording| recording.until);
         let reporting = Reporting {
             hook: &mut previewer.then(steps),
-            part: (index, stage.segments.len()),
+            part: index,
+            steps: (index * until, stage.segments.len() * until),
             begins: std::mem::take(&mut begins),
             after,
         };
@@ -212,7 +213,7 @@ fn network<'a>(
 }
 
 /// The attention kernel of its networks.
-fn kernel(stage: &Stage) -> Sdpa {
+pub(super) fn kernel(stage: &Stage) -> Sdpa {
     let Compute { dtype, attention, .. } = &stage.compute;
     Sdpa { kernel: *attention, bf16: *dtype == DType::BF16, ..Sdpa::default() }
 }

@@ -2,12 +2,15 @@
 
 use crate::job::values::Offload;
 use crate::job::{Compute, Stage};
-use crate::models::architecture::Role;
+use crate::models::architecture::{Role, StreamingArchitecture};
+use crate::models::continuation::{AnchorEncoder, Continuation};
 use crate::models::control::ControlNetwork;
 use crate::models::{Autoencoder, Denoiser};
 use crate::run::{Code, Failure, WithCode};
 use crate::weights::MergedLora;
+use anyhow::Context;
 use candle_core::DType;
+use candle_nn::VarBuilder;
 use std::sync::Arc;
 
 /// What was loaded for the last job. Each network is kept on its own, and only where more jobs follow and nothing is
@@ -18,6 +21,9 @@ pub struct Loaded {
     denoiser: Option<(Key, Arc<dyn Denoiser>)>,
     decoder: Option<(Key, Arc<dyn Autoencoder>)>,
     controls: Vec<(Key, Arc<dyn ControlNetwork>)>,
+    /// Of the first chunk of a video.
+    first: Option<(Key, Arc<dyn Denoiser>)>,
+    continuation: Option<(Key, Arc<dyn Continuation>)>,
 }
 
 /// The model with what is merged into it, its dtype and its device.
@@ -46,22 +52,44 @@ impl Loaded {
     pub fn denoiser(&mut self, stage: &Stage) -> Result<Arc<dyn Denoiser>, Failure> {
         let key = Key::of(stage, stage.compute.dtype);
         if !self.keeps(stage) {
-            (self.denoiser, self.decoder) = (None, None);
+            (self.denoiser, self.decoder, self.first, self.continuation) = (None, None, None, None);
             self.controls.clear();
         }
         if let Some((_, network)) = self.denoiser.as_ref().filter(|(loaded, _)| *loaded == key) {
             return Ok(network.clone());
         }
         self.denoiser = None; // before the next takes memory
-        let part = stage.model.part(Role::Denoiser).code(Code::Model)?;
-        let vb = match stage.compute.offload {
-            Offload::Block => part.var_builder_holding(stage.compute.dtype, &stage.compute.device),
-            _ => part.var_builder_compact(stage.compute.dtype, &stage.compute.device),
-        };
-        let vb = vb.code(Code::Model)?;
-        let streamed = matches!(stage.compute.offload, Offload::Block | Offload::Disk);
+        let (vb, streamed) = units(stage, Role::Denoiser)?;
         let network = stage.model.architecture.load_denoiser(vb, streamed).code(Code::Model)?;
         self.denoiser = self.keeps(stage).then(|| (key, network.clone()));
+        Ok(network)
+    }
+
+    /// The denoiser of the first chunk of a stage.
+    pub fn first_denoiser(&mut self, stage: &Stage) -> Result<Arc<dyn Denoiser>, Failure> {
+        let key = Key::of(stage, stage.compute.dtype);
+        if let Some((_, network)) = self.first.as_ref().filter(|(loaded, _)| *loaded == key) {
+            return Ok(network.clone());
+        }
+        self.first = None;
+        let (vb, streamed) = units(stage, Role::FirstDenoiser)?;
+        let network = streaming(stage)?.load_first(vb, streamed).code(Code::Model)?;
+        self.first = self.keeps(stage).then(|| (key, network.clone()));
+        Ok(network)
+    }
+
+    /// What stands beside the denoiser of a stage whose chunks go on from each other.
+    pub fn continuation(&mut self, stage: &Stage) -> Result<Arc<dyn Continuation>, Failure> {
+        let Compute { dtype, device, .. } = &stage.compute;
+        let key = Key::of(stage, *dtype);
+        if let Some((_, network)) = self.continuation.as_ref().filter(|(loaded, _)| *loaded == key) {
+            return Ok(network.clone());
+        }
+        self.continuation = None;
+        let vb = |role| stage.model.part(role)?.var_builder_compact(*dtype, device);
+        let (denoiser, memory) = (vb(Role::Denoiser).code(Code::Model)?, vb(Role::Memory).code(Code::Model)?);
+        let network = streaming(stage)?.load_continuation(&denoiser, &memory).code(Code::Model)?;
+        self.continuation = self.keeps(stage).then(|| (key, network.clone()));
         Ok(network)
     }
 
@@ -102,4 +130,26 @@ impl Loaded {
         self.decoder = self.keeps(stage).then(|| (key, network.clone()));
         Ok(network)
     }
+}
+
+/// What sees anchor frames, which nobody needs any more once it has.
+pub fn anchors(stage: &Stage) -> Result<Box<dyn AnchorEncoder>, Failure> {
+    let Compute { dtype, device, .. } = &stage.compute;
+    let vb = |role| stage.model.part(role)?.var_builder_compact(*dtype, device);
+    let (encoder, resampler) = (vb(Role::ImageEncoder).code(Code::Model)?, vb(Role::Resampler).code(Code::Model)?);
+    streaming(stage)?.load_anchors(encoder, &resampler).code(Code::Model)
+}
+
+fn streaming(stage: &Stage) -> Result<&dyn StreamingArchitecture, Failure> {
+    Ok(stage.model.architecture.streaming().context("the chunks of this model do not go on from each other")?)
+}
+
+/// The weights of a network of units, and whether those are to be read when their turn comes.
+fn units(stage: &Stage, role: Role) -> Result<(VarBuilder<'static>, bool), Failure> {
+    let part = stage.model.part(role).code(Code::Model)?;
+    let vb = match stage.compute.offload {
+        Offload::Block => part.var_builder_holding(stage.compute.dtype, &stage.compute.device),
+        _ => part.var_builder_compact(stage.compute.dtype, &stage.compute.device),
+    };
+    Ok((vb.code(Code::Model)?, matches!(stage.compute.offload, Offload::Block | Offload::Disk)))
 }

@@ -5,6 +5,7 @@
 
 mod again;
 mod checkpoint;
+mod chunk_noise;
 mod control;
 mod controls;
 mod decode;
@@ -32,6 +33,7 @@ mod schedule_tests;
 mod segment;
 mod smoothing;
 mod state;
+mod streaming;
 mod text_to_video;
 mod texts;
 mod zero_shot;

@@ -41,7 +41,7 @@ impl<'a> Previewer<'a> {
     fn show(&mut self, at: &StepInfo, observer: &mut dyn Observer) -> Result<()> {
         let Some(preview) = self.preview else { return Ok(()) };
         let (stage, part, index) = (self.stage, at.part, at.done - 1);
-        if !preview.due(index, stage.sampler.steps) {
+        if !preview.due(index, at.steps) {
             return Ok(());
         }
         let segment = &stage.segments[part];
@@ -52,7 +52,7 @@ impl<'a> Previewer<'a> {
         let all: Vec<&Frame> = self.before.iter().chain(&frames).collect();
         match write(stage, self.fps, preview, &all) {
             Ok(()) => {
-                let (index, of) = (part * stage.sampler.steps + index, stage.segments.len() * stage.sampler.steps);
+                let (index, of) = (stage.steps_before(part) + index, stage.steps_before(stage.segments.len()));
                 observer.event(&Event::Preview { path: preview.path.clone(), index, of })?;
             }
             Err(error) => {
@@ -60,7 +60,7 @@ impl<'a> Previewer<'a> {
                 observer.event(&Event::Warning(format!("no more previews: {error:#}")))?;
             }
         }
-        if index + 1 == stage.sampler.steps {
+        if index + 1 == at.steps {
             self.before.extend(frames);
         }
         Ok(())

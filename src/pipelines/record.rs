@@ -2,8 +2,10 @@
 
 use crate::job::values::Interpolate;
 use crate::job::{
-    ControlInput, ControlKind, Footage, FreeNoise, Instruct, Job, Segment, SourceVideo, Stage, UncondText, ZeroShot,
+    Anchor, ControlInput, ControlKind, Footage, FreeNoise, Instruct, Job, Segment, SourceVideo, Stage, Streaming,
+    UncondText, ZeroShot,
 };
+use crate::models::architecture::Role;
 use crate::run::Manifest;
 use crate::run::directory::file_hash;
 use crate::run::manifest::{ModelRecord, OutputRecord, SCHEMA};
@@ -41,7 +43,10 @@ pub fn record(job: &Job) -> Result<Manifest> {
 
 /// blake3 of the weights by part: those that every run needs, and those of control networks.
 pub fn hashes(stage: &Stage) -> Result<BTreeMap<String, String>> {
-    let parts = stage.model.folder.family().weighted().filter(|part| part.required).map(|part| part.name);
+    // nobody needs the network of the first chunk where a video is continued
+    let first = stage.method.streaming.as_ref().is_none_or(|streaming| streaming.first.is_some());
+    let parts = stage.model.folder.family().weighted().filter(|part| part.required);
+    let parts = parts.filter(|part| first || part.role != Role::FirstDenoiser).map(|part| part.name);
     let own = parts.map(|part| Ok((part.to_owned(), stage.model.folder.part(part)?.hash()?)));
     let controls = stage.method.control_inputs.iter().enumerate().map(|(index, input)| {
         let name = if index == 0 { CONTROLNET.to_owned() } else { format!("{CONTROLNET}_{index}") };
@@ -172,6 +177,9 @@ fn of_method(stage: &Stage) -> Result<Map<String, Value>> {
         let masks = json!({ "file": smoothing.masks.to_string_lossy(), "blake3": file_hash(&smoothing.masks)? });
         settings.extend([("smooth_background".to_owned(), json!(smoothing.strength)), ("mask".to_owned(), masks)]);
     }
+    if let Some(streaming) = &stage.method.streaming {
+        settings.extend(of_chunks(stage, streaming)?);
+    }
     if !stage.method.control_inputs.is_empty() {
         let control = |input: &ControlInput| {
             Ok(json!({
@@ -199,6 +207,39 @@ fn of_method(stage: &Stage) -> Result<Map<String, Value>> {
             ("blend".to_owned(), json!(draws)),
             ("given".to_owned(), given),
         ]);
+    }
+    Ok(settings)
+}
+
+/// How chunks go on from each other.
+fn of_chunks(stage: &Stage, streaming: &Streaming) -> Result<Map<String, Value>> {
+    let anchor = match &streaming.anchor {
+        Anchor::Frame(frame) => json!(format!("frame:{frame}")),
+        Anchor::Image(picture) => {
+            json!({ "image": picture.path.to_string_lossy(), "blake3": file_hash(&picture.path)? })
+        }
+        Anchor::None => json!("none"),
+    };
+    let mut settings = Map::from_iter([
+        ("chunk_frames".to_owned(), json!(streaming.frames.chunk)),
+        ("frames_before".to_owned(), json!(streaming.frames.before)),
+        ("anchor".to_owned(), anchor),
+    ]);
+    if let Some(first) = &streaming.first {
+        settings.extend([
+            ("first_steps".to_owned(), json!(first.sampler.steps)),
+            ("first_guidance_scale".to_owned(), json!(first.guidance.to_string())),
+            ("first_scheduler".to_owned(), json!(first.sampler.kind.to_string())),
+        ]);
+    }
+    if let Some(source) = &stage.input.source_video {
+        let context = json!({
+            "video": source.path.to_string_lossy(),
+            "frames": source.frames,
+            "only_new": source.only_new,
+            "blake3": file_hash(&source.path)?,
+        });
+        settings.insert("context".to_owned(), context);
     }
     Ok(settings)
 }

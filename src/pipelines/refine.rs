@@ -12,15 +12,46 @@ use crate::video::{Fit, Frame, Spool};
 use anyhow::Context;
 use candle_core::Tensor;
 
-/// By segment, the latents `[F, C, H, W]` of the whole timeline of `stage`, from the latents of the stage `before` it. Frames
+/// What a stage hands to the next one.
+pub enum Made {
+    /// By segment, its latents `[F, C, H, W]`.
+    Latents(Vec<Tensor>),
+    /// Its frames in the size of the next stage, which has one segment.
+    Frames(Spool),
+}
+
+/// By segment, the latents `[F, C, H, W]` of the whole timeline of `stage`, from what the stage `before` it made. Frames
 /// wait on disk, so that only those of one segment are in memory at a time.
 pub fn refined(
+    before: &Stage,
+    stage: &Stage,
+    made: Made,
+    loaded: &mut Loaded,
+    observer: &mut dyn Observer,
+) -> Result<Vec<Tensor>, Failure> {
+    let spools = match made {
+        Made::Latents(latents) => decoded(before, stage, &latents, loaded, observer)?,
+        Made::Frames(spool) => vec![spool],
+    };
+    let mut encoder = Encoder::load(stage, observer)?;
+    let mut refined = Vec::with_capacity(spools.len());
+    for (segment, spool) in stage.segments.iter().zip(spools) {
+        let mut frames = spool.frames()?;
+        let frames = std::iter::from_fn(|| frames.next().transpose());
+        let latents = encoder.encode(frames, segment.frames, "frames of the stage before", observer)?;
+        refined.push(on_timeline(&latents.context("a segment has other frames in the next stage")?, segment)?);
+    }
+    Ok(refined)
+}
+
+/// By segment, the frames of latents in the size of the stage that is next.
+fn decoded(
     before: &Stage,
     stage: &Stage,
     latents: &[Tensor],
     loaded: &mut Loaded,
     observer: &mut dyn Observer,
-) -> Result<Vec<Tensor>, Failure> {
+) -> Result<Vec<Spool>, Failure> {
     let (width, height) = (stage.size.width, stage.size.height);
     let what = before.model.architecture.part(Role::Autoencoder).into();
     observer.event(&Event::Phase { phase: Phase::Load, of: 0, what })?;
@@ -35,16 +66,7 @@ pub fn refined(
         decode(&decoder, &latents, frames, &mut FrameCache::off(), &mut keep, observer)?;
         spools.push(spool);
     }
-    drop(vae);
-    let mut encoder = Encoder::load(stage, observer)?;
-    let mut refined = Vec::with_capacity(spools.len());
-    for (segment, spool) in stage.segments.iter().zip(spools) {
-        let mut frames = spool.frames()?;
-        let frames = std::iter::from_fn(|| frames.next().transpose());
-        let latents = encoder.encode(frames, segment.frames, "frames of the stage before", observer)?;
-        refined.push(on_timeline(&latents.context("a segment has other frames in the next stage")?, segment)?);
-    }
-    Ok(refined)
+    Ok(spools)
 }
 
 /// Latents of a segment's frames on its whole timeline: padding in front repeats the first, what windows reach beyond the end

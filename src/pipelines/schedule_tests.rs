@@ -127,7 +127,7 @@ fn counted(denoiser: &dyn Denoiser, windows: usize, layers: &str, steps: &str, b
         }],
         uncond: &embedding,
         from: None,
-        reporting: Reporting { hook: &mut (), part: (0, 1), begins: true, after: 0.0 },
+        reporting: Reporting { hook: &mut (), part: 0, steps: (0, 1000), begins: true, after: 0.0 },
     };
     let latents = denoise(run, &mut ()).unwrap();
     assert_eq!(latents[0].dim(0).unwrap(), plan.frames);

@@ -6,19 +6,21 @@ use super::control;
 use super::draws::Draws;
 use super::extend::{self, Context};
 use super::footage;
-use super::frames::{draft, frames, keep, sweep};
+use super::frames::{as_they_come, draft, frames, keep, sweep};
 use super::latents::{Prepared, latents, noise, write_latents};
 use super::loaded::Loaded;
 use super::record::record;
-use super::refine::refined;
+use super::refine::{Made, refined};
 use super::segment::alone;
+use super::streaming::{Sinks, stream};
 use super::texts::encode;
 use crate::estimate::outline;
 use crate::job::values::OnInterrupt;
 use crate::job::{Job, Stage};
 use crate::run::manifest::{Manifest, RunFacts, Stopwatch};
 use crate::run::{Code, Event, Failure, Observer, Plan, WithCode, interrupt};
-use crate::video::{Format, Written};
+use crate::video::{Fit, Format, Frame, Spool, Written};
+use crate::weights::TensorWriter;
 use candle_core::Tensor;
 use serde_json::json;
 
@@ -86,11 +88,15 @@ fn made(
     watch: &mut Stopwatch,
 ) -> Result<(Written, Manifest), Failure> {
     checkpoints.heard()?;
-    let context = extend::context(job.first(), watch)?;
-    let mut latents = Vec::new();
-    for index in 0..job.stages.len() {
-        latents = stage(job, index, &latents, context.as_ref(), loaded, checkpoints, watch)?;
+    if job.last().method.streaming.is_some() {
+        return chunks(job, loaded, checkpoints, watch);
     }
+    let context = extend::context(job.first(), watch)?;
+    let mut made = Made::Latents(Vec::new());
+    for index in 0..job.stages.len() {
+        made = stage(job, index, made, context.as_ref(), loaded, checkpoints, watch)?;
+    }
+    let Made::Latents(latents) = made else { return Err(anyhow::anyhow!("the last stage made no latents").into()) };
     if let Some(path) = &job.output.latents {
         write_latents(path, &alone(job.last(), &latents)?).code(Code::Failed)?;
         watch.event(&Event::Saved { kind: "latents", path: path.clone() })?;
@@ -111,23 +117,61 @@ fn made(
     Ok((video, manifest))
 }
 
-/// The latents of stage `index`, from those of the stage before it. What a later stage has finished needs no earlier one.
+/// The video of a job whose chunks go on from each other, written as they come.
+fn chunks(
+    job: &Job,
+    loaded: &mut Loaded,
+    checkpoints: &mut Checkpointer,
+    watch: &mut Stopwatch,
+) -> Result<(Written, Manifest), Failure> {
+    let manifest = record(job).code(Code::Model)?;
+    let stage = job.last();
+    let frames: usize = stage.segments.iter().map(|segment| segment.frames).sum();
+    let (c, h, w) = stage.size.latents;
+    let latents = job.output.latents.as_ref();
+    let latents = latents.map(|path| TensorWriter::create(path, "latents", &[1, frames, c, h, w]));
+    let mut latents = latents.transpose().code(Code::Failed)?;
+    let video = as_they_come(job, &manifest, watch, |frames, observer| {
+        let mut sinks = Sinks { frames, latents: latents.as_mut() };
+        stream(job, job.stages.len() - 1, loaded, checkpoints, &mut sinks, observer)
+    })?;
+    if let Some((path, file)) = job.output.latents.as_ref().zip(latents) {
+        file.finish().code(Code::Failed)?;
+        watch.event(&Event::Saved { kind: "latents", path: path.clone() })?;
+    }
+    for warning in &video.warnings {
+        watch.event(&Event::Warning(warning.clone()))?;
+    }
+    watch.event(&Event::Saved { kind: "video", path: video.path.clone() })?;
+    Ok((video, manifest))
+}
+
+/// What stage `index` makes of what the stage before it made. What a later stage has finished needs no earlier one.
 fn stage(
     job: &Job,
     index: usize,
-    before: &[Tensor],
+    before: Made,
     context: Option<&Context>,
     loaded: &mut Loaded,
     checkpoints: &mut Checkpointer,
     watch: &mut Stopwatch,
-) -> Result<Vec<Tensor>, Failure> {
+) -> Result<Made, Failure> {
     let stage = &job.stages[index];
     checkpoints.enter(index);
     if (index + 1..job.stages.len()).any(|later| checkpoints.all_finished(later)) {
-        return Ok(Vec::new());
+        return Ok(Made::Latents(Vec::new()));
+    }
+    if let (Some(next), true) = (job.stages.get(index + 1), stage.method.streaming.is_some()) {
+        let mut spool = Spool::new()?;
+        let (width, height) = (next.size.width, next.size.height);
+        let mut frames = |frame: Frame| spool.push(&frame.fitted(width, height, Fit::default()));
+        let mut sinks = Sinks { frames: &mut frames, latents: None };
+        stream(job, index, loaded, checkpoints, &mut sinks, watch)?;
+        return Ok(Made::Frames(spool));
     }
     if checkpoints.all_finished(index) {
-        return Ok((0..stage.segments.len()).filter_map(|segment| checkpoints.finished(segment)).collect());
+        let finished = (0..stage.segments.len()).filter_map(|segment| checkpoints.finished(segment));
+        return Ok(Made::Latents(finished.collect()));
     }
     // noise that made the first stage's frames would lead back to them
     let seed = job.seed.wrapping_add((index as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15));
@@ -149,7 +193,7 @@ fn stage(
         pictures: &pictures,
         refined: refined.as_deref(),
     };
-    latents(job, stage, loaded, &prepared, Some(checkpoints), None, watch)
+    latents(job, stage, loaded, &prepared, Some(checkpoints), None, watch).map(Made::Latents)
 }
 
 /// Ends an interrupted run with a draft of its video, where one was asked for.

@@ -54,7 +54,7 @@ pub fn begin(
             timelines: vec![anchor],
             uncond,
             from: Some(SamplerState { done: 0, timelines: vec![TimelineState { latents, scheduler: None }] }),
-            reporting: Reporting { hook: &mut before, part: (0, 1), begins: true, after: 0.0 },
+            reporting: Reporting { hook: &mut before, part: 0, steps: (0, plan.moved), begins: true, after: 0.0 },
         },
         observer,
     )?

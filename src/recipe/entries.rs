@@ -79,8 +79,22 @@ pub struct Methods {
     pub instruct: Option<InstructRecipe>,
     /// For models of short clips.
     pub freenoise: Option<FreeNoiseRecipe>,
+    /// For models whose chunks go on from each other.
+    pub streaming: Option<StreamingRecipe>,
     /// For models that make given videos anew in part.
     pub sdedit: Option<SdEditRecipe>,
+}
+
+/// Chunks that go on from each other (StreamingT2V, arXiv 2403.14773): what is different in the first one.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StreamingRecipe {
+    /// Denoising steps.
+    pub first_steps: usize,
+    #[serde(deserialize_with = "word")]
+    pub first_guidance_scale: GuidanceSchedule,
+    #[serde(deserialize_with = "word")]
+    pub first_scheduler: SchedulerKind,
 }
 
 /// A given video made anew in part (SDEdit, arXiv 2108.01073) in windows over the whole of it (StreamingT2V, arXiv 2403.14773).
@@ -208,6 +222,8 @@ impl Recipe {
         ensure!((1..=MOST).contains(&recipe.steps), "steps = {}: give 1 to {MOST}", recipe.steps);
         let controlled = recipe.method.controlnet.as_ref().map_or(1, |method| method.steps);
         ensure!((1..=MOST).contains(&controlled), "method.controlnet: steps = {controlled}: give 1 to {MOST}");
+        let first = recipe.method.streaming.as_ref().map_or(1, |method| method.first_steps);
+        ensure!((1..=MOST).contains(&first), "method.streaming: first_steps = {first}: give 1 to {MOST}");
         ensure!((0.0..=1.0).contains(&recipe.eta), "eta = {}: give 0 to 1", recipe.eta);
         if let Some(FreeNoiseRecipe { window, stride, .. }) = recipe.method.freenoise {
             let fits = (1..=MOST).contains(&window) && (1..=window).contains(&stride);

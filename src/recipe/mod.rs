@@ -9,7 +9,7 @@ mod key;
 
 pub use entries::{
     ControlRecipe, DitCtrl, FrameNoise, FreeNoiseRecipe, InstructRecipe, LatentRgb, Methods, Recipe, SdEditRecipe,
-    Uncond, ZeroShotRecipe,
+    StreamingRecipe, Uncond, ZeroShotRecipe,
 };
 pub use find::{Choice, Chosen, Listed, find, list};
 pub use key::For;

@@ -7,12 +7,10 @@ use std::time::Instant;
 /// and what follows them.
 #[derive(Debug)]
 pub struct Clock {
-    /// Steps of one timeline.
-    steps: usize,
-    /// Steps of it that were done before the clock began.
+    /// Steps of its timeline that were done before the clock began.
     done: usize,
-    /// This timeline, of how many.
-    part: (usize, usize),
+    /// Steps of the timelines before it, and of all.
+    steps: (usize, usize),
     /// What follows the last step of the last timeline, in steps of this one.
     after: f64,
     started: Instant,
@@ -20,9 +18,9 @@ pub struct Clock {
 }
 
 impl Clock {
-    pub fn new(steps: usize, done: usize, part: (usize, usize), after: f64) -> Self {
+    pub fn new(done: usize, steps: (usize, usize), after: f64) -> Self {
         let now = Instant::now();
-        Self { steps, done, part, after, started: now, last: now }
+        Self { done, steps, after, started: now, last: now }
     }
 
     /// Step `index` (from 0) of the timeline is done.
@@ -31,7 +29,7 @@ impl Clock {
         let mean = (now - self.started).as_secs_f64() / (index + 1 - self.done) as f64;
         let seconds = (now - self.last).as_secs_f64();
         self.last = now;
-        let (index, of) = (self.part.0 * self.steps + index, self.part.1 * self.steps);
+        let (index, of) = (self.steps.0 + index, self.steps.1);
         let eta = mean * ((of - index - 1) as f64 + self.after);
         Event::Step { index, of, seconds, eta, peak_memory: super::peak_memory() }
     }

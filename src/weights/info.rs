@@ -124,7 +124,7 @@ fn described(model: &ModelFolder, part: &PartClass) -> PartInfo {
     match part.role {
         Role::Tokenizer => tokenizer(model),
         Role::Scheduler => scheduler(model),
-        Role::TextEncoder | Role::Denoiser | Role::ControlNet | Role::Autoencoder => weighted(model, part.name),
+        _ => weighted(model, part.name),
     }
 }
 

@@ -56,7 +56,7 @@ pub use measures::Measure;
 pub use network::NetworkFolder;
 pub use part::{Part, TensorInfo};
 pub use tensor_cache::TensorCache;
-pub use tensors::{bytes_of, read_tensors, tensors_of, write_described, write_tensors};
+pub use tensors::{TensorWriter, bytes_of, read_tensors, tensors_of, write_described, write_tensors};
 
 use crate::models::architecture::{Architecture, Family, Native, PartClass, Role};
 use crate::models::registry::{self, FAMILIES};
@@ -429,8 +429,13 @@ impl ModelFolder {
         let source = &self.0.source;
         // in the order in which records have them
         let roles = [Role::Denoiser, Role::Autoencoder, Role::TextEncoder];
-        let parts = roles.into_iter().flat_map(|role| self.0.family.parts.iter().filter(move |part| part.role == role));
+        let beside = [Role::FirstDenoiser, Role::Memory, Role::ImageEncoder, Role::Resampler];
+        let roles = roles.into_iter().chain(beside);
+        let parts = roles.flat_map(|role| self.0.family.parts.iter().filter(move |part| part.role == role));
         let mut paths: Vec<String> = parts.map(|part| files::inside(part.name, "config.json")).collect();
+        // the frames of a chunk stand in the index
+        let chunks = self.0.family.parts.iter().any(|part| part.role == Role::Memory);
+        paths.extend(chunks.then(|| MODEL_INDEX.to_owned()));
         paths.push(files::SCHEDULER.to_owned());
         let tokenizer = source.list("tokenizer").into_iter().map(|name| files::inside("tokenizer", &name));
         paths.extend(

@@ -16,6 +16,8 @@ pub enum Group {
     Subject,
     /// A second stage, which makes the frames anew in part.
     Enhance,
+    /// The first chunk of a video of chunks, and what later ones are held to.
+    Streaming,
     /// How frames of an image model begin and move.
     Motion,
     /// What of a given video is changed, and how far.

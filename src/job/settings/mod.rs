@@ -14,9 +14,9 @@ pub use read::{read_keys, read_settings, script_settings};
 
 use super::control_values::{CannyThresholds, ControlAsked, ControlModelAsked};
 use super::values::{
-    Attention, DeviceSpec, Duration, Every, FrameNoise, Interpolate, Lora, ManifestMode, MemorySize, Method,
-    MotionAsked, Offload, OnInterrupt, Parity, Precision, PreviewKind, Seconds, Seed, Size, TextCacheAt, Tiling,
-    Uncond, list, text,
+    AnchorAsked, Attention, DeviceSpec, Duration, Every, FrameNoise, Interpolate, Lora, ManifestMode, MemorySize,
+    Method, MotionAsked, Offload, OnInterrupt, Parity, Precision, PreviewKind, Seconds, Seed, Size, TextCacheAt,
+    Tiling, Uncond, list, text,
 };
 use crate::guidance::GuidanceSchedule;
 use crate::processors::Spec;
@@ -186,6 +186,26 @@ settings! {
     /// Frames from one window of freenoise to the next [default: 4]
     #[arg(long, value_name = "N", help_heading = "Models of clips")]
     Sampling.stride: usize,
+
+    /// The frame that all later ones are held to: frame:N of the video (of the given one in extend), image:FILE, or none: the
+    /// text alone [default: the model's, frame:0]
+    #[arg(long, value_name = "frame:N|image:FILE|none", help_heading = "Streaming models")]
+    #[serde(with = "text")]
+    Streaming.anchor: AnchorAsked,
+
+    /// Denoising steps of the first chunk [default: --steps, else 50]
+    #[arg(long, value_name = "N", help_heading = "Streaming models")]
+    Streaming.first_steps: usize,
+
+    /// Guidance scale of the first chunk [default: --guidance-scale, else 9]
+    #[arg(long, value_name = "X", help_heading = "Streaming models")]
+    #[serde(with = "text")]
+    Streaming.first_guidance_scale: GuidanceSchedule,
+
+    /// Sampler of the first chunk [default: dpmpp-2m]
+    #[arg(long, value_name = "NAME", help_heading = "Streaming models")]
+    #[serde(with = "text")]
+    Streaming.first_scheduler: SchedulerKind,
 
     /// How far what is seen moves from frame to frame, as X,Y in 512ths of width and height (positive: to the left and up), or
     /// none: every frame begins with noise of its own [default: the recipe's, 12,12]

@@ -4,7 +4,8 @@
 use crate::attention::SiteKind;
 use crate::models::architecture::{
     Architecture, Configurations, ControlArchitecture, Fact, Family, Kinds, LatentGeometry, LayerShape, Native,
-    OtherTask, PartClass, RecipeKey, Role, RowMemory, RowWork, Sites, TextSpec, WindowRows, config,
+    OtherTask, PartClass, RecipeKey, Role, RowMemory, RowWork, Sites, StreamingArchitecture, TextSpec, WindowRows,
+    config,
 };
 use crate::models::autoencoder::{DecodeMemory, DecodeOptions, TileOptions};
 use crate::models::autoencoder_kl::{AutoencoderKL, VaeConfig};
@@ -120,6 +121,7 @@ pub(super) struct Folder {
     text: TextSpec,
     geometry: LatentGeometry,
     sites: Vec<Sites>,
+    streaming: Option<Arc<dyn StreamingArchitecture>>,
 }
 
 fn read(configurations: &Configurations) -> Result<Arc<dyn Architecture>> {
@@ -191,7 +193,16 @@ impl Folder {
             sites.push(Sites { kind: SiteKind::Temporal, layers: unet.temporal_layers(), heads, head_dim });
         }
         let text = TextSpec { part: "text_encoder", length, width: text.hidden_size };
-        Ok(Self { family, unet, vae, text, geometry, sites })
+        Ok(Self { family, unet, vae, text, geometry, sites, streaming: None })
+    }
+
+    /// The same with the networks by which chunks go on from each other.
+    pub(super) fn with(self, streaming: Arc<dyn StreamingArchitecture>) -> Self {
+        Self { streaming: Some(streaming), ..self }
+    }
+
+    pub(super) fn unet(&self) -> &UNetConfig {
+        &self.unet
     }
 }
 
@@ -299,6 +310,10 @@ impl Architecture for Folder {
             .into());
         }
         Ok(Arc::new(config))
+    }
+
+    fn streaming(&self) -> Option<&dyn StreamingArchitecture> {
+        self.streaming.as_deref()
     }
 
     fn load_denoiser(&self, vb: VarBuilder<'static>, streamed: bool) -> candle_core::Result<Arc<dyn Denoiser>> {

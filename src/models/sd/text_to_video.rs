@@ -27,7 +27,7 @@ pub static TEXT_TO_VIDEO: Family = Family {
 };
 
 /// Frames of a clip and their rate, where nobody asks for others: ModelScope's.
-const CLIP: (usize, u32) = (16, 8);
+pub(super) const CLIP: (usize, u32) = (16, 8);
 
 fn read(configurations: &Configurations) -> Result<Arc<dyn Architecture>> {
     let unet = config::<UNet3DConfig>(configurations, "unet/config.json")?.planar("unet")?;

@@ -7,7 +7,7 @@
 
 use super::blocks::Unit;
 use super::controlnet::Hint;
-use super::{Entrance, Row, UNet3DConfig};
+use super::{Entrance, Row, UNet3DConfig, UNetConfig};
 use crate::attention::Hooks;
 use crate::models::layers::{LayerNorm, affine};
 use crate::nn::act::silu;
@@ -243,6 +243,21 @@ impl CamConfig {
         }
         Ok(())
     }
+
+    /// The network of pictures that it is between its layers in time.
+    ///
+    /// # Errors
+    /// Those of [`UNet3DConfig::planar`].
+    pub fn planar(&self) -> Result<UNetConfig> {
+        // the way up is not there, and has no keys
+        let up_block_types = vec!["UpBlock3D".to_owned(); self.unet.block_out_channels.len()];
+        UNet3DConfig { up_block_types, ..self.unet.clone() }.planar("cam")
+    }
+
+    /// Pixels of a cell, in height and in width.
+    pub fn ratio(&self) -> usize {
+        1 << self.conditioning_embedding_out_channels.len().saturating_sub(1)
+    }
 }
 
 /// What CAM has seen, for the mergers: `[S, C, H, W]` each.
@@ -264,9 +279,7 @@ impl Cam {
     /// Loads the network; errors name the configuration's key or the tensor.
     pub fn load(config: &CamConfig, vb: &VarBuilder) -> Result<Self> {
         config.check()?;
-        // the way up is not there, and has no keys
-        let up_block_types = vec!["UpBlock3D".to_owned(); config.unet.block_out_channels.len()];
-        let planar = UNet3DConfig { up_block_types, ..config.unet.clone() }.planar("cam")?;
+        let planar = config.planar()?;
         let widths = (config.conditioning_channels, planar.block_out_channels[0]);
         let frames = vb.pp("controlnet_cond_embedding");
         Ok(Self {

@@ -9,13 +9,20 @@ use candle_core::{DType, Tensor};
 use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::fs;
+use std::ops::Range;
+use std::path::Path;
 
 const KIND: &str = "tiny-stream";
 
-/// The plain network of the tiny streaming model as a folder of its own.
 fn program() -> Program {
     let program = Program::new();
-    let (golden, model) = (golden_dir().join(KIND), program.path("model"));
+    write_plain(&program.path("model"));
+    program
+}
+
+/// The plain network of the tiny streaming model as a folder of its own.
+pub fn write_plain(model: &Path) {
+    let golden = golden_dir().join(KIND);
     let parts = [
         ("base_unet", "unet", "diffusion_pytorch_model"),
         ("vae", "vae", "diffusion_pytorch_model"),
@@ -42,11 +49,10 @@ fn program() -> Program {
         "scheduler": ["diffusers", "DDIMScheduler"],
     });
     fs::write(model.join("model_index.json"), index.to_string()).unwrap();
-    program
 }
 
 /// Writes `[F, 3, H, W]` values from -1 to 1 as a folder of pictures.
-fn write_video(program: &Program, name: &str, values: &Tensor) {
+pub fn write_video(program: &Program, name: &str, values: &Tensor) {
     let (frames, _, height, width) = values.dims4().unwrap();
     fs::create_dir_all(program.path(name)).unwrap();
     for at in 0..frames {
@@ -57,6 +63,22 @@ fn write_video(program: &Program, name: &str, values: &Tensor) {
         let picture = image::RgbImage::from_raw(width as u32, height as u32, bytes).unwrap();
         picture.save(program.path(format!("{name}/frame-{at:06}.png"))).unwrap();
     }
+}
+
+/// Fails unless some frames of a folder are a golden's thinned ones, from 0 to 1.
+pub fn assert_frames(name: &str, folder: &Path, frames: Range<usize>, want: &Tensor) {
+    let picture = |at: usize| {
+        let picture = image::open(folder.join(format!("frame-{at:06}.png"))).unwrap().to_rgb8();
+        let (width, height) = (picture.width() as usize, picture.height() as usize);
+        let values: Vec<f32> = picture.into_raw().into_iter().map(|value| f32::from(value) / 255.0).collect();
+        let values = Tensor::from_vec(values, (height, width, 3), &candle_core::Device::Cpu).unwrap();
+        values.permute((2, 0, 1)).unwrap()
+    };
+    let pictures: Vec<Tensor> = frames.map(picture).collect();
+    let flat = |x: &Tensor| x.to_dtype(DType::F32).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    let (got, want) = (flat(&thin(&Tensor::stack(&pictures, 0).unwrap())), flat(want));
+    let worst = got.iter().zip(&want).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    assert!(got.len() == want.len() && worst <= 1.01 / 255.0, "{name}: {worst}");
 }
 
 struct Case {
@@ -119,21 +141,7 @@ fn whole_runs_equal_the_reference() {
         program.run(&[&words[..], flags, &files].concat()).success();
         let latents = read(&program.path("latents.safetensors"), "latents").squeeze(0).unwrap();
         assert_close(name, &thin(&latents), &golden[&format!("{name}/latents")], 1e-4);
-        let pictures: Vec<Tensor> = (0..frames)
-            .map(|at| {
-                let picture = image::open(program.path(format!("out/frame-{at:06}.png"))).unwrap().to_rgb8();
-                let values: Vec<f32> = picture.into_raw().into_iter().map(|value| f32::from(value) / 255.0).collect();
-                Tensor::from_vec(values, (8 * h, 8 * w, 3), &candle_core::Device::Cpu)
-                    .unwrap()
-                    .permute((2, 0, 1))
-                    .unwrap()
-            })
-            .collect();
-        let got = thin(&Tensor::stack(&pictures, 0).unwrap()).flatten_all().unwrap().to_vec1::<f32>().unwrap();
-        let want = golden[&format!("{name}/frames")].to_dtype(DType::F32).unwrap().flatten_all().unwrap();
-        let want = want.to_vec1::<f32>().unwrap();
-        let worst = got.iter().zip(&want).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-        assert!(got.len() == want.len() && worst <= 1.01 / 255.0, "{name}: {worst}");
+        assert_frames(name, &program.path("out"), 0..frames, &golden[&format!("{name}/frames")]);
     }
 }
 

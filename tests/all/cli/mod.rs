@@ -31,5 +31,6 @@ mod resume;
 mod single_file;
 mod stages;
 mod storyboards;
+mod streaming;
 mod text_to_video;
 mod zero_shot;

@@ -98,13 +98,17 @@ pub fn write_folder(kind: &str, prefix: &str, folder: &Path) {
     }
 }
 
-/// Writes one of the kinds of Stable Diffusion (`tests/reference/sd.py`) as a diffusers folder.
+/// Writes one of the kinds of Stable Diffusion (`tests/reference/sd.py`, `tests/reference/streaming.py`) as a diffusers folder.
 pub fn write_picture_model(kind: &str, folder: &Path) {
     let golden = super::golden_dir();
     for (part, weights) in [
         ("unet", "diffusion_pytorch_model.safetensors"),
         ("vae", "diffusion_pytorch_model.safetensors"),
         ("controlnet", "diffusion_pytorch_model.safetensors"),
+        ("base_unet", "diffusion_pytorch_model.safetensors"),
+        ("cam", "diffusion_pytorch_model.safetensors"),
+        ("resampler", "diffusion_pytorch_model.safetensors"),
+        ("image_encoder", "model.safetensors"),
         ("text_encoder", "model.safetensors"),
     ] {
         let (source, target) = (golden.join(kind).join(part), folder.join(part));

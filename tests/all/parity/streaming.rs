@@ -155,3 +155,44 @@ fn chunks_equal_the_reference() {
     // a plain network's keys are among those of the main one
     assert_eq!(config::<UNet3DConfig>("base_unet").block_out_channels, cfg.unet.block_out_channels);
 }
+
+/// The law of what is beside the network: switched off by its weights, it changes no bit.
+#[test]
+fn without_mixers_and_mergers_it_is_the_plain_network() {
+    let (cam, cfg): (Cam, StreamingUNetConfig) = (cam(), config("unet"));
+    let mut tensors = tiny::tensors(KIND, "unet", KIND);
+    let off = |name: &str| name.ends_with("attn2.alpha") || name.contains("merger") && name.contains(".proj_out.");
+    let zeroed =
+        tensors.iter_mut().filter(|(name, _)| off(name)).map(|(_, tensor)| *tensor = tensor.zeros_like().unwrap());
+    // an attention down, one in the middle and two up; the output's weight and bias of the mergers of four skips and of the middle
+    assert_eq!(zeroed.count(), 4 + 2 * 5);
+    let vb = VarBuilder::from_tensors(tensors, DType::F32, &Device::Cpu);
+    let unet = UNet3DConditionModel::load(&cfg.unet, vb.clone(), false).unwrap();
+    let (mergers, mixers) = (Mergers::load(&cfg, &vb).unwrap(), Mixers::load(&cfg, &vb).unwrap());
+    let latents = tiny::unit("streaming/law/latents", &[CHUNK, 4, 5, 7]);
+    let text = tiny::unit("streaming/law/text", &[TEXT, 20]);
+    let image = tiny::unit("streaming/law/image", &[IMAGE, 20]);
+    let row = Row::new(latents.clone(), text.clone(), 500.0);
+    let plain = unet.forward(std::slice::from_ref(&row), &mut hooks(1, &mut [])).unwrap();
+    let seen = cam.look(&tiny::unit("streaming/law/pixels", &[BEFORE, 3, 40, 56])).unwrap();
+    let first = Row::new(latents.narrow(0, 0, BEFORE).unwrap(), text, 500.0);
+    let memory = cam.forward(&[first], &seen, 1, &mut hooks(1, &mut [])).unwrap().remove(0);
+    let memory = FeatureResiduals { skips: memory.skips, mid: Some(memory.mid) };
+    let mut stack: Vec<Box<dyn AttentionProcessor>> = vec![
+        Box::new(Residual::read(
+            Box::new(move |_, _, rows| Ok(vec![memory.clone(); rows.len()])),
+            Box::new(move |feature, x, memory| match feature {
+                Feature::Skip(index) => mergers.skip(index, x, memory),
+                _ => mergers.mid(x, memory),
+            }),
+        )),
+        Box::new(Mix::new(
+            image.clone(),
+            image,
+            Box::new(move |layer, text: &Tensor, tokens: &Tensor| mixers.mix(layer, text, tokens)),
+        )),
+    ];
+    let got = unet.forward(&[row], &mut hooks(1, &mut stack)).unwrap();
+    let values = |x: &Tensor| x.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    assert_eq!(values(&got[0]), values(&plain[0]));
+}
