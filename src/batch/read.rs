@@ -265,7 +265,7 @@ fn entry(line: usize, id: String, mut table: Table, folder: &Path, flags: &[Stri
         "id {id:?}: an id is letters, digits, - _ and . (not first), up to {MOST_ID}"
     );
     let known: Vec<&str> = OWN.into_iter().chain(Settings::names()).collect();
-    for key in ["script", "prompt_file", "init_noise", "mask"] {
+    for key in ["script", "prompt_file", "init_noise", "mask", "first_frame"] {
         if let Some(Value::String(path)) = table.get_mut(key)
             && !path.is_empty()
             && path != "-"

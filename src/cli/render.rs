@@ -102,7 +102,7 @@ impl Dry {
 
 /// Whether a setting has no effect on a single window.
 fn of_windows(setting: &clap::Id) -> bool {
-    matches!(Settings::group(setting.as_str()), Some(Group::Windows | Group::Subject))
+    Settings::group(setting.as_str()) == Some(Group::Windows)
 }
 
 impl Generate {

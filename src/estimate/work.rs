@@ -2,7 +2,7 @@
 //! how long that takes at the speed of a machine.
 
 use crate::guidance;
-use crate::job::{Job, Segment, Stage};
+use crate::job::{Job, Maps, Segment, Stage};
 use crate::models::architecture::Kinds;
 use crate::models::rife;
 use crate::run::Speed;
@@ -68,7 +68,11 @@ fn of_windows(stage: &Stage) -> Denoising {
     let (first, rows) = (stage.input.first_step(stage.sampler.steps), rows(stage));
     // an edit's source is denoised beside it while it is needed
     let source = stage.controls.edit.as_ref().map_or(0, |edit| edit.source_steps(stage.sampler.steps));
-    let again = (1.0 + twice(stage)) * (1.0 + source as f64 / stage.sampler.steps as f64);
+    // a pass that sees where the foreground is comes before
+    let watched = Maps::of_foreground(stage).ok().flatten();
+    let watched = watched.map_or(0, |maps| maps.until(stage.sampler.steps) - stage.first_step());
+    let watched = watched as f64 / stage.sampler.steps as f64;
+    let again = (1.0 + watched + twice(stage)) * (1.0 + source as f64 / stage.sampler.steps as f64);
     let mut work = Denoising::default();
     for window in stage.segments.iter().flat_map(|segment| &segment.plan.windows) {
         let architecture = &stage.model.architecture;
@@ -85,6 +89,7 @@ fn of_windows(stage: &Stage) -> Denoising {
             let text = stage.model.architecture.text().length;
             let row = input.model.architecture.row_work(text, window.len, (height, width));
             work.add(rows, &row.linear, row.attention);
+            work.linear.small += input.model.architecture.hint_work(window.len, (height, width));
             work.layer_windows += (stage.sampler.steps - first) as f64 * row.layers as f64;
         }
     }

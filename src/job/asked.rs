@@ -6,7 +6,7 @@ use super::controls::Wanted;
 use super::footage::Footage;
 use super::geometry::Geometry;
 use super::instruct::{self, Instruct};
-use super::plan::video_frames;
+use super::maps::Maps;
 use super::preset::Preset;
 use super::sdedit::{self, SdEdit};
 use super::source_video::{SourceFile, SourceVideo};
@@ -85,6 +85,8 @@ pub struct Asked<'a> {
     pub source: Option<&'a SourceFile>,
     /// The frames that are changed.
     pub footage: Option<&'a Footage>,
+    /// The picture that the first frame is.
+    pub first_frame: Option<&'a SourceFile>,
     /// The pictures that the video follows.
     pub control_inputs: &'a [ControlInput],
     pub recipe: &'a Recipe,
@@ -134,8 +136,6 @@ impl Asked<'_> {
         };
         let longest = segments.iter().map(|segment| segment.frames).max().unwrap_or(0);
         warnings.extend(zero_shot.as_ref().and_then(|zero_shot| zero_shot.warning(longest)));
-        let smoothing = zero_shot.as_ref().and_then(ZeroShot::smoothing);
-        smoothing.map(|smoothing| smoothing.check(video_frames(&segments))).transpose()?;
         ensure!(
             edit.is_none() || segments.iter().all(|segment| segment.feed.is_none()),
             "scenes that continue each other cannot be edited: make the video anew with the other words"
@@ -146,8 +146,11 @@ impl Asked<'_> {
         let compute = self.compute()?;
         let prompts = prompts(scenes, settings.style.as_deref());
         let texts = (folder, architecture.text().length);
-        let controls = wanted.resolve(settings, scenes, &prompts, edit.as_ref(), &segments, texts, warnings)?;
-        Ok(Stage {
+        let smoothing = zero_shot.as_ref().and_then(ZeroShot::smoothing).cloned();
+        // the subject is then that of the smoothing
+        let others = settings.clone().without(if smoothing.is_some() { &[Group::Subject] } else { &[] });
+        let controls = wanted.resolve(&others, scenes, &prompts, edit.as_ref(), &segments, texts, warnings)?;
+        let stage = Stage {
             model: StageModel { folder: folder.clone(), architecture: architecture.clone(), recipe: name },
             text: TextInput { prompts, uncond },
             segments,
@@ -173,11 +176,15 @@ impl Asked<'_> {
                 source_video,
                 strength: sdedit.map(|method| method.strength),
                 footage: self.footage.filter(|_| sdedit.is_some()).cloned(),
+                first_frame: self.first_frame.map(Footage::picture),
             },
             compute,
             decode: geometry.decode(settings, &**architecture)?,
             need: Need::default(),
-        })
+        };
+        smoothing.map(|smoothing| smoothing.check(stage.frames())).transpose()?;
+        Maps::of_foreground(&stage)?; // whose words are in the prompts
+        Ok(stage)
     }
 
     /// Whether the command asks of the model what it does.

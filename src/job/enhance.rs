@@ -69,6 +69,7 @@ pub fn stage(first: &Stage, settings: &Settings, configs: &Configs) -> Result<(S
         configs,
         source: None,
         footage: None,
+        first_frame: None,
         control_inputs: &[],
         recipe: &recipe,
         geometry: &geometry,

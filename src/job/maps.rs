@@ -2,6 +2,8 @@
 
 use super::Stage;
 use super::controls::{Prompts, by_text};
+use super::smoothing::Foreground;
+use super::zero_shot::ZeroShot;
 use crate::attention::SiteKind;
 use crate::processors::attention_map::View;
 use crate::processors::{Ranges, Recording, Word};
@@ -177,6 +179,35 @@ fn place_of(stage: &Stage, frame: usize) -> Option<(usize, usize, usize)> {
 }
 
 impl Maps {
+    /// The attention that says where the foreground of a smoothed background is, of all layers: in the middle of the run, where things
+    /// have their places and are not yet drawn. None where nothing is smoothed, or pictures say it.
+    ///
+    /// # Errors
+    /// Words that are in no prompt.
+    pub fn of_foreground(stage: &Stage) -> Result<Option<Self>> {
+        let smoothing = stage.method.zero_shot.as_ref().and_then(ZeroShot::smoothing);
+        let Some(Foreground::Words { words, .. }) = smoothing.map(|smoothing| &smoothing.foreground) else {
+            return Ok(None);
+        };
+        let (steps, first) = (stage.sampler.steps, stage.first_step());
+        let [from, to] = [2, 3].map(|fifths| (fifths * steps / 5).max(first));
+        let texts = &stage.text.prompts;
+        let mut prompts = Prompts::new(texts, &stage.model.folder, stage.model.architecture.text().length);
+        let positions =
+            words.iter().map(|word| prompts.word("--subject", word, 0..texts.len())).collect::<Result<_>>()?;
+        Ok(Some(Self {
+            view: MapView::Words,
+            words: words.clone(),
+            steps: (from..=to).step_by(2).collect(),
+            layers: std::iter::once(stage.model.architecture.main_sites().layers - 1).collect(),
+            single_layer: false,
+            recorded: None,
+            window: None,
+            pieces: Vec::new(),
+            positions,
+        }))
+    }
+
     /// What is recorded in a run over some texts.
     pub fn recording(&self, texts: &[TextMix]) -> Recording {
         let words = self.words.iter().zip(&self.positions);

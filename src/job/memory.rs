@@ -25,6 +25,9 @@ const BASE: u64 = 64 << 20;
 /// The modes of `--offload` that `auto` chooses from, in this order.
 const MODES: [Offload; 4] = [Offload::None, Offload::Model, Offload::Block, Offload::Disk];
 
+/// Bytes of what a control network has seen of its pictures that are kept from pass to pass; what is more is seen anew.
+pub const KEPT_HINTS: usize = 256 << 20;
+
 /// Blocks of a transformer that are alive at once where they are streamed.
 const ALIVE: u64 = 2;
 
@@ -254,6 +257,8 @@ fn control_networks(stage: &Stage) -> u64 {
             loaded.push(place);
         }
         bytes += (input.footage.frames.len() * input.planes() * stage.size.width * stage.size.height) as u64;
+        let hint = input.model.architecture.hint_bytes((height, width)) * input.footage.frames.len() as u64;
+        bytes += hint.min(KEPT_HINTS as u64);
         let (activations, residuals) = input.model.architecture.row_memory(rows, element);
         most = most.max(activations);
         // those of the network before it, its own, and their sum
@@ -279,7 +284,8 @@ fn shared(stage: &Stage, state: u64) -> u64 {
 
 fn decode(stage: &Stage) -> Result<u64> {
     // about half of the autoencoder is its encoder, which is loaded where a video is given and needs as much for its maps
-    let share = if stage.input.source_video.is_some() { 10 } else { 6 };
+    let given = stage.input.source_video.is_some() || stage.input.first_frame.is_some();
+    let share = if given { 10 } else { 6 };
     let weights = stage.model.part(Role::Autoencoder)?.bytes_as(stage.compute.vae_dtype) * share / 10;
     let (_, height, width) = stage.size.latents;
     let frames = stage.segments.iter().map(|segment| segment.plan.keep - segment.padding).max().unwrap_or(0);

@@ -55,6 +55,7 @@ impl Request {
                 AnchorAsked::Image(_) => AnchorAsked::Image(PathBuf::new()),
                 other => other,
             }),
+            first_frame: None,
             control: request.settings.control.map(|all| all.into_iter().map(unnamed).collect()),
             control_model: None,
             ..request.settings

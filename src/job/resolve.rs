@@ -2,7 +2,7 @@
 
 use super::asked::{Asked, Configs, OpenedModels};
 use super::control::ControlFiles;
-use super::footage::Footage;
+use super::footage::{Footage, resampled};
 use super::geometry::Geometry;
 use super::output::{Outputs, Place};
 use super::sdedit;
@@ -75,6 +75,8 @@ fn jobs(request: &Request, models: &mut OpenedModels) -> Result<Vec<Job>, Failur
     };
     let source = source(*command, settings)?;
     let controls = controls(*command, settings)?;
+    let first_frame = settings.first_frame.as_deref().map(SourceFile::picture).transpose();
+    let first_frame = first_frame.context("--first-frame").code(Code::Usage)?;
     let videos = settings.num_videos.unwrap_or(1);
     let first = match settings.seed.unwrap_or(Seed::Random) {
         Seed::Fixed(seed) => seed,
@@ -104,7 +106,8 @@ fn jobs(request: &Request, models: &mut OpenedModels) -> Result<Vec<Job>, Failur
         .map(|index| {
             let seed = first.wrapping_add(index as u64);
             let place = Place { seed, index, videos, edit: edit.is_some() };
-            let job = job(request, &configs, enhance.as_ref(), source.as_ref(), &controls, &place);
+            let given = Given { source: source.as_ref(), controls: &controls, first_frame: first_frame.as_ref() };
+            let job = job(request, &configs, enhance.as_ref(), &given, &place);
             let damaged = job.as_ref().is_err_and(|error| error.chain().any(|reason| reason.is::<ModelError>()));
             job.code(if damaged { Code::Model } else { Code::Usage })
         })
@@ -145,7 +148,9 @@ pub fn check_single(scenes: &[Scene], settings: &Settings) -> Result<(), Failure
     let joining = settings.attn_proc.iter().flatten().find(|spec| spec.control.joins_windows);
     let joining = joining.map(|spec| format!("attn-proc {}", spec.control.name));
     let windows: &[Group] = if settings.method == Some(Method::Windows) { &[] } else { &[Group::Windows] };
-    let of_windows = settings.clone().only(&[windows, &[Group::Subject]].concat()).said();
+    // of a smoothed background the subject is what is not smoothed
+    let subject: &[Group] = if settings.smooth_background.is_some() { &[] } else { &[Group::Subject] };
+    let of_windows = settings.clone().only(&[windows, subject].concat()).said();
     let idle = of_windows.first().map(|name| name.replace('_', "-")).or(joining);
     match idle {
         None => Ok(()),
@@ -221,14 +226,15 @@ pub fn of_latents(settings: Settings, latents: (usize, usize, usize, usize)) -> 
     jobs.pop().context("no job").code(Code::Failed)
 }
 
-fn job(
-    request: &Request,
-    configs: &Configs,
-    enhance: Option<&Configs>,
-    source: Option<&SourceFile>,
-    controls: &ControlFiles,
-    place: &Place,
-) -> Result<Job> {
+/// The pictures that a request names.
+struct Given<'a> {
+    source: Option<&'a SourceFile>,
+    controls: &'a ControlFiles,
+    first_frame: Option<&'a SourceFile>,
+}
+
+fn job(request: &Request, configs: &Configs, enhance: Option<&Configs>, given: &Given, place: &Place) -> Result<Job> {
+    let &Given { source, controls, first_frame } = given;
     let mut warnings = marks_told(&request.scenes);
     let latent = configs.architecture.geometry();
     let (continued, changed) = match request.command {
@@ -242,7 +248,9 @@ fn job(
     let model = (&configs.folder, &*configs.architecture);
     let control = (!controls.is_empty()).then(|| controls.resolve(&request.settings, model, &mut warnings));
     let (control_inputs, of_controls) = control.transpose()?.unzip();
-    let settings = settled.as_ref().or(of_footage.as_ref()).or(of_controls.as_ref()).unwrap_or(&request.settings);
+    let of_picture = first_frame.map(|picture| Footage::of_picture(picture, &request.settings, latent));
+    let of_given = settled.as_ref().or(of_footage.as_ref()).or(of_controls.as_ref()).or(of_picture.as_ref());
+    let settings = of_given.unwrap_or(&request.settings);
     let chosen = recipe::find(settings.recipe.as_ref(), &configs.architecture.recipe_key())?;
     warnings.extend(chosen.warning);
     let Chosen { name, mut recipe, .. } = chosen;
@@ -250,12 +258,15 @@ fn job(
         recipe = recipe.controlled()?;
     }
     let geometry = Geometry::new(settings, latent, &recipe)?;
+    let size = Size { width: geometry.width, height: geometry.height };
+    warnings.extend(first_frame.and_then(|picture| resampled(picture, size, &request.settings)));
     let asked = Asked {
         request,
         settings,
         configs,
         source: continued,
         footage: footage.as_ref(),
+        first_frame,
         control_inputs: control_inputs.as_deref().unwrap_or_default(),
         recipe: &recipe,
         geometry: &geometry,

@@ -121,6 +121,16 @@ impl SourceFile {
         Self { path: "a".into(), kind, frames, fps: None, lost: Vec::new() }
     }
 
+    /// One picture.
+    ///
+    /// # Errors
+    /// Files that cannot be read, and such of several frames.
+    pub fn picture(path: &Path) -> Result<Self> {
+        let read = Self::frames(path)?;
+        ensure!(read.frames == 1, "{}: one picture is wanted, and it has {} frames", path.display(), read.frames);
+        Ok(read)
+    }
+
     /// The settings with the size and the rate of the video where they say none.
     pub fn settled(
         &self,

@@ -124,6 +124,8 @@ pub struct Input {
     pub strength: Option<f64>,
     /// The frames that it makes anew in part, where they are those of a given video.
     pub footage: Option<Footage>,
+    /// The picture that the first frame is.
+    pub first_frame: Option<Footage>,
 }
 
 impl Input {

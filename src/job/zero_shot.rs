@@ -86,6 +86,8 @@ impl ZeroShot {
             ("--motion-path", settings.motion_path.is_some()),
             ("--smooth-background", settings.smooth_background.is_some()),
             ("--mask", settings.mask.is_some()),
+            // a video that is changed has a first frame
+            ("--first-frame", settings.first_frame.is_some() && given == "--instruct"),
         ] {
             ensure!(
                 !said,

@@ -350,6 +350,12 @@ pub trait ControlArchitecture: Debug + Send + Sync {
     /// Bytes beside its weights while it runs, and bytes of what it leaves for the denoiser.
     fn row_memory(&self, rows: WindowRows, element: u64) -> (u64, u64);
 
+    /// Work of seeing the pictures of so many frames, in multiply-adds: once in a run.
+    fn hint_work(&self, frames: usize, cells: (usize, usize)) -> f64;
+
+    /// Bytes of what it sees of one picture.
+    fn hint_bytes(&self, cells: (usize, usize)) -> u64;
+
     /// Loads it.
     fn load(&self, vb: VarBuilder) -> candle_core::Result<Arc<dyn ControlNetwork>>;
 }

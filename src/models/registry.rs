@@ -21,6 +21,14 @@ pub fn original(shapes: &Shapes) -> Result<Option<Original>> {
     sd::original(shapes)
 }
 
+/// One network of a class in one file of another program's names as a folder; none of a file in no layout that is known.
+///
+/// # Errors
+/// Networks of another form, and files that lack something.
+pub fn original_network(class: &str, shapes: &Shapes) -> Result<Option<Original>> {
+    if class == "ControlNetModel" { sd::original_control(shapes) } else { Ok(None) }
+}
+
 /// Whether a pipeline class is one that this program runs, or one that it has advice about.
 pub fn is_near(pipeline: &str) -> bool {
     family(pipeline).is_some() || !remedy(pipeline).is_empty()

@@ -14,7 +14,7 @@ use super::segment::kept;
 use super::state::{SamplerState, pack, unpack};
 use crate::interpolation::Interpolator;
 use crate::job::values::{Every, OnInterrupt};
-use crate::job::{Anchor, Job, Stage, Timeline, ZeroShot};
+use crate::job::{Anchor, Foreground, Job, Stage, Timeline};
 use crate::run::directory::{self, Plan, RunDir, RunLocked, RunReadOnly};
 use crate::run::journal::{Record, SCHEMA, StoredFile};
 use crate::run::{Code, Event, Failure, Observer, Phase, WithCode, interrupt};
@@ -498,8 +498,9 @@ fn identity(job: &Job) -> Result<Value> {
         "noise": stage.input.noise.as_deref().map(directory::file_hash).transpose()?,
         "control": stage.method.control_inputs.iter().map(|i| directory::file_hash(&i.footage.path)).collect::<Result<Vec<_>>>()?,
         "anchor": anchor(stage).map(directory::file_hash).transpose()?,
-        "masks": stage.method.zero_shot.as_ref().and_then(ZeroShot::smoothing).map(|s| directory::file_hash(&s.masks)).transpose()?,
+        "masks": masks(stage).map(directory::file_hash).transpose()?,
         "given": given(stage).map(directory::file_hash).transpose()?,
+        "first_frame": stage.input.first_frame.as_ref().map(|given| directory::file_hash(&given.path)).transpose()?,
         "rife": Interpolator::place().filter(|_| interpolated).as_deref().map(directory::file_hash).transpose()?,
         "device": stage.compute.device_name(),
         "dtypes": [stage.compute.dtype.as_str(), stage.compute.text_dtype.as_str(), stage.compute.vae_dtype.as_str()],
@@ -520,6 +521,14 @@ fn anchor(stage: &Stage) -> Option<&Path> {
     match &stage.method.streaming.as_ref()?.anchor {
         Anchor::Image(picture) => Some(&picture.path),
         _ => None,
+    }
+}
+
+/// The pictures that say where the foreground is.
+fn masks(stage: &Stage) -> Option<&Path> {
+    match &stage.method.zero_shot.as_ref()?.smoothing()?.foreground {
+        Foreground::Pictures { file, .. } => Some(file),
+        Foreground::Words { .. } => None,
     }
 }
 
@@ -572,6 +581,7 @@ pub fn differs(job: &Job, plan: &Plan) -> Result<Option<(Code, String)>> {
         "anchor" => "the picture of --anchor is another".to_owned(),
         "masks" => "the pictures of --mask are others".to_owned(),
         "given" => "the given video is another".to_owned(),
+        "first_frame" => "the picture of --first-frame is another".to_owned(),
         "version" | "schema" => format!("it was begun by vidgen {}", plan.version),
         "request" => "what was asked for reads differently now".to_owned(),
         key => format!("{key} was {value} and is {}", now[key]),

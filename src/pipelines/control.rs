@@ -4,7 +4,7 @@ use super::controls;
 use super::denoise::MICRO_BATCH;
 use super::footage::frames;
 use crate::attention::{Branch, Hooks, Pass, Row};
-use crate::job::{ControlInput, ControlKind, Stage, Timeline};
+use crate::job::{ControlInput, ControlKind, KEPT_HINTS, Stage, Timeline};
 use crate::models::control::{ControlNetwork, Residuals};
 use crate::nn::sdpa::Sdpa;
 use crate::processors::{FeatureResiduals, Residual, Stack};
@@ -12,6 +12,7 @@ use crate::run::{Event, Failure, Observer, Phase};
 use crate::video::Frame;
 use anyhow::Result;
 use candle_core::{DType, Device, Tensor};
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -24,7 +25,24 @@ pub fn pictures(stage: &Stage, observer: &mut dyn Observer) -> Result<Pictures, 
     if !stage.method.control_inputs.is_empty() {
         observer.event(&Event::Phase { phase: Phase::Encode, of: 0, what: "control pictures".into() })?;
     }
-    Ok(stage.method.control_inputs.iter().map(|input| of_input(stage, input)).collect::<Result<_>>()?)
+    let mut all = Vec::with_capacity(stage.method.control_inputs.len());
+    for input in &stage.method.control_inputs {
+        all.push(of_input(stage, input)?);
+        if input.kind == ControlKind::Pose && all.last().is_some_and(|last| !dark(last).unwrap_or(true)) {
+            let shown = input.footage.path.display();
+            observer.event(&Event::Warning(format!(
+                "--control pose:{shown}: these are no skeletons on black, which such networks were trained on: another program makes them of \
+                 a video; --control canny:{shown} takes an ordinary one"
+            )))?;
+        }
+    }
+    Ok(all)
+}
+
+/// Whether more than half of some pictures is black, or nearly.
+fn dark(pictures: &Tensor) -> candle_core::Result<bool> {
+    let values = pictures.max(1)?.flatten_all()?.to_vec1::<u8>()?;
+    Ok(values.iter().filter(|&&value| value < 32).count() * 2 > values.len())
 }
 
 fn of_input(stage: &Stage, input: &ControlInput) -> Result<Tensor> {
@@ -51,11 +69,30 @@ struct Beside {
     pictures: Tensor,
     weight: f64,
     stack: Stack,
+    /// What it has seen of some frames, by the first of them and their number: the same in every pass.
+    hints: BTreeMap<(usize, usize), Tensor>,
+    /// Bytes of these.
+    kept: usize,
 }
 
 impl Beside {
-    /// What it sees of some frames.
-    fn hint(&self, frames: Range<usize>) -> candle_core::Result<Tensor> {
+    /// What it sees of some frames: seen once for the whole run as far as there is room to keep it.
+    fn hint(&mut self, frames: Range<usize>) -> candle_core::Result<Tensor> {
+        // one picture is the same for all frames
+        let first = if self.pictures.dim(0)? == 1 { 0 } else { frames.start };
+        if let Some(seen) = self.hints.get(&(first, frames.len())) {
+            return Ok(seen.clone());
+        }
+        let seen = self.see(&frames)?;
+        let bytes = seen.elem_count() * seen.dtype().size_in_bytes();
+        if self.kept + bytes <= KEPT_HINTS {
+            self.kept += bytes;
+            self.hints.insert((first, frames.len()), seen.clone());
+        }
+        Ok(seen)
+    }
+
+    fn see(&self, frames: &Range<usize>) -> candle_core::Result<Tensor> {
         let pictures = match self.pictures.dim(0)? {
             1 => self.pictures.repeat((frames.len(), 1, 1, 1))?,
             _ => self.pictures.narrow(0, frames.start, frames.len())?,
@@ -84,7 +121,7 @@ pub fn processor(
     {
         let stack = controls::stack_beside(stage, std::slice::from_ref(timeline), at + 1)?;
         let (network, pictures) = (network.clone(), pictures.clone());
-        all.push(Beside { network, pictures, weight: input.weight, stack });
+        all.push(Beside { network, pictures, weight: input.weight, stack, hints: BTreeMap::new(), kept: 0 });
     }
     let first = stage.first_shown(index);
     let windows: Vec<Range<usize>> =

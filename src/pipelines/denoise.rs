@@ -415,7 +415,7 @@ impl<'a> Track<'a> {
     fn advance(&mut self, step: usize, sampling: &Sampling, device: &Device) -> Result<()> {
         let Some(blend) = &mut self.blend else { return Ok(()) };
         let prediction = blend.finish()?;
-        check_finite(&prediction, step, "transformer")?;
+        check_finite(&prediction, (step, self.input.start), "denoiser")?;
         let scheduler = &mut self.input.scheduler;
         if let Some(known) = &self.input.known {
             let values = scheduler.predict_from_x0(step, &known.latents, &known.of(&self.latents)?)?;
@@ -427,7 +427,7 @@ impl<'a> Track<'a> {
             None
         };
         let next = self.input.scheduler.step(step, &prediction, &self.latents, noise.as_ref())?;
-        check_finite(&next, step, "scheduler")?;
+        check_finite(&next, (step, self.input.start), "scheduler")?;
         self.last = Some((prediction, std::mem::replace(&mut self.latents, next)));
         Ok(())
     }
@@ -459,13 +459,13 @@ impl Input<'_> {
     }
 }
 
-/// NaN and infinity never become a video: the run stops and names where they came from.
-fn check_finite(latents: &Tensor, step: usize, module: &str) -> Result<()> {
+/// NaN and infinity never become a video: the run stops and names where they came from. `start`: the first of the latents' frames.
+fn check_finite(latents: &Tensor, (step, start): (usize, usize), module: &str) -> Result<()> {
     let values = latents.flatten_all()?.to_dtype(DType::F32)?.to_vec1::<f32>()?;
-    if values.iter().all(|value| value.is_finite()) {
-        return Ok(());
-    }
-    let step = step + 1;
-    let message = format!("{module}: NaN or infinity in the latents at step {step}: try --dtype f32 or another --seed");
+    let Some(at) = values.iter().position(|value| !value.is_finite()) else { return Ok(()) };
+    let (step, frame) = (step + 1, start + at * latents.dim(0)? / values.len());
+    let message = format!(
+        "{module}: NaN or infinity in the latents at step {step}, latent frame {frame}: try --dtype f32 or bf16, or another --seed"
+    );
     Err(Failure::message(Code::Numbers, message).into())
 }

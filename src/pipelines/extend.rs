@@ -7,6 +7,7 @@
 
 use super::denoise::Known;
 use super::encode::Encoder;
+use super::footage;
 use crate::job::{Segment, SourceKind, SourceVideo, Stage};
 use crate::run::{Code, Failure, Manifest, Observer, WithCode};
 use crate::video::{self, Frame, Limits};
@@ -63,6 +64,12 @@ pub fn note(stage: &Stage, context: Option<&Context>, manifest: &mut Manifest) -
         manifest.settings.insert("context".to_owned(), context.record(source)?);
     }
     Ok(())
+}
+
+/// What is known of the first frame of a stage.
+pub fn first_frame(stage: &Stage, observer: &mut dyn Observer) -> Result<Option<Context>, Failure> {
+    let Some(picture) = &stage.input.first_frame else { return Ok(None) };
+    Ok(Some(Context::new(None, footage::picture(stage, picture, observer)?)))
 }
 
 /// Reads, or encodes, the end of the video that a stage continues.

@@ -10,13 +10,17 @@ use candle_core::Tensor;
 /// Frames that are encoded at a time; each is encoded by itself.
 const CHUNK: usize = 8;
 
+/// What is encoded, for those who wait.
+const GIVEN: &str = "given video";
+
 /// The latents `[F, C, H, W]` of the frames that a stage changes, in f32 on the CPU: the encoder's mean, NOT scaled, as
 /// InstructPix2Pix was trained on. None where it changes none.
 pub fn pictures(stage: &Stage, observer: &mut dyn Observer) -> Result<Option<Tensor>, Failure> {
     let Some(instruct) = &stage.method.instruct else { return Ok(None) };
     let size = stage.size;
-    let latents =
-        encoded(stage, &instruct.footage, observer, |frame| signed(frame.bilinear(size.width, size.height).planes()))?;
+    let latents = encoded(stage, &instruct.footage, GIVEN, observer, |frame| {
+        signed(frame.bilinear(size.width, size.height).planes())
+    })?;
     Ok(Some((latents.0 / latents.1).map_err(anyhow::Error::from)?))
 }
 
@@ -25,8 +29,15 @@ pub fn pictures(stage: &Stage, observer: &mut dyn Observer) -> Result<Option<Ten
 pub fn refined(stage: &Stage, observer: &mut dyn Observer) -> Result<Option<Tensor>, Failure> {
     let Some(footage) = &stage.input.footage else { return Ok(None) };
     let size = stage.size;
-    let latents = encoded(stage, footage, observer, |frame| signed(frame.resampled(size.width, size.height)))?;
+    let latents = encoded(stage, footage, GIVEN, observer, |frame| signed(frame.resampled(size.width, size.height)))?;
     Ok(Some(latents.0))
+}
+
+/// The latents `[1, C, H, W]` of a picture, in f32 on the CPU, scaled.
+pub fn picture(stage: &Stage, picture: &Footage, observer: &mut dyn Observer) -> Result<Tensor, Failure> {
+    let size = stage.size;
+    let pixels = |frame: Frame| signed(frame.bilinear(size.width, size.height).planes());
+    Ok(encoded(stage, picture, "given picture", observer, pixels)?.0)
 }
 
 /// 0..1 as -1..1.
@@ -39,11 +50,12 @@ fn signed(mut values: Vec<f32>) -> Vec<f32> {
 fn encoded(
     stage: &Stage,
     footage: &Footage,
+    what: &'static str,
     observer: &mut dyn Observer,
     pixels: impl Fn(Frame) -> Vec<f32>,
 ) -> Result<(Tensor, f64), Failure> {
     let encoder = Encoder::load(stage, observer)?;
-    observer.event(&Event::Phase { phase: Phase::Encode, of: 0, what: "given video".into() })?;
+    observer.event(&Event::Phase { phase: Phase::Encode, of: 0, what: what.into() })?;
     let mut parts = Vec::with_capacity(footage.frames.len().div_ceil(CHUNK));
     let (mut waiting, mut count) = (Vec::new(), 0);
     let mut frames = frames(footage)?.peekable();

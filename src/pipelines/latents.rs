@@ -10,13 +10,16 @@ use super::feed;
 use super::loaded::Loaded;
 use super::preview::Previewer;
 use super::segment::kept;
+use super::smoothing::{self, smoothed};
+use super::state::{SamplerState, TimelineState};
 use super::texts::Texts;
-use super::zero_shot;
+use super::word_maps::of_segment;
+use super::zero_shot::{self, Before};
 use crate::attention::AttentionProcessor;
 use crate::estimate::work;
 use crate::guidance::Rule;
 use crate::job::values::FrameNoise;
-use crate::job::{Compute, FreeNoise, Job, Maps, Stage, Timeline};
+use crate::job::{Compute, Foreground, FreeNoise, Job, Maps, MotionPlan, Smoothing, Stage, Timeline};
 use crate::models::Denoiser;
 use crate::models::architecture::Role;
 use crate::nn::sdpa::Sdpa;
@@ -99,7 +102,7 @@ pub struct Prepared<'a> {
     pub noise: &'a NoiseSource,
     /// Where windows are written over each other.
     pub draws: Option<&'a Draws>,
-    /// What is known of the video that it continues.
+    /// What is known of the video that it continues, or of its first frame.
     pub context: Option<&'a Context>,
     /// What stands beside the latents of the video on the channel axis, `[F, C', H, W]`.
     pub concat: Option<&'a Tensor>,
@@ -141,7 +144,8 @@ pub fn latents(
         }
         let timelines = stage.timelines(segment);
         let fed = feed::fed(stage, index, done.last(), loaded, observer)?;
-        let context = fed.as_ref().or(prepared.context.filter(|_| segment.context > 0));
+        let begins_given = index == 0 && stage.input.first_frame.is_some();
+        let context = fed.as_ref().or(prepared.context.filter(|_| segment.context > 0 || begins_given));
         let mut from = None;
         if let Some(checkpoints) = &mut checkpoints {
             from = checkpoints.point(index, &timelines, observer)?;
@@ -168,15 +172,8 @@ pub fn latents(
         };
         let motion = stage.method.zero_shot.as_ref().and_then(|zero_shot| zero_shot.motion.as_ref());
         if let (None, Some(motion)) = (&from, motion) {
-            let anchor = zero_shot::anchor(stage, index);
-            // a stack of its own: the steps of the two overlap
-            let mut stack = controls::stack(stage, std::slice::from_ref(&anchor), None)?;
-            let own = input(stage, (index, before), &anchor, prepared, None)?;
-            let how = sampling(stage, &rule, prepared, until);
-            let network = network(stage, &*denoiser, &mut stack.processors);
-            let uncond = &prepared.texts.uncond;
-            let place = (index, before..start, stage.first_shown(index));
-            from = Some(zero_shot::begin(motion, place, (network, how), own, uncond, observer)?);
+            let part = MovedPart { stage, index, start: before, denoiser: &*denoiser, rule: &rule, prepared, context };
+            from = Some(part.begin(motion, until, observer)?);
         }
         let inputs = timelines.iter().map(|timeline| input(stage, (index, before), timeline, prepared, context));
         let run = Denoising {
@@ -201,6 +198,74 @@ pub fn latents(
         done.push(latents);
     }
     Ok(done)
+}
+
+/// A segment of an image model's video in motion.
+struct MovedPart<'a> {
+    stage: &'a Stage,
+    index: usize,
+    /// Its first frame among all.
+    start: usize,
+    denoiser: &'a dyn Denoiser,
+    rule: &'a Rule,
+    prepared: &'a Prepared<'a>,
+    context: Option<&'a Context>,
+}
+
+impl MovedPart<'_> {
+    /// What the loop goes on from with all frames.
+    fn begin(&self, motion: &MotionPlan, until: usize, observer: &mut dyn Observer) -> Result<SamplerState> {
+        let &Self { stage, index, start, denoiser, rule, prepared, context } = self;
+        let anchor = zero_shot::anchor(stage, index);
+        // a stack of its own: the steps of the two overlap
+        let mut stack = controls::stack(stage, std::slice::from_ref(&anchor), None)?;
+        let own = input(stage, (index, start), &anchor, prepared, context)?;
+        let how = sampling(stage, rule, prepared, until);
+        let network = network(stage, denoiser, &mut stack.processors);
+        let place = (index, start..start + stage.segments[index].plan.frames);
+        let mut state = zero_shot::begin(motion, place, (network, how), own, &prepared.texts.uncond, observer)?;
+        if let (Some(smoothing), [timeline]) = (&motion.smoothing, state.timelines.as_mut_slice()) {
+            let masks = self.masks(smoothing, timeline.clone(), motion.first, observer)?;
+            timeline.latents = smoothed(motion, smoothing, &masks, &timeline.latents)?;
+        }
+        Ok(state)
+    }
+
+    /// The foregrounds of the frames, which without smoothing would go on from `plain` at step `first`.
+    fn masks(
+        &self,
+        smoothing: &Smoothing,
+        plain: TimelineState,
+        first: usize,
+        observer: &mut dyn Observer,
+    ) -> Result<Vec<Tensor>> {
+        let &Self { stage, index, start, denoiser, rule, prepared, context } = self;
+        let ((_, height, width), device) = (stage.size.latents, &stage.compute.device);
+        let (threshold, maps) = match (&smoothing.foreground, Maps::of_foreground(stage)?) {
+            (Foreground::Words { threshold, .. }, Some(maps)) => (*threshold, maps),
+            (Foreground::Pictures { file, .. }, _) => {
+                let shown = stage.first_shown(index);
+                let frames = shown..shown + stage.segments[index].plan.frames;
+                return smoothing::of_pictures(file, frames, (height, width), device);
+            }
+            _ => bail!("nothing says where the foreground is"),
+        };
+        let timelines = stage.timelines(&stage.segments[index]);
+        let mut stack = controls::stack(stage, &timelines, Some(&maps))?;
+        let inputs = timelines.iter().map(|timeline| input(stage, (index, start), timeline, prepared, context));
+        let until = maps.until(stage.sampler.steps);
+        let run = Denoising {
+            network: network(stage, denoiser, &mut stack.processors),
+            sampling: sampling(stage, rule, prepared, until),
+            timelines: inputs.collect::<Result<_>>()?,
+            uncond: &prepared.texts.uncond,
+            from: Some(SamplerState { done: first, timelines: vec![plain] }),
+            reporting: Reporting { hook: &mut Before::default(), part: 0, steps: (0, until), begins: true, after: 0.0 },
+        };
+        denoise(run, observer)?;
+        let seen: Vec<Tensor> = of_segment(stage, index, stack.take_maps())?.into_values().collect();
+        smoothing::of_words(&seen, threshold, (height, width), device)
+    }
 }
 
 /// How the network of a stage is asked.

@@ -12,6 +12,7 @@
 use super::control;
 use super::decode::{Decoder, decode};
 use super::draws::Draws;
+use super::extend;
 use super::fade::Fades;
 use super::footage;
 use super::frame_cache::FrameCache;
@@ -21,12 +22,12 @@ use super::map_pictures::{Axis, badge, colour, grid, matrix, unit};
 use super::segment::alone;
 use super::text_to_video::plan;
 use super::texts::encode;
-use crate::job::{Job, MapView, Maps, Stage, TimelineRole};
+use super::word_maps::{of_windows, of_words};
+use crate::job::{Job, MapView, Maps, Stage};
 use crate::models::architecture::Role;
 use crate::nn::resample::resize_bilinear;
-use crate::processors::attention_map::RecordedMap;
 use crate::run::{Code, Event, Failure, Observer, Phase, WithCode};
-use crate::timeline::{Blend, BlendMode, TextMix};
+use crate::timeline::TextMix;
 use crate::video::{self, Folder, Frame, Output};
 use crate::weights::write_described;
 use anyhow::{Context, Result};
@@ -34,7 +35,7 @@ use candle_core::{DType, Tensor};
 use colorous::MAGMA;
 use serde_json::json;
 use std::cell::RefCell;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::path::PathBuf;
 
 /// The raw maps.
@@ -71,11 +72,12 @@ pub fn attention_maps(
     let draws = Draws::new(stage, job.seed).code(Code::Usage)?;
     let refined = footage::refined(stage, observer)?.map(|latents| vec![latents]);
     let pictures = control::pictures(stage, observer)?;
+    let context = extend::first_frame(stage, observer)?;
     let prepared = Prepared {
         texts: &texts,
         noise: &noise,
         draws: draws.as_ref(),
-        context: None,
+        context: context.as_ref(),
         concat: concat.as_ref(),
         pictures: &pictures,
         refined: refined.as_deref(),
@@ -185,44 +187,6 @@ fn description(job: &Job, maps: &Maps) -> HashMap<String, String> {
         ("seed".to_owned(), job.seed.to_string()),
         ("model".to_owned(), stage.model.folder.name().to_owned()),
     ])
-}
-
-/// The maps of the windows of a segment's output; of a window that went through a layer as source and as target the first.
-fn of_windows(stage: &Stage, segment: usize, kept: Vec<RecordedMap>) -> Vec<(usize, RecordedMap)> {
-    let timelines = stage.timelines(&stage.segments[segment]);
-    let of_output =
-        |kept: &RecordedMap| timelines.get(kept.branch.timeline).is_some_and(|of| of.role == TimelineRole::Output);
-    let mut seen = std::collections::BTreeSet::new();
-    kept.into_iter()
-        .filter(of_output)
-        .filter(|kept| seen.insert((kept.step, kept.layer, kept.branch.window, format!("{:?}", kept.view))))
-        .map(|kept| (kept.branch.window, kept))
-        .collect()
-}
-
-/// By step and layer: the maps of all words on the whole timeline, `[words, F, H, W]` by latent frames.
-fn of_words(stage: &Stage, kept: &[Vec<RecordedMap>]) -> Result<BTreeMap<(usize, usize), Tensor>> {
-    let patch_t = stage.model.architecture.geometry().patch_t;
-    let mut parts: BTreeMap<(usize, usize), Vec<Tensor>> = BTreeMap::new();
-    for (index, (segment, kept)) in stage.segments.iter().zip(kept).enumerate() {
-        let mut blends: BTreeMap<(usize, usize), Blend> = BTreeMap::new();
-        for (window, kept) in of_windows(stage, index, kept.clone()) {
-            let blend = blends.entry((kept.step, kept.layer));
-            let blend = blend.or_insert_with(|| Blend::new(&segment.plan, BlendMode::Paper));
-            let map = kept.map.transpose(0, 1)?; // [F, words, H, W] by patches in time
-            let frames = map.dim(0)?;
-            let map = map.unsqueeze(1)?.repeat((1, patch_t, 1, 1, 1))?.flatten(0, 1)?;
-            anyhow::ensure!(map.dim(0)? == frames * patch_t, "maps of {frames} frames");
-            blend.accumulate(window, &map)?;
-        }
-        for (place, mut blend) in blends {
-            let line = blend.finish()?.narrow(0, segment.padding, segment.plan.keep - segment.padding)?;
-            parts.entry(place).or_default().push(line);
-        }
-    }
-    let joined =
-        parts.into_iter().map(|(place, parts)| Ok((place, Tensor::cat(&parts, 0)?.transpose(0, 1)?.contiguous()?)));
-    joined.collect()
 }
 
 /// The mean of maps `[words, F, H, W]`, on the finest of their grids.

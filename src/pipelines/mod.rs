@@ -36,6 +36,7 @@ mod state;
 mod streaming;
 mod text_to_video;
 mod texts;
+mod word_maps;
 mod zero_shot;
 
 pub use again::{decode_again, kept_latents};

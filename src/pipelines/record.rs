@@ -2,8 +2,8 @@
 
 use crate::job::values::Interpolate;
 use crate::job::{
-    Anchor, ControlInput, ControlKind, Footage, FreeNoise, Instruct, Job, Segment, SourceVideo, Stage, Streaming,
-    UncondText, ZeroShot,
+    Anchor, ControlInput, ControlKind, Footage, Foreground, FreeNoise, Instruct, Job, Segment, SourceVideo, Stage,
+    Streaming, UncondText, ZeroShot,
 };
 use crate::models::architecture::Role;
 use crate::run::Manifest;
@@ -13,6 +13,7 @@ use crate::timeline::TextMix;
 use anyhow::Result;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
+use std::path::Path;
 
 /// What decides the frames of a job. Reads all weights once, for their hashes.
 pub fn record(job: &Job) -> Result<Manifest> {
@@ -174,8 +175,19 @@ fn of_method(stage: &Stage) -> Result<Map<String, Value>> {
         ]);
     }
     if let Some(smoothing) = stage.method.zero_shot.as_ref().and_then(ZeroShot::smoothing) {
-        let masks = json!({ "file": smoothing.masks.to_string_lossy(), "blake3": file_hash(&smoothing.masks)? });
-        settings.extend([("smooth_background".to_owned(), json!(smoothing.strength)), ("mask".to_owned(), masks)]);
+        settings.insert("smooth_background".to_owned(), json!(smoothing.strength));
+        match &smoothing.foreground {
+            Foreground::Pictures { file, .. } => {
+                settings.insert("mask".to_owned(), of_file(file)?);
+            }
+            Foreground::Words { words, threshold } => {
+                let mask = [("subject", json!(words)), ("mask_threshold", json!(threshold))];
+                settings.extend(mask.map(|(key, value)| (key.to_owned(), value)));
+            }
+        }
+    }
+    if let Some(Footage { path, .. }) = &stage.input.first_frame {
+        settings.insert("first_frame".to_owned(), of_file(path)?);
     }
     if let Some(streaming) = &stage.method.streaming {
         settings.extend(of_chunks(stage, streaming)?);
@@ -242,6 +254,11 @@ fn of_chunks(stage: &Stage, streaming: &Streaming) -> Result<Map<String, Value>>
         settings.insert("context".to_owned(), context);
     }
     Ok(settings)
+}
+
+/// A file by its place and what is in it.
+fn of_file(path: &Path) -> Result<Value> {
+    Ok(json!({ "file": path.to_string_lossy(), "blake3": file_hash(path)? }))
 }
 
 /// Which frames of a given video a run works on.

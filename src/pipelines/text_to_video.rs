@@ -92,9 +92,10 @@ fn made(
         return chunks(job, loaded, checkpoints, watch);
     }
     let context = extend::context(job.first(), watch)?;
+    let known = context.clone().or(extend::first_frame(job.first(), watch)?);
     let mut made = Made::Latents(Vec::new());
     for index in 0..job.stages.len() {
-        made = stage(job, index, made, context.as_ref(), loaded, checkpoints, watch)?;
+        made = stage(job, index, made, known.as_ref(), loaded, checkpoints, watch)?;
     }
     let Made::Latents(latents) = made else { return Err(anyhow::anyhow!("the last stage made no latents").into()) };
     if let Some(path) = &job.output.latents {

@@ -515,6 +515,14 @@ impl Form {
         }
     }
 
+    /// Whether other programs keep it in one file whose names are known here. `model_type`s are in small letters.
+    fn may_be_a_file(self) -> bool {
+        match self {
+            Self::Pipeline => true,
+            Self::Network(class) => class == "ControlNetModel",
+        }
+    }
+
     /// What a folder lacks to be complete.
     fn missing(self, source: &Source) -> Result<Vec<String>> {
         match self {
@@ -597,7 +605,7 @@ fn folder(path: &Path, form: Form) -> Result<Found> {
         let file = path.file_name().unwrap_or_default().to_string_lossy();
         match () {
             _ if files::is_pickle(&file) => return Err(part::pickled(&shown.to_string())),
-            _ if form == Form::Pipeline && path.is_file() && file.ends_with(".safetensors") => return single(path),
+            _ if form.may_be_a_file() && path.is_file() && file.ends_with(".safetensors") => return single(path, form),
             _ if path.exists() => {
                 refuse!("{shown}: a file, not a model folder; give the folder with {} in it", form.index())
             }
@@ -623,8 +631,8 @@ fn lora_file(path: &Path) -> Result<LoraFile> {
     Ok(LoraFile { bytes: Source::Folder(folder.to_owned()).map(name)?, place })
 }
 
-/// A model in one file.
-fn single(path: &Path) -> Result<Found> {
+/// A model, or a network, in one file.
+fn single(path: &Path, form: Form) -> Result<Found> {
     let shown = path.display();
     let Some(file) = path.file_name().and_then(|name| name.to_str()).map(str::to_owned) else {
         refuse!("{shown}: its name is not UTF-8; give it another one")
@@ -632,7 +640,10 @@ fn single(path: &Path) -> Result<Found> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_owned();
     let beside = Source::Folder(folder.clone());
     let header = beside.header(&file)?;
-    let single = Single::new((folder, file), header, |path| beside.has(path));
+    let single = match form {
+        Form::Pipeline => Single::model((folder, file), header, |path| beside.has(path)),
+        Form::Network(class) => Single::network((folder, file), header, class),
+    };
     let single = single.map_err(|error| error.within(&shown.to_string()))?;
     Ok(Found { name: shown.to_string(), source: Source::Single(Arc::new(single)), revision: None })
 }

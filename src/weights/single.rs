@@ -1,5 +1,5 @@
-//! A whole model in one file of another program's names, read as a folder in diffusers' layout. What the file does not hold comes
-//! from beside it: the tokenizer's folder, which there must be, and a scheduler's configuration, where there is one.
+//! A whole model, or one network, in one file of another program's names, read as a folder in diffusers' layout. What a model's file
+//! does not hold comes from beside it: the tokenizer's folder, which there must be, and a scheduler's configuration, where there is one.
 
 use super::error::{ModelError, Result, refuse};
 use super::header::{Entry, Header};
@@ -31,35 +31,47 @@ pub(super) struct Single {
 }
 
 impl Single {
-    /// What a file of this header stands for. `has`: whether a path is there beside it. Errors do not name the file: the caller
-    /// does.
-    pub fn new(
-        (folder, file): (PathBuf, String),
-        (header, bytes): (Header, u64),
-        has: impl Fn(&str) -> bool,
-    ) -> Result<Self> {
-        let shapes: Shapes = header.entries.iter().map(|entry| (entry.name.clone(), entry.shape.clone())).collect();
-        let original = registry::original(&shapes).map_err(|error| ModelError::new(format!("{error:#}")))?;
-        let Some(Original { files, tensors }) = original else {
+    /// What a file of this header stands for as a model. `has`: whether a path is there beside it. Errors do not name the file: the
+    /// caller does.
+    pub fn model(place: (PathBuf, String), header: (Header, u64), has: impl Fn(&str) -> bool) -> Result<Self> {
+        let original = registry::original(&shapes(&header.0)).map_err(|error| ModelError::new(format!("{error:#}")))?;
+        let Some(original) = original else {
             refuse!(
                 "a file, not a model folder, and no checkpoint in the layout of Stable Diffusion's own programs (no tensor begins with \
                  model.diffusion_model.); give the folder with model_index.json in it"
             )
         };
-        let by_name: BTreeMap<&str, &Entry> = header.entries.iter().map(|entry| (entry.name.as_str(), entry)).collect();
-        let mut parts = BTreeMap::<&str, Vec<Entry>>::new();
-        for renamed in tensors {
-            let Some(entry) = by_name.get(renamed.of.as_str()) else { continue };
-            parts.entry(renamed.part).or_default().push(taken(entry, renamed)?);
-        }
+        let mut single = Self::new(place, header, original)?;
         if !TOKENIZERS.iter().any(|files| files.iter().all(|path| has(path))) {
             refuse!(
                 "such a file holds no tokenizer; put a folder {TOKENIZER:?} beside it, with vocab.json and merges.txt of a model folder of \
                  the same kind"
             )
         }
-        let files = files.into_iter().filter(|(path, _)| !(may_lie_beside(path) && has(path)));
-        let files = files.map(|(path, value)| (path, value.to_string().into_bytes())).collect();
+        single.files.retain(|path, _| !(may_lie_beside(path) && has(path)));
+        Ok(single)
+    }
+
+    /// What it stands for as one network of a class. Errors do not name the file.
+    pub fn network(place: (PathBuf, String), header: (Header, u64), class: &str) -> Result<Self> {
+        let original = registry::original_network(class, &shapes(&header.0));
+        match original.map_err(|error| ModelError::new(format!("{error:#}")))? {
+            Some(original) => Self::new(place, header, original),
+            None => refuse!(
+                "a file, not a folder, and no {class} in the layout of its own program (no tensor begins with input_hint_block. or \
+                 control_model.input_hint_block.); give the folder with config.json in it"
+            ),
+        }
+    }
+
+    fn new((folder, file): (PathBuf, String), (header, bytes): (Header, u64), original: Original) -> Result<Self> {
+        let by_name: BTreeMap<&str, &Entry> = header.entries.iter().map(|entry| (entry.name.as_str(), entry)).collect();
+        let mut parts = BTreeMap::<&str, Vec<Entry>>::new();
+        for renamed in original.tensors {
+            let Some(entry) = by_name.get(renamed.of.as_str()) else { continue };
+            parts.entry(renamed.part).or_default().push(taken(entry, renamed)?);
+        }
+        let files = original.files.into_iter().map(|(path, value)| (path, value.to_string().into_bytes())).collect();
         Ok(Self { folder, file, bytes, header, files, parts })
     }
 
@@ -73,6 +85,10 @@ impl Single {
     pub fn may_be_on_disk(&self, path: &str) -> bool {
         path == self.file || may_lie_beside(path) && !self.files.contains_key(path)
     }
+}
+
+fn shapes(header: &Header) -> Shapes {
+    header.entries.iter().map(|entry| (entry.name.clone(), entry.shape.clone())).collect()
 }
 
 /// What is read beside the file.

@@ -1,6 +1,6 @@
 """Checkpoints of Stable Diffusion in one file: which tensor is which of diffusers', and the configurations.
 
-    python tests/reference/single_file.py           # tests/golden/sd/single-1.json, single-2.json
+    python tests/reference/single_file.py           # tests/golden/sd/single-1.json, single-2.json, single-control.json
 
 Names are those of CompVis' and Stability's programs (openaimodel.py, model.py of the autoencoder, the text towers), written down
 here; diffusers' own converters (`loaders/single_file_utils.py`) make state dictionaries of them, which must load strictly into its
@@ -11,7 +11,7 @@ import json
 import sys
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
 from diffusers.loaders import single_file_utils as convert
 from transformers import CLIPTextConfig, CLIPTextModel
 
@@ -92,6 +92,25 @@ def unet(channels, layers: int, context: int, linear: bool) -> dict:
     return {f"model.diffusion_model.{name}": shape for name, shape in names.items()}
 
 
+def control(channels, layers: int, context: int, hint) -> dict:
+    """`ControlNet` of cldm.py: the way down of a UNet, the way of the picture in, and convolutions that begin as zeros."""
+    names = {name.removeprefix("model.diffusion_model."): shape for name, shape in unet(channels, layers, context, False).items()}
+    names = {name: shape for name, shape in names.items() if not name.startswith(("output_blocks.", "out."))}
+    inputs = [3, hint[0]]
+    for width in hint[1:]:
+        inputs += [inputs[-1], width]
+    outputs = inputs[1:] + [channels[0]]
+    for at, (before, after) in enumerate(zip(inputs, outputs)):
+        names.update(pair(f"input_hint_block.{2 * at}", after, before, 3, 3))
+    kept = [channels[0]]
+    for level, c in enumerate(channels):
+        kept += [c] * (layers + (level + 1 < len(channels)))
+    for at, c in enumerate(kept):
+        names.update(pair(f"zero_convs.{at}.0", c, c, 1, 1))
+    names.update(pair("middle_block_out.0", channels[-1], channels[-1], 1, 1))
+    return {f"control_model.{name}": shape for name, shape in names.items()}
+
+
 def vae(channels, layers: int) -> dict:
     names = {}
 
@@ -154,30 +173,57 @@ def open_clip(c, inner, layers, words, places) -> dict:
     return {f"cond_stage_model.model.{name}": shape for name, shape in names.items()}
 
 
+def told(shapes: dict):
+    """Tensors of a file, no value twice, and what says of a tensor of the converted model where it comes from."""
+    names, start, file = list(shapes), 0, {}
+    for name in names:
+        count = int(torch.Size(shapes[name]).numel())
+        file[name] = torch.arange(start, start + count, dtype=torch.float64).reshape(shapes[name])
+        start += count
+    ends = torch.tensor([tensor.max().item() for tensor in file.values()], dtype=torch.float64)
+
+    def source(tensor):
+        flat = tensor.double().flatten()
+        assert (flat == torch.arange(flat[0].item(), flat[0].item() + len(flat), dtype=torch.float64)).all()
+        name = names[int(torch.searchsorted(ends, flat[0]))]
+        skipped = int(flat[0] - file[name].flatten()[0])
+        row = tensor[0].numel() if tensor.dim() > 1 else 1
+        whole = tensor.numel() == file[name].numel()
+        return [name, None if whole else skipped // row, list(tensor.shape)]
+
+    return file, source
+
+
+def write(name: str, shapes: dict, parts: dict, configs: dict) -> None:
+    plain = lambda config: {key: list(value) if isinstance(value, tuple) else value for key, value in config.items()}  # noqa: E731
+    configs = {part: plain(config) for part, config in configs.items()}
+    kept = {"file": {name: list(shape) for name, shape in shapes.items()}, "parts": parts, "configs": configs}
+    path = tiny.GOLDEN / "sd" / name
+    path.write_text(json.dumps(kept, separators=(",", ":")).replace('},"', '},\n"') + "\n")
+    print(path.name, path.stat().st_size, {part: len(tensors) for part, tensors in parts.items()})
+
+
+def control_network() -> None:
+    down, asked = UNET["down_block_types"], FORMS[1]["unet"]
+    config = dict(block_out_channels=asked["block_out_channels"], cross_attention_dim=64, attention_head_dim=[8, 8], down_block_types=down,
+                  layers_per_block=2, norm_num_groups=32, conditioning_embedding_out_channels=(16, 24, 40, 56))
+    shapes = control(config["block_out_channels"], 2, 64, config["conditioning_embedding_out_channels"])
+    file, source = told(shapes)
+    network = ControlNetModel(**config)
+    state = convert.convert_controlnet_checkpoint(dict(file), config)
+    network.double().load_state_dict(state, strict=True)
+    write("single-control.json", shapes, {"": {key: source(tensor) for key, tensor in network.state_dict().items()}}, {"": config})
+
+
 def main() -> None:
+    control_network()
     for form, asked in FORMS.items():
         sizes = [TEXT[key] for key in ("hidden_size", "intermediate_size", "num_hidden_layers", "vocab_size", "max_position_embeddings")]
         channels = asked["unet"]["block_out_channels"]
         shapes = unet(channels, 2, 64, form == 2) | vae(VAE["block_out_channels"], 2) | (clip if form == 1 else open_clip)(*sizes)
         # what a file has beside networks
         shapes |= {"alphas_cumprod": (1000,), "model_ema.decay": ()}
-        names, start, file = list(shapes), 0, {}
-        for name in names:
-            count = int(torch.Size(shapes[name]).numel())
-            file[name] = torch.arange(start, start + count, dtype=torch.float64).reshape(shapes[name])
-            start += count
-        ends = torch.tensor([tensor.max().item() for tensor in file.values()], dtype=torch.float64)
-
-        def source(tensor):
-            """Where a tensor of the converted model comes from: its values say so."""
-            flat = tensor.double().flatten()
-            assert (flat == torch.arange(flat[0].item(), flat[0].item() + len(flat), dtype=torch.float64)).all()
-            name = names[int(torch.searchsorted(ends, flat[0]))]
-            skipped = int(flat[0] - file[name].flatten()[0])
-            row = tensor[0].numel() if tensor.dim() > 1 else 1
-            whole = tensor.numel() == file[name].numel()
-            return [name, None if whole else skipped // row, list(tensor.shape)]
-
+        file, source = told(shapes)
         networks = {
             "unet": (UNet2DConditionModel(**UNET, **asked["unet"]), convert.convert_ldm_unet_checkpoint(dict(file), {**UNET, **asked["unet"]})),
             "vae": (AutoencoderKL(**VAE), convert.convert_ldm_vae_checkpoint(dict(file), VAE)),
@@ -194,13 +240,7 @@ def main() -> None:
             kept[part] = {key: source(tensor) for key, tensor in network.state_dict().items()}
         if form == 2:
             del kept["vae"]  # the same
-        configs = {"unet": {key: list(value) if isinstance(value, tuple) else value for key, value in (UNET | asked["unet"]).items()},
-                   "vae": {key: list(value) if isinstance(value, tuple) else value for key, value in VAE.items()},
-                   "text_encoder": TEXT | asked["text"]}
-        kept = {"file": {name: list(shape) for name, shape in shapes.items()}, "parts": kept, "configs": configs}
-        path = tiny.GOLDEN / "sd" / f"single-{form}.json"
-        path.write_text(json.dumps(kept, separators=(",", ":")).replace('},"', '},\n"') + "\n")
-        print(path.name, path.stat().st_size, {part: len(tensors) for part, tensors in kept["parts"].items()})
+        write(f"single-{form}.json", shapes, kept, {"unet": UNET | asked["unet"], "vae": VAE, "text_encoder": TEXT | asked["text"]})
 
 
 if __name__ == "__main__":

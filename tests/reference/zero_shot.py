@@ -61,7 +61,7 @@ def predict(unet, latents, texts, uncond, timestep, guidance):
 
 
 def run(kind, cells, frames, steps, name, motion=None, between=(881, 941), scenes=1, overlap=0, cross=True, guidance=7.5,
-        smooth=None):
+        smooth=None, picture=False):
     """`cells`: height and width of the latents; `overlap`: frames that go over from one scene's text to the next."""
     h, w = cells
     embeddings = embed(kind, PROMPTS[:scenes] + [""])
@@ -78,6 +78,14 @@ def run(kind, cells, frames, steps, name, motion=None, between=(881, 941), scene
     texts = torch.stack(texts)
     schedule = sampler(name, steps)
     times = schedule.timesteps.tolist()
+    vae = sd.part(kind, "vae")
+    held = lambda x, t: x  # noqa: E731
+    if picture:
+        # spec/text2video-zero.md 10.1: the anchor is the picture under one noise, at every step
+        given = first_frame(8 * h, 8 * w).permute(2, 0, 1)[None] / 127.5 - 1
+        clean, over = vae.encode(given).latent_dist.mean * vae.config.scaling_factor, tiny.unit("zero-shot/noise", (1, 4, h, w))
+        under = lambda t: schedule.add_noise(clean, over, torch.tensor([int(t)]))  # noqa: E731
+        held = lambda x, t: torch.cat([clean if t is None else under(t), x[1:]])  # noqa: E731
     unet = network(kind, cross)
     if motion is None:
         x, first = tiny.unit("zero-shot/noise", (frames, 4, h, w)), 0
@@ -86,7 +94,9 @@ def run(kind, cells, frames, steps, name, motion=None, between=(881, 941), scene
         moved = next(i for i, t in enumerate(times) if t <= between[0])
         x = tiny.unit("zero-shot/noise", (1, 4, h, w))
         alone, plain = sampler(name, steps), network(kind, False)
-        for i in range(moved):
+        if picture:
+            x1, x = under(times[first]), under(times[moved])
+        for i in range(0 if picture else moved):
             if i == first:
                 x1 = x
             x = alone.step(predict(plain, x, texts[:1], uncond, alone.timesteps[i], guidance), alone.timesteps[i], x).prev_sample
@@ -106,10 +116,17 @@ def run(kind, cells, frames, steps, name, motion=None, between=(881, 941), scene
     if name == "dpmpp-2m":
         schedule._step_index = first
     for t in schedule.timesteps[first:]:
+        x = held(x, t)
         x = schedule.step(predict(unet, x, texts, uncond, t, guidance), t, x).prev_sample
-    vae = sd.part(kind, "vae")
+    x = held(x, None)
     images = torch.cat([vae.decode(z[None] / vae.config.scaling_factor).sample for z in x])
     return x, (images / 2 + 0.5).clamp(0, 1)
+
+
+def first_frame(height, width):
+    """Bytes [H, W, 3] as floats, as tests/all/cli/zero_shot.rs writes them: squares of 8 pixels."""
+    small = tiny.unit("zero-shot/picture", (height // 8, width // 8, 3)).clamp(-1, 1)
+    return ((small + 1) * 100).to(torch.uint8).float().repeat_interleave(8, 0).repeat_interleave(8, 1)
 
 
 def masks(frames, height, width):
@@ -139,6 +156,10 @@ CASES = {
     "independent": dict(kind="tiny-sd1", cells=(6, 8), frames=3, steps=6, name="ddim", cross=False),
     "scenes": dict(kind="tiny-sd1", cells=(6, 8), frames=10, steps=20, name="ddim", motion=(12, 12), scenes=3, overlap=2),
     "smooth": dict(kind="tiny-sd1", cells=(12, 14), frames=4, steps=20, name="ddim", motion=(60, -40), smooth=0.6),
+    "picture": dict(kind="tiny-sd1", cells=(6, 8), frames=3, steps=20, name="ddim", motion=(30, -20), picture=True),
+    "picture-dpm": dict(kind="tiny-sd1", cells=(6, 8), frames=3, steps=12, name="dpmpp-2m", motion=(30, -20), between=(750, 925),
+                        picture=True),
+    "picture-none": dict(kind="tiny-sd1", cells=(6, 8), frames=3, steps=6, name="ddim", picture=True),
     "alone": dict(kind="tiny-sd1", cells=(6, 8), frames=2, steps=20, name="ddim", motion=(12, 12), guidance=1.0),
 }
 
@@ -149,7 +170,8 @@ def main() -> None:
     for name, case in CASES.items():
         latents, frames = run(**case)
         tensors[f"{name}/latents"] = latents[None].contiguous()
-        tensors[f"{name}/frames"] = thin(frames)
+        if not case.get("picture"):
+            tensors[f"{name}/frames"] = thin(frames)
     save_file(tensors, tiny.GOLDEN / "sd" / "zero_shot.safetensors")
     print({name: list(tensor.shape) for name, tensor in tensors.items()})
 

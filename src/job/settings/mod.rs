@@ -147,12 +147,14 @@ settings! {
     #[serde(with = "list")]
     Attention.attn_proc: Vec<Spec>,
 
-    /// Words of the prompts for what is to stay itself: its place reads its place in the window before, the rest the rest
+    /// Words of the prompts for what is to stay itself: its place reads its place in the window before, the rest the rest. With
+    /// --smooth-background: for what is no background
     #[arg(long, value_name = "WORDS", help_heading = "Attention", value_delimiter = ',')]
     #[serde(with = "list")]
     Subject.subject: Vec<String>,
 
-    /// Share of a frame's peak from which a place belongs to the subject [default: 0.3]
+    /// Share of a frame's peak from which a place belongs to the subject [default: 0.3; with --smooth-background 0.5, above the
+    /// frame's lowest]
     #[arg(long, value_name = "X", help_heading = "Attention", alias = "thres")]
     #[serde(with = "text")]
     Subject.mask_threshold: f64,
@@ -223,7 +225,7 @@ settings! {
     #[serde(with = "text")]
     Motion.motion_path: MotionPath,
 
-    /// How much the background is that of the first frame, moved as the frame is: up to 1, as 0.6. Needs --mask
+    /// How much the background is that of the first frame, moved as the frame is: up to 1, as 0.6. Needs --subject or --mask
     #[arg(long, value_name = "S", help_heading = "Image models", alias = "smooth-bg")]
     #[serde(with = "text")]
     Motion.smooth_background: f64,
@@ -231,6 +233,10 @@ settings! {
     /// Where no background is: a grey picture for each frame, white at the foreground, as vidgen mask makes them
     #[arg(long, value_name = "DIR", help_heading = "Image models", alias = "fg-mask")]
     Motion.mask: PathBuf,
+
+    /// A picture that the first frame of the video is; the others take their look from it
+    #[arg(long, value_name = "FILE", help_heading = "Image models", aliases = ["image", "init-image"])]
+    Motion.first_frame: PathBuf,
 
     /// Whether frames begin with the same noise, which every step adds as well: shared (less flicker) or independent [default:
     /// the recipe's: shared beside control pictures, independent in edits]
@@ -260,9 +266,9 @@ settings! {
     #[serde(with = "list")]
     Control.control: Vec<ControlAsked>,
 
-    /// The network that sees them: a folder of ControlNetModel or a hub id; KIND= says of which control where there are several
+    /// The network that sees them: a folder of ControlNetModel, a hub id or a .safetensors file of ControlNet's own names; KIND= says of which control where there are several
     /// [default: controlnet/ of the model's folder]
-    #[arg(long, value_name = "[KIND=]DIR", help_heading = "Control")]
+    #[arg(long, value_name = "[KIND=]DIR|FILE", help_heading = "Control")]
     #[serde(with = "list")]
     Control.control_model: Vec<ControlModelAsked>,
 

@@ -4,10 +4,12 @@
 
 mod architecture;
 mod original;
+mod original_control;
 mod streaming;
 mod text_to_video;
 
 pub use architecture::FAMILY;
 pub use original::original;
+pub use original_control::original_control;
 pub use streaming::STREAMING;
 pub use text_to_video::TEXT_TO_VIDEO;

@@ -9,7 +9,7 @@
 use super::architecture::INSTRUCT;
 use crate::models::original::{Original, Renamed, Shapes};
 use anyhow::{Context, Result, bail, ensure};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 const UNET: &str = "model.diffusion_model.";
 const VAE: &str = "first_stage_model.";
@@ -61,23 +61,30 @@ fn scheduler(second: bool) -> Value {
 }
 
 /// The numbers that stand behind a prefix, as `input_blocks.`.
-fn numbers(shapes: &Shapes, prefix: &str) -> usize {
+pub(super) fn numbers(shapes: &Shapes, prefix: &str) -> usize {
     let names = shapes.range(prefix.to_owned()..).take_while(|(name, _)| name.starts_with(prefix));
     let number = names.filter_map(|(name, _)| name[prefix.len()..].split('.').next()?.parse::<usize>().ok());
     number.max().map_or(0, |last| last.saturating_add(1))
 }
 
-fn dim(shapes: &Shapes, name: &str, axis: usize) -> Result<usize> {
+pub(super) fn dim(shapes: &Shapes, name: &str, axis: usize) -> Result<usize> {
     let shape = shapes.get(name).with_context(|| format!("no tensor {name:?}: not a whole checkpoint"))?;
     shape.get(axis).copied().with_context(|| format!("tensor {name:?} has shape {shape:?}"))
 }
 
-fn has(shapes: &Shapes, prefix: &str) -> bool {
+pub(super) fn has(shapes: &Shapes, prefix: &str) -> bool {
     shapes.range(prefix.to_owned()..).next().is_some_and(|(name, _)| name.starts_with(prefix))
 }
 
 /// Takes the tensors below `from` over as those below `to`; `inner` renames what follows.
-fn take(shapes: &Shapes, part: &'static str, from: &str, to: &str, inner: &[(&str, &str)], into: &mut Vec<Renamed>) {
+pub(super) fn take(
+    shapes: &Shapes,
+    part: &'static str,
+    from: &str,
+    to: &str,
+    inner: &[(&str, &str)],
+    into: &mut Vec<Renamed>,
+) {
     for (name, shape) in shapes.range(from.to_owned()..).take_while(|(name, _)| name.starts_with(from)) {
         let rest = &name[from.len()..];
         let rest = inner.iter().find_map(|(old, new)| Some(format!("{new}{}", rest.strip_prefix(old)?)));
@@ -99,20 +106,24 @@ const RESNET: [(&str, &str); 6] = [
     ("skip_connection.", "conv_shortcut."),
 ];
 /// Everything as it is.
-const SAME: [(&str, &str); 1] = [("", "")];
+pub(super) const SAME: [(&str, &str); 1] = [("", "")];
 
-fn unet(shapes: &Shapes, into: &mut Vec<Renamed>) -> Result<Value> {
-    let at = |path: &str| format!("{UNET}{path}");
+/// The way down of a UNet and its middle, which a control network has as well: the tensors below `prefix`, and how many blocks there are
+/// in levels of how many.
+pub(super) fn way_down(
+    shapes: &Shapes,
+    part: &'static str,
+    prefix: &str,
+    into: &mut Vec<Renamed>,
+) -> Result<(usize, usize)> {
+    let at = |path: &str| format!("{prefix}{path}");
     let inputs = numbers(shapes, &at("input_blocks."));
-    let outputs = numbers(shapes, &at("output_blocks."));
-    ensure!((2..=256).contains(&inputs) && outputs == inputs, "{inputs} input blocks and {outputs} output blocks");
-    let mut put = |from: &str, to: &str, inner: &[(&str, &str)]| take(shapes, "unet", &at(from), to, inner, into);
+    ensure!((2..=256).contains(&inputs), "{inputs} input blocks");
+    let mut put = |from: &str, to: &str, inner: &[(&str, &str)]| take(shapes, part, &at(from), to, inner, into);
     for (from, to) in [
         ("time_embed.0.", "time_embedding.linear_1."),
         ("time_embed.2.", "time_embedding.linear_2."),
         ("input_blocks.0.0.", "conv_in."),
-        ("out.0.", "conv_norm_out."),
-        ("out.2.", "conv_out."),
         ("middle_block.1.", "mid_block.attentions.0."),
     ] {
         put(from, to, &SAME);
@@ -129,6 +140,17 @@ fn unet(shapes: &Shapes, into: &mut Vec<Renamed>) -> Result<Value> {
         put(&format!("{block}0."), &format!("down_blocks.{level}.resnets.{layer}."), &RESNET);
         put(&format!("{block}1."), &format!("down_blocks.{level}.attentions.{layer}."), &SAME);
     }
+    Ok((inputs, stride))
+}
+
+fn unet(shapes: &Shapes, into: &mut Vec<Renamed>) -> Result<Value> {
+    let at = |path: &str| format!("{UNET}{path}");
+    let (inputs, stride) = way_down(shapes, "unet", UNET, into)?;
+    let outputs = numbers(shapes, &at("output_blocks."));
+    ensure!(outputs == inputs, "{inputs} input blocks and {outputs} output blocks");
+    let mut put = |from: &str, to: &str, inner: &[(&str, &str)]| take(shapes, "unet", &at(from), to, inner, into);
+    put("out.0.", "conv_norm_out.", &SAME);
+    put("out.2.", "conv_out.", &SAME);
     for index in 0..outputs {
         let (level, layer) = (index / stride, index % stride);
         let block = format!("output_blocks.{index}.");
@@ -141,14 +163,29 @@ fn unet(shapes: &Shapes, into: &mut Vec<Renamed>) -> Result<Value> {
         let doubling = format!("{block}{}.conv.", if attends { 2 } else { 1 });
         put(&doubling, &format!("up_blocks.{level}.upsamplers.0.conv."), &SAME);
     }
-    unet_config(shapes, inputs, stride)
+    let up = |level: usize| {
+        let norm = at(&format!("output_blocks.{}.1.norm.", level * stride));
+        if has(shapes, &norm) { "CrossAttnUpBlock2D" } else { "UpBlock2D" }
+    };
+    let mut config = down_config(shapes, UNET, (inputs, stride))?;
+    config.extend([
+        ("_class_name".to_owned(), json!("UNet2DConditionModel")),
+        ("sample_size".to_owned(), json!(if config["use_linear_projection"] == true { 96 } else { 64 })),
+        ("out_channels".to_owned(), json!(dim(shapes, &at("out.2.weight"), 0)?)),
+        ("up_block_types".to_owned(), json!((0..inputs / stride).map(up).collect::<Vec<_>>())),
+    ]);
+    Ok(Value::Object(config))
 }
 
-fn unet_config(shapes: &Shapes, inputs: usize, stride: usize) -> Result<Value> {
-    let at = |path: &str| format!("{UNET}{path}");
+/// What the shapes of a [`way_down`] say.
+pub(super) fn down_config(
+    shapes: &Shapes,
+    prefix: &str,
+    (inputs, stride): (usize, usize),
+) -> Result<Map<String, Value>> {
+    let at = |path: &str| format!("{prefix}{path}");
     let levels = inputs.div_ceil(stride);
     ensure!(levels * stride == inputs, "{inputs} input blocks in levels of {stride}");
-    let layers = stride - 1;
     let attends = |index: usize| has(shapes, &at(&format!("input_blocks.{index}.1.norm.")));
     let first = |level: usize| 1 + level * stride;
     let channels = (0..levels).map(|level| {
@@ -157,10 +194,6 @@ fn unet_config(shapes: &Shapes, inputs: usize, stride: usize) -> Result<Value> {
     });
     let channels: Vec<usize> = channels.collect::<Result<_>>()?;
     let down = |level: usize| if attends(first(level)) { "CrossAttnDownBlock2D" } else { "DownBlock2D" };
-    let up = |level: usize| {
-        let norm = at(&format!("output_blocks.{}.1.norm.", level * stride));
-        if has(shapes, &norm) { "CrossAttnUpBlock2D" } else { "UpBlock2D" }
-    };
     let middle = at("middle_block.1.");
     ensure!(
         !has(shapes, &format!("{middle}transformer_blocks.1.")),
@@ -168,20 +201,17 @@ fn unet_config(shapes: &Shapes, inputs: usize, stride: usize) -> Result<Value> {
     );
     let linear = shapes.get(&format!("{middle}proj_in.weight")).is_some_and(|shape| shape.len() == 2);
     let heads = |channels: usize| if linear { (channels / HEAD).max(1) } else { HEADS };
-    Ok(json!({
-        "_class_name": "UNet2DConditionModel",
-        "sample_size": if linear { 96 } else { 64 },
-        "in_channels": dim(shapes, &at("input_blocks.0.0.weight"), 1)?,
-        "out_channels": dim(shapes, &at("out.2.weight"), 0)?,
-        "block_out_channels": channels,
-        "layers_per_block": layers,
-        "down_block_types": (0..levels).map(down).collect::<Vec<_>>(),
-        "up_block_types": (0..levels).map(up).collect::<Vec<_>>(),
-        "cross_attention_dim": dim(shapes, &format!("{middle}transformer_blocks.0.attn2.to_k.weight"), 1)?,
-        "attention_head_dim": channels.iter().map(|&channels| heads(channels)).collect::<Vec<_>>(),
-        "use_linear_projection": linear,
-        "norm_num_groups": 32,
-    }))
+    let config = [
+        ("in_channels", json!(dim(shapes, &at("input_blocks.0.0.weight"), 1)?)),
+        ("block_out_channels", json!(channels)),
+        ("layers_per_block", json!(stride - 1)),
+        ("down_block_types", json!((0..levels).map(down).collect::<Vec<_>>())),
+        ("cross_attention_dim", json!(dim(shapes, &format!("{middle}transformer_blocks.0.attn2.to_k.weight"), 1)?)),
+        ("attention_head_dim", json!(channels.iter().map(|&channels| heads(channels)).collect::<Vec<_>>())),
+        ("use_linear_projection", json!(linear)),
+        ("norm_num_groups", json!(32)),
+    ];
+    Ok(config.into_iter().map(|(key, value)| (key.to_owned(), value)).collect())
 }
 
 /// Inside a residual block of the autoencoder.

@@ -74,20 +74,6 @@ impl ControlNetConfig {
         1 << (self.conditioning_embedding_out_channels.len().max(1) - 1)
     }
 
-    /// Multiply-adds of the picture's way in, for so many frames of `cells`.
-    fn hint_work(&self, frames: usize, (height, width): (usize, usize)) -> f64 {
-        let channels = &self.conditioning_embedding_out_channels;
-        let ratio = self.ratio();
-        let area = |level: usize| (frames * height * width * ratio * ratio) as f64 / 4f64.powi(level as i32);
-        let conv = |from: usize, to: usize, level: usize| 9.0 * (from * to) as f64 * area(level);
-        let inside = channels.windows(2).enumerate();
-        let inside = inside.map(|(level, pair)| conv(pair[0], pair[0], level) + conv(pair[0], pair[1], level + 1));
-        let (first, last) = (channels[0], channels[channels.len() - 1]);
-        conv(self.conditioning_channels, first, 0)
-            + inside.sum::<f64>()
-            + conv(last, self.unet.block_out_channels[0], channels.len() - 1)
-    }
-
     /// The first key in which it does not fit a UNet, with both values, in words.
     pub fn misfit(&self, unet: &UNetConfig) -> Option<String> {
         let own = &self.unet;
@@ -108,9 +94,7 @@ impl ControlArchitecture for ControlNetConfig {
     }
 
     fn row_work(&self, text: usize, frames: usize, cells: (usize, usize)) -> RowWork {
-        let mut row = work::row_down(&self.unet, text, frames, cells);
-        row.linear.small += self.hint_work(frames, cells);
-        row
+        work::row_down(&self.unet, text, frames, cells)
     }
 
     fn row_memory(&self, rows: WindowRows, element: u64) -> (u64, u64) {
@@ -121,6 +105,23 @@ impl ControlArchitecture for ControlNetConfig {
         // a map of a picture's size, before and after a convolution and while it is activated
         let hint = 3 * pixels * largest * element;
         (memory.activations.max(hint), rows.halves as u64 * memory.state)
+    }
+
+    fn hint_work(&self, frames: usize, (height, width): (usize, usize)) -> f64 {
+        let channels = &self.conditioning_embedding_out_channels;
+        let ratio = self.ratio();
+        let area = |level: usize| (frames * height * width * ratio * ratio) as f64 / 4f64.powi(level as i32);
+        let conv = |from: usize, to: usize, level: usize| 9.0 * (from * to) as f64 * area(level);
+        let inside = channels.windows(2).enumerate();
+        let inside = inside.map(|(level, pair)| conv(pair[0], pair[0], level) + conv(pair[0], pair[1], level + 1));
+        let (first, last) = (channels[0], channels[channels.len() - 1]);
+        conv(self.conditioning_channels, first, 0)
+            + inside.sum::<f64>()
+            + conv(last, self.unet.block_out_channels[0], channels.len() - 1)
+    }
+
+    fn hint_bytes(&self, (height, width): (usize, usize)) -> u64 {
+        4 * (self.unet.block_out_channels[0] * height * width) as u64
     }
 
     fn load(&self, vb: VarBuilder) -> Result<Arc<dyn ControlNetwork>> {

@@ -346,6 +346,21 @@ fn a_run_that_was_interrupted_goes_on_to_the_same_bytes() {
     program.run(&["resume", "last"]).error(1, &["the pictures of --control are others"]);
 }
 
+/// A pose is a skeleton on black; what is none is told, and followed all the same.
+#[test]
+fn ordinary_pictures_are_no_poses() {
+    let program = program();
+    image::RgbImage::from_pixel(64, 48, image::Rgb([90, 120, 60])).save(program.path("photo.png")).unwrap();
+    let line = |x: u32, y: u32| image::Rgb(if x.abs_diff(y) < 3 { [255, 80, 0] } else { [0; 3] });
+    image::RgbImage::from_fn(64, 48, line).save(program.path("skeleton.png")).unwrap();
+    for (file, told) in [("photo.png", true), ("skeleton.png", false)] {
+        let control = format!("pose:{file}");
+        let what = ["generate", PROMPT, "--model", "model", "--control", &control, "--frames", "1", "--steps", "1"];
+        let said = program.run(&[&what[..], &["-o", "a.gif", "-y"]].concat()).success().stderr();
+        assert_eq!(said.contains("no skeletons on black"), told, "{file}: {said}");
+    }
+}
+
 #[test]
 fn what_cannot_be_is_said_in_one_line() {
     let program = program();

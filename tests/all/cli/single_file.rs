@@ -10,7 +10,7 @@ use serde_json::Value;
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::path::Path;
-use vidgen::weights::ModelFolder;
+use vidgen::weights::{ModelFolder, NetworkFolder, Part};
 
 #[derive(Deserialize)]
 struct Golden {
@@ -25,9 +25,38 @@ struct Golden {
 type Taken = (String, Option<usize>, Vec<usize>);
 
 impl Golden {
-    fn read(form: usize) -> Self {
+    fn read(form: impl std::fmt::Display) -> Self {
         let text = fs::read(golden_dir().join(format!("sd/single-{form}.json"))).unwrap();
         serde_json::from_slice(&text).unwrap()
+    }
+
+    /// Whether the tensors of a part are the wanted ones, all of them and no others.
+    fn check(&self, wanted: &BTreeMap<String, Taken>, part: &Part) {
+        let tensors = part.tensors().unwrap();
+        let names: Vec<&str> = tensors.iter().map(|tensor| tensor.name.as_str()).collect();
+        assert_eq!(names, wanted.keys().filter(|name| !name.contains("position_ids")).collect::<Vec<_>>());
+        let vb = part.var_builder(DType::F32, &Device::Cpu).unwrap();
+        for (name, (of, row, shape)) in wanted {
+            let found = vb.get(shape.as_slice(), name).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            let wanted = self.tensor(of, *row, shape).flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            assert!(found == wanted, "{name} of {of}");
+        }
+    }
+
+    /// Writes a part as a folder of diffusers.
+    fn write_part(&self, part: &str, class: &str, folder: &Path) {
+        fs::create_dir_all(folder).unwrap();
+        let mut config = serde_json::to_value(&self.configs[part]).unwrap();
+        config["_class_name"] = class.into();
+        if class.starts_with("CLIP") {
+            config["model_type"] = "clip_text_model".into();
+        }
+        fs::write(folder.join("config.json"), config.to_string()).unwrap();
+        let wanted = self.parts[part].iter();
+        let tensors: HashMap<String, Tensor> =
+            wanted.map(|(name, (of, row, shape))| (name.clone(), self.tensor(of, *row, shape))).collect();
+        let file = if class.starts_with("CLIP") { "model" } else { "diffusion_pytorch_model" };
+        candle_core::safetensors::save(&tensors, folder.join(format!("{file}.safetensors"))).unwrap();
     }
 
     /// The tensor of a part.
@@ -62,16 +91,7 @@ fn tensors_and_configurations_are_those_of_diffusers() {
         let model = ModelFolder::open(path.to_str().unwrap(), true).unwrap();
         assert_eq!(model.class(), "StableDiffusionPipeline");
         for (name, wanted) in &golden.parts {
-            let part = model.part(name).unwrap();
-            let tensors = part.tensors().unwrap();
-            let names: Vec<&str> = tensors.iter().map(|tensor| tensor.name.as_str()).collect();
-            assert_eq!(names, wanted.keys().filter(|name| !name.contains("position_ids")).collect::<Vec<_>>());
-            let vb = part.var_builder(DType::F32, &Device::Cpu).unwrap();
-            for (name, (of, row, shape)) in wanted {
-                let found = vb.get(shape.as_slice(), name).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
-                let wanted = golden.tensor(of, *row, shape).flatten_all().unwrap().to_vec1::<f32>().unwrap();
-                assert!(found == wanted, "{name} of {of}");
-            }
+            golden.check(wanted, &model.part(name).unwrap());
         }
         for (part, keys) in &golden.configs {
             let config: Value = model.json(&format!("{part}/config.json")).unwrap();
@@ -100,15 +120,7 @@ fn a_file_makes_the_video_of_its_folder() {
     };
     for (part, class) in [("unet", "UNet2DConditionModel"), ("vae", "AutoencoderKL"), ("text_encoder", "CLIPTextModel")]
     {
-        let mut config = serde_json::to_value(&golden.configs[part]).unwrap();
-        config["_class_name"] = class.into();
-        config["model_type"] = "clip_text_model".into();
-        write(&format!("{part}/config.json"), config);
-        let wanted = golden.parts[part].iter();
-        let tensors: HashMap<String, Tensor> =
-            wanted.map(|(name, (of, row, shape))| (name.clone(), golden.tensor(of, *row, shape))).collect();
-        let file = if part == "text_encoder" { "model" } else { "diffusion_pytorch_model" };
-        candle_core::safetensors::save(&tensors, program.path(format!("folder/{part}/{file}.safetensors"))).unwrap();
+        golden.write_part(part, class, &program.path("folder").join(part));
     }
     write("model_index.json", serde_json::json!({"_class_name": "StableDiffusionPipeline"}));
     let scheduler = serde_json::json!({"_class_name": "DDIMScheduler", "beta_start": 0.00085, "beta_end": 0.012,
@@ -138,6 +150,63 @@ fn a_file_makes_the_video_of_its_folder() {
         fs::write(program.path(part).join("config.json"), "{}").unwrap();
     }
     assert_eq!(latents("one.safetensors", &[]), whole);
+}
+
+/// A file of a control network, with the prefix of ControlNet's own program or without.
+fn control_file(golden: &Golden, prefix: &str, path: &Path) {
+    let rest = |name: &String| name.strip_prefix("control_model.").unwrap().to_owned();
+    let tensors: HashMap<String, Tensor> =
+        golden.file.iter().map(|(name, shape)| (prefix.to_owned() + &rest(name), tiny::weight(name, shape))).collect();
+    candle_core::safetensors::save(&tensors, path).unwrap();
+}
+
+#[test]
+fn control_networks_in_one_file_are_those_of_diffusers() {
+    let program = Program::new();
+    let golden = Golden::read("control");
+    let one = program.path("control.safetensors");
+    for prefix in ["control_model.", ""] {
+        control_file(&golden, prefix, &one);
+        let network = NetworkFolder::open(one.to_str().unwrap(), "ControlNetModel", true).unwrap();
+        golden.check(&golden.parts[""], network.part());
+        let config: Value = network.config().unwrap();
+        for (key, value) in &golden.configs[""] {
+            assert_eq!(&config[key], value, "{key}");
+        }
+    }
+    // and it does in a run what its folder does
+    tiny::write_picture_model("tiny-sd1", &program.path("model"));
+    for (part, class) in [("unet", "UNet2DConditionModel"), ("text_encoder", "CLIPTextModel")] {
+        fs::remove_dir_all(program.path("model").join(part)).unwrap();
+        Golden::read(1).write_part(part, class, &program.path("model").join(part));
+    }
+    golden.write_part("", "ControlNetModel", &program.path("network"));
+    image::RgbImage::from_fn(16, 16, |x, y| image::Rgb([(16 * x) as u8, (16 * y) as u8, 128]))
+        .save(program.path("map.png"))
+        .unwrap();
+    let latents = |network: &str| {
+        let how = ["generate", "a red ball", "--model", "model", "--size", "16x16", "--frames", "2", "--steps", "2"];
+        let with = ["--control", "map:map.png", "--control-model", network, "--seed", "3"];
+        let files = ["--save-latents", "latents.safetensors", "-o", "a.gif", "-y"];
+        program.run(&[&how[..], &with, &files].concat()).success();
+        read(&program.path("latents.safetensors"), "latents").flatten_all().unwrap().to_vec1::<f32>().unwrap()
+    };
+    assert_eq!(latents("control.safetensors"), latents("network"));
+    program.run(&["rerun", "a.gif", "--check"]).success();
+    // what is no such file says so
+    let refused = |words: &[&str]| {
+        let how = ["generate", "a red ball", "--model", "model", "-o", "b.gif", "--control", "map:map.png"];
+        program.run(&[&how[..], &["--control-model", "control.safetensors"]].concat()).error(3, words);
+    };
+    write_file(&one, &Golden::read(1).file);
+    refused(&["--control-model", "control.safetensors", "input_hint_block", "config.json"]);
+    let mut shapes = golden.file.clone();
+    shapes.remove("control_model.zero_convs.5.0.weight");
+    shapes.remove("control_model.zero_convs.5.0.bias");
+    write_file(&one, &shapes);
+    refused(&["control.safetensors", "6 input blocks and 5 zero convolutions"]);
+    fs::write(&one, "no tensors").unwrap();
+    refused(&["control.safetensors", "not a safetensors file"]);
 }
 
 #[test]
