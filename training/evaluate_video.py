@@ -73,7 +73,7 @@ class Model:
     @torch.no_grad()
     def sample(self, predict, noise: torch.Tensor, guidance: float, eta: float, generator=None) -> torch.Tensor:
         """Latents; `predict(both, t)` gives the halves without and with the text, one after the other."""
-        scheduler = images.schedule()
+        scheduler = videos.schedule()
         scheduler.set_timesteps(self.steps)
         z = noise
         for t in scheduler.timesteps:
@@ -161,7 +161,7 @@ def denoise(a, model: Model, _judge, scenes, texts, _generator):
     """Prints the error of v in the frames that CAM has seen and in the new ones."""
     before, side = model.cam.settings["num_frames"], model.tower.config.image_size
     rows = train_stream.maker(model.vae, a.size, side, 0.0, "cpu", lambda _: scenes.pop(0))(random.Random(a.seed), len(texts))
-    text, alphas = model.embed(texts)[len(texts):], images.schedule().alphas_cumprod
+    text, alphas = model.embed(texts)[len(texts):], videos.schedule().alphas_cumprod
     tokens = torch.cat([text, model.resampler(model.tower(pixel_values=rows["anchor"].float()).image_embeds)], 1)
     pixels, z = from_bytes(rows["before"], "cpu"), rows["z"].float()
     for level in (100, 300, 500, 700, 900):

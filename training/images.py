@@ -167,12 +167,13 @@ class Stage:
     write: Callable  # writes the model's folder, with the weights that `net` holds then
     bank: Bank
     rows: str = "stills"  # what the bank holds, for the log
+    inner: Callable = inner  # (name, parameter) -> whether it is updated as a matrix
 
 
 def run(a: argparse.Namespace, team: Team, stage: Stage) -> dict:
     """Trains until the time is over; returns what was done."""
     average = Average(stage.net, a.average)
-    optimizer = optimizer_of(stage.net, a.lr, inner, betas=(0.9, 0.98), weight_decay=0.01)
+    optimizer = optimizer_of(stage.net, a.lr, stage.inner, betas=(0.9, 0.98), weight_decay=0.01)
     state, before, done = State(a.state), 0.0, 0
     if a.resume and state.exists():
         record = state.load(stage.net, average, optimizer)

@@ -85,7 +85,7 @@ class Losses:
     def __init__(self, a, nets, tower, text, bank: images.Bank, captions: clip_tokenizer.Captions, device: str, seed: int):
         self.a, self.nets, self.tower, self.text, self.bank = a, nets, tower, text, bank
         self.captions, self.device = captions, device
-        self.rng, self.alphas = random.Random(seed), images.schedule().alphas_cumprod.float()
+        self.rng, self.alphas = random.Random(seed), videos.schedule().alphas_cumprod.float()
         self.weights = videos.Weights(a.band, a.subject)
         self.grey = streaming.prepared(torch.zeros(1, 3, *a.size), tower.config.image_size)
 

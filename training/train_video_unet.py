@@ -39,7 +39,7 @@ class Losses:
 
     def __init__(self, a, nets, text, bank: images.Bank, captions: clip_tokenizer.Captions, device: str, seed: int):
         self.a, self.nets, self.text, self.bank, self.captions, self.device = a, nets, text, bank, captions, device
-        self.rng, self.alphas = random.Random(seed), images.schedule().alphas_cumprod.float()
+        self.rng, self.alphas = random.Random(seed), videos.schedule().alphas_cumprod.float()
         self.weights = videos.Weights(a.band, a.subject)
 
     def __call__(self) -> tuple[torch.Tensor, str]:
@@ -58,7 +58,7 @@ def copy_parts(image: str, out: str):
     """Autoencoder, text encoder and tokenizer of the image model, as they are."""
     for part in ("vae", "text_encoder", "tokenizer"):
         shutil.copytree(os.path.join(image, part), os.path.join(out, part), dirs_exist_ok=True)
-    images.schedule().save_pretrained(os.path.join(out, "scheduler"))
+    videos.schedule().save_pretrained(os.path.join(out, "scheduler"))
 
 
 def main():

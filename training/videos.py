@@ -9,7 +9,7 @@ import random
 
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderKL, UNet2DConditionModel, UNet3DConditionModel
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel, UNet3DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 
 import images
@@ -107,11 +107,19 @@ class Weights:
         return 1 + (self.most - 1) * self.band + (self.subject - 1) * (cover.float() / 255).unsqueeze(1) * alpha
 
 
+def schedule() -> DDIMScheduler:
+    """The image models' betas, but with nothing of the clip left at the last step: what is the same in all frames shows through much
+    noise, and a model that has seen paths of subjects there takes them from the noise it begins with instead of from the text."""
+    return DDIMScheduler.from_config(images.schedule().config, rescale_betas_zero_snr=True, timestep_spacing="trailing")
+
+
 def noised(z: torch.Tensor, alphas: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """`images.noised` for clips [B, 4, F, h, w]; alpha is [B, 1, 1, 1, 1]."""
-    b, c, f, h, w = z.shape
-    t, noisy, v, alpha = images.noised(z.reshape(b, c, f * h, w), alphas)
-    return t, noisy.view_as(z), v.view_as(z), alpha.unsqueeze(-1)
+    """`images.noised` for clips [B, 4, F, h, w], with more of the noisy steps, where motion is decided; alpha is [B, 1, 1, 1, 1]."""
+    place = (torch.arange(len(z)) + torch.rand(len(z))) / len(z)
+    t = (place.pow(0.7) * 1000).long().clamp(max=999)
+    alpha = alphas[t].view(-1, 1, 1, 1, 1)
+    noise = torch.randn_like(z)
+    return t, alpha.sqrt() * z + (1 - alpha).sqrt() * noise, alpha.sqrt() * noise - (1 - alpha).sqrt() * z, alpha
 
 
 def scenes_of(notes: list) -> list[Scene]:
