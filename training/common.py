@@ -160,6 +160,8 @@ class Muon(torch.optim.AdamW):
         super().step()
         group = self.param_groups[0]
         for parameter, mean in self.matrices:
+            if parameter.grad is None:  # not part of this step
+                continue
             mean.lerp_(parameter.grad, 1 - self.momentum)
             update = parameter.grad.lerp(mean, self.momentum).flatten(1)
             # three digits are enough for a direction

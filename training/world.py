@@ -102,6 +102,14 @@ def caption(scene: Scene, rng: random.Random, drop: float = 0.0) -> str:
     return " ".join([subject, *motion, *place, *time])
 
 
+def unnamed(scene: Scene, rng: random.Random, drop: float = 0.0) -> str:
+    """A caption that does not say what moves, for pictures that do."""
+    text, named = caption(scene, rng, drop), f" {scene.colour} {scene.shape}"
+    for article in ("an", "a", "the"):
+        text = text.replace(article + named, "")
+    return " ".join(text.split())
+
+
 def said(scene: Scene, text: str) -> dict[str, bool]:
     """Which attributes a caption of the scene names."""
     tables = {"motion": _MOTION_WORDS, "place": _PLACE_WORDS, "time": _TIME_WORDS}
