@@ -14,6 +14,13 @@ from diffusers import ControlNetModel, UNet3DConditionModel
 from common import save_tensors
 
 
+INDEX = {
+    "_class_name": "DreamVideo2Pipeline", "controlnet": ["diffusers", "ControlNetModel"], "motion_encoder": ["vidgen", "BoxMotionEncoder"],
+    "reference_attention": ["vidgen", "ReferenceAttention"], "scheduler": ["diffusers", "DDIMScheduler"],
+    "text_encoder": ["transformers", "CLIPTextModel"], "tokenizer": ["transformers", "CLIPTokenizer"],
+    "unet": ["diffusers", "UNet3DConditionModel"], "vae": ["diffusers", "AutoencoderKL"]}
+
+
 class ReferenceProjections(nn.Module):
     """Queries of a layer's output to the same output of the subject's branch."""
 
@@ -115,6 +122,16 @@ def pixel_mask(box, height: int, width: int) -> torch.Tensor:
     x0, y0, x1, y1 = box
     mask[span(y0, y1, height), span(x0, x1, width)] = 1
     return mask
+
+
+def cells_of(boxes: list, cells: tuple[int, int]) -> torch.Tensor:
+    """[B F, h, w] of the boxes of all frames of all videos: the grid's masks."""
+    return torch.stack([covered(box, *cells) for box in boxes])
+
+
+def reweighted(made: torch.Tensor, target: torch.Tensor, inside: torch.Tensor, weight: float) -> torch.Tensor:
+    """The squared error, cells inside [B, 1, F, h, w] counted `weight` times; the mean over all cells, so that it grows with the boxes."""
+    return ((made - target).square() * (1 + (weight - 1) * inside)).mean()
 
 
 def grids(rows: int, columns: int, levels: int) -> list[tuple[int, int]]:

@@ -131,11 +131,7 @@ def main():
         subject.write(nets["net"], a.out)
         for part in PARTS:
             shutil.copytree(os.path.join(a.base, part), os.path.join(a.out, part), dirs_exist_ok=True)
-        images.write_json(os.path.join(a.out, "model_index.json"), {
-            "_class_name": "DreamVideo2Pipeline", "controlnet": ["diffusers", "ControlNetModel"],
-            "motion_encoder": ["vidgen", "BoxMotionEncoder"], "reference_attention": ["vidgen", "ReferenceAttention"],
-            "scheduler": ["diffusers", "DDIMScheduler"], "text_encoder": ["transformers", "CLIPTextModel"],
-            "tokenizer": ["transformers", "CLIPTokenizer"], "unet": ["diffusers", "UNet3DConditionModel"], "vae": ["diffusers", "AutoencoderKL"]})
+        images.write_json(os.path.join(a.out, "model_index.json"), subject.INDEX)
 
     losses = Losses(a, nets, text, bank, clip_tokenizer.Captions(os.path.join(a.base, "tokenizer")), device, own + 5)
     result = images.run(a, team, images.Stage("subject", nets, losses, write, bank, "clips"))
