@@ -39,6 +39,15 @@ for resume in "" --resume; do
   "$python" "$here/train_image_encoder.py" --out "$out/stream" $tiny $few $resume
   "$python" "$here/train_stream.py" --base "$out/video" --encoder "$out/stream/image_encoder" --out "$out/stream" --fit 3 $tiny $few --batch 2 $resume
 done
+for resume in "" --resume; do
+  "$python" "$here/train_subject.py" --base "$out/video" --out "$out/subject" $tiny $few --batch 2 $resume
+  "$python" "$here/train_stiv.py" --image "$out/image" --out "$out/stiv" --heads 2 --head 8 --layers 2 $tiny --bank 8 --first 4 --grow 2 --batch 2 $resume
+done
+"$python" "$here/evaluate_subject.py" --model "$out/subject" --judge "$out/judge" --captions 4 --steps 2 --size 32 48
+for kind in text image tasks; do
+  "$python" "$here/evaluate_stiv.py" --model "$out/stiv" $kind --judge "$out/judge" --captions 4 --steps 2 --size 32 48
+done
+"$python" "$here/dreamvideo2/test_dreamvideo2.py"
 "$python" "$here/evaluate_video.py" --model "$out/video" clip --judge "$out/judge" --captions 4 --steps 2 --size 32 48 --sheet "$out/clip.png"
 "$python" "$here/evaluate_video.py" --model "$out/stream" stream --judge "$out/judge" --captions 4 --chunks 3 --steps 2 --size 32 48 --sheet "$out/stream.png"
 "$python" "$here/evaluate_video.py" --model "$out/stream" denoise --captions 4 --size 32 48
