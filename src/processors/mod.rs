@@ -8,6 +8,7 @@
 //! | [`attention_map`] | records a few columns or regions of the probabilities |
 //! | [`kv_bank`] | keys and values of rows that are not in the batch: windows one after the other, anchor frames |
 //! | [`reweight`] | scales what words contribute, after the softmax |
+//! | [`reference`] | frames look at the features of a subject, weighed by where it is to be |
 //! | [`window`] | attention in overlapping windows of frames, fused |
 //! | [`when`] | any of these at chosen steps, layers and kinds of site |
 //!
@@ -30,6 +31,7 @@ pub mod kv_bank;
 pub mod kv_share;
 pub mod mix;
 mod none;
+pub mod reference;
 pub mod registry;
 pub mod residual;
 pub mod reweight;

@@ -133,7 +133,8 @@ CASES = ((5, 6, 10, 501), (1, 5, 7, 981), (3, 8, 8, 1))
 
 
 def forward(model: Model) -> dict:
-    tensors, text = {}, model.text()
+    text = model.text()
+    tensors = {"text": text[1]}
     for frames, h, w, t in CASES:
         name = f"{frames}x{h}x{w}"
         boxes, z = path(frames), tiny.unit(f"dv2/{name}/latents", (frames, 4, h, w)).transpose(0, 1)[None]

@@ -167,7 +167,8 @@ impl Hint {
 #[derive(Debug)]
 pub struct ControlNet {
     entrance: Entrance,
-    hint: Hint,
+    /// None where the network is given what another one has seen.
+    hint: Option<Hint>,
     units: Vec<Unit>, // down_blocks, mid_block
     controlnet_down_blocks: Vec<Conv2d>,
     controlnet_mid_block: Conv2d,
@@ -178,6 +179,15 @@ impl ControlNet {
     /// Loads the network; errors name the configuration's key or the tensor.
     pub fn load(config: &ControlNetConfig, vb: VarBuilder) -> Result<Self> {
         config.check()?;
+        let widths = (config.conditioning_channels, config.unet.block_out_channels[0]);
+        let hint = vb.pp("controlnet_cond_embedding");
+        let hint = Hint::load(&config.conditioning_embedding_out_channels, widths, hint)?;
+        Ok(Self { hint: Some(hint), ..Self::load_without_hint(config, vb)? })
+    }
+
+    /// Loads a network that has no way in for pictures: its hints are made by another one.
+    pub fn load_without_hint(config: &ControlNetConfig, vb: VarBuilder) -> Result<Self> {
+        config.check()?;
         let unet = &config.unet;
         let zero = |channels: usize, vb: VarBuilder| conv2d(channels, channels, 1, 1, 0, true, vb);
         let skips = unet.skips().into_iter().enumerate();
@@ -185,11 +195,7 @@ impl ControlNet {
         let deepest = unet.block_out_channels[unet.levels() - 1];
         Ok(Self {
             entrance: Entrance::load(unet, &vb)?,
-            hint: Hint::load(
-                &config.conditioning_embedding_out_channels,
-                (config.conditioning_channels, unet.block_out_channels[0]),
-                vb.pp("controlnet_cond_embedding"),
-            )?,
+            hint: None,
             units: (0..Unit::count(unet, false)).map(|index| Unit::load(unet, index, &vb)).collect::<Result<_>>()?,
             controlnet_down_blocks: skips.collect::<Result<_>>()?,
             controlnet_mid_block: zero(deepest, vb.pp("controlnet_mid_block"))?,
@@ -205,7 +211,10 @@ impl ControlNetwork for ControlNet {
             ChannelOrder::Rgb => pictures.contiguous()?,
             ChannelOrder::Bgr => pictures.index_select(&Tensor::new(&[2u32, 1, 0], pictures.device())?, 1)?,
         };
-        self.hint.forward(&pictures)
+        match &self.hint {
+            Some(hint) => hint.forward(&pictures),
+            None => bail!("this control model sees no pictures"),
+        }
     }
 
     fn forward(

@@ -8,6 +8,7 @@ mod blocks;
 pub mod config;
 pub mod controlnet;
 pub mod streaming;
+pub mod subject;
 mod temporal;
 mod transformer;
 mod unet3d;

@@ -11,6 +11,7 @@ mod scene_cuts;
 mod schedulers;
 mod sd;
 mod streaming;
+mod subject;
 mod text;
 mod tiny;
 mod transformer;
