@@ -42,7 +42,7 @@
 //! | [`eval`] | metrics |
 //!
 //! Crates of their own, which know nothing of the program: [`nn`] (operations that candle lacks or does slowly, a plain version
-//! beside each fast one), [`video`] (frames in, files out, and back), and the base of all, [`disk`] (files that are whole or not
+//! beside each fast one), [`video`] (frames in, files out, and back), [`boxes`] (where a subject is in each frame), and the base of all, [`disk`] (files that are whole or not
 //! there) and [`words`](mod@words) (values read from words, wherever they are written).
 //!
 //! Dependencies point one way: `cli -> {batch, pipelines} -> estimate -> job -> {recipe, storyboard, run} -> {models, processors, text, weights,
@@ -87,4 +87,4 @@ pub mod timeline;
 pub mod weights;
 
 pub use vidgen_base::{disk, words};
-pub use {vidgen_nn as nn, vidgen_video as video};
+pub use {vidgen_boxes as boxes, vidgen_nn as nn, vidgen_video as video};

@@ -4,6 +4,7 @@
 
 mod attn_map;
 mod batch;
+mod boxes;
 mod chosen;
 mod decode;
 mod doctor;
@@ -90,6 +91,8 @@ enum Command {
     Eval(Box<eval::Args>),
     /// The subject of a video or picture as masks and boxes
     Mask(mask::Args),
+    /// Where a subject is to be in each frame: numbers, masks, or a video to look at
+    Boxes(boxes::Args),
     /// Look at models
     Model(model::Args),
     /// List the controls of attention and their parameters
@@ -151,6 +154,7 @@ pub fn main() -> ExitCode {
         Command::Inspect(args) => inspect::run(args, report.json),
         Command::Eval(args) => eval::run(*args, &report),
         Command::Mask(args) => mask::run(args, &report),
+        Command::Boxes(args) => boxes::run(args, &report),
         Command::Model(args) => model::run(args, &report),
         Command::Processors => processors::run(report.json),
         Command::Recipes => recipes::run(report.json),

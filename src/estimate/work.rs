@@ -85,6 +85,16 @@ fn of_windows(stage: &Stage) -> Denoising {
         }
         work.add(rows * again, &row.linear, row.attention);
         work.layer_windows += (stage.sampler.steps - first) as f64 * again * row.layers as f64;
+        if let (Some(placed), Some(own)) = (&stage.method.placed, stage.model.architecture.subject()) {
+            if placed.picture.is_some() {
+                work.attention += rows * own.reference_work(window.len, (height, width));
+            }
+            if let (Some(_), Some(control)) = (&placed.boxes, own.box_control()) {
+                let row = control.row_work(stage.model.architecture.text().length, window.len, (height, width));
+                work.add(rows, &row.linear, row.attention);
+                work.layer_windows += (stage.sampler.steps - first) as f64 * row.layers as f64;
+            }
+        }
         for input in &stage.method.control_inputs {
             let text = stage.model.architecture.text().length;
             let row = input.model.architecture.row_work(text, window.len, (height, width));

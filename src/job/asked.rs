@@ -7,6 +7,7 @@ use super::footage::Footage;
 use super::geometry::Geometry;
 use super::instruct::{self, Instruct};
 use super::maps::Maps;
+use super::placed::{self, Placed};
 use super::preset::Preset;
 use super::sdedit::{self, SdEdit};
 use super::source_video::{SourceFile, SourceVideo};
@@ -136,6 +137,7 @@ impl Asked<'_> {
         };
         let longest = segments.iter().map(|segment| segment.frames).max().unwrap_or(0);
         warnings.extend(zero_shot.as_ref().and_then(|zero_shot| zero_shot.warning(longest)));
+        let placed = self.placed(longest, warnings)?;
         ensure!(
             edit.is_none() || segments.iter().all(|segment| segment.feed.is_none()),
             "scenes that continue each other cannot be edited: make the video anew with the other words"
@@ -166,6 +168,7 @@ impl Asked<'_> {
                 overwriting: sdedit.map(|method| method.blend),
                 free_noise,
                 streaming,
+                placed,
                 control_inputs: self.control_inputs.to_vec(),
             },
             sampler,
@@ -337,6 +340,19 @@ impl Asked<'_> {
             self.sampler_of(kind, steps, 0.0, None)
         };
         Streaming::new(&asked, architecture.frames(), sampler).map(Some)
+    }
+
+    /// The subject that is put into a clip of so many frames, where the model does that.
+    fn placed(&self, frames: usize, warnings: &mut Vec<String>) -> Result<Option<Placed>> {
+        let Self { request, settings, configs, geometry, .. } = *self;
+        let Some(architecture) = configs.architecture.subject() else {
+            return placed::check_absent(settings).map(|()| None);
+        };
+        if request.command == Command::Enhance {
+            return Ok(None); // whose recipe says that it cannot
+        }
+        Placed::check(request.command, request.scenes.len(), settings)?;
+        Placed::new(settings, architecture, frames, (geometry.width, geometry.height), warnings).map(Some)
     }
 
     /// Segments of a video of chunks.

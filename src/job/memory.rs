@@ -7,8 +7,8 @@ use super::settings::Settings;
 use super::stage::{Compute, Need, Stage};
 use super::streaming::Streaming;
 use super::values::{MemorySize, Offload, Tiling};
-use crate::models::architecture::Role;
-use crate::models::architecture::WindowRows;
+use crate::attention::SiteKind;
+use crate::models::architecture::{Role, WindowRows};
 use crate::nn::{compute_dtype, sdpa::Sdpa};
 use crate::processors::Ranges;
 use crate::run::{self, Code, Failure, human_bytes};
@@ -123,7 +123,7 @@ fn need(stage: &Stage, offload: Offload) -> Result<Need> {
     let beside = if stage.segments.iter().any(|segment| segment.feed == Some(Feed::Frames)) { decode } else { 0 };
     let denoise = match &stage.method.streaming {
         Some(streaming) => chunks(stage, streaming, weights, offload)? + decode,
-        None => weights + control_networks(stage) + activations(stage) + beside,
+        None => weights + control_networks(stage) + placed(stage)? + activations(stage) + beside,
     };
     Ok(Need { text: text(stage)?, denoise, decode, base: base(stage), host })
 }
@@ -239,6 +239,31 @@ fn activations(stage: &Stage) -> u64 {
     let timeline = (frames * channels * height * width) as u64 * 4 * 6;
     let timelines = stage.segments.iter().map(|segment| stage.timelines(segment).len()).max().unwrap_or(1) as u64;
     timelines * (memory.activations + timeline + shared(stage, memory.state)) + memory.scores
+}
+
+/// A subject and its boxes: weights, the subject's keys and values for the whole run, and what the network beside the denoiser leaves.
+fn placed(stage: &Stage) -> Result<u64> {
+    let (Some(placed), Some(architecture)) = (&stage.method.placed, stage.model.architecture.subject()) else {
+        return Ok(0);
+    };
+    let Compute { dtype, device, .. } = &stage.compute;
+    let (_, height, width) = stage.size.latents;
+    let element = compute_dtype(*dtype, device).size_in_bytes() as u64;
+    let of = |role: Role| Ok::<_, anyhow::Error>(weights(&stage.model.part(role)?, *dtype, device));
+    let mut bytes = 0;
+    if placed.picture.is_some() {
+        let layers = stage.model.architecture.layers(SiteKind::SelfSpatial, 1, (height, width));
+        let values: usize = layers.iter().map(|layer| layer.channels * layer.grid.1 * layer.grid.2).sum();
+        // keys and values behind both attentions of a layer
+        bytes += of(Role::Reference)? + 4 * values as u64 * element;
+    }
+    if let (Some(boxes), Some(control)) = (&placed.boxes, architecture.box_control()) {
+        let halves = stage.rule().most_halves(stage.sampler.steps);
+        let (activations, left) =
+            control.row_memory(WindowRows { frames: boxes.len(), cells: (height, width), halves }, element);
+        bytes += of(Role::BoxEncoder)? + of(Role::BoxControl)? + activations + left;
+    }
+    Ok(bytes)
 }
 
 /// What the networks of the pictures that the video follows add: their weights, the pictures, and what they leave for the denoiser.

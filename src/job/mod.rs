@@ -2,6 +2,7 @@
 //! after it reads a flag, and bad input does not get past it.
 
 mod asked;
+mod boxes;
 mod clips;
 mod control;
 mod control_values;
@@ -17,6 +18,7 @@ mod keep;
 mod maps;
 mod memory;
 mod output;
+mod placed;
 mod plan;
 mod preset;
 mod preview;
@@ -35,6 +37,7 @@ pub mod values;
 mod zero_shot;
 
 pub use asked::OpenedModels;
+pub use boxes::BoxesAsked;
 pub use clips::FreeNoise;
 pub use control::ControlInput;
 pub use control_values::{ControlAsked, ControlKind};
@@ -47,6 +50,7 @@ pub use keep::KeepRules;
 pub use maps::{MapView, Maps, MapsAsked, Pixel};
 pub use memory::{KEPT_HINTS, free as free_memory};
 pub use output::Outputs;
+pub use placed::Placed;
 pub use plan::{Segment, WindowRules};
 pub use preview::Preview;
 pub use request::Request;

@@ -51,6 +51,9 @@ impl Request {
             init_noise: None,
             video: None,
             mask: None,
+            subject_image: None,
+            subject_mask: None,
+            boxes: None,
             anchor: request.settings.anchor.map(|anchor| match anchor {
                 AnchorAsked::Image(_) => AnchorAsked::Image(PathBuf::new()),
                 other => other,

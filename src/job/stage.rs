@@ -7,6 +7,7 @@ use super::control::ControlInput;
 use super::controls::{Controls, bank_size};
 use super::footage::Footage;
 use super::instruct::Instruct;
+use super::placed::Placed;
 use super::plan::{Segment, WindowRules, video_frames};
 use super::sampler::Sampler;
 use super::source_video::SourceVideo;
@@ -61,6 +62,8 @@ pub struct StageMethod {
     pub free_noise: Option<FreeNoise>,
     /// How chunks go on from each other.
     pub streaming: Option<Streaming>,
+    /// The subject that is put into the video.
+    pub placed: Option<Placed>,
     /// The pictures that the video follows, each with its network.
     pub control_inputs: Vec<ControlInput>,
 }

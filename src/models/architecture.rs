@@ -6,6 +6,7 @@ use super::autoencoder::{Autoencoder, DecodeMemory, DecodeOptions, TileOptions};
 use super::continuation::{AnchorEncoder, ChunkFrames, Continuation};
 use super::control::ControlNetwork;
 use super::latent_time::LatentTime;
+use super::placement::{ReferenceConfig, SubjectAttention};
 use crate::attention::SiteKind;
 use crate::schedulers::SchedulerClass;
 use crate::words::without_types;
@@ -83,6 +84,11 @@ pub enum Role {
     /// What sees an anchor frame, and what makes tokens of that.
     ImageEncoder,
     Resampler,
+    /// Attention to a subject.
+    Reference,
+    /// What sees boxes, and the network beside the denoiser that is given what it says of them.
+    BoxEncoder,
+    BoxControl,
     Scheduler,
     Autoencoder,
 }
@@ -108,6 +114,9 @@ impl Role {
             Self::Memory => "cam",
             Self::ImageEncoder => "image_encoder",
             Self::Resampler => "resampler",
+            Self::Reference => "reference_attention",
+            Self::BoxEncoder => "motion_encoder",
+            Self::BoxControl => "controlnet",
             Self::Scheduler => "scheduler",
             Self::Autoencoder => "vae",
         }
@@ -331,6 +340,11 @@ pub trait Architecture: Debug + Send + Sync {
         None
     }
 
+    /// How a given subject is put into a video; none where it is not.
+    fn subject(&self) -> Option<&dyn SubjectArchitecture> {
+        None
+    }
+
     /// Loads the denoiser from the weights of its part: whole, or `streamed`, with no more than two of its units in memory at
     /// a time. The results are the same.
     fn load_denoiser(&self, vb: VarBuilder<'static>, streamed: bool) -> candle_core::Result<Arc<dyn Denoiser>>;
@@ -383,6 +397,27 @@ pub trait StreamingArchitecture: Debug + Send + Sync {
 
     /// Loads what sees anchor frames.
     fn load_anchors(&self, encoder: VarBuilder, resampler: &VarBuilder) -> candle_core::Result<Box<dyn AnchorEncoder>>;
+}
+
+/// What puts a subject into a video, as its configurations describe it.
+pub trait SubjectArchitecture: Debug + Send + Sync {
+    /// Attention to a subject, where the folder has it.
+    fn reference(&self) -> Option<&ReferenceConfig>;
+
+    /// The most frames whose boxes are seen; none where the folder has nothing that sees boxes.
+    fn most_boxes(&self) -> Option<usize>;
+
+    /// The network that is given what boxes say, for its work and memory.
+    fn box_control(&self) -> Option<&dyn ControlArchitecture>;
+
+    /// Multiply-adds of attention to the subject in one row.
+    fn reference_work(&self, frames: usize, cells: (usize, usize)) -> f64;
+
+    /// Loads attention to a subject.
+    fn load_reference(&self, vb: &VarBuilder) -> candle_core::Result<Arc<dyn SubjectAttention>>;
+
+    /// Loads what sees boxes, from the weights of the encoder and of the network beside the denoiser.
+    fn load_boxes(&self, encoder: &VarBuilder, control: VarBuilder) -> candle_core::Result<Arc<dyn ControlNetwork>>;
 }
 
 /// The rows of a window as far as memory depends on them.

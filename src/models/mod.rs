@@ -15,6 +15,7 @@ mod latent_time;
 pub mod layers;
 pub mod lpips;
 pub mod original;
+pub mod placement;
 pub mod registry;
 pub mod rife;
 pub mod sd;
@@ -22,6 +23,7 @@ pub mod stream;
 pub mod tiling;
 pub mod u2net;
 pub mod unet;
+pub mod vit;
 
 pub use crate::attention::{Added, Row, Time};
 pub use architecture::Architecture;

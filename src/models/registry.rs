@@ -6,7 +6,7 @@ use super::{cogvideox, sd};
 use anyhow::Result;
 
 /// All kinds of models that the program runs.
-pub static FAMILIES: &[&Family] = &[&cogvideox::FAMILY, &sd::FAMILY, &sd::TEXT_TO_VIDEO, &sd::STREAMING];
+pub static FAMILIES: &[&Family] = &[&cogvideox::FAMILY, &sd::FAMILY, &sd::TEXT_TO_VIDEO, &sd::STREAMING, &sd::SUBJECT];
 
 /// The kind of a pipeline class.
 pub fn family(pipeline: &str) -> Option<&'static Family> {

@@ -8,6 +8,7 @@ use super::draws::Draws;
 use super::extend::Context;
 use super::feed;
 use super::loaded::Loaded;
+use super::placed::Subject;
 use super::preview::Previewer;
 use super::segment::kept;
 use super::smoothing::{self, smoothed};
@@ -108,6 +109,8 @@ pub struct Prepared<'a> {
     pub concat: Option<&'a Tensor>,
     /// What the control networks of the stage see.
     pub pictures: &'a Pictures,
+    /// The latents of the picture of a subject that is put into the video.
+    pub subject: Option<&'a Tensor>,
     /// By segment, the latents `[F, C, H, W]` of the frames that it refines, on its whole timeline.
     pub refined: Option<&'a [Tensor]>,
 }
@@ -129,6 +132,7 @@ pub fn latents(
     observer.event(&Event::Phase { phase: Phase::Load, of: 0, what })?;
     let denoiser = loaded.denoiser(stage)?;
     let networks = loaded.control_networks(stage)?;
+    let subject = Subject::new(stage, &*denoiser, prepared.texts, prepared.subject, &kernel(stage))?;
     heard(&checkpoints)?;
     let mut done = Vec::with_capacity(stage.segments.len());
     let after = work::after(stage, &speed::kept(job.machine.threads).unwrap_or(Speed::TYPICAL));
@@ -157,6 +161,7 @@ pub fn latents(
             let residual = control::processor(stage, index, beside, timeline, kernel(stage))?;
             stack.processors.extend(residual.map(|residual| Box::new(residual) as Box<dyn AttentionProcessor>));
         }
+        stack.processors.extend(subject.iter().flat_map(|subject| subject.processors(&kernel(stage))));
         let mut nobody = ();
         let steps: &mut dyn StepHook = match &mut checkpoints {
             Some(checkpoints) => &mut **checkpoints,

@@ -19,6 +19,7 @@ use super::frame_cache::FrameCache;
 use super::latents::{Prepared, Recording, latents, noise};
 use super::loaded::Loaded;
 use super::map_pictures::{Axis, badge, colour, grid, matrix, unit};
+use super::placed;
 use super::segment::alone;
 use super::text_to_video::plan;
 use super::texts::encode;
@@ -73,6 +74,7 @@ pub fn attention_maps(
     let refined = footage::refined(stage, observer)?.map(|latents| vec![latents]);
     let pictures = control::pictures(stage, observer)?;
     let context = extend::first_frame(stage, observer)?;
+    let subject = placed::latents(stage, observer)?;
     let prepared = Prepared {
         texts: &texts,
         noise: &noise,
@@ -80,6 +82,7 @@ pub fn attention_maps(
         context: context.as_ref(),
         concat: concat.as_ref(),
         pictures: &pictures,
+        subject: subject.as_ref(),
         refined: refined.as_deref(),
     };
     let denoised = latents(job, stage, &mut loaded, &prepared, None, Some(&recording), observer)?;

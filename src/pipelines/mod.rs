@@ -24,6 +24,7 @@ mod latents;
 mod loaded;
 mod map_pictures;
 mod maps;
+mod placed;
 mod preview;
 mod record;
 mod refine;

@@ -2,8 +2,8 @@
 
 use crate::job::values::Interpolate;
 use crate::job::{
-    Anchor, ControlInput, ControlKind, Footage, Foreground, FreeNoise, Instruct, Job, Segment, SourceVideo, Stage,
-    Streaming, UncondText, ZeroShot,
+    Anchor, ControlInput, ControlKind, Footage, Foreground, FreeNoise, Instruct, Job, Placed, Segment, SourceVideo,
+    Stage, Streaming, UncondText, ZeroShot,
 };
 use crate::models::architecture::Role;
 use crate::run::Manifest;
@@ -53,7 +53,19 @@ pub fn hashes(stage: &Stage) -> Result<BTreeMap<String, String>> {
         let name = if index == 0 { CONTROLNET.to_owned() } else { format!("{CONTROLNET}_{index}") };
         Ok((name, input.model.part.hash()?))
     });
-    own.chain(controls).collect()
+    let placed = placed_parts(stage).into_iter().map(|role| {
+        let name = stage.model.architecture.part(role);
+        Ok((name.to_owned(), stage.model.part(role)?.hash()?))
+    });
+    own.chain(controls).chain(placed).collect()
+}
+
+/// The parts that a subject and its boxes need.
+fn placed_parts(stage: &Stage) -> Vec<Role> {
+    let Some(placed) = &stage.method.placed else { return Vec::new() };
+    let looks = placed.picture.is_some().then_some(Role::Reference);
+    let boxed = placed.boxes.is_some().then_some([Role::BoxEncoder, Role::BoxControl]);
+    looks.into_iter().chain(boxed.into_iter().flatten()).collect()
 }
 
 /// What control networks are called in records: diffusers' name of such a part.
@@ -192,6 +204,9 @@ fn of_method(stage: &Stage) -> Result<Map<String, Value>> {
     if let Some(streaming) = &stage.method.streaming {
         settings.extend(of_chunks(stage, streaming)?);
     }
+    if let Some(placed) = &stage.method.placed {
+        settings.extend(of_placed(placed)?);
+    }
     if !stage.method.control_inputs.is_empty() {
         let control = |input: &ControlInput| {
             Ok(json!({
@@ -259,6 +274,19 @@ fn of_chunks(stage: &Stage, streaming: &Streaming) -> Result<Map<String, Value>>
 /// A file by its place and what is in it.
 fn of_file(path: &Path) -> Result<Value> {
     Ok(json!({ "file": path.to_string_lossy(), "blake3": file_hash(path)? }))
+}
+
+/// Which subject is put into the video, and where.
+fn of_placed(placed: &Placed) -> Result<Map<String, Value>> {
+    let mut settings = Map::new();
+    if let Some(picture) = &placed.picture {
+        settings.insert("subject_image".to_owned(), of_file(&picture.path)?);
+        let mask = picture.mask.as_deref().map(of_file).transpose()?;
+        settings.insert("subject_mask".to_owned(), json!(mask));
+        settings.insert("lambda_m".to_owned(), json!(placed.boxes.as_ref().map(|_| placed.outside)));
+    }
+    settings.insert("boxes".to_owned(), json!(placed.boxes));
+    Ok(settings)
 }
 
 /// Which frames of a given video a run works on.

@@ -9,6 +9,7 @@ use super::footage;
 use super::frames::{as_they_come, draft, frames, keep, sweep};
 use super::latents::{Prepared, latents, noise, write_latents};
 use super::loaded::Loaded;
+use super::placed;
 use super::record::record;
 use super::refine::{Made, refined};
 use super::segment::alone;
@@ -185,6 +186,7 @@ fn stage(
     };
     let concat = footage::pictures(stage, watch)?;
     let pictures = control::pictures(stage, watch)?;
+    let subject = placed::latents(stage, watch)?;
     let prepared = Prepared {
         texts: &texts,
         noise: &noise,
@@ -192,6 +194,7 @@ fn stage(
         context,
         concat: concat.as_ref(),
         pictures: &pictures,
+        subject: subject.as_ref(),
         refined: refined.as_deref(),
     };
     latents(job, stage, loaded, &prepared, Some(checkpoints), None, watch).map(Made::Latents)

@@ -106,7 +106,10 @@ mod tests {
         half.iter().zip(&whole).for_each(|(got, whole)| assert_near(got, whole, 1e-5));
         for micro_batch in [2, 3, 4] {
             unet.batch(micro_batch, 1 << 28);
-            run(&unet, Some(reference(0.5, None))).iter().zip(&whole).for_each(|(got, whole)| assert_near(got, whole, 1e-5));
+            run(&unet, Some(reference(0.5, None)))
+                .iter()
+                .zip(&whole)
+                .for_each(|(got, whole)| assert_near(got, whole, 1e-5));
         }
     }
 

@@ -78,8 +78,26 @@ pub(super) fn image(path: &Path, limits: &Limits) -> Result<Frame> {
     Ok(read(path, limits)?.0)
 }
 
+/// Reads one image, turned upright, with how opaque its pixels are, row by row from 0 to 255; none of one that is so all over.
+pub fn cutout(path: &Path, limits: &Limits) -> Result<(Frame, Option<Vec<u8>>)> {
+    let image = opened(path, limits)?.0;
+    let alpha = image.color().has_alpha().then(|| image.to_rgba8().pixels().map(|pixel| pixel[3]).collect::<Vec<u8>>());
+    let alpha = alpha.filter(|alpha| alpha.iter().any(|value| *value < u8::MAX));
+    Ok((frame_of(image), alpha))
+}
+
+fn frame_of(image: DynamicImage) -> Frame {
+    let image = image.into_rgb8();
+    Frame { width: image.width() as usize, height: image.height() as usize, data: image.into_raw() }
+}
+
 /// The same, with what is lost of it.
 fn read(path: &Path, limits: &Limits) -> Result<(Frame, Vec<String>)> {
+    let (image, lost) = opened(path, limits)?;
+    Ok((frame_of(image), lost))
+}
+
+fn opened(path: &Path, limits: &Limits) -> Result<(DynamicImage, Vec<String>)> {
     let name = path.display();
     let explain = |cause: &dyn std::fmt::Display| input(format!("cannot read {name}: {cause}"));
     let file = File::open(path).map_err(|cause| explain(&cause))?;
@@ -93,8 +111,7 @@ fn read(path: &Path, limits: &Limits) -> Result<(Frame, Vec<String>)> {
     let mut image = DynamicImage::from_decoder(decoder).map_err(|cause| explain(&cause))?;
     image.apply_orientation(orientation);
     let lost = picture::lost(path, profile.as_deref(), &image);
-    let image = image.into_rgb8();
-    Ok((Frame { width: image.width() as usize, height: image.height() as usize, data: image.into_raw() }, lost))
+    Ok((image, lost))
 }
 
 /// Whether a path is named like a picture, and not hidden.

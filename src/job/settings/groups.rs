@@ -18,6 +18,8 @@ pub enum Group {
     Enhance,
     /// The first chunk of a video of chunks, and what later ones are held to.
     Streaming,
+    /// A subject that is put into the video, and where it is.
+    Placed,
     /// How frames of an image model begin and move.
     Motion,
     /// What of a given video is changed, and how far.

@@ -209,6 +209,35 @@ settings! {
     #[serde(with = "text")]
     Streaming.first_scheduler: SchedulerKind,
 
+    /// A picture of the subject that is to be in the video: cut out by its transparency or by --subject-mask, or whole
+    #[arg(long, value_name = "IMG", help_heading = "A subject in a place")]
+    Placed.subject_image: PathBuf,
+
+    /// Where the subject is in its picture: a grey picture of the same size, white there
+    #[arg(long, value_name = "IMG", help_heading = "A subject in a place")]
+    Placed.subject_mask: PathBuf,
+
+    /// Where the subject is in each frame: a file of boxes, a folder of masks, or preset:NAME (vidgen boxes shows them)
+    #[arg(long, value_name = "FILE", help_heading = "A subject in a place")]
+    Placed.boxes: PathBuf,
+
+    /// The box of the first frame, x0,y0,x1,y1 in units of the frame's sides
+    #[arg(long, value_name = "BOX", help_heading = "A subject in a place", allow_hyphen_values = true)]
+    Placed.first_box: String,
+
+    /// The box of the last frame; those between lie on the way
+    #[arg(long, value_name = "BOX", help_heading = "A subject in a place", allow_hyphen_values = true)]
+    Placed.last_box: String,
+
+    /// The line that the first box's centre follows, x,y;x,y;..
+    #[arg(long, value_name = "POINTS", help_heading = "A subject in a place", allow_hyphen_values = true)]
+    Placed.trajectory: String,
+
+    /// How much of the subject there is outside its boxes, 0 to 1 [default: the model's, 0.75]
+    #[arg(long, value_name = "X", help_heading = "A subject in a place")]
+    #[serde(with = "text")]
+    Placed.lambda_m: f64,
+
     /// How far what is seen moves from frame to frame, as X,Y in 512ths of width and height (positive: to the left and up), or
     /// none: every frame begins with noise of its own [default: the recipe's, 12,12]
     #[arg(long, value_name = "X,Y|none", help_heading = "Image models", allow_hyphen_values = true)]

@@ -49,7 +49,7 @@ pub struct Tower {
     pub eps: f64,
 }
 
-/// One layer.
+/// One layer; names are CLIP's.
 #[derive(Debug)]
 pub struct Layer {
     layer_norm1: LayerNorm,
@@ -62,19 +62,40 @@ pub struct Layer {
     activation: Activation,
 }
 
+/// Where a layer's weights are.
+#[derive(Debug)]
+pub struct LayerNames {
+    /// Before attention, and before the feed-forward part.
+    pub norms: [&'static str; 2],
+    pub qkv: [&'static str; 3],
+    pub out: &'static str,
+    pub inner: [&'static str; 2],
+}
+
+const CLIP: LayerNames = LayerNames {
+    norms: ["layer_norm1", "layer_norm2"],
+    qkv: ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"],
+    out: "self_attn.out_proj",
+    inner: ["mlp.fc1", "mlp.fc2"],
+};
+
 impl Layer {
     /// From the weights at `layers.N`.
     pub fn load(tower: &Tower, vb: VarBuilder) -> Result<Self> {
+        Self::load_named(tower, &CLIP, vb)
+    }
+
+    /// A layer of the same form under other names.
+    pub fn load_named(tower: &Tower, names: &LayerNames, vb: VarBuilder) -> Result<Self> {
         let Tower { width, inner, heads, activation, eps, .. } = *tower;
-        let attention = vb.pp("self_attn");
-        let parts = ["q_proj", "k_proj", "v_proj"].map(|name| attention.pp(name));
+        let norm = |name: &str| LayerNorm::load(width, true, eps, vb.pp(name));
         Ok(Self {
-            layer_norm1: LayerNorm::load(width, true, eps, vb.pp("layer_norm1"))?,
-            qkv: linear_joined(width, width, true, &parts)?,
-            out_proj: linear(width, width, true, attention.pp("out_proj"))?,
-            layer_norm2: LayerNorm::load(width, true, eps, vb.pp("layer_norm2"))?,
-            fc1: linear(width, inner, true, vb.pp("mlp.fc1"))?,
-            fc2: linear(inner, width, true, vb.pp("mlp.fc2"))?,
+            layer_norm1: norm(names.norms[0])?,
+            qkv: linear_joined(width, width, true, &names.qkv.map(|name| vb.pp(name)))?,
+            out_proj: linear(width, width, true, vb.pp(names.out))?,
+            layer_norm2: norm(names.norms[1])?,
+            fc1: linear(width, inner, true, vb.pp(names.inner[0]))?,
+            fc2: linear(inner, width, true, vb.pp(names.inner[1]))?,
             heads,
             activation,
         })
@@ -114,7 +135,7 @@ pub fn causal_mask(length: usize, dtype: DType, device: &Device) -> Result<Tenso
 
 impl Tower {
     /// Refuses sizes that no such network has. `section` stands before the key in messages: `text_config.`.
-    pub(super) fn check(&self, section: &str) -> Result<()> {
+    pub(crate) fn check(&self, section: &str) -> Result<()> {
         for (key, value, most) in [
             ("hidden_size", self.width, 1 << 16),
             ("intermediate_size", self.inner, 1 << 20),

@@ -9,7 +9,7 @@ mod encoder;
 mod text;
 mod vision;
 
-pub use encoder::{Layer, Tower, causal_mask};
+pub use encoder::{Activation, Layer, LayerNames, Tower, causal_mask};
 pub use text::{TextConfig, TextEmbeddings, TextTower};
 pub use vision::{ImageEncoder, VisionConfig, VisionTower};
 

@@ -4,8 +4,8 @@
 use crate::attention::SiteKind;
 use crate::models::architecture::{
     Architecture, Configurations, ControlArchitecture, Fact, Family, Kinds, LatentGeometry, LayerShape, Native,
-    OtherTask, PartClass, RecipeKey, Role, RowMemory, RowWork, Sites, StreamingArchitecture, TextSpec, WindowRows,
-    config,
+    OtherTask, PartClass, RecipeKey, Role, RowMemory, RowWork, Sites, StreamingArchitecture, SubjectArchitecture,
+    TextSpec, WindowRows, config,
 };
 use crate::models::autoencoder::{DecodeMemory, DecodeOptions, TileOptions};
 use crate::models::autoencoder_kl::{AutoencoderKL, VaeConfig};
@@ -122,6 +122,7 @@ pub(super) struct Folder {
     geometry: LatentGeometry,
     sites: Vec<Sites>,
     streaming: Option<Arc<dyn StreamingArchitecture>>,
+    subject: Option<Arc<dyn SubjectArchitecture>>,
 }
 
 fn read(configurations: &Configurations) -> Result<Arc<dyn Architecture>> {
@@ -193,12 +194,17 @@ impl Folder {
             sites.push(Sites { kind: SiteKind::Temporal, layers: unet.temporal_layers(), heads, head_dim });
         }
         let text = TextSpec { part: "text_encoder", length, width: text.hidden_size };
-        Ok(Self { family, unet, vae, text, geometry, sites, streaming: None })
+        Ok(Self { family, unet, vae, text, geometry, sites, streaming: None, subject: None })
     }
 
     /// The same with the networks by which chunks go on from each other.
     pub(super) fn with(self, streaming: Arc<dyn StreamingArchitecture>) -> Self {
         Self { streaming: Some(streaming), ..self }
+    }
+
+    /// The same with what puts a subject into a video.
+    pub(super) fn with_subject(self, subject: Arc<dyn SubjectArchitecture>) -> Self {
+        Self { subject: Some(subject), ..self }
     }
 
     pub(super) fn unet(&self) -> &UNetConfig {
@@ -314,6 +320,10 @@ impl Architecture for Folder {
 
     fn streaming(&self) -> Option<&dyn StreamingArchitecture> {
         self.streaming.as_deref()
+    }
+
+    fn subject(&self) -> Option<&dyn SubjectArchitecture> {
+        self.subject.as_deref()
     }
 
     fn load_denoiser(&self, vb: VarBuilder<'static>, streamed: bool) -> candle_core::Result<Arc<dyn Denoiser>> {

@@ -3,10 +3,12 @@
 //! them as one network beside the denoiser ([`BoxControl`]). The denoiser is [`super::UNet3DConditionModel`] itself: all of this acts at its sites.
 
 use super::controlnet::{ControlNet, ControlNetConfig};
-use super::{Row, UNet3DConfig, work};
+use super::{Row, UNet3DConfig, UNetConfig, work};
 use crate::attention::{Hooks, SiteKind};
+use crate::models::architecture::LayerShape;
 use crate::models::control::{ControlNetwork, Residuals};
 use crate::models::layers::LayerNorm;
+use crate::models::placement::{SubjectAttention, SubjectKeys};
 use crate::nn::act::{gelu, silu};
 use crate::nn::compute_dtype;
 use crate::nn::conv::{Conv2d, conv2d};
@@ -20,54 +22,6 @@ use serde::Deserialize;
 const LAYER_NORM_EPS: f64 = 1e-5;
 /// The most layers, channels and frames of an encoder.
 const MOST: usize = 1 << 14;
-
-/// The `config.json` of `reference_attention`.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(default)]
-pub struct ReferenceConfig {
-    #[serde(rename = "_class_name")]
-    pub class_name: String,
-    /// How much of the subject there is outside its boxes.
-    pub outside_weight: f64,
-    pub mask_rule: MaskRule,
-}
-
-/// How a grid's mask follows from a box.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum MaskRule {
-    /// Cells that the box covers by half or more, and the one of its centre.
-    Coverage,
-    /// The mask in pixels, looked up at the first pixel of each cell.
-    Nearest,
-}
-
-impl Default for ReferenceConfig {
-    fn default() -> Self {
-        Self { class_name: "ReferenceAttention".into(), outside_weight: 0.75, mask_rule: MaskRule::Coverage }
-    }
-}
-
-impl ReferenceConfig {
-    /// # Errors
-    /// Another class, and a weight that no mask has.
-    pub fn check(&self) -> Result<()> {
-        if self.class_name != "ReferenceAttention" {
-            bail!("reference_attention config: _class_name is {:?}; only ReferenceAttention is supported", self.class_name)
-        }
-        if !(0.0..=1.0).contains(&self.outside_weight) {
-            bail!("reference_attention config: outside_weight is {}; it must lie between 0 and 1", self.outside_weight)
-        }
-        Ok(())
-    }
-}
-
-/// Keys and values `[1, N, n, d]` of the subject's tokens in one layer.
-#[derive(Debug, Clone)]
-pub struct SubjectKeys {
-    k: Tensor,
-    v: Tensor,
-}
 
 /// A layer's own projections to what the same layer gives of the subject.
 #[derive(Debug)]
@@ -112,6 +66,16 @@ impl Projections {
     }
 }
 
+/// Multiply-adds of reference attention in one row: four products of each token, and attention to the subject's.
+pub fn reference_work(unet: &UNetConfig, frames: usize, cells: (usize, usize)) -> f64 {
+    let of = |layer: &LayerShape| {
+        let (frames, height, width) = layer.grid;
+        let (tokens, channels) = ((frames * height * width) as f64, layer.channels as f64);
+        2.0 * (2.0 * tokens * channels * channels + 2.0 * tokens * (height * width) as f64 * channels)
+    };
+    work::layers(unet, frames, cells).iter().map(of).sum()
+}
+
 /// Reference attention behind both attentions of every spatial transformer block.
 #[derive(Debug)]
 pub struct ReferenceAttention {
@@ -132,7 +96,7 @@ impl ReferenceAttention {
     pub fn load(unet: &UNet3DConfig, vb: &VarBuilder) -> Result<Self> {
         let planar = unet.planar("unet")?;
         let shapes = work::layers(&planar, 1, (1, 1));
-        let load = |(path, shape): (String, crate::models::architecture::LayerShape)| {
+        let load = |(path, shape): (String, LayerShape)| {
             let block = vb.pp(path).pp("transformer_blocks.0");
             let part = |name: &str| Projections::load(shape.channels, shape.heads, block.pp(name));
             Ok([part("ref_attn1")?, part("ref_attn2")?])
@@ -141,29 +105,24 @@ impl ReferenceAttention {
         Ok(Self { layers })
     }
 
-    /// Layers of each kind.
-    pub fn len(&self) -> usize {
-        self.layers.len()
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.layers.is_empty()
-    }
-
     fn at(&self, layer: usize, kind: SiteKind) -> Result<&Projections> {
         match self.layers.get(layer) {
             Some(both) => Ok(&both[which(kind)?]),
             None => bail!("there is no reference attention at layer {layer}"),
         }
     }
+}
 
-    /// Keys and values of what `layer` gives of the subject, `[1, n, C]` behind its attention of this kind.
-    pub fn keys(&self, layer: usize, kind: SiteKind, subject: &Tensor) -> Result<SubjectKeys> {
+impl SubjectAttention for ReferenceAttention {
+    fn layers(&self) -> usize {
+        self.layers.len()
+    }
+
+    fn keys(&self, layer: usize, kind: SiteKind, subject: &Tensor) -> Result<SubjectKeys> {
         self.at(layer, kind)?.keys(subject)
     }
 
-    /// What `layer`'s `u` `[F, n, C]` finds in the subject, in the shape of `u`.
-    pub fn find(&self, layer: usize, kind: SiteKind, u: &Tensor, keys: &SubjectKeys, kernel: &Sdpa) -> Result<Tensor> {
+    fn find(&self, layer: usize, kind: SiteKind, u: &Tensor, keys: &SubjectKeys, kernel: &Sdpa) -> Result<Tensor> {
         self.at(layer, kind)?.find(u, keys, kernel)
     }
 }
@@ -219,7 +178,10 @@ impl MotionEncoderConfig {
         }
         let last = widths[widths.len() - 1];
         if !last.is_multiple_of(self.num_attention_heads) {
-            bail!("motion_encoder config: num_attention_heads is {}, which does not divide {last} channels", self.num_attention_heads)
+            bail!(
+                "motion_encoder config: num_attention_heads is {}, which does not divide {last} channels",
+                self.num_attention_heads
+            )
         }
         Ok(())
     }
@@ -390,9 +352,5 @@ mod tests {
             let error = encoder(changes).unwrap().check().unwrap_err().to_string();
             assert!(error.contains(named) && error.starts_with("motion_encoder config: "), "{changes}: {error}");
         }
-        let reference = |changes: &str| serde_json::from_str::<ReferenceConfig>(&format!("{{{changes}}}"));
-        assert_eq!(reference("").unwrap(), ReferenceConfig::default());
-        assert!(reference(r#""outside_weight": 1.5"#).unwrap().check().unwrap_err().to_string().contains("1.5"));
-        assert!(reference(r#""mask_rule": "bilinear""#).unwrap_err().to_string().contains("coverage"));
     }
 }

@@ -170,6 +170,12 @@ fn every_flag_has_its_variable() {
         "output",
         "text-cache",
         "subject",
+        "subject-image",
+        "subject-mask",
+        "boxes",
+        "first-box",
+        "last-box",
+        "trajectory",
         "split",
         "work-dir",
         "log-file",
@@ -462,7 +468,10 @@ fn what_a_command_always_refuses_is_not_in_its_help() {
         ("generate", "--blend", "paper"),
         ("attn-map", "--num-videos", "2"),
     ] {
-        assert!(!program.run(&[command, "--help"]).success().stdout().contains(flag), "{command} {flag}");
+        assert!(
+            !program.run(&[command, "--help"]).success().stdout().contains(&format!("{flag} ")),
+            "{command} {flag}"
+        );
         let done = program.run(&[command, "a red ball", "--steps", "1", "-o", "a/", flag, value]);
         assert_eq!(done.code(), 2, "{command} {flag}: {}", done.stderr());
     }

@@ -22,6 +22,7 @@ mod offload;
 mod outputs;
 mod parity;
 mod pictures;
+mod placed;
 mod plan;
 mod program;
 mod reading;

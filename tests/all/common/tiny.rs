@@ -108,6 +108,8 @@ pub fn write_picture_model(kind: &str, folder: &Path) {
         ("base_unet", "diffusion_pytorch_model.safetensors"),
         ("cam", "diffusion_pytorch_model.safetensors"),
         ("resampler", "diffusion_pytorch_model.safetensors"),
+        ("reference_attention", "diffusion_pytorch_model.safetensors"),
+        ("motion_encoder", "diffusion_pytorch_model.safetensors"),
         ("image_encoder", "model.safetensors"),
         ("text_encoder", "model.safetensors"),
     ] {

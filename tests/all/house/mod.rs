@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 ///
 /// `job` knows what the stages are made of (configurations, plans, controls, outputs) but runs nothing; `pipelines` runs
 /// jobs. Models and processors never see each other.
-const ROOMS: [(&str, &[&str]); 24] = [
+const ROOMS: [(&str, &[&str]); 25] = [
     ("words", &[]),
     ("disk", &[]),
     ("nn", &[]),
@@ -27,6 +27,7 @@ const ROOMS: [(&str, &[&str]); 24] = [
     ("weights", &["words", "disk", "models"]),
     ("text", &["nn", "models", "weights"]),
     ("video", &["words", "disk"]),
+    ("boxes", &["words"]),
     ("saliency", &["nn", "models", "weights", "video"]),
     ("interpolation", &["models", "weights", "video"]),
     ("eval", &["nn", "models", "timeline", "weights", "text", "video", "interpolation"]),
@@ -51,6 +52,7 @@ const ROOMS: [(&str, &[&str]); 24] = [
             "run",
             "recipe",
             "interpolation",
+            "boxes",
         ],
     ),
     ("batch", &["words", "weights", "storyboard", "run", "job"]),
@@ -75,6 +77,7 @@ const ROOMS: [(&str, &[&str]); 24] = [
             "job",
             "estimate",
             "interpolation",
+            "boxes",
         ],
     ),
     (
@@ -96,6 +99,7 @@ const ROOMS: [(&str, &[&str]); 24] = [
             "saliency",
             "interpolation",
             "eval",
+            "boxes",
         ],
     ),
 ];

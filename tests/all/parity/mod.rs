@@ -18,3 +18,4 @@ mod transformer;
 mod u2net;
 mod unet3d;
 mod vae;
+mod vit;
