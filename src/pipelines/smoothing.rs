@@ -107,7 +107,7 @@ mod tests {
         let maps = [map([9.0, 0.0, 0.0, 0.0]), map([0.0, 0.0, 0.0, 1.0])];
         let found = of_words(&maps, 0.9, (20, 20), &Device::Cpu).unwrap().remove(0);
         let found = found.flatten_all().unwrap().to_vec1::<f32>().unwrap();
-        assert!(found[0] == 1.0 && found[7 * 20 + 7] == 0.0 && found[19 * 20 + 19] == 0.0);
+        assert!(found[0] == 1.0 && found[9 * 20 + 9] == 0.0 && found[19 * 20 + 19] == 0.0);
     }
 
     #[test]
