@@ -143,10 +143,8 @@ def zero():
 
         def ours():
             words = ["generate", "a red ball", "--model", folder / "sd15.safetensors", "--size", f"{side}x{side}", "--frames", frames]
-            words += ["--steps", steps, "--motion-steps", "801..901", "--guidance-scale", 7.5, "--seed", 0, "--threads", options.threads]
+            words += ["--steps", steps, "--motion-steps", f"{1000 // steps * (steps - 2) + 1}..{1000 // steps * (steps - 1) + 1}", "--guidance-scale", 7.5, "--seed", 0, "--threads", options.threads]
             words += ["--dtype", options.dtype, "--text-cache", "off", "--json", "-y", "-o", folder / "out.gif"]
-            if steps != 10:  # another number of steps has others near the beginning
-                words[words.index("801..901")] = f"{int(1000 / steps) * (steps - 2)}..{int(1000 / steps) * (steps - 1) + 1}"
             before = resource.getrusage(resource.RUSAGE_CHILDREN)
             done = subprocess.run([str(word) for word in [program, *words]], capture_output=True, text=True)
             if done.returncode:
