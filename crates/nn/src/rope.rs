@@ -1,8 +1,8 @@
 //! The norm of queries and keys, and the rotary position embedding that comes after it.
 
-use super::cpu::{self, rows};
+use super::cpu::{self, rms, rows};
 use super::norm::layer_norm;
-use candle_core::{D, DType, Result, Tensor};
+use candle_core::{D, DType, Result, Tensor, bail};
 
 /// Layer norm over the last axis (`weight` and `bias` are `[D]`), then the rotation of all tokens but the first `text`: `x`
 /// is `[B, N, L, D]` with any strides, `rotary` holds cosines and sines `[L - text, D/2]` in f32.
@@ -73,6 +73,76 @@ fn fast(
     Tensor::from_vec(values, (b, l, n, d), tensors[0].device())?.transpose(1, 2).map(Some)
 }
 
+/// Rotary positions whose pairs are the halves of an axis: `x[j]` and `x[j + n/2]` of each axis of n numbers.
+#[derive(Debug, Clone)]
+pub struct Halves {
+    /// `[L, D/2]` in f32: those of the first axis, then those of the next.
+    pub cos: Tensor,
+    pub sin: Tensor,
+    /// The widths n, even, together D.
+    pub axes: Vec<usize>,
+}
+
+/// RMS norm over the last axis (`weight` is `[D]`; none leaves it out), then the rotation: `x` is `[B, N, L, D]` with any strides. A
+/// pair `(a, b)` becomes `(a cos - b sin, b cos + a sin)`.
+///
+/// From the fast version the result lies as attention reads it best: as `[B, L, N, D]`, or as `[L, B, N, D]` where `x` lies so.
+pub fn rms_norm_rope(x: &Tensor, weight: Option<&Tensor>, eps: f64, rotary: Option<&Halves>) -> Result<Tensor> {
+    let (b, n, l, d) = x.dims4()?;
+    if let Some(Halves { cos, sin, axes }) = rotary
+        && (cos.dims() != [l, d / 2]
+            || sin.dims() != cos.dims()
+            || axes.iter().sum::<usize>() != d
+            || axes.iter().any(|axis| axis % 2 != 0))
+    {
+        bail!("rotary tables {:?} of axes {axes:?} for {l} tokens with heads of {d}", cos.dims())
+    }
+    if weight.is_some_and(|weight| weight.dims() != [d]) {
+        bail!("a norm of {:?} for heads of {d}", weight.map(Tensor::dims))
+    }
+    if weight.is_none() && rotary.is_none() {
+        return Ok(x.clone());
+    }
+    let x = if x.stride()[3] == 1 || d <= 1 { x.clone() } else { x.contiguous()? };
+    let mut tensors = vec![x.clone()];
+    tensors.extend(weight.map(Tensor::contiguous).transpose()?);
+    if let Some(Halves { cos, sin, .. }) = rotary {
+        tensors.extend([cos.contiguous()?, sin.contiguous()?]);
+    }
+    if x.elem_count() == 0 || !tensors.iter().all(cpu::takes) {
+        return plain_rms_norm_rope(&x, weight, eps, rotary);
+    }
+    let (values, turned) = cpu::with_views(&tensors.iter().collect::<Vec<_>>(), |views| {
+        let mut slices = views[1..].iter().filter_map(cpu::View::contiguous);
+        let weight = weight.and_then(|_| slices.next());
+        let rotary = rotary.and_then(|rotary| Some((slices.next()?, slices.next()?, rotary.axes.as_slice())));
+        let heads = rms::RmsHeads { weight, eps: eps as f32, rotary };
+        Ok((heads.run(views[0]), rms::turned(&views[0])))
+    })?;
+    if turned {
+        return Tensor::from_vec(values, (l, b, n, d), x.device())?.permute((1, 2, 0, 3));
+    }
+    Tensor::from_vec(values, (b, l, n, d), x.device())?.transpose(1, 2)
+}
+
+fn plain_rms_norm_rope(x: &Tensor, weight: Option<&Tensor>, eps: f64, rotary: Option<&Halves>) -> Result<Tensor> {
+    let mut y = x.to_dtype(DType::F32)?;
+    if let Some(weight) = weight {
+        let scale = (y.sqr()?.mean_keepdim(D::Minus1)? + eps)?.sqrt()?;
+        y = y.broadcast_div(&scale)?.broadcast_mul(&weight.to_dtype(DType::F32)?)?;
+    }
+    let Some(Halves { cos, sin, axes }) = rotary else { return y.to_dtype(x.dtype()) };
+    let (mut parts, mut start) = (Vec::with_capacity(2 * axes.len()), 0);
+    for half in axes.iter().map(|axis| axis / 2) {
+        let (a, b) = (y.narrow(3, start, half)?, y.narrow(3, start + half, half)?);
+        let (cos, sin) = (cos.narrow(1, start / 2, half)?, sin.narrow(1, start / 2, half)?);
+        parts.push((a.broadcast_mul(&cos)? - b.broadcast_mul(&sin)?)?);
+        parts.push((b.broadcast_mul(&cos)? + a.broadcast_mul(&sin)?)?);
+        start += 2 * half;
+    }
+    Tensor::cat(&parts, 3)?.to_dtype(x.dtype())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -120,5 +190,40 @@ mod tests {
         let weight = random(&[8]);
         assert!(qk_norm_rope(&x, &weight, &weight, 1e-6, Some((&cos, &cos)), 0).is_err());
         assert!(qk_norm_rope(&x, &weight, &weight, 1e-6, Some((&cos, &cos)), 1).is_ok());
+    }
+
+    #[test]
+    fn halves_of_axes_are_turned_after_an_rms_norm() {
+        on_each_isa(|isa| {
+            for (b, n, l, axes) in [
+                (1, 1, 1, vec![2]),
+                (3, 2, 5, vec![12, 12]),
+                (2, 3, 7, vec![32, 32]),
+                (4, 1, 6, vec![6, 2]),
+                (2, 2, 9, vec![64]),
+            ] {
+                let d: usize = axes.iter().sum();
+                let (weight, rotary) = (
+                    random(&[d]),
+                    Halves { cos: random(&[l, d / 2]), sin: random(&[l, 1, d / 2]).squeeze(1).unwrap(), axes },
+                );
+                let (rows, frames) = (random(&[b, l, 3, n, d]), random(&[l, b, 3, n, d]));
+                let rows = rows.narrow(2, 1, 1).unwrap().squeeze(2).unwrap().transpose(1, 2).unwrap();
+                let frames = frames.narrow(2, 2, 1).unwrap().squeeze(2).unwrap().permute((1, 2, 0, 3)).unwrap();
+                for (x, order) in [(rows, [0, 2, 1, 3]), (frames, [2, 0, 1, 3])] {
+                    for (weight, rotary) in
+                        [(Some(&weight), Some(&rotary)), (Some(&weight), None), (None, Some(&rotary))]
+                    {
+                        let want = plain_rms_norm_rope(&x, weight, 1e-6, rotary).unwrap();
+                        let got = rms_norm_rope(&x, weight, 1e-6, rotary).unwrap();
+                        assert!(b == 1 || l == 1 || got.permute(order).unwrap().is_contiguous());
+                        assert_close(&format!("{isa:?} {b}x{n}x{l}x{d}"), &got, &want, 2e-6);
+                    }
+                }
+                let odd = Halves { axes: vec![d + 1], ..rotary.clone() };
+                assert!(rms_norm_rope(&random(&[b, n, l, d]), None, 1e-6, Some(&odd)).is_err());
+                assert!(rms_norm_rope(&random(&[b, n, l + 1, d]), None, 1e-6, Some(&rotary)).is_err());
+            }
+        });
     }
 }

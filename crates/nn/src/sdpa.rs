@@ -35,14 +35,15 @@ impl Default for Sdpa {
 
 impl Sdpa {
     /// `softmax(q k^T scale) v`: `[B, N, L, D]` with the L of `q`. On the CPU its storage is that of `[B, L, N, D]`, so
-    /// joining the heads afterwards costs nothing.
+    /// joining the heads afterwards costs nothing; of `[L, B, N, D]` where the queries lie so, as frames do that attend to each
+    /// other at each position.
     pub fn attend(&self, q: &Tensor, k: &Tensor, v: &Tensor, scale: f64) -> Result<Tensor> {
         #[cfg(feature = "cuda")]
         if let Some(values) = self.on_gpu(q, k, v, scale)? {
             return Ok(values);
         }
         match self.fast(q, k, Some(v), scale, false, None)? {
-            Some(found) => heads(found.values, q, v),
+            Some(found) => heads(found, q, v),
             None => self.plain_attend(q, k, v, scale),
         }
     }
@@ -56,7 +57,8 @@ impl Sdpa {
         match self.fast(q, k, Some(v), scale, true, None)? {
             Some(found) => {
                 let (b, n, l, _) = q.dims4()?;
-                Ok((heads(found.values, q, v)?, Tensor::from_vec(found.log_sums, (b, n, l), q.device())?))
+                let sums = Tensor::from_vec(found.log_sums.clone(), (b, n, l), q.device())?;
+                Ok((heads(found, q, v)?, sums))
             }
             None => Ok((self.plain_attend(q, k, v, scale)?, self.plain_log_sum_exp(q, k, scale)?)),
         }
@@ -176,10 +178,13 @@ impl Sdpa {
     }
 }
 
-/// `[B, N, L, D]` from the numbers of `[B, L, N, D]`.
-fn heads(values: Vec<f32>, q: &Tensor, v: &Tensor) -> Result<Tensor> {
-    let (b, n, l, _) = q.dims4()?;
-    Tensor::from_vec(values, (b, l, n, v.dim(3)?), q.device())?.transpose(1, 2)
+/// `[B, N, L, D]` from the numbers of `[B, L, N, D]`, or of `[L, B, N, D]`.
+fn heads(found: Found, q: &Tensor, v: &Tensor) -> Result<Tensor> {
+    let ((b, n, l, _), width) = (q.dims4()?, v.dim(3)?);
+    if found.turned {
+        return Tensor::from_vec(found.values, (l, b, n, width), q.device())?.permute((1, 2, 0, 3));
+    }
+    Tensor::from_vec(found.values, (b, l, n, width), q.device())?.transpose(1, 2)
 }
 
 fn softmax(scores: &Tensor) -> Result<Tensor> {
@@ -196,7 +201,9 @@ mod tests {
         let (sdpa, scale) = (Sdpa::default(), 3.0); // sharp enough that the largest score changes from block to block
         let want = sdpa.plain_attend(q, k, v, scale).unwrap();
         let got = sdpa.attend(q, k, v, scale).unwrap();
-        assert!(got.transpose(1, 2).unwrap().is_contiguous(), "{what}");
+        let turned = q.dim(0).unwrap() > 1 && q.dim(2).unwrap() > 1 && q.stride()[2] > q.stride()[0];
+        let order = if turned { [2, 0, 1, 3] } else { [0, 2, 1, 3] };
+        assert!(got.permute(order).unwrap().is_contiguous(), "{what}");
         assert_close(what, &got, &want, 3e-6);
         let (got, sums) = sdpa.attend_with_log_sum_exp(q, k, v, scale).unwrap();
         assert_close(what, &got, &want, 3e-6);
@@ -230,6 +237,10 @@ mod tests {
                 let qkv = random(&[b, l, 3, n, d]);
                 let part = |i| qkv.narrow(2, i, 1).unwrap().squeeze(2).unwrap().transpose(1, 2).unwrap();
                 check(&what, &part(0), &part(1), &part(2));
+                // and frames that attend to each other at each position
+                let qkv = random(&[l, b, 3, n, d]);
+                let part = |i| qkv.narrow(2, i, 1).unwrap().squeeze(2).unwrap().permute((1, 2, 0, 3)).unwrap();
+                check(&what, &part(0), &part(1), &part(2));
                 let [k, v] =
                     [k, v].map(|x| x.narrow(0, 0, 1).unwrap().broadcast_as((b, n, keys, x.dim(3).unwrap())).unwrap());
                 check(&what, &q, &k, &v);
@@ -262,7 +273,6 @@ mod tests {
                 let scale = std::f64::consts::LN_2 * if d > 16 { 1.0 } else { 4.0 };
                 let want = f32.plain_attend(q, k, v, scale).unwrap();
                 let (got, sums) = bf16.attend_with_log_sum_exp(q, k, v, scale).unwrap();
-                assert!(got.transpose(1, 2).unwrap().is_contiguous(), "{what}");
                 assert_close(&what, &got, &want, 4e-3); // exponentials are rounded to three digits
                 assert_close(&what, &bf16.attend(q, k, v, scale).unwrap(), &got, 0.0);
                 assert_close(&what, &sums, &f32.plain_log_sum_exp(q, k, scale).unwrap(), 1e-4);
@@ -271,6 +281,9 @@ mod tests {
             compare(&q, &k, &v);
             let qkv = rounded(&[b, l, 3, n, d]);
             let part = |i| qkv.narrow(2, i, 1).unwrap().squeeze(2).unwrap().transpose(1, 2).unwrap();
+            compare(&part(0), &part(1), &part(2));
+            let qkv = rounded(&[l, b, 3, n, d]);
+            let part = |i| qkv.narrow(2, i, 1).unwrap().squeeze(2).unwrap().permute((1, 2, 0, 3)).unwrap();
             compare(&part(0), &part(1), &part(2));
             let turned = |x: Tensor| x.transpose(2, 3).unwrap();
             compare(

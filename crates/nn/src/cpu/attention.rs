@@ -27,10 +27,19 @@ pub struct Attention<'a> {
     pub scale: f64,
 }
 
+impl Attention<'_> {
+    /// Whether queries of one place of the batch axis lie farther from each other than those of different places: frames that
+    /// attend to each other at each position lie so. Values are then laid out in the same way.
+    pub fn turned(&self) -> bool {
+        matches!((self.q.dims, self.q.strides), (&[b, _, l, _], &[along_b, _, along_l, _]) if b > 1 && l > 1 && along_l > along_b)
+    }
+}
+
 /// What [`Attention::run`] found; parts that were not asked for are empty.
 pub struct Found {
-    /// `[B, Lq, N, Dv]`: heads of a token side by side.
+    /// `[B, Lq, N, Dv]`, heads of a token side by side; `[Lq, B, N, Dv]` where the call is [`Attention::turned`].
     pub values: Vec<f32>,
+    pub turned: bool,
     /// `[B, N, Lq]`.
     pub log_sums: Vec<f32>,
     /// `[B, N, Lq, J]`.
@@ -53,6 +62,7 @@ impl Attention<'_> {
         }
         let queries = if l < MANY { QUERIES } else { MANY_QUERIES };
         let tasks = l.div_ceil(queries);
+        let turned = self.turned();
         let log_sums = if log_sums { b * n * l } else { 0 };
         let run = |values: Target, log_sums: Target, probed: Target| {
             (0..b * n * tasks).into_par_iter().for_each(|i| {
@@ -71,8 +81,8 @@ impl Attention<'_> {
                         space,
                         rows: queries.min(l - start),
                         scale: (self.scale * std::f64::consts::LOG2_E) as f32,
-                        row: (head / n * l + start) * n + head % n,
-                        step: n,
+                        row: if turned { start * b * n + head } else { (head / n * l + start) * n + head % n },
+                        step: if turned { b * n } else { n },
                         plain_row: head * l + start,
                         columns,
                         values,
@@ -91,7 +101,7 @@ impl Attention<'_> {
                     probed = filled(b * n * l * columns.len(), |probed| run(values, log_sums, probed));
                 });
             });
-            Some(Found { values, log_sums: sums, probed })
+            Some(Found { values, turned, log_sums: sums, probed })
         }
     }
 }

@@ -13,6 +13,7 @@ pub(super) mod norm;
 mod pairs;
 pub(super) mod pool;
 pub(super) mod resample;
+pub(super) mod rms;
 pub(super) mod rows;
 pub(crate) mod simd;
 mod steps;

@@ -103,6 +103,7 @@ pub fn attend(call: &Attention, log_sums: bool) -> Option<Found> {
                     head: first + head,
                     first: start,
                     live: QUERIES.min(l - start),
+                    turned: call.turned().then_some(b),
                     values,
                     log_sums,
                 };
@@ -116,7 +117,7 @@ pub fn attend(call: &Attention, log_sums: bool) -> Option<Found> {
     let values = unsafe {
         filled(b * l * n * dv, |values| sums = filled(if log_sums { b * n * l } else { 0 }, |sums| run(values, sums)))
     };
-    Some(Found { values, log_sums: sums, probed: Vec::new() })
+    Some(Found { values, turned: call.turned(), log_sums: sums, probed: Vec::new() })
 }
 
 /// `[L, D]` of one head, and its strides.
@@ -220,6 +221,8 @@ struct Task<'a> {
     head: usize,
     first: usize,
     live: usize,
+    /// The size of the batch, where values lie as [`Attention::turned`] says.
+    turned: Option<usize>,
     values: Target,
     log_sums: Target,
 }
@@ -286,7 +289,10 @@ impl Task<'_> {
         let Shape { heads, rows, .. } = self.shape;
         for query in 0..self.live {
             let (group, lane) = (query / PITCH, query % PITCH);
-            let place = (self.head / heads * rows + self.first + query) * heads + self.head % heads;
+            let place = match self.turned {
+                Some(batch) => (self.first + query) * batch * heads + self.head,
+                None => (self.head / heads * rows + self.first + query) * heads + self.head % heads,
+            };
             // SAFETY: a row belongs to one query of one task.
             let to = unsafe { self.values.part(place * dv, dv) };
             let factor = 1.0 / total[query];
