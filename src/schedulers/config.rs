@@ -26,7 +26,7 @@ pub struct SchedulerClass {
 }
 
 /// The classes that belong to no single architecture.
-pub static CLASSES: [SchedulerClass; 6] = [
+pub static CLASSES: [SchedulerClass; 7] = [
     SchedulerClass {
         class: "DDIMScheduler",
         kind: SchedulerKind::Ddim,
@@ -68,6 +68,12 @@ pub static CLASSES: [SchedulerClass; 6] = [
         },
         clip_sample: Some(false),
     },
+    SchedulerClass {
+        class: "FlowMatchEulerDiscreteScheduler",
+        kind: SchedulerKind::Euler,
+        defaults: || ScheduleConfig::flow(1.0),
+        clip_sample: None,
+    },
 ];
 
 fn linspace() -> ScheduleConfig {
@@ -94,6 +100,7 @@ pub struct ScheduleKeys {
     timestep_spacing: Option<TimestepSpacing>,
     rescale_betas_zero_snr: Option<bool>,
     snr_shift_scale: Option<f64>,
+    shift: Option<f64>,
     clip_sample: Option<bool>,
     original_inference_steps: Option<usize>,
     timestep_scaling: Option<f64>,
@@ -114,8 +121,12 @@ impl ScheduleKeys {
         let all = || own.iter().chain(&CLASSES);
         let class = all().find(|class| Some(class.class) == name);
         let other = |kind: &SchedulerKind| class.is_none_or(|class| class.kind != *kind);
-        let running = runs.filter(other).and_then(|kind| all().find(|class| class.kind == kind)).or(class);
-        let defaults = running.map_or_else(ScheduleConfig::default, |class| (class.defaults)());
+        let named = class.map_or_else(ScheduleConfig::default, |class| (class.defaults)());
+        // what a network of flow matching was trained on no other class says
+        let running = runs.filter(|_| !named.is_flow()).filter(other);
+        let running = running.and_then(|kind| all().find(|class| class.kind == kind));
+        let defaults = running.map_or(named, |class| (class.defaults)());
+        let shift = if defaults.is_flow() { self.shift } else { self.snr_shift_scale };
         let on = |key: &&&str| self.others.get(**key).is_some_and(|value| value == true);
         let respaced = match &self.algorithm_type {
             Some(other) if other != "dpmsolver++" => Some("algorithm_type"),
@@ -133,10 +144,13 @@ impl ScheduleKeys {
             trained_betas: self.trained_betas.or(defaults.trained_betas),
             set_alpha_to_one: self.set_alpha_to_one.unwrap_or(defaults.set_alpha_to_one),
             steps_offset: self.steps_offset.unwrap_or(defaults.steps_offset),
-            prediction_type: self.prediction_type.unwrap_or(defaults.prediction_type),
+            prediction_type: match defaults.prediction_type {
+                PredictionType::Flow => PredictionType::Flow,
+                other => self.prediction_type.unwrap_or(other),
+            },
             timestep_spacing: self.timestep_spacing.unwrap_or(defaults.timestep_spacing),
             rescale_betas_zero_snr: self.rescale_betas_zero_snr.unwrap_or(defaults.rescale_betas_zero_snr),
-            snr_shift_scale: self.snr_shift_scale.unwrap_or(defaults.snr_shift_scale),
+            snr_shift_scale: shift.unwrap_or(defaults.snr_shift_scale),
             original_inference_steps: self.original_inference_steps.unwrap_or(defaults.original_inference_steps),
             timestep_scaling: self.timestep_scaling.unwrap_or(defaults.timestep_scaling),
             respaced: respaced.map(str::to_owned),
@@ -166,7 +180,8 @@ pub struct ScheduleConfig {
     pub timestep_spacing: TimestepSpacing,
     /// Shifts the table so that the last timestep has no signal left (Lin et al. 2023, arXiv 2305.08891, algorithm 1).
     pub rescale_betas_zero_snr: bool,
-    /// Divides the signal-to-noise ratio of every level; before the rescale. 1 where a class has no such key.
+    /// Divides the signal-to-noise ratio of every level; before the rescale. 1 where a class has no such key. Of flow matching
+    /// its `shift`, which divides the signal by the noise.
     pub snr_shift_scale: f64,
     /// Timesteps that a consistency model was distilled on.
     pub original_inference_steps: usize,
@@ -214,6 +229,16 @@ impl ScheduleConfig {
             snr_shift_scale,
             ..Self::default()
         }
+    }
+
+    /// Of flow matching, whose times are shifted.
+    pub fn flow(shift: f64) -> Self {
+        Self { prediction_type: PredictionType::Flow, snr_shift_scale: shift, ..Self::default() }
+    }
+
+    /// Whether the network says a velocity between noise and data, so that there are times and no levels of noise.
+    pub fn is_flow(&self) -> bool {
+        self.prediction_type == PredictionType::Flow
     }
 
     /// The sampler that the file names.
@@ -289,6 +314,9 @@ pub enum PredictionType {
     Sample,
     /// The velocity (Salimans and Ho 2022, arXiv 2202.00512).
     VPrediction,
+    /// The velocity of flow matching, data less noise; no key says it, a class does.
+    #[serde(skip)]
+    Flow,
 }
 
 /// How the visited timesteps are chosen (arXiv 2305.08891, table 2).

@@ -13,7 +13,7 @@ use anyhow::{Result, bail};
 use candle_core::{Tensor, bail as candle_bail};
 use std::ops::Range;
 
-/// `alpha_bar` around one step.
+/// `alpha_bar` around one step; of flow matching the time, which is the signal's factor itself.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Level {
     /// Where the estimate of the clean sample is taken. diffusers: `now`; SAT: the nearest entry of its full table.
@@ -135,6 +135,23 @@ impl Levels {
         Self::in_order(timesteps, &now, precision, config.prediction_type).checked()
     }
 
+    /// Those of flow matching: noise levels `1 - i / steps`, shifted by `k s / (1 + (k - 1) s)`; timesteps are times from 0 to 1.
+    pub fn of_flow(config: &ScheduleConfig, steps: usize) -> Result<Self> {
+        let (k, most) = (config.snr_shift_scale, config.num_train_timesteps);
+        if !(k.is_finite() && k > 0.0) {
+            bail!("scheduler_config.json: `shift` is {k}, it must be above 0")
+        }
+        if !(1..=most).contains(&steps) {
+            bail!("--steps is {steps}: this model takes 1 to {most}")
+        }
+        let time = |i: usize| {
+            let s = 1.0 - i as f64 / steps as f64;
+            1.0 - k * s / (1.0 + (k - 1.0) * s)
+        };
+        let times: Vec<f64> = (0..steps).map(time).collect();
+        Ok(Self::in_order(times.clone(), &times, Precision::Double, PredictionType::Flow))
+    }
+
     /// Each step to the level of the next, the last to no noise.
     fn in_order(timesteps: Vec<f64>, now: &[f64], precision: Precision, prediction: PredictionType) -> Self {
         let steps = now.len();
@@ -210,6 +227,9 @@ impl Levels {
     /// Signal and noise factors where the clean sample is estimated.
     fn factors(&self, level: &Level) -> (f64, f64) {
         let round = |value| self.precision.round(value);
+        if self.prediction == PredictionType::Flow {
+            return (level.estimate, 1.0 - level.estimate);
+        }
         (round(level.estimate.sqrt()), round(round(1.0 - level.estimate).sqrt()))
     }
 
@@ -227,6 +247,7 @@ impl Levels {
         match self.prediction {
             PredictionType::VPrediction => (sample * signal)? - (prediction * noise)?,
             PredictionType::Epsilon => (sample - (prediction * noise)?)? / signal,
+            PredictionType::Flow => sample + (prediction * noise)?,
             PredictionType::Sample => Ok(prediction.clone()),
         }
     }
@@ -244,12 +265,16 @@ impl Levels {
             _ if noise == 0.0 => x0.zeros_like(),
             PredictionType::VPrediction => ((sample * signal)? - x0)? / noise,
             PredictionType::Epsilon => (sample - (x0 * signal)?)? / noise,
+            PredictionType::Flow => (x0 - sample)? / noise,
         }
     }
 
     /// `x0` under unit noise at the level before step `index`.
     pub fn noised(&self, index: usize, x0: &Tensor, noise: &Tensor) -> candle_core::Result<Tensor> {
         let now = self.level(index)?.now;
+        if self.prediction == PredictionType::Flow {
+            return (x0 * now)? + (noise * (1.0 - now))?;
+        }
         (x0 * self.precision.round(now.sqrt()))? + (noise * self.precision.round((1.0 - now).sqrt()))?
     }
 

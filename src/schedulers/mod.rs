@@ -1,8 +1,8 @@
 //! Noise schedules and samplers. A scheduler knows the noise levels and how to take a step; it draws no random numbers
 //! (noise is an argument) and works on the whole timeline in f32.
 //!
-//! A sampler ([`SchedulerKind`]) is an update rule on a list of noise levels. There are four rules: that of DDIM (`ddim`), of
-//! DPM-Solver++ 2M (`dpmpp_2m`), of UniPC (`unipc`) and of consistency models (`lcm`). The lists are in `levels`: diffusers' and that of SAT, the
+//! A sampler ([`SchedulerKind`]) is an update rule on a list of noise levels. There are five rules: that of DDIM (`ddim`), of
+//! DPM-Solver++ 2M (`dpmpp_2m`), of UniPC (`unipc`), of consistency models (`lcm`) and of flow matching (`flow`). The lists are in `levels`: diffusers' and that of SAT, the
 //! framework of the original release ([`Table`]), and those of diffusers' other classes.
 //!
 //! Samples are in the scale of the network's input throughout, `sqrt(a) x0 + sqrt(1 - a) noise`. diffusers' Euler classes keep
@@ -12,6 +12,7 @@
 mod config;
 mod ddim;
 mod dpmpp_2m;
+mod flow;
 mod lcm;
 mod levels;
 mod unipc;
@@ -47,6 +48,12 @@ pub trait Scheduler {
 
     /// Whether step `index` adds fresh noise.
     fn needs_noise(&self, index: usize) -> bool;
+
+    /// The timestep at which step `index` asks the network a second time, of what the first prediction leads to by
+    /// [`Scheduler::step`] alone; the step itself then takes the mean of both predictions. None where once is enough.
+    fn again_at(&self, _index: usize) -> Option<f64> {
+        None
+    }
 
     /// One step: `prediction` is the (guided) network output for `sample` at `timesteps()[index]`, all `[F, C, H, W]` in
     /// f32. Steps are taken in order; `noise` is unit noise of the same shape where [`Scheduler::needs_noise`] says so, and
@@ -88,7 +95,7 @@ words!(
         Dpmpp2mSde = "dpmpp-2m-sde" | "dpm",
         /// DPM-Solver++ 2M, midpoint, without noise: diffusers' DPMSolverMultistepScheduler.
         Dpmpp2m = "dpmpp-2m",
-        /// Euler's method: diffusers' EulerDiscreteScheduler.
+        /// Euler's method: diffusers' EulerDiscreteScheduler; of flow matching its FlowMatchEulerDiscreteScheduler.
         Euler = "euler",
         /// The same with fresh noise in every step: diffusers' EulerAncestralDiscreteScheduler.
         EulerAncestral = "euler-ancestral" | "euler-a",
@@ -96,6 +103,10 @@ words!(
         UniPc = "unipc",
         /// For latent consistency models: diffusers' LCMScheduler.
         Lcm = "lcm",
+        /// Heun's method of flow matching: the network is asked twice a step.
+        Heun = "heun",
+        /// Euler's method of flow matching with fresh noise in every step.
+        SdeEuler = "sde-euler",
     }
 );
 
@@ -112,8 +123,8 @@ words!(
 
 /// A sampler for a run of `steps` steps.
 ///
-/// `eta` in `0..=1` is the share of DDPM's noise that DDIM adds (0: none); the others have no such setting, and another value
-/// than 0 is refused there rather than ignored. Fails, naming the key of `scheduler_config.json` or the
+/// `eta` in `0..=1` is the share of DDPM's noise that DDIM adds (0: none), or of the noise of `sde-euler`; the others have no
+/// such setting, and another value than 0 is refused there rather than ignored. Fails, naming the key of `scheduler_config.json` or the
 /// flag, on values outside their range and on combinations that give no finite step.
 pub fn build(
     config: &ScheduleConfig,
@@ -124,6 +135,14 @@ pub fn build(
 ) -> AnyResult<Box<dyn Scheduler>> {
     if !(0.0..=1.0).contains(&eta) {
         bail!("--eta is {eta}: it must lie between 0 and 1")
+    }
+    if config.is_flow() {
+        return flow(config, kind, table, steps, eta);
+    }
+    if matches!(kind, SchedulerKind::Heun | SchedulerKind::SdeEuler) {
+        bail!(
+            "--scheduler {kind} is for models of flow matching, and this one has noise levels: use dpmpp-2m, or leave it out"
+        )
     }
     if kind != SchedulerKind::Ddim && eta != 0.0 {
         bail!("--eta {eta} has no effect on {kind}, whose noise is its own: use it with ddim, or leave it out")
@@ -139,11 +158,33 @@ pub fn build(
         SchedulerKind::Ddim => Box::new(ddim::Ddim::new(Levels::new(config, table, steps)?, eta)?),
         SchedulerKind::Dpmpp2mSde => Box::new(dpmpp_2m::Dpmpp2m::new(Levels::new(config, table, steps)?, true)?),
         SchedulerKind::Dpmpp2m => Box::new(dpmpp_2m::Dpmpp2m::new(Levels::of_multistep(config, steps)?, false)?),
-        SchedulerKind::Euler => Box::new(ddim::Ddim::new(Levels::of_sigmas(config, steps)?, 0.0)?),
+        SchedulerKind::Euler | SchedulerKind::Heun | SchedulerKind::SdeEuler => {
+            Box::new(ddim::Ddim::new(Levels::of_sigmas(config, steps)?, 0.0)?)
+        }
         SchedulerKind::EulerAncestral => Box::new(ddim::Ddim::new(Levels::of_sigmas(config, steps)?, 1.0)?),
         SchedulerKind::UniPc => Box::new(unipc::UniPc::new(Levels::of_multistep(config, steps)?)?),
         SchedulerKind::Lcm => Box::new(lcm::Lcm::new(Levels::of_consistency(config, steps)?, config.timestep_scaling)),
     })
+}
+
+/// [`build`] for a model of flow matching.
+fn flow(
+    config: &ScheduleConfig,
+    kind: SchedulerKind,
+    table: Table,
+    steps: usize,
+    eta: f64,
+) -> AnyResult<Box<dyn Scheduler>> {
+    if !matches!(kind, SchedulerKind::Euler | SchedulerKind::Heun | SchedulerKind::SdeEuler) {
+        bail!("--scheduler {kind} has no form for flow matching, which this model needs: use euler, heun or sde-euler")
+    }
+    if table == Table::Sat {
+        bail!("--schedule {table} has no levels for flow matching: leave it out")
+    }
+    if kind != SchedulerKind::SdeEuler && eta != 0.0 {
+        bail!("--eta {eta} has no effect on {kind}, which adds no noise: use it with sde-euler, or leave it out")
+    }
+    Ok(Box::new(flow::Flow::new(Levels::of_flow(config, steps)?, eta, kind == SchedulerKind::Heun)))
 }
 
 /// The share of the signal's power that the noise of some training timesteps leaves: the product of `1 - beta` over them. What
@@ -159,6 +200,7 @@ pub fn signal_kept(config: &ScheduleConfig, timesteps: Range<usize>) -> AnyResul
 mod tests {
     use super::*;
 
+    /// Those on noise levels.
     const KINDS: [SchedulerKind; 7] = [
         SchedulerKind::Ddim,
         SchedulerKind::Dpmpp2mSde,
@@ -171,7 +213,7 @@ mod tests {
 
     #[test]
     fn words_round_trip() {
-        for kind in KINDS {
+        for kind in [&KINDS[..], &[SchedulerKind::Heun, SchedulerKind::SdeEuler]].concat() {
             assert_eq!(kind.to_string().parse::<SchedulerKind>().unwrap(), kind);
         }
         for table in [Table::Diffusers, Table::Sat] {
@@ -179,7 +221,7 @@ mod tests {
         }
         assert_eq!("dpm".parse::<SchedulerKind>().unwrap(), SchedulerKind::Dpmpp2mSde);
         assert_eq!("euler-a".parse::<SchedulerKind>().unwrap(), SchedulerKind::EulerAncestral);
-        assert!("heun".parse::<SchedulerKind>().unwrap_err().to_string().contains("dpmpp-2m-sde"));
+        assert!("dopri".parse::<SchedulerKind>().unwrap_err().to_string().contains("dpmpp-2m-sde"));
         assert!("other".parse::<Table>().is_err());
     }
 
