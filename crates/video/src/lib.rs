@@ -69,7 +69,7 @@ pub use format::{Codec, Format, KNOWN_FORMS, PixelFormat, Rate};
 pub use partial_dir::sweep_output;
 pub use png::cutout;
 pub use read::{Reader, metadata, read};
-pub use resize::Fit;
+pub use resize::{Fit, Placed};
 pub use results::Folder;
 pub use source::Limits;
 pub use spool::{Frames, Spool};

@@ -1,6 +1,7 @@
 //! Frames in another size.
 
 use super::Frame;
+use super::pillow::{Filter, resize as resize_bytes};
 use image::imageops::{FilterType, resize};
 use image::{Rgb32FImage, RgbImage};
 use std::fmt;
@@ -46,7 +47,57 @@ impl fmt::Display for Fit {
     }
 }
 
+/// Where a scaled frame lies on one of another shape.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Placed {
+    /// Width and height that it is scaled to.
+    pub scaled: (usize, usize),
+    /// Its left upper corner: pixels that are cut off there, or black ones before it.
+    pub offset: (usize, usize),
+}
+
+impl Fit {
+    /// How a frame of size `from` becomes one of size `to`, both width and height: sides are rounded half up, offsets down.
+    pub fn placed(self, from: (usize, usize), to: (usize, usize)) -> Placed {
+        let factors = (to.0 as f64 / from.0 as f64, to.1 as f64 / from.1 as f64);
+        let factor = match self {
+            Self::Stretch => return Placed { scaled: to, offset: (0, 0) },
+            Self::Crop => factors.0.max(factors.1),
+            Self::Pad => factors.0.min(factors.1),
+        };
+        let side = |side: usize| ((side as f64 * factor + 0.5).floor() as usize).max(1);
+        let scaled = (side(from.0), side(from.1));
+        Placed { scaled, offset: (scaled.0.abs_diff(to.0) / 2, scaled.1.abs_diff(to.1) / 2) }
+    }
+}
+
 impl Frame {
+    /// [`Frame::fitted`] by Pillow's Lanczos filter.
+    pub fn fitted_lanczos(self, width: usize, height: usize, fit: Fit) -> Self {
+        if (self.width, self.height) == (width, height) {
+            return self;
+        }
+        let Placed { scaled, offset } = fit.placed((self.width, self.height), (width, height));
+        let data = match scaled == (self.width, self.height) {
+            true => self.data,
+            false => resize_bytes(&self.data, (self.width, self.height), scaled, Filter::Lanczos),
+        };
+        if scaled == (width, height) {
+            return Self { width, height, data };
+        }
+        let mut out = vec![0; 3 * width * height];
+        // the part that both have, in each of them
+        let (across, down) = (scaled.0.min(width), scaled.1.min(height));
+        let corner = |large: usize, small: usize, offset: usize| if large > small { (offset, 0) } else { (0, offset) };
+        let ((from_x, to_x), (from_y, to_y)) = (corner(scaled.0, width, offset.0), corner(scaled.1, height, offset.1));
+        for y in 0..down {
+            let from = 3 * ((from_y + y) * scaled.0 + from_x);
+            let to = 3 * ((to_y + y) * width + to_x);
+            out[to..to + 3 * across].copy_from_slice(&data[from..from + 3 * across]);
+        }
+        Self { width, height, data: out }
+    }
+
     /// The frame in another size, of another shape as `fit` says; unchanged where it has that size already.
     pub fn fitted(self, width: usize, height: usize, fit: Fit) -> Self {
         if (self.width, self.height) == (width, height) || fit == Fit::Stretch {
@@ -129,6 +180,7 @@ impl Frame {
 
 #[cfg(test)]
 mod tests {
+    use super::Placed;
     use crate::testing::{picture, psnr};
     use crate::{Fit, Frame};
 
@@ -156,6 +208,28 @@ mod tests {
             assert_eq!(fit.to_string().parse::<Fit>().unwrap(), fit);
         }
         assert!("croped".parse::<Fit>().unwrap_err().to_string().contains("did you mean crop?"));
+    }
+
+    /// 7 by 4 pixels to 5 by 5: covered by 9 by 5, contained as 5 by 3 (5 / 7 of 4 is 2.86).
+    #[test]
+    fn pictures_cover_or_are_contained_and_stand_in_the_middle() {
+        assert_eq!(Fit::Crop.placed((7, 4), (5, 5)), Placed { scaled: (9, 5), offset: (2, 0) });
+        assert_eq!(Fit::Pad.placed((7, 4), (5, 5)), Placed { scaled: (5, 3), offset: (0, 1) });
+        assert_eq!(Fit::Stretch.placed((7, 4), (5, 5)), Placed { scaled: (5, 5), offset: (0, 0) });
+        let frame = picture(7, 4, 1);
+        let scaled = frame.clone().fitted_lanczos(9, 5, Fit::Stretch);
+        let crop = frame.clone().fitted_lanczos(5, 5, Fit::Crop);
+        let row = |frame: &Frame, y: usize, x: usize, count: usize| {
+            frame.data[3 * (y * frame.width + x)..][..3 * count].to_vec()
+        };
+        assert!((0..5).all(|y| row(&crop, y, 0, 5) == row(&scaled, y, 2, 5)));
+        let (pad, small) =
+            (frame.clone().fitted_lanczos(5, 5, Fit::Pad), frame.clone().fitted_lanczos(5, 3, Fit::Stretch));
+        assert!((0..3).all(|y| row(&pad, y + 1, 0, 5) == row(&small, y, 0, 5)));
+        assert!(row(&pad, 0, 0, 5) == [0; 15] && row(&pad, 4, 0, 5) == [0; 15]);
+        assert_eq!(frame.clone().fitted_lanczos(7, 4, Fit::Crop), frame);
+        // shrunk far, a side is still there
+        assert_eq!(Fit::Pad.placed((1000, 1), (8, 8)).scaled, (8, 1));
     }
 
     #[test]
