@@ -1,5 +1,5 @@
-//! Speed of whole UNets, of pictures and of video, on random weights: one step, both halves of the guidance; or all steps of a chunk
-//! that goes on from frames before it. With `--serve` the
+//! Speed of whole denoisers on random weights: one step of UNets of pictures and of video, both halves of the guidance; all steps of
+//! a chunk that goes on from frames before it; one forward pass of STIV's transformer. With `--serve` the
 //! program runs them as told on its standard input, which `tests/reference/bench_unet.py` uses to take turns with diffusers.
 
 #![allow(
@@ -21,7 +21,7 @@ use std::time::Instant;
 use vidgen::attention::{AttentionProcessor, Branch, Feature, Half, Hooks, Pass};
 use vidgen::models::unet::streaming::{Cam, CamConfig, Memory, Mergers, Mixers, StreamingUNetConfig};
 use vidgen::models::unet::{UNet2DConditionModel, UNet3DConditionModel};
-use vidgen::models::{Denoiser, Row};
+use vidgen::models::{Added, Denoiser, Row, stiv};
 use vidgen::nn::sdpa::Sdpa;
 use vidgen::processors::mix::{Kept, Mix};
 use vidgen::processors::{FeatureResiduals, Residual};
@@ -134,6 +134,7 @@ impl Case {
         let vb = VarBuilder::from_backend(Box::new(Random), dtype, Device::Cpu);
         let config = asked["config"].clone();
         let denoiser: Box<dyn Denoiser> = match asked["op"].as_str().unwrap() {
+            "stiv" => Box::new(stiv::Transformer::load(&serde_json::from_value(config).unwrap(), vb).unwrap()),
             "unet2d" => {
                 Box::new(UNet2DConditionModel::load(&serde_json::from_value(config).unwrap(), vb, false).unwrap())
             }
@@ -142,27 +143,40 @@ impl Case {
         let chunk = (asked["op"] == "stream").then(|| Chunk::new(asked, dtype));
         let size = |name: &str| asked[name].as_u64().unwrap() as usize;
         let latents = random(1, &[size("frames"), 4, size("height"), size("width")], 1.0);
-        let width = asked["config"]["cross_attention_dim"].as_u64().unwrap() as usize;
-        let row = |seed| Row::new(latents.clone(), random(seed, &[size("tokens"), width], 1.0), 501.0);
+        let of = |name: &str| asked["config"][name].as_u64().map(|width| width as usize);
+        let rows = match (of("cross_attention_dim"), of("caption_channels")) {
+            (Some(width), _) => {
+                let row = |seed| Row::new(latents.clone(), random(seed, &[size("tokens"), width], 1.0), 501.0);
+                vec![row(2), row(3)]
+            }
+            (None, width) => {
+                let width = width.unwrap();
+                let added =
+                    Added { pooled: Some(random(4, &[width], 1.0)), numbers: vec![256.0, 256.0, 0.0, 0.0, 1.0, 16.0] };
+                vec![Row { added: Some(added), ..Row::new(latents, random(2, &[size("tokens"), width], 1.0), 0.5) }]
+            }
+        };
         let kernel = Sdpa { bf16: dtype == DType::BF16, ..Sdpa::default() };
-        Self { denoiser, rows: vec![row(2), row(3)], kernel, chunk }
+        Self { denoiser, rows, kernel, chunk }
     }
 
     fn run(&self) {
         let mut stack = self.chunk.as_ref().map_or_else(Vec::new, |chunk| chunk.stack(&self.kernel));
         let mut rows = self.rows.clone();
+        let halves = if rows.len() == 1 { &[Half::COND][..] } else { &[Half::UNCOND, Half::COND] };
         for step in 0..self.chunk.as_ref().map_or(1, |chunk| chunk.steps) {
-            let branches = [Half::UNCOND, Half::COND].map(|half| Branch::new(half, 0, 0)).to_vec();
+            let branches = halves.iter().map(|&half| Branch::new(half, 0, 0)).collect();
             let pass = Pass { step, steps: 1 };
             let mut hooks = Hooks::new(pass, branches, vec![], &mut stack, self.kernel.clone(), 2).unwrap();
             let done = self.denoiser.forward(&rows, &mut hooks).unwrap();
             hooks.finish().unwrap();
             // guidance and a step, of which the next begins
-            let guided = (&done[0] + ((&done[1] - &done[0]).unwrap() * 7.5).unwrap()).unwrap();
+            let (none, both) = (&done[0], &done[done.len() - 1]);
+            let guided = (none + ((both - none).unwrap() * 7.5).unwrap()).unwrap();
             let next = ((&rows[0].latents * 0.99).unwrap() + (guided * 0.01).unwrap()).unwrap();
             rows.iter_mut().for_each(|row| row.latents = next.clone());
         }
-        let sum = rows[1].latents.sqr().unwrap().mean_all().unwrap().to_scalar::<f32>().unwrap();
+        let sum = rows[rows.len() - 1].latents.sqr().unwrap().mean_all().unwrap().to_scalar::<f32>().unwrap();
         assert!(sum.is_finite() && sum > 0.0, "mean square {sum}");
     }
 }

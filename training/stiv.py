@@ -35,11 +35,11 @@ def angles(positions: torch.Tensor, width: int, theta: float) -> torch.Tensor:
 
 def rotated(x: torch.Tensor, parts: list[torch.Tensor]) -> torch.Tensor:
     """`x` [..., N, d] with each axis's dimensions turned by its angles [N, n / 2]."""
-    made = []
+    made, dtype = [], x.dtype
     for x, turn in zip(x.split([2 * part.shape[1] for part in parts], -1), parts):
         a, b = x.chunk(2, -1)
         made += [a * turn.cos() - b * turn.sin(), b * turn.cos() + a * turn.sin()]
-    return torch.cat(made, -1)
+    return torch.cat(made, -1).to(dtype)
 
 
 class Mlp(nn.Module):

@@ -249,6 +249,8 @@ struct Video {
 /// The videos of an entry: one, or as many as `num_videos` says, with consecutive seeds.
 fn videos(entry: &Entry, around: &Around) -> Result<impl ExactSizeIterator<Item = Video>> {
     let mut storyboard = match &entry.scenes {
+        // what is seen in a given video needs no prompt
+        Scenes::Prompts(prompts) if prompts.is_empty() => Storyboard::of_text(String::new())?,
         Scenes::Prompts(prompts) => Storyboard::from_prompts(prompts)?,
         Scenes::Script(path) => Storyboard::read(path, Form::Script)?,
         Scenes::Lines(path) => Storyboard::read(path, Form::Lines)?,

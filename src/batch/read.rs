@@ -1,9 +1,9 @@
 //! The jobs file: JSON lines, or TOML with `[defaults]` and `[[job]]`. Every mistake is found, with its line.
 
 use super::{Entry, Fault, Scenes};
-use crate::job::ControlAsked;
 use crate::job::settings::{self, Settings};
 use crate::job::{Command, read_settings};
+use crate::job::{ControlAsked, Keyframe};
 use crate::words::unknown;
 use anyhow::{Result, anyhow, bail, ensure};
 use serde::Deserialize;
@@ -265,13 +265,18 @@ fn entry(line: usize, id: String, mut table: Table, folder: &Path, flags: &[Stri
         "id {id:?}: an id is letters, digits, - _ and . (not first), up to {MOST_ID}"
     );
     let known: Vec<&str> = OWN.into_iter().chain(Settings::names()).collect();
-    for key in ["script", "prompt_file", "init_noise", "mask", "first_frame"] {
+    for key in ["script", "prompt_file", "init_noise", "mask", "first_frame", "image", "last_image", "video"] {
         if let Some(Value::String(path)) = table.get_mut(key)
             && !path.is_empty()
             && path != "-"
         {
             *path = folder.join(&*path).to_string_lossy().into_owned();
         }
+    }
+    match table.get_mut("keyframe") {
+        Some(Value::Array(keyframes)) => keyframes.iter_mut().for_each(|keyframe| beside(keyframe, folder)),
+        Some(keyframe) => beside(keyframe, folder),
+        None => {}
     }
     match table.get_mut("control") {
         Some(Value::Array(controls)) => controls.iter_mut().for_each(|control| within(control, folder)),
@@ -293,7 +298,10 @@ fn entry(line: usize, id: String, mut table: Table, folder: &Path, flags: &[Stri
         None => Command::MultiPrompt,
         Some(Value::String(word)) if word == "generate" => Command::Generate,
         Some(Value::String(word)) if ["multi-prompt", "multi_prompt"].contains(&word.as_str()) => Command::MultiPrompt,
-        Some(other) => bail!("command: {other} (known: generate, multi-prompt)"),
+        Some(Value::String(word)) if word == "animate" => Command::Animate,
+        Some(Value::String(word)) if word == "interpolate" => Command::Interpolate,
+        Some(Value::String(word)) if word == "extend" => Command::Extend,
+        Some(other) => bail!("command: {other} (known: generate, multi-prompt, animate, interpolate, extend)"),
     };
     let path = |key: &str, value: Value| match value {
         Value::String(path) if !path.is_empty() && path != "-" => Ok(PathBuf::from(path)),
@@ -304,11 +312,21 @@ fn entry(line: usize, id: String, mut table: Table, folder: &Path, flags: &[Stri
         [Some(prompt), None, None] => Scenes::Prompts(prompts(prompt)?),
         [None, Some(script), None] => Scenes::Script(path("script", script)?),
         [None, None, Some(file)] => Scenes::Lines(path("prompt_file", file)?),
+        [None, None, None] if command == Command::Interpolate => Scenes::Prompts(Vec::new()),
         [None, None, None] => bail!("no prompt: say prompt, script or prompt_file"),
         _ => bail!("prompt, script and prompt_file all say what is to be seen: leave all out but one"),
     };
     let settings: Settings = read_settings(table)?;
     Ok(Entry { line, id, command, scenes, settings, text })
+}
+
+/// The file of a keyframe from where the batch lies; what is none is told when the settings are read.
+fn beside(keyframe: &mut Value, folder: &Path) {
+    if let Value::String(text) = keyframe
+        && let Ok(asked) = text.parse::<Keyframe>()
+    {
+        *text = Keyframe { file: folder.join(&asked.file), ..asked }.to_string();
+    }
 }
 
 /// The file of a control from where the batch lies; what is no control is told when the settings are read.

@@ -52,6 +52,9 @@ pub struct Extend {
     /// The video or kept run to continue
     #[arg(long, value_name = "VIDEO|RUN")]
     video: Option<PathBuf>,
+    /// The picture that a video by keyframes begins with, of a model that was trained for them
+    #[arg(short, long, value_name = "FILE", conflicts_with = "video")]
+    image: Option<PathBuf>,
     /// Leave the given video's own frames out of the output
     #[arg(long, num_args = 0, default_missing_value = "true", value_parser = FalseyValueParser::new())]
     only_new: Option<bool>,
@@ -72,8 +75,9 @@ impl Extend {
         let names_a_video = |word: &Path| names_a_file(word) || run_of(word).is_some();
         let typed = Typed { first: self.first, second: self.second, prompts: self.prompt, video: self.video };
         let Meant { video, prompts } = typed.meant(names_a_video)?;
-        let mut settings =
-            Settings { video, only_new: self.only_new, fit: self.fit, ..Settings::default() }.or(settings);
+        let given =
+            Settings { video, image: self.image, only_new: self.only_new, fit: self.fit, ..Settings::default() };
+        let mut settings = given.or(settings);
         let mut storyboard = storyboard(self.script, self.prompt_file, &prompts)?;
         if let Some(storyboard) = &mut storyboard {
             settings = settings.or(job::script_settings(storyboard)?);

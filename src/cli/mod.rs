@@ -2,6 +2,7 @@
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "speaks to the user")]
 
+mod animate;
 mod attn_map;
 mod batch;
 mod boxes;
@@ -43,6 +44,7 @@ Examples:
   vidgen generate \"a red ball rolls to the right in a green meadow on a sunny day\" -o ball.mp4
   vidgen multi-prompt prompts/seasons.txt -o seasons.mp4
   vidgen extend seasons.mp4 \"a red ball rests on a beach\" -o longer.mp4
+  vidgen animate boat.png \"a boat drifts away\" --model org/image-to-video -o boat.mp4
   vidgen edit ball.mp4 --swap \"red=>blue\" -o blue.mp4
   vidgen generate --model org/model \"a panda plays the guitar in a bamboo forest\"
   vidgen inspect ball.mp4";
@@ -66,6 +68,10 @@ enum Command {
     MultiPrompt(Box<render::MultiPrompt>),
     /// One long video from one prompt, or a given video continued
     Extend(Box<extend::Extend>),
+    /// A video of given frames: a picture that moves, pictures that lead to each other, the end of a video
+    Animate(Box<animate::Animate>),
+    /// A given video with a frame between every two, by a video model
+    Interpolate(Box<animate::Interpolate>),
     /// Go on with a run that was interrupted or failed
     Resume(Box<resume::Resume>),
     /// List the runs that are kept
@@ -142,6 +148,8 @@ pub fn main() -> ExitCode {
         Command::Generate(args) => args.run(&report),
         Command::MultiPrompt(args) => args.run(&report),
         Command::Extend(args) => args.run(&report),
+        Command::Animate(args) => args.run(&report),
+        Command::Interpolate(args) => args.run(&report),
         Command::Resume(args) => args.run(&report),
         Command::Runs(args) => args.run(&report),
         Command::Decode(args) => args.run(&report),

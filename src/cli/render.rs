@@ -33,7 +33,7 @@ that begin with # are left out. A .toml, .json or .yaml file is a scene script, 
 of DiTCtrl: see docs/scripts.md.";
 
 #[derive(Debug, clap::Args)]
-#[command(after_help = GENERATE, args_override_self = true, mut_args = |arg| hidden(arg, of_windows))]
+#[command(after_help = GENERATE, args_override_self = true, mut_args = |arg| beginning(hidden(arg, of_windows)))]
 pub struct Generate {
     /// What is to be seen
     #[arg(value_name = "PROMPT", conflicts_with = "prompt", required_unless_present = "prompt")]
@@ -48,7 +48,7 @@ pub struct Generate {
 }
 
 #[derive(Debug, clap::Args)]
-#[command(after_help = MULTI_PROMPT, args_override_self = true)]
+#[command(after_help = MULTI_PROMPT, args_override_self = true, mut_args = beginning)]
 pub struct MultiPrompt {
     /// Prompts, one per line, or a scene script (.toml, .json, .yaml); - for standard input
     #[arg(value_name = "FILE", group = "scenes")]
@@ -103,6 +103,11 @@ impl Dry {
 /// Whether a setting has no effect on a single window.
 fn of_windows(setting: &clap::Id) -> bool {
     Settings::group(setting.as_str()) == Some(Group::Windows)
+}
+
+/// `--image`, by which commands that give a picture otherwise mean another.
+fn beginning(arg: clap::Arg) -> clap::Arg {
+    if arg.get_id() == "first_frame" { arg.aliases(["image", "init-image"]) } else { arg }
 }
 
 impl Generate {

@@ -72,7 +72,8 @@ fn of_windows(stage: &Stage) -> Denoising {
     let watched = Maps::of_foreground(stage).ok().flatten();
     let watched = watched.map_or(0, |maps| maps.until(stage.sampler.steps) - stage.first_step());
     let watched = watched as f64 / stage.sampler.steps as f64;
-    let again = (1.0 + watched + twice(stage)) * (1.0 + source as f64 / stage.sampler.steps as f64);
+    let looks = stage.sampler.looks() as f64;
+    let again = looks * (1.0 + watched + twice(stage)) * (1.0 + source as f64 / stage.sampler.steps as f64);
     let mut work = Denoising::default();
     for window in stage.segments.iter().flat_map(|segment| &segment.plan.windows) {
         let architecture = &stage.model.architecture;
@@ -154,6 +155,9 @@ impl Decoding {
 pub fn decoding(stage: &Stage) -> Decoding {
     let (_, height, width) = stage.size.latents;
     let mut work = Decoding::default();
+    if stage.method.keyframes {
+        return work; // the next stage has them in its clips
+    }
     for segment in &stage.segments {
         let frames = segment.plan.keep - segment.padding;
         let Kinds { small, wide } = stage.model.architecture.decoding_work(frames, height * width, true);

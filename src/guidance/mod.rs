@@ -104,8 +104,9 @@ impl Rule {
                 let scale = scale.scale_in(step.table, step.index, step.count, step.timestep);
                 classifier_free(of(*null)?, conditional, scale)
             }
-            Self::ThreePart { text, image, .. } => {
-                let text = text.scale_in(step.table, step.index, step.count, step.timestep);
+            Self::ThreePart { text, image, text_decides } => {
+                let scale = if *text_decides { GuidanceSchedule::scale_in } else { GuidanceSchedule::value_in };
+                let text = scale(text, step.table, step.index, step.count, step.timestep);
                 three_part(of(Half::NONE)?, of(Half::UNCOND)?, conditional, text, *image)
             }
             Self::Renormalised { rule, clamp } => {

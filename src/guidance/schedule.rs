@@ -34,7 +34,12 @@ impl GuidanceSchedule {
     /// The scale as the program that `table` comes from has it: SAT's waves divide by 50 whatever the number of steps.
     /// The same for 50 steps.
     pub fn scale_in(&self, table: Table, step: usize, steps: usize, timestep: f64) -> f64 {
-        let scale = match *self {
+        self.value_in(table, step, steps, timestep).max(1.0)
+    }
+
+    /// The same where 1 is no bound: of rules in which a scale below 1 is one like any other.
+    pub fn value_in(&self, table: Table, step: usize, steps: usize, timestep: f64) -> f64 {
+        match *self {
             Self::Constant(scale) => scale,
             Self::Wave(scale) if scale <= 1.0 => 1.0, // diffusers decides by the scale it was given, before the wave
             Self::Wave(scale) => {
@@ -47,8 +52,7 @@ impl GuidanceSchedule {
                 let way = step as f64 / (steps - 1) as f64;
                 from * (1.0 - way) + to * way
             }
-        };
-        scale.max(1.0)
+        }
     }
 
     /// Whether a step needs the unconditional prediction; where it does not, the scale is 1 and guidance would return the

@@ -132,3 +132,14 @@ fn rescaling_takes_the_conditional_deviation() {
     let factor = norm(&[1.0, 2.0, 4.0]) / norm(&want);
     near(&rule.combine(&STEP, &both, &[]).unwrap(), &want.iter().map(|x| factor * x).collect::<Vec<_>>());
 }
+
+/// A text scale below 1 is one like any other where both scales are asked for, and none where the text decides.
+#[test]
+fn small_scales_are_taken_as_they_are_where_both_count() {
+    let (none, image, both) = (tensor(&[1.0, 0.0]), tensor(&[2.0, 0.5]), tensor(&[1.0, 1.0]));
+    let all = outputs(&[(Half::NONE, &none), (Half::UNCOND, &image), (Half::COND, &both)]);
+    // (1, 0) + 1.5 (1, .5) + 0.5 (-1, .5)
+    near(&sit(0.5, 1.5).combine(&STEP, &all, &[]).unwrap(), &[2.0, 1.0]);
+    let pix2pix = Rule::ThreePart { text: constant(0.5), image: 1.5, text_decides: true };
+    assert_eq!(bits(&pix2pix.combine(&STEP, &all, &[]).unwrap()), bits(&both));
+}

@@ -5,6 +5,9 @@ use super::control::ControlInput;
 use super::controls::Wanted;
 use super::footage::Footage;
 use super::geometry::Geometry;
+use super::given::GivenFiles;
+use super::given_plan::{self, Asking, GivenPlan};
+use super::given_values::{GuidanceMode, Renorm};
 use super::instruct::{self, Instruct};
 use super::maps::Maps;
 use super::placed::{self, Placed};
@@ -21,6 +24,7 @@ use crate::attention::SiteKind;
 use crate::guidance::GuidanceSchedule;
 use crate::models::Architecture;
 use crate::models::architecture::{Fact, Role};
+use crate::models::given::GivenFrames;
 use crate::nn::compute_dtype;
 use crate::nn::kernel::KernelTarget;
 use crate::recipe::Recipe;
@@ -49,8 +53,8 @@ impl Configs {
         let keys: ScheduleKeys = folder.json("scheduler/scheduler_config.json")?;
         let schedule = keys.clone().config(folder.family().schedulers, None).with_context(|| folder.place())?;
         // its values, apart from those of the flags
-        crate::schedulers::build(&schedule, SchedulerKind::Ddim, Table::Diffusers, 1, 0.0)
-            .with_context(|| folder.place())?;
+        let kind = if schedule.is_flow() { SchedulerKind::Euler } else { SchedulerKind::Ddim };
+        crate::schedulers::build(&schedule, kind, Table::Diffusers, 1, 0.0).with_context(|| folder.place())?;
         Ok(Self { folder, architecture, keys, schedule })
     }
 }
@@ -84,6 +88,10 @@ pub struct Asked<'a> {
     pub configs: &'a Configs,
     /// The video that is continued.
     pub source: Option<&'a SourceFile>,
+    /// The video whose end, or whose frames, are given.
+    pub given: Option<&'a SourceFile>,
+    /// The pictures that are given.
+    pub pictures: &'a GivenFiles,
     /// The frames that are changed.
     pub footage: Option<&'a Footage>,
     /// The picture that the first frame is.
@@ -95,8 +103,9 @@ pub struct Asked<'a> {
 }
 
 impl Asked<'_> {
-    /// `name`: the recipe's.
-    pub fn stage(&self, name: String, warnings: &mut Vec<String>) -> Result<Stage> {
+    /// `name`: the recipe's. Beside the stage the segments of one that makes what is between its frames, where these are far from
+    /// each other.
+    pub fn stage(&self, name: String, warnings: &mut Vec<String>) -> Result<(Stage, Option<Vec<Segment>>)> {
         let Self { request, settings, configs, recipe, geometry, .. } = *self;
         let Request { scenes, edit, .. } = request;
         let Configs { folder, architecture, schedule, .. } = configs;
@@ -125,7 +134,10 @@ impl Asked<'_> {
         let only_new = settings.only_new.unwrap_or(false);
         let source_video = self.source.map(|source| source.source_video(&rules, only_new)).transpose()?;
         let source_video = source_video.map(|video| SourceVideo { fit: settings.fit.unwrap_or_default(), ..video });
+        let context = source_video.as_ref().map_or(0, |video| video.context);
+        let GivenPlan { segments: clips, given, form, between } = self.given(&rules, context, warnings)?;
         let segments = match (&zero_shot, free_noise) {
+            _ if clips.is_some() => clips.unwrap_or_default(),
             _ if sdedit.is_some() => {
                 let frames = geometry.frames.unwrap_or(1);
                 sdedit.map(|method| method.segment(frames)).into_iter().collect()
@@ -144,6 +156,11 @@ impl Asked<'_> {
         );
         let own = method.map_or(recipe.guidance_scale, |method| method.guidance_scale);
         let guidance = settings.guidance_scale.or(preset.as_ref().map(|preset| preset.guidance)).unwrap_or(own);
+        ensure!(
+            form.renorm == Renorm::Off || guided(guidance) || form.mode == GuidanceMode::Sit,
+            "--renorm {} has no effect with --guidance-scale {guidance}, which is none: leave out one",
+            form.renorm
+        );
         let uncond = self.uncond(guidance, preset.as_ref())?;
         let compute = self.compute()?;
         let prompts = prompts(scenes, settings.style.as_deref());
@@ -170,6 +187,10 @@ impl Asked<'_> {
                 streaming,
                 placed,
                 control_inputs: self.control_inputs.to_vec(),
+                given,
+                clips: request.command == Command::Interpolate,
+                keyframes: between.is_some(),
+                guidance: form,
             },
             sampler,
             guidance,
@@ -187,7 +208,26 @@ impl Asked<'_> {
         };
         smoothing.map(|smoothing| smoothing.check(stage.frames())).transpose()?;
         Maps::of_foreground(&stage)?; // whose words are in the prompts
-        Ok(stage)
+        Ok((stage, between))
+    }
+
+    /// The frames that are given, and how guidance treats them.
+    fn given(&self, rules: &WindowRules, context: usize, warnings: &mut Vec<String>) -> Result<GivenPlan> {
+        let Self { request, settings, configs, geometry, .. } = *self;
+        let asking = Asking {
+            command: request.command,
+            settings,
+            files: self.pictures,
+            video: self.given,
+            context,
+            scenes: &request.scenes,
+            architecture: &*configs.architecture,
+            place: configs.folder.place(),
+            frames: geometry.frames,
+            size: (geometry.width, geometry.height),
+            rules,
+        };
+        asking.plan(warnings)
     }
 
     /// Whether the command asks of the model what it does.
@@ -217,7 +257,8 @@ impl Asked<'_> {
             return Ok(None);
         }
         let Some(footage) = footage else {
-            return instruct::check_absent(settings, !self.control_inputs.is_empty()).map(|()| None);
+            let frames = self.configs.architecture.given_frames() != GivenFrames::No;
+            return instruct::check_absent(settings, !self.control_inputs.is_empty(), frames).map(|()| None);
         };
         let method = recipe.method.instruct.as_ref();
         let method =
@@ -253,7 +294,12 @@ impl Asked<'_> {
         let Self { request, settings, recipe, .. } = *self;
         let latent = self.configs.architecture.geometry();
         let windows = &recipe.method.ditctrl;
-        let (transition, joined) = if recipe.method.zero_shot.is_some() || recipe.method.instruct.is_some() {
+        let mut own_overlap = None;
+        let (transition, joined) = if let GivenFrames::InPlace(trained) = self.configs.architecture.given_frames() {
+            let (transition, overlap) = given_plan::transition(&trained, settings, &request.scenes, latent.time)?;
+            own_overlap = Some(overlap);
+            (transition, false)
+        } else if recipe.method.zero_shot.is_some() || recipe.method.instruct.is_some() {
             (settings.transition.unwrap_or(Transition::Blend), false)
         } else {
             wanted.transition(settings, &request.scenes)?
@@ -266,9 +312,9 @@ impl Asked<'_> {
         };
         Ok(WindowRules {
             window,
-            patch_t: latent.patch_t,
+            patch_t: latent.unit_t(),
             time: latent.time,
-            overlap: settings.overlap.unwrap_or(overlap),
+            overlap: settings.overlap.or(own_overlap).unwrap_or(overlap),
             transition_windows: settings.transition_windows.unwrap_or(windows.transition_windows),
             hold: settings.hold.unwrap_or(windows.hold),
             blend: settings.blend.or(preset.map(|preset| preset.blend)).unwrap_or(windows.blend),
@@ -374,7 +420,7 @@ impl Asked<'_> {
         let frames = self.geometry.frames;
         match *command {
             Command::Generate if self.settings.method == Some(Method::Windows) => rules.segments(scenes, frames, 0),
-            Command::Generate | Command::Edit | Command::Enhance => {
+            Command::Generate | Command::Edit | Command::Enhance | Command::Animate | Command::Interpolate => {
                 Ok(vec![rules.single(frames.unwrap_or(self.clip()))])
             }
             Command::Extend if source_video.is_none() && frames.is_none() => {
@@ -395,8 +441,13 @@ impl Asked<'_> {
             Some(kind) => kind,
             None => configs.schedule.kind().with_context(|| configs.folder.place()).code(Code::Model)?,
         };
-        // a recipe's is for its own sampler
-        let own = if recipe.scheduler.is_none_or(|own| own == kind) { recipe.eta } else { 0.0 };
+        let own = match recipe.scheduler {
+            // a sampler that is named for its noise has it
+            _ if kind == SchedulerKind::SdeEuler => 1.0,
+            // a recipe's is for its own sampler
+            Some(own) if own != kind => 0.0,
+            _ => recipe.eta,
+        };
         self.sampler_of(kind, steps, settings.eta.unwrap_or(own), preset)
     }
 
@@ -417,16 +468,12 @@ impl Asked<'_> {
 
     fn uncond(&self, guidance: GuidanceSchedule, preset: Option<&Preset>) -> Result<UncondText> {
         let Self { settings, recipe, .. } = *self;
-        let guided = match guidance {
-            GuidanceSchedule::Constant(scale) | GuidanceSchedule::Wave(scale) => scale > 1.0,
-            GuidanceSchedule::Ramp { from, to } => from.max(to) > 1.0,
-        };
         let uncond = settings.uncond.or(preset.map(|preset| preset.uncond)).unwrap_or(recipe.uncond);
         Ok(match (&settings.negative_prompt, uncond) {
             (Some(_), Uncond::Zeros) if settings.uncond.is_some() => {
                 bail!("--negative-prompt and --uncond zeros both say what the unconditional text is: leave out one")
             }
-            (Some(_), _) if !guided => {
+            (Some(_), _) if !guided(guidance) && settings.guidance_mode != Some(GuidanceMode::Sit) => {
                 bail!("--negative-prompt has no effect with --guidance-scale {guidance}, which is none: leave out one")
             }
             (Some(text), _) => UncondText::Text(text.clone()),
@@ -463,6 +510,14 @@ impl Asked<'_> {
             device,
             offload: Offload::None,
         })
+    }
+}
+
+/// Whether any step is guided.
+fn guided(guidance: GuidanceSchedule) -> bool {
+    match guidance {
+        GuidanceSchedule::Constant(scale) | GuidanceSchedule::Wave(scale) => scale > 1.0,
+        GuidanceSchedule::Ramp { from, to } => from.max(to) > 1.0,
     }
 }
 

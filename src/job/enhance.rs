@@ -3,6 +3,7 @@
 
 use super::asked::{Asked, Configs};
 use super::geometry::Geometry;
+use super::given::GivenFiles;
 use super::plan::{Segment, WindowRules};
 use super::settings::{Group, Settings};
 use super::stage::{Input, Stage, StageMethod, TextInput};
@@ -68,13 +69,15 @@ pub fn stage(first: &Stage, settings: &Settings, configs: &Configs) -> Result<(S
         settings,
         configs,
         source: None,
+        given: None,
+        pictures: &GivenFiles::default(),
         footage: None,
         first_frame: None,
         control_inputs: &[],
         recipe: &recipe,
         geometry: &geometry,
     };
-    let stage = asked.stage(name, &mut Vec::new()).context("--enhance")?;
+    let (stage, _) = asked.stage(name, &mut Vec::new()).context("--enhance")?;
     let rules = WindowRules { transition: Transition::Blend, joined: false, fps: first.rules.fps, ..stage.rules };
     let segments = match first.method.streaming {
         // chunks are not parted

@@ -146,6 +146,7 @@ mod tests {
             spatial_ratio: 8,
             patch: 1,
             patch_t: 1,
+            fills: false,
             channels: 4,
             window: 8,
             native: Native { width: side, height: side / 2, frames: 8, fps: 4 },

@@ -45,7 +45,15 @@ pub fn segments(
             first + 1,
             fade.max(next)
         );
-        segments.push(Segment { plan: plan(&texts), padding: 0, context: 0, feed: None, frames: total, fade });
+        segments.push(Segment {
+            plan: plan(&texts),
+            padding: 0,
+            context: 0,
+            feed: None,
+            frames: total,
+            fade,
+            given: Vec::new(),
+        });
     }
     Ok(segments)
 }

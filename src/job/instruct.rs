@@ -30,11 +30,13 @@ impl Instruct {
 }
 
 /// Refuses settings of given frames where there are none. `controlled`: whether there are pictures that the video follows.
-pub fn check_absent(settings: &Settings, controlled: bool) -> Result<()> {
-    if settings.image_guidance_scale.is_some() {
-        bail!("--image-guidance-scale has no effect without edit VIDEO --instruct: leave it out")
+/// `frames`: whether the model takes frames, which say themselves what the scale of guidance is for.
+pub fn check_absent(settings: &Settings, controlled: bool, frames: bool) -> Result<()> {
+    if settings.image_guidance_scale.is_some() && !frames {
+        bail!("--image-guidance-scale has no effect without given frames or edit VIDEO --instruct: leave it out")
     }
-    match settings.clone().only(&[Group::Footage]).said().first().filter(|_| !controlled) {
+    let settings = Settings { image_guidance_scale: None, ..settings.clone() };
+    match settings.only(&[Group::Footage]).said().first().filter(|_| !controlled) {
         None => Ok(()),
         Some(name) => {
             bail!(

@@ -13,6 +13,9 @@ mod enhance;
 mod footage;
 mod frame_texts;
 mod geometry;
+mod given;
+mod given_plan;
+mod given_values;
 mod instruct;
 mod keep;
 mod maps;
@@ -45,13 +48,15 @@ pub use controls::{Controls, Subject, bank_size};
 pub use device::device;
 pub use edit::{Changes, Edit, Swap};
 pub use footage::Footage;
+pub use given::{Given, GivenFrom, GuidanceForm};
+pub use given_values::{GuidanceMode, Keyframe, NullFrame, Renorm};
 pub use instruct::Instruct;
 pub use keep::KeepRules;
 pub use maps::{MapView, Maps, MapsAsked, Pixel};
 pub use memory::{KEPT_HINTS, free as free_memory};
 pub use output::Outputs;
 pub use placed::Placed;
-pub use plan::{Segment, WindowRules};
+pub use plan::{GivenAt, Segment, WindowRules};
 pub use preview::Preview;
 pub use request::Request;
 pub use resolve::{check_single, of_latents, resolve, resolve_among};
@@ -85,6 +90,10 @@ pub enum Command {
     Edit,
     /// A given video made anew in part.
     Enhance,
+    /// A clip of given frames and one prompt.
+    Animate,
+    /// A given video with a frame between every two.
+    Interpolate,
 }
 
 impl Command {
@@ -95,6 +104,8 @@ impl Command {
             Self::Extend => "extend",
             Self::Edit => "edit",
             Self::Enhance => "enhance",
+            Self::Animate => "animate",
+            Self::Interpolate => "interpolate",
         }
     }
 }

@@ -19,9 +19,20 @@ pub struct Segment {
     pub feed: Option<Feed>,
     /// Frames of video that are decoded, without those that the context stands for.
     pub frames: usize,
+    /// Latent frames, after the padding, that are given of a clip; rising.
+    pub given: Vec<GivenAt>,
     /// How many of them, at the start, are mixed with as many at the end of the segment before, so that both make one; 0
     /// where this one follows by a cut.
     pub fade: usize,
+}
+
+/// A frame of a clip that is given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GivenAt {
+    /// On the timeline.
+    pub frame: usize,
+    /// Which of the stage's given frames it is.
+    pub of: usize,
 }
 
 /// Frames of the video that segments make.
@@ -70,7 +81,15 @@ impl WindowRules {
     pub fn single(&self, frames: usize) -> Segment {
         let latent_frames = self.latent_frames(frames);
         let padding = self.padding(latent_frames);
-        Segment { plan: ChunkPlan::single(latent_frames + padding), padding, context: 0, feed: None, frames, fade: 0 }
+        Segment {
+            plan: ChunkPlan::single(latent_frames + padding),
+            padding,
+            context: 0,
+            feed: None,
+            frames,
+            fade: 0,
+            given: Vec::new(),
+        }
     }
 
     /// The segments of scenes in order. `frames`: the whole video's length, over what the scenes say. `context`: latent
@@ -250,7 +269,15 @@ impl WindowRules {
             }
         };
         let frames = wanted.unwrap_or_else(|| self.video_frames(plan.keep - padding));
-        Ok(Segment { plan: renumbered(plan, first), padding, context, feed: None, frames: frames - given, fade: 0 })
+        Ok(Segment {
+            plan: renumbered(plan, first),
+            padding,
+            context,
+            feed: None,
+            frames: frames - given,
+            fade: 0,
+            given: Vec::new(),
+        })
     }
 
     /// For each scene: how its windows follow each other, and, for its boundary to the next, the same and the transition

@@ -4,6 +4,7 @@
 use super::Command;
 use super::control_values::ControlAsked;
 use super::edit::Changes;
+use super::given_values::Keyframe;
 use super::settings::{Group, Settings};
 use super::values::{AnchorAsked, Seed};
 use crate::run::Manifest;
@@ -44,6 +45,7 @@ impl Request {
     /// they are (hashes of weights, of noise, of the video that it goes on from).
     pub fn of_content(&self) -> Self {
         let request = self.of_frames();
+        let at = |keyframe: Keyframe| Keyframe { file: PathBuf::new(), ..keyframe };
         let unnamed = |asked: ControlAsked| ControlAsked { file: PathBuf::new(), ..asked };
         let settings = Settings {
             model: None,
@@ -59,6 +61,9 @@ impl Request {
                 other => other,
             }),
             first_frame: None,
+            image: None,
+            last_image: None,
+            keyframe: request.settings.keyframe.map(|all| all.into_iter().map(at).collect()),
             control: request.settings.control.map(|all| all.into_iter().map(unnamed).collect()),
             control_model: None,
             ..request.settings
@@ -77,7 +82,8 @@ impl Request {
     /// # Errors
     /// As [`Storyboard::checked`].
     pub fn checked_scenes(&self) -> Result<Vec<Scene>> {
-        let given = self.command == Command::Enhance && self.scenes == [Scene::default()];
+        let seen = matches!(self.command, Command::Enhance | Command::Interpolate);
+        let given = seen && self.scenes == [Scene::default()];
         if given { Ok(self.scenes.clone()) } else { Ok(Storyboard::checked(self.scenes.clone())?.scenes) }
     }
 

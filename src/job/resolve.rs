@@ -4,6 +4,7 @@ use super::asked::{Asked, Configs, OpenedModels};
 use super::control::ControlFiles;
 use super::footage::{Footage, resampled};
 use super::geometry::Geometry;
+use super::given::{self, GivenFiles};
 use super::output::{Outputs, Place};
 use super::sdedit;
 use super::source_video::SourceFile;
@@ -77,6 +78,7 @@ fn jobs(request: &Request, models: &mut OpenedModels) -> Result<Vec<Job>, Failur
     let controls = controls(*command, settings)?;
     let first_frame = settings.first_frame.as_deref().map(SourceFile::picture).transpose();
     let first_frame = first_frame.context("--first-frame").code(Code::Usage)?;
+    let pictures = GivenFiles::read(*command, settings)?;
     let videos = settings.num_videos.unwrap_or(1);
     let first = match settings.seed.unwrap_or(Seed::Random) {
         Seed::Fixed(seed) => seed,
@@ -106,8 +108,13 @@ fn jobs(request: &Request, models: &mut OpenedModels) -> Result<Vec<Job>, Failur
         .map(|index| {
             let seed = first.wrapping_add(index as u64);
             let place = Place { seed, index, videos, edit: edit.is_some() };
-            let given = Given { source: source.as_ref(), controls: &controls, first_frame: first_frame.as_ref() };
-            let job = job(request, &configs, enhance.as_ref(), &given, &place);
+            let files = Files {
+                source: source.as_ref(),
+                controls: &controls,
+                pictures: &pictures,
+                first_frame: first_frame.as_ref(),
+            };
+            let job = job(request, &configs, enhance.as_ref(), files, &place);
             let damaged = job.as_ref().is_err_and(|error| error.chain().any(|reason| reason.is::<ModelError>()));
             job.code(if damaged { Code::Model } else { Code::Usage })
         })
@@ -168,12 +175,23 @@ fn source(command: Command, settings: &Settings) -> Result<Option<SourceFile>, F
         (Command::Edit | Command::Enhance, Some(_)) if settings.fit.is_some() || only_new => {
             "--fit and --only-new are of videos that are gone on from: leave them out".to_owned()
         }
-        (Command::Extend | Command::Edit | Command::Enhance, Some(_)) => return SourceFile::read(settings),
+        (Command::Animate | Command::Interpolate, _) if only_new => {
+            "--only-new is of videos that are gone on from: leave it out".to_owned()
+        }
+        (Command::Extend, Some(path)) if settings.image.is_some() => {
+            format!(
+                "video {}: goes on from its own end, and --image says another beginning: leave out one",
+                path.display()
+            )
+        }
+        (Command::Animate | Command::Interpolate | Command::Extend | Command::Edit | Command::Enhance, Some(_)) => {
+            return SourceFile::read(settings);
+        }
         (_, Some(path)) => {
             let (name, path) = (command.name(), path.display());
             format!("video {path}: {name} goes on from no video: use extend, or leave it out")
         }
-        (_, None) if settings.fit.is_some() => {
+        (_, None) if settings.fit.is_some() && (command != Command::Animate && settings.image.is_none()) => {
             "--fit has no effect without a video to go on from: leave it out".to_owned()
         }
         (_, None) if only_new => "--only-new has no effect without a video to go on from: leave it out".to_owned(),
@@ -226,21 +244,31 @@ pub fn of_latents(settings: Settings, latents: (usize, usize, usize, usize)) -> 
     jobs.pop().context("no job").code(Code::Failed)
 }
 
-/// The pictures that a request names.
-struct Given<'a> {
+/// The files that a request names, as far as they are looked into before the model is known.
+struct Files<'a> {
     source: Option<&'a SourceFile>,
     controls: &'a ControlFiles,
+    pictures: &'a GivenFiles,
+    /// The picture that a video of an image model begins with.
     first_frame: Option<&'a SourceFile>,
 }
 
-fn job(request: &Request, configs: &Configs, enhance: Option<&Configs>, given: &Given, place: &Place) -> Result<Job> {
-    let &Given { source, controls, first_frame } = given;
+fn job(
+    request: &Request,
+    configs: &Configs,
+    enhance: Option<&Configs>,
+    Files { source, controls, pictures, first_frame }: Files,
+    place: &Place,
+) -> Result<Job> {
     let mut warnings = marks_told(&request.scenes);
     let latent = configs.architecture.geometry();
-    let (continued, changed) = match request.command {
-        Command::Edit | Command::Enhance => (None, source),
-        _ => (source, None),
+    let (continued, changed, given) = match request.command {
+        Command::Edit | Command::Enhance => (None, source, None),
+        Command::Animate | Command::Interpolate => (None, None, source),
+        _ => (source, None, None),
     };
+    let faster = given.filter(|_| request.command == Command::Interpolate);
+    let faster = faster.map(|source| given::twice_as_fast(source, &request.settings)).transpose()?;
     let settled = continued.map(|source| source.settled(&request.settings, latent, &mut warnings)).transpose()?;
     let footage = if request.command == Command::Enhance { sdedit::footage } else { Footage::new };
     let footage = changed.map(|source| footage(source, &request.settings, latent, &mut warnings)).transpose()?;
@@ -249,7 +277,8 @@ fn job(request: &Request, configs: &Configs, enhance: Option<&Configs>, given: &
     let control = (!controls.is_empty()).then(|| controls.resolve(&request.settings, model, &mut warnings));
     let (control_inputs, of_controls) = control.transpose()?.unzip();
     let of_picture = first_frame.map(|picture| Footage::of_picture(picture, &request.settings, latent));
-    let of_given = settled.as_ref().or(of_footage.as_ref()).or(of_controls.as_ref()).or(of_picture.as_ref());
+    let of_given =
+        settled.as_ref().or(of_footage.as_ref()).or(of_controls.as_ref()).or(of_picture.as_ref()).or(faster.as_ref());
     let settings = of_given.unwrap_or(&request.settings);
     let chosen = recipe::find(settings.recipe.as_ref(), &configs.architecture.recipe_key())?;
     warnings.extend(chosen.warning);
@@ -265,14 +294,20 @@ fn job(request: &Request, configs: &Configs, enhance: Option<&Configs>, given: &
         settings,
         configs,
         source: continued,
+        given,
+        pictures,
         footage: footage.as_ref(),
         first_frame,
         control_inputs: control_inputs.as_deref().unwrap_or_default(),
         recipe: &recipe,
         geometry: &geometry,
     };
-    let mut stages = vec![asked.stage(name, &mut warnings)?];
-    let second = enhance.map(|model| enhance::stage(&stages[0], settings, model)).transpose()?;
+    let (first, between) = asked.stage(name, &mut warnings)?;
+    let between = between.map(|segments| first.between(segments));
+    let mut stages = vec![first];
+    stages.extend(between);
+    let before = &stages[stages.len() - 1];
+    let second = enhance.map(|model| enhance::stage(before, settings, model)).transpose()?;
     let recipe = second.as_ref().map_or(&recipe, |(_, recipe)| recipe);
     stages.extend(second.as_ref().map(|(stage, _)| stage.clone()));
     let shown = &stages[stages.len() - 1];

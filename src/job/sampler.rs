@@ -14,6 +14,11 @@ pub struct Sampler {
 }
 
 impl Sampler {
+    /// How often a step asks the network.
+    pub fn looks(&self) -> usize {
+        if self.kind == SchedulerKind::Heun { 2 } else { 1 }
+    }
+
     /// # Errors
     /// Settings that do not go together.
     pub fn build(&self) -> Result<Box<dyn Scheduler>> {

@@ -44,7 +44,7 @@ impl SdEdit {
     /// All frames, in windows.
     pub fn segment(&self, frames: usize) -> Segment {
         let plan = ChunkPlan::sliding(frames, self.window, self.overlap);
-        Segment { plan, padding: 0, context: 0, feed: None, frames, fade: 0 }
+        Segment { plan, padding: 0, context: 0, feed: None, frames, fade: 0, given: Vec::new() }
     }
 }
 
@@ -102,6 +102,7 @@ mod tests {
             spatial_ratio: 8,
             patch: 1,
             patch_t: 1,
+            fills: false,
             channels: 4,
             window: 16,
             native: Native { width: 576, height: 320, frames: 24, fps: 8 },

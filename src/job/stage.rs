@@ -6,6 +6,8 @@ use super::clips::FreeNoise;
 use super::control::ControlInput;
 use super::controls::{Controls, bank_size};
 use super::footage::Footage;
+use super::given::{Given, GivenFrom, GuidanceForm};
+use super::given_values::{GuidanceMode, Renorm};
 use super::instruct::Instruct;
 use super::placed::Placed;
 use super::plan::{Segment, WindowRules, video_frames};
@@ -15,6 +17,7 @@ use super::streaming::{FirstChunk, Streaming};
 use super::timelines::Timeline;
 use super::values::Offload;
 use super::zero_shot::ZeroShot;
+use crate::attention::Half;
 use crate::guidance::{GuidanceSchedule, Rule};
 use crate::models::Architecture;
 use crate::models::architecture::Role;
@@ -22,6 +25,7 @@ use crate::models::autoencoder::DecodeOptions;
 use crate::nn::kernel::Kernel;
 use crate::processors::{BankPlan, BankSize, LayerSize, Lifetime, Purpose, Ranges};
 use crate::timeline::{BlendMode, ChunkPlan};
+use crate::video::Fit;
 use crate::weights::{ModelFolder, Part};
 use anyhow::Result;
 use candle_core::{DType, Device, DeviceLocation};
@@ -66,6 +70,14 @@ pub struct StageMethod {
     pub placed: Option<Placed>,
     /// The pictures that the video follows, each with its network.
     pub control_inputs: Vec<ControlInput>,
+    /// Frames that are given of its clips.
+    pub given: Option<Given>,
+    /// Whether the video is made of clips that share frames, each with noise of its own.
+    pub clips: bool,
+    /// Whether its frames are far from each other, and the next stage makes those between them.
+    pub keyframes: bool,
+    /// How guidance treats given frames, and what is done to its result.
+    pub guidance: GuidanceForm,
 }
 
 /// A model and what is known of it.
@@ -235,6 +247,13 @@ impl Stage {
         self.controls.edit.as_ref().map_or(&self.text.prompts, |edit| &edit.prompts)
     }
 
+    /// The stage that makes what is between this one's frames: `segments`.
+    pub fn between(&self, segments: Vec<Segment>) -> Self {
+        let given = Given { from: GivenFrom::Before, files: Vec::new(), fit: Fit::default() };
+        let method = StageMethod { given: Some(given), keyframes: false, ..self.method.clone() };
+        Self { segments, method, ..self.clone() }
+    }
+
     /// The first step that is taken with all frames.
     pub fn first_step(&self) -> usize {
         let moved = self.method.zero_shot.as_ref().map_or(0, ZeroShot::first_step);
@@ -285,12 +304,32 @@ impl Stage {
 
     /// How the halves of guidance become one prediction.
     pub fn rule(&self) -> Rule {
-        match &self.method.instruct {
+        let GuidanceForm { mode, image, renorm, .. } = self.method.guidance;
+        let rule = match &self.method.instruct {
             Some(Instruct { image_guidance, .. }) => {
                 Rule::ThreePart { text: self.guidance, image: *image_guidance, text_decides: true }
             }
-            None => Rule::classifier_free(self.guidance),
+            None => match mode {
+                GuidanceMode::Cfg => Rule::classifier_free(self.guidance),
+                GuidanceMode::Jit => Rule::ClassifierFree { scale: self.guidance, null: Half::NONE },
+                GuidanceMode::Sit => Rule::ThreePart { text: self.guidance, image, text_decides: false },
+            },
+        };
+        match renorm {
+            Renorm::Off => rule,
+            Renorm::Full => Rule::Renormalised { rule: Box::new(rule), clamp: false },
+            Renorm::Clamp => Rule::Renormalised { rule: Box::new(rule), clamp: true },
         }
+    }
+
+    /// The names of its clips in a file of noise, where each has noise of its own: those of a video that is made of several.
+    pub fn clip_names(&self) -> Option<Vec<String>> {
+        let given = self.method.given.as_ref();
+        if self.method.keyframes {
+            return Some(vec!["key".to_owned()]);
+        }
+        let clips = given.is_some_and(|given| given.from == GivenFrom::Before) || self.method.clips;
+        clips.then(|| (0..self.segments.len()).map(|index| index.to_string()).collect())
     }
 
     /// Frames of the whole video, those of the one it continues included where they belong to the output.

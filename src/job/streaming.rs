@@ -152,7 +152,7 @@ impl Streaming {
             let frames = (chunk - padding).min(whole.frames - start);
             let texts = vec![whole.plan.texts[text(start)]];
             let plan = ChunkPlan { keep: padding + frames, texts, ..ChunkPlan::single(chunk) };
-            segments.push(Segment { plan, padding, context: 0, feed: None, frames, fade: 0 });
+            segments.push(Segment { plan, padding, context: 0, feed: None, frames, fade: 0, given: Vec::new() });
             start += frames;
         }
         Ok(segments)
@@ -169,7 +169,15 @@ pub fn whole(segments: &[Segment]) -> Segment {
     let texts = segments.iter().flat_map(|segment| vec![segment.plan.texts[0]; segment.frames]);
     let texts: Vec<TextMix> = texts.collect();
     let frames = texts.len();
-    Segment { plan: ChunkPlan::single_of(&texts), padding: 0, context: 0, feed: None, frames, fade: 0 }
+    Segment {
+        plan: ChunkPlan::single_of(&texts),
+        padding: 0,
+        context: 0,
+        feed: None,
+        frames,
+        fade: 0,
+        given: Vec::new(),
+    }
 }
 
 impl FirstChunk {

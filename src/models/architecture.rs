@@ -5,6 +5,7 @@ use super::Denoiser;
 use super::autoencoder::{Autoencoder, DecodeMemory, DecodeOptions, TileOptions};
 use super::continuation::{AnchorEncoder, ChunkFrames, Continuation};
 use super::control::ControlNetwork;
+use super::given::{Clip, GivenFrames};
 use super::latent_time::LatentTime;
 use super::placement::{ReferenceConfig, SubjectAttention};
 use crate::attention::SiteKind;
@@ -190,6 +191,8 @@ pub struct LatentGeometry {
     pub patch: usize,
     /// Latent frames of a token.
     pub patch_t: usize,
+    /// Whether the network itself fills up its last patch in time; else latent frames come in whole patches.
+    pub fills: bool,
     /// Channels of the latents.
     pub channels: usize,
     /// Latent frames that the model was trained on.
@@ -206,7 +209,12 @@ impl LatentGeometry {
 
     /// Frames, height and width of the tokens of so many latent frames of `height` by `width` cells.
     pub fn grid(&self, frames: usize, (height, width): (usize, usize)) -> (usize, usize, usize) {
-        (frames / self.patch_t, height / self.patch, width / self.patch)
+        (frames.div_ceil(self.patch_t), height / self.patch, width / self.patch)
+    }
+
+    /// Latent frames that a run makes in multiples of.
+    pub fn unit_t(&self) -> usize {
+        if self.fills { 1 } else { self.patch_t }
     }
 }
 
@@ -219,6 +227,8 @@ pub struct TextSpec {
     pub length: usize,
     /// Values of a token.
     pub width: usize,
+    /// Whether it takes the text as one vector as well: that of the first token of its end.
+    pub pooled: bool,
 }
 
 /// What recipes are found by.
@@ -291,6 +301,24 @@ pub trait Architecture: Debug + Send + Sync {
     }
 
     fn text(&self) -> TextSpec;
+
+    /// What it can be given of a video's frames.
+    fn given_frames(&self) -> GivenFrames {
+        GivenFrames::No
+    }
+
+    /// Whether it makes clips of so many latent frames, those included that fill up patches in time, of `cells` (height, width).
+    ///
+    /// # Errors
+    /// Sizes and lengths that it has no positions for, in one line.
+    fn check_clip(&self, _frames: usize, _cells: (usize, usize)) -> Result<()> {
+        Ok(())
+    }
+
+    /// The numbers that it is told of a clip, in its own order.
+    fn numbers(&self, _clip: &Clip) -> Vec<f64> {
+        Vec::new()
+    }
 
     fn recipe_key(&self) -> RecipeKey;
 
@@ -445,8 +473,7 @@ impl dyn Architecture + '_ {
 
     /// Tokens of one row of so many latent frames of `cells`, those of the text included.
     pub fn tokens(&self, frames: usize, cells: (usize, usize)) -> usize {
-        let geometry = self.geometry();
-        let patch = geometry.patch.pow(2) * geometry.patch_t;
-        self.text().length + frames * cells.0 * cells.1 / patch
+        let (frames, height, width) = self.geometry().grid(frames, cells);
+        self.text().length + frames * height * width
     }
 }

@@ -131,6 +131,13 @@ pub trait Autoencoder: Debug + Send + Sync {
     /// When it was loaded without its encoder, and for sizes that it does not take.
     fn encode(&self, video: &Tensor, options: &EncodeOptions) -> Result<Tensor>;
 
+    /// The latents of a picture `[T, 3, H, W]` that a network takes beside noise, as one draw of what the encoder says:
+    /// `mean + std * noise`, `noise` of the shape of the latents, in the scale that such networks were trained on.
+    ///
+    /// # Errors
+    /// As [`Autoencoder::encode`].
+    fn encode_drawn(&self, video: &Tensor, noise: &Tensor, options: &EncodeOptions) -> Result<Tensor>;
+
     /// What [`Autoencoder::encode`] multiplies the encoder's mean by: the denoiser's scale over the encoder's own.
     fn scaling_factor(&self) -> f64;
 
@@ -163,6 +170,10 @@ mod tests {
     impl Autoencoder for PerFrame {
         fn encode(&self, video: &Tensor, _: &EncodeOptions) -> Result<Tensor> {
             video.avg_pool2d(2)? * 0.5
+        }
+
+        fn encode_drawn(&self, video: &Tensor, noise: &Tensor, options: &EncodeOptions) -> Result<Tensor> {
+            self.encode(video, options)? + noise
         }
 
         fn scaling_factor(&self) -> f64 {

@@ -70,6 +70,26 @@ impl TimestepEmbedding {
     }
 }
 
+/// Two linear layers with a GELU (tanh form) between: diffusers' `PixArtAlphaTextProjection`.
+#[derive(Debug)]
+pub struct Mlp {
+    linear_1: Linear,
+    linear_2: Linear,
+}
+
+impl Mlp {
+    /// From texts of width `in_dim` to `dim`.
+    pub fn load(in_dim: usize, dim: usize, vb: VarBuilder) -> Result<Self> {
+        let linear_1 = linear(in_dim, dim, true, vb.pp("linear_1"))?;
+        Ok(Self { linear_1, linear_2: linear(dim, dim, true, vb.pp("linear_2"))? })
+    }
+
+    /// `[.., in_dim]` to `[.., dim]`.
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        self.linear_2.forward(&self.linear_1.forward_gelu_tanh(x)?)
+    }
+}
+
 /// Two linear layers with a GELU (tanh form) between: diffusers' `FeedForward` with `gelu-approximate`.
 #[derive(Debug)]
 pub struct FeedForward {
@@ -80,8 +100,13 @@ pub struct FeedForward {
 impl FeedForward {
     /// Four times as wide inside as outside.
     pub fn load(dim: usize, vb: VarBuilder) -> Result<Self> {
-        let proj = linear(dim, 4 * dim, true, vb.pp("net.0.proj"))?;
-        Ok(Self { proj, out: linear(4 * dim, dim, true, vb.pp("net.2"))? })
+        Self::of(dim, 4 * dim, vb)
+    }
+
+    /// So wide inside.
+    pub fn of(dim: usize, inner: usize, vb: VarBuilder) -> Result<Self> {
+        let proj = linear(dim, inner, true, vb.pp("net.0.proj"))?;
+        Ok(Self { proj, out: linear(inner, dim, true, vb.pp("net.2"))? })
     }
 
     /// `[.., D]` to the same.

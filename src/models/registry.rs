@@ -2,11 +2,12 @@
 
 use super::architecture::Family;
 use super::original::{Original, Shapes};
-use super::{cogvideox, sd};
+use super::{cogvideox, sd, stiv};
 use anyhow::Result;
 
 /// All kinds of models that the program runs.
-pub static FAMILIES: &[&Family] = &[&cogvideox::FAMILY, &sd::FAMILY, &sd::TEXT_TO_VIDEO, &sd::STREAMING, &sd::SUBJECT];
+pub static FAMILIES: &[&Family] =
+    &[&cogvideox::FAMILY, &sd::FAMILY, &sd::TEXT_TO_VIDEO, &sd::STREAMING, &sd::SUBJECT, &stiv::FAMILY];
 
 /// The kind of a pipeline class.
 pub fn family(pipeline: &str) -> Option<&'static Family> {

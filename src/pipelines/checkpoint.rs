@@ -501,6 +501,7 @@ fn identity(job: &Job) -> Result<Value> {
         "masks": masks(stage).map(directory::file_hash).transpose()?,
         "given": given(stage).map(directory::file_hash).transpose()?,
         "first_frame": stage.input.first_frame.as_ref().map(|given| directory::file_hash(&given.path)).transpose()?,
+        "pictures": pictures(stage).iter().map(|file| directory::file_hash(file)).collect::<Result<Vec<_>>>()?,
         "rife": Interpolator::place().filter(|_| interpolated).as_deref().map(directory::file_hash).transpose()?,
         "device": stage.compute.device_name(),
         "dtypes": [stage.compute.dtype.as_str(), stage.compute.text_dtype.as_str(), stage.compute.vae_dtype.as_str()],
@@ -530,6 +531,11 @@ fn masks(stage: &Stage) -> Option<&Path> {
         Foreground::Pictures { file, .. } => Some(file),
         Foreground::Words { .. } => None,
     }
+}
+
+/// The files of the frames that are given of a stage.
+fn pictures(stage: &Stage) -> Vec<&Path> {
+    stage.method.given.iter().flat_map(|given| &given.files).map(|file| file.path.as_path()).collect()
 }
 
 fn plan(job: &Job) -> Result<Plan> {
@@ -582,6 +588,7 @@ pub fn differs(job: &Job, plan: &Plan) -> Result<Option<(Code, String)>> {
         "masks" => "the pictures of --mask are others".to_owned(),
         "given" => "the given video is another".to_owned(),
         "first_frame" => "the picture of --first-frame is another".to_owned(),
+        "pictures" => "the given frames are others".to_owned(),
         "version" | "schema" => format!("it was begun by vidgen {}", plan.version),
         "request" => "what was asked for reads differently now".to_owned(),
         key => format!("{key} was {value} and is {}", now[key]),

@@ -71,6 +71,7 @@ impl ChunkNoise {
                     frames: None,
                     steps: steps.transpose()?,
                     first: 0,
+                    image: None,
                 };
                 (source, 0)
             }

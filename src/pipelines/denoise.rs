@@ -7,12 +7,13 @@
 //! other is the same for all windows.
 
 use super::draws::Draws;
+use super::known::{Known, Seen, Unseen};
 use super::rows::{self, RowPlan};
 use super::state::{SamplerState, TimelineState};
-use crate::attention::{AttentionProcessor, Branch, Hooks, Pass};
+use crate::attention::{AttentionProcessor, Branch, Half, Hooks, Pass};
 use crate::guidance::{self, Rule};
 use crate::job::{Sharing, Timeline};
-use crate::models::{Denoiser, Row, Time};
+use crate::models::{Added, Denoiser, Row, Time};
 use crate::nn::sdpa::Sdpa;
 use crate::noise::{Noise, Stream};
 use crate::run::{Clock, Code, Event, Failure, Observer, Phase};
@@ -50,6 +51,8 @@ pub enum NoiseSource {
         steps: Option<Tensor>,
         /// The step of the run that `steps` begins with.
         first: usize,
+        /// That of the draw of a picture beside the latents, `[1, 1, C, H, W]`.
+        image: Option<Tensor>,
     },
 }
 
@@ -92,6 +95,24 @@ impl NoiseSource {
         }
     }
 
+    /// Noise of the draw of a picture that stands beside the latents, `[1, C, H, W]` on the CPU.
+    ///
+    /// # Errors
+    /// Given noise without it, or of another shape.
+    pub fn image(&self, (c, h, w): LatentShape) -> Result<Tensor> {
+        match self {
+            Self::Seeded(noise) | Self::Shared(noise) | Self::UsedAgain { noise, .. } => {
+                Ok(noise.latents(Stream::Encode, 0..1, 0, (c, h, w), &Device::Cpu)?)
+            }
+            Self::Given { image, .. } => {
+                let image = image.as_ref().context("the given noise holds no image_noise, which a picture needs")?;
+                let (shape, wanted) = (image.dims(), [1, 1, c, h, w]);
+                anyhow::ensure!(shape == wanted, "image_noise has shape {shape:?}, this run needs {wanted:?}");
+                Ok(image.squeeze(0)?)
+            }
+        }
+    }
+
     /// Noise that enters a step.
     fn step(&self, step: usize, frames: Range<usize>, shape: LatentShape, device: &Device) -> Result<Tensor> {
         match self {
@@ -122,34 +143,6 @@ fn of_frames(given: &Tensor, frames: Range<usize>) -> Result<Tensor> {
     match given.dim(0)? {
         1 => repeated(given, frames.len()),
         _ => Ok(given.narrow(0, frames.start, frames.len())?),
-    }
-}
-
-/// Frames of a timeline that are known, such as the end of a video that is continued. In every step the estimate of
-/// them is what they are, so they are under the right noise in all windows that see them; and they come out bit for bit.
-#[derive(Debug, Clone)]
-pub struct Known {
-    /// The first of them on the timeline.
-    pub start: usize,
-    /// `[F, C, H, W]` in f32, scaled, on the device of the run.
-    pub latents: Tensor,
-}
-
-impl Known {
-    /// The known frames of a tensor over the timeline.
-    pub fn of(&self, timeline: &Tensor) -> Result<Tensor> {
-        Ok(timeline.narrow(0, self.start, self.latents.dim(0)?)?)
-    }
-
-    /// Which frames of a stretch of the timeline are known, counted from its start.
-    fn within(&self, stretch: Range<usize>) -> Vec<usize> {
-        let known = self.start..self.start + self.latents.dims().first().copied().unwrap_or(0);
-        stretch.clone().filter(|frame| known.contains(frame)).map(|frame| frame - stretch.start).collect()
-    }
-
-    /// Puts values in the place of the known frames, in `timeline` itself, which nobody else may hold.
-    fn put(&self, timeline: &Tensor, values: &Tensor) -> Result<()> {
-        Ok(timeline.slice_set(&values.contiguous()?, 0, self.start)?)
     }
 }
 
@@ -214,6 +207,8 @@ pub struct Input<'a> {
     pub texts: Vec<Tensor>,
     /// What stands behind its latents on the channel axis, `[F, C', H, W]`; zeros in halves that see no image.
     pub concat: Option<Tensor>,
+    /// What the network is told of it beside time and text.
+    pub told: Option<Told>,
     /// Its first frame among all of the video, for noise that does not depend on how a video is cut.
     pub start: usize,
     /// Frames that are known already; of a timeline at a time of its own, all.
@@ -221,6 +216,17 @@ pub struct Input<'a> {
     /// What it begins with under the noise of the first step, `[F, C, H, W]`, instead of noise alone.
     pub refined: Option<Tensor>,
     pub scheduler: Box<dyn Scheduler>,
+}
+
+/// What a network is told of a timeline beside time and text.
+#[derive(Debug, Clone)]
+pub struct Told {
+    /// Each of its texts as one vector `[D]`; empty where the network takes none.
+    pub pooled: Vec<Tensor>,
+    /// The same of the halves that see no text.
+    pub no_text: Option<Tensor>,
+    /// By window, the numbers of its clip.
+    pub numbers: Vec<Vec<f64>>,
 }
 
 /// What is called after each step, and what the progress of the run is made from.
@@ -282,8 +288,17 @@ pub fn denoise(run: Denoising, observer: &mut dyn Observer) -> Result<Vec<Tensor
         }
         let passes = rows::passes(&plan, step, halves, layers, |timeline, window| tracks[timeline].entering(window));
         tracks.iter_mut().for_each(|track| track.last = None); // no memory that a pass could use
-        for pass in passes {
-            ask(&mut network, &sampling, &at, pass, &mut tracks, uncond)?;
+        let again = tracks.last().and_then(|track| track.input.scheduler.again_at(step));
+        for pass in &passes {
+            ask(&mut network, &sampling, &at, pass.clone(), &mut tracks, uncond)?;
+        }
+        if let Some(timestep) = again {
+            for track in tracks.iter_mut().filter(|track| track.moves(step)) {
+                track.look_ahead(step)?;
+            }
+            for pass in passes {
+                ask(&mut network, &sampling, &guidance::Step { timestep, ..at }, pass, &mut tracks, uncond)?;
+            }
         }
         for track in tracks.iter_mut().filter(|track| track.moves(step)) {
             track.advance(step, &sampling, network.device)?;
@@ -323,6 +338,9 @@ fn ask(
         let parts = sampling.rule.halves(at).iter().zip(&estimate.rows);
         let parts: Vec<_> = parts.map(|(&half, &row)| guidance::Output { half, prediction: &outputs[row] }).collect();
         let track = &mut tracks[estimate.timeline];
+        for output in &parts {
+            track.hear(estimate.window, output.half, output.prediction)?;
+        }
         let prediction = sampling.rule.combine(at, &parts, &track.known(estimate.window))?;
         let Some(blend) = &mut track.blend else { continue };
         match estimate.kind {
@@ -339,8 +357,20 @@ struct Track<'a> {
     latents: Tensor,
     /// None where no step changes it.
     blend: Option<Blend>,
+    /// What passes see that see no image, where frames are given.
+    unseen: Option<Unseen>,
+    /// Where a step looks a second time: what the first prediction leads to.
+    ahead: Option<Ahead>,
     /// The prediction of the last step, and the latents before it.
     last: Option<(Tensor, Tensor)>,
+}
+
+/// A step between its first look at the network and its second.
+struct Ahead {
+    latents: Tensor,
+    prediction: Tensor,
+    /// Of [`Unseen`].
+    free: Option<(Tensor, Tensor)>,
 }
 
 impl<'a> Track<'a> {
@@ -349,7 +379,7 @@ impl<'a> Track<'a> {
         if input.timeline.time.is_some() {
             let known = input.known.as_ref().filter(|known| known.latents.dims().first() == Some(&plan.frames));
             let latents = known.context("a timeline at a time of its own is not known")?.latents.clone();
-            return Ok(Self { input, latents, blend: None, last: None });
+            return Ok(Self { input, latents, blend: None, unseen: None, ahead: None, last: None });
         }
         let blend = match sampling.draws {
             Some(_) => Blend::overwriting(plan),
@@ -357,19 +387,27 @@ impl<'a> Track<'a> {
         };
         let blend = Some(blend);
         input.scheduler.begin_at(sampling.first);
-        if let Some(TimelineState { latents, scheduler }) = from {
+        let noise = || sampling.noise.initial(input.frames(), sampling.shape, device);
+        if let Some(TimelineState { latents, scheduler, free }) = from {
+            let given = input.known.as_ref().filter(|known| known.seen != Seen::Noised);
+            let unseen = given.map(|known| Unseen::new(known, &noise()?, free)).transpose()?.flatten();
             input.scheduler.restore(scheduler);
-            return Ok(Self { input, latents, blend, last: None });
+            return Ok(Self { input, latents, blend, unseen, ahead: None, last: None });
         }
-        let noise = sampling.noise.initial(input.frames(), sampling.shape, device)?;
+        let noise = noise()?;
+        let unseen = input.known.as_ref().map(|known| Unseen::new(known, &noise, None)).transpose()?.flatten();
         let latents = match &input.refined {
             Some(refined) => input.scheduler.noised(sampling.first, refined, &noise)?,
             None => (noise * input.scheduler.init_noise_sigma())?,
         };
-        if let Some(known) = &input.known {
-            known.put(&latents, &input.scheduler.noised(0, &known.latents, &known.of(&latents)?)?)?;
+        match &input.known {
+            Some(known) if known.seen == Seen::Noised => {
+                known.put(&latents, &input.scheduler.noised(0, &known.latents, &known.of(&latents)?)?)?;
+            }
+            Some(known) => known.put(&latents, &known.latents)?,
+            None => {}
         }
-        Ok(Self { input, latents, blend, last: None })
+        Ok(Self { input, latents, blend, unseen, ahead: None, last: None })
     }
 
     /// The estimates of a window that enter the blend.
@@ -379,7 +417,7 @@ impl<'a> Track<'a> {
 
     /// What the network is asked about a window.
     fn row(&self, branch: &Branch, timestep: f64, uncond: &Tensor) -> Result<Row> {
-        let Input { timeline, texts, concat, .. } = &self.input;
+        let Input { timeline, texts, concat, told, known, .. } = &self.input;
         let window = &timeline.plan.windows[branch.window];
         let frames = |x: &Tensor| x.narrow(0, window.start, window.len);
         let concat = match concat {
@@ -396,14 +434,37 @@ impl<'a> Track<'a> {
                 Tensor::stack(texts, 0)?
             }
         };
-        let time = Time::One(timeline.time.unwrap_or(timestep));
-        Ok(Row { concat, time, frame_texts, ..Row::new(frames(&self.latents)?, context, timestep) })
+        let mut time = Time::One(timeline.time.unwrap_or(timestep));
+        if let Some(Known { seen: Seen::Clean { time: Some(own), .. }, .. }) = known
+            && branch.half.image
+        {
+            let given = self.known(branch.window);
+            let of = |frame: usize| if given.contains(&frame) { *own } else { timestep };
+            time = Time::Frames((0..window.len).map(of).collect());
+        }
+        let added = told.as_ref().map(|told| Added {
+            pooled: if branch.half.text { told.pooled.get(window.text).cloned() } else { told.no_text.clone() },
+            numbers: told.numbers.get(branch.window).cloned().unwrap_or_default(),
+        });
+        let latents = self.ahead.as_ref().map_or(&self.latents, |ahead| &ahead.latents);
+        let latents = match (&self.unseen, known) {
+            (Some(unseen), Some(known)) if !branch.half.image => unseen.seen(known, latents, timestep)?,
+            _ => latents.clone(),
+        };
+        Ok(Row { concat, time, frame_texts, added, ..Row::new(frames(&latents)?, context, timestep) })
+    }
+
+    /// What the network says of a window in the pass of a half.
+    fn hear(&mut self, window: usize, half: Half, prediction: &Tensor) -> Result<()> {
+        let (Some(unseen), Some(known)) = (&mut self.unseen, &self.input.known) else { return Ok(()) };
+        let window = &self.input.timeline.plan.windows[window];
+        unseen.hear(known, half, &(window.start..window.end()), prediction)
     }
 
     /// Places in a window whose frames are known.
     fn known(&self, window: usize) -> Vec<usize> {
         let window = &self.input.timeline.plan.windows[window];
-        self.input.known.as_ref().map_or_else(Vec::new, |known| known.within(window.start..window.end()))
+        self.input.known.as_ref().map_or_else(Vec::new, |known| known.within(&(window.start..window.end())))
     }
 
     /// Whether a step changes it.
@@ -411,15 +472,52 @@ impl<'a> Track<'a> {
         self.blend.is_some() && step < self.input.timeline.steps
     }
 
-    /// Takes a step on the estimates that have come.
-    fn advance(&mut self, step: usize, sampling: &Sampling, device: &Device) -> Result<()> {
+    /// Time from a step to the next; of flow matching.
+    fn step_of_time(&self, step: usize) -> f64 {
+        let times = self.input.scheduler.timesteps();
+        times.get(step + 1).copied().unwrap_or(1.0) - times[step]
+    }
+
+    /// Goes where the estimates lead that have come, to look a second time from there.
+    fn look_ahead(&mut self, step: usize) -> Result<()> {
         let Some(blend) = &mut self.blend else { return Ok(()) };
         let prediction = blend.finish()?;
         check_finite(&prediction, (step, self.input.start), "denoiser")?;
-        let scheduler = &mut self.input.scheduler;
+        let latents = self.input.scheduler.step(step, &prediction, &self.latents, None)?;
         if let Some(known) = &self.input.known {
-            let values = scheduler.predict_from_x0(step, &known.latents, &known.of(&self.latents)?)?;
-            known.put(&prediction, &values)?;
+            known.put(&latents, &known.latents)?;
+        }
+        let time = self.step_of_time(step);
+        let free = self.unseen.as_mut().map(|unseen| unseen.look_ahead(time)).transpose()?.flatten();
+        self.ahead = Some(Ahead { latents, prediction, free });
+        Ok(())
+    }
+
+    /// Takes a step on the estimates that have come.
+    fn advance(&mut self, step: usize, sampling: &Sampling, device: &Device) -> Result<()> {
+        let Some(blend) = &mut self.blend else { return Ok(()) };
+        let mut prediction = blend.finish()?;
+        check_finite(&prediction, (step, self.input.start), "denoiser")?;
+        let time = self.step_of_time(step);
+        let mut before = None;
+        if let Some(Ahead { prediction: first, free, .. }) = self.ahead.take() {
+            prediction = ((first + prediction)? / 2.0)?;
+            before = free;
+        }
+        if let Some(unseen) = &mut self.unseen {
+            let (free, velocity) = before.unzip();
+            free.into_iter().for_each(|free| unseen.look_back(free));
+            unseen.advance(time, velocity.as_ref())?;
+        }
+        let scheduler = &mut self.input.scheduler;
+        match &self.input.known {
+            Some(known) if known.seen == Seen::Noised => {
+                let values = scheduler.predict_from_x0(step, &known.latents, &known.of(&self.latents)?)?;
+                known.put(&prediction, &values)?;
+            }
+            // the estimate of what is clean is itself
+            Some(known) => known.put(&prediction, &known.latents.zeros_like()?)?,
+            None => {}
         }
         let noise = if scheduler.needs_noise(step) {
             Some(sampling.noise.step(step, self.input.frames(), sampling.shape, device)?)
@@ -428,12 +526,16 @@ impl<'a> Track<'a> {
         };
         let next = self.input.scheduler.step(step, &prediction, &self.latents, noise.as_ref())?;
         check_finite(&next, (step, self.input.start), "scheduler")?;
+        if let Some(known) = self.input.known.as_ref().filter(|known| known.seen != Seen::Noised) {
+            known.put(&next, &known.latents)?;
+        }
         self.last = Some((prediction, std::mem::replace(&mut self.latents, next)));
         Ok(())
     }
 
     fn state(&self) -> TimelineState {
-        TimelineState { latents: self.latents.clone(), scheduler: self.input.scheduler.state() }
+        let free = self.unseen.as_ref().and_then(|unseen| unseen.free().cloned());
+        TimelineState { latents: self.latents.clone(), scheduler: self.input.scheduler.state(), free }
     }
 
     /// The estimate of the clean timeline at a step, or what it is where that step did not change it.

@@ -1,6 +1,7 @@
 //! The loop with a companion and with concatenated latents, on a network that remembers what it was asked about.
 
-use super::denoise::{Denoising, Input, Known, Network, NoiseSource, Reporting, Sampling, denoise};
+use super::denoise::{Denoising, Input, Network, NoiseSource, Reporting, Sampling, denoise};
+use super::known::Known;
 use crate::attention::{Hooks, Row, Time};
 use crate::guidance::{GuidanceSchedule, Rule};
 use crate::job::{Reads, Sharing, Timeline};
@@ -38,7 +39,7 @@ fn input<'a>(timeline: &'a Timeline, known: Option<Known>, concat: Option<Tensor
     let config = ScheduleConfig::zero_snr(3.0);
     let scheduler = schedulers::build(&config, SchedulerKind::Ddim, Table::Diffusers, STEPS, 0.0).unwrap();
     let texts = vec![Tensor::ones((1, 1), DType::F32, &Device::Cpu).unwrap()];
-    Input { timeline, texts, concat, start: 0, known, refined: None, scheduler }
+    Input { timeline, texts, concat, told: None, start: 0, known, refined: None, scheduler }
 }
 
 fn run(timelines: Vec<Input>, rule: &Rule) -> (Vec<Tensor>, Vec<Vec<Row>>) {
@@ -78,7 +79,7 @@ fn a_clean_frame_at_a_time_of_its_own_stands_in_the_passes_that_read_it() {
     let reference = Timeline::reference(ChunkPlan::single(1), 0.0);
     let output = Timeline { reads, ..Timeline::output(ChunkPlan::even(&[3], 5, 2, 0)) };
     let clean = latents(7, 1);
-    let known = Known { start: 0, latents: clean.clone() };
+    let known = Known::noised(0, clean.clone()).unwrap();
     let rule = Rule::classifier_free(GuidanceSchedule::Constant(3.0));
     let (made, passes) = run(vec![input(&reference, Some(known), None), input(&output, None, None)], &rule);
     assert_eq!((made[0].dim(0).unwrap(), made[1].dim(0).unwrap()), (1, 11));

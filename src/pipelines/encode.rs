@@ -54,6 +54,16 @@ impl<'a> Encoder<'a> {
         self.pixels(values, frames.len())
     }
 
+    /// The latents `[1, C, H, W]` of one picture as a draw: the encoder's mean with `noise` of its deviation, scaled as networks
+    /// were trained that take them beside noise.
+    pub fn drawn(&self, frame: &Frame, noise: &Tensor) -> Result<Tensor> {
+        let values = frame.planes().into_iter().map(|value| 2.0 * value - 1.0).collect();
+        let picture = Tensor::from_vec(values, (1, 3, self.stage.size.height, self.stage.size.width), &Device::Cpu)?;
+        let options = EncodeOptions { tile: self.stage.decode.tile.clone(), ..EncodeOptions::default() };
+        let latents = self.vae.encode_drawn(&picture, &noise.to_device(&self.stage.compute.device)?, &options)?;
+        Ok(latents.to_device(&Device::Cpu)?.to_dtype(DType::F32)?)
+    }
+
     /// The same of `count` frames as values from -1 to 1, `[T, 3, H, W]`.
     pub fn pixels(&self, values: Vec<f32>, count: usize) -> Result<Tensor> {
         let (width, height) = (self.stage.size.width, self.stage.size.height);

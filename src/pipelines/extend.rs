@@ -5,9 +5,9 @@
 //! random. The new frames are decoded together with the latents before them, whose own frames are dropped: the decoder is
 //! causal and sees what it would see in the middle of a video.
 
-use super::denoise::Known;
 use super::encode::Encoder;
 use super::footage;
+use super::known::Known;
 use crate::job::{Segment, SourceKind, SourceVideo, Stage};
 use crate::run::{Code, Failure, Manifest, Observer, WithCode};
 use crate::video::{self, Frame, Limits};
@@ -33,7 +33,7 @@ impl Context {
 
     /// The known frames of a timeline.
     pub fn known(&self, segment: &Segment, device: &Device) -> Result<Known> {
-        Ok(Known { start: segment.padding, latents: self.latents.to_device(device)? })
+        Known::noised(segment.padding, self.latents.to_device(device)?)
     }
 
     /// A denoised timeline with the source latents before it, as far as they are not on it already.
@@ -220,6 +220,7 @@ mod tests {
                 timeline: &timeline,
                 texts,
                 concat: None,
+                told: None,
                 start: 0,
                 known: known.cloned(),
                 refined: None,
@@ -252,7 +253,7 @@ mod tests {
                     for blend in [BlendMode::Reference, BlendMode::Paper] {
                         for (start, count) in [(0, 2), (1, 4)] {
                             let latents = Noise::new(7).latents(Stream::Encode, 0..count, 0, SHAPE, &Device::Cpu);
-                            let known = Known { start, latents: latents.unwrap() };
+                            let known = Known::noised(start, latents.unwrap()).unwrap();
                             let scheduler = || schedulers::build(&config, kind, table, STEPS, eta).unwrap();
                             let (timeline, witness) = run(scheduler(), blend, Some(&known));
                             assert_eq!(timeline.dims(), [11, c, h, w]);

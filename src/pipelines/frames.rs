@@ -141,7 +141,7 @@ fn write(
         // a draft may end here: then nothing is mixed behind it
         let next = stage.segments.get(part + 1).filter(|_| part + 1 < parts);
         let segment = &stage.segments[part];
-        let goes_on = segment.feed.is_some() || stage.method.streaming.is_some();
+        let goes_on = segment.feed.is_some() || stage.method.streaming.is_some() || !segment.given.is_empty();
         cut.set(part > 0 && segment.fade == 0 && !goes_on);
         fades.begin(segment.fade, wanted.len(), next.map_or(0, |next| next.fade))?;
         if stage.shown() == 1 {

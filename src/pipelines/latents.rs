@@ -1,12 +1,14 @@
 //! Noise becomes latents, segment by segment.
 
 use super::checkpoint::Checkpointer;
+use super::clip_noise::by_clip;
 use super::control::{self, Pictures};
 use super::controls;
 use super::denoise::{Denoising, Input, MICRO_BATCH, Network, NoiseSource, Reporting, Sampling, StepHook, denoise};
 use super::draws::Draws;
 use super::extend::Context;
 use super::feed;
+use super::given;
 use super::loaded::Loaded;
 use super::placed::Subject;
 use super::preview::Previewer;
@@ -45,6 +47,9 @@ pub fn noise(stage: &Stage, seed: u64) -> Result<NoiseSource> {
             None => NoiseSource::Seeded(noise),
         });
     };
+    if let Some(names) = stage.clip_names() {
+        return by_clip(stage, path, &names);
+    }
     let shown = path.display();
     let mut tensors = read_tensors(path)?;
     let frames: usize = stage.segments.iter().map(|segment| segment.plan.frames).sum();
@@ -82,10 +87,18 @@ pub fn noise(stage: &Stage, seed: u64) -> Result<NoiseSource> {
     let needed = (0..sampler.steps).any(|step| scheduler.needs_noise(step));
     ensure!(
         steps.is_some() || !needed,
-        "{shown}: holds no step_noise, and {} adds noise at every step: add it, or use --scheduler ddim",
-        sampler.kind
+        "{shown}: holds no step_noise, and {} adds noise at every step: add it, or use --scheduler {}",
+        sampler.kind,
+        if sampler.schedule.is_flow() { "euler" } else { "ddim" }
     );
-    Ok(NoiseSource::Given { initial: initial.squeeze(0)?, frames: frames_noise, steps, first: sampler.steps - taken })
+    let image = tensors.remove("image_noise");
+    Ok(NoiseSource::Given {
+        initial: initial.squeeze(0)?,
+        frames: frames_noise,
+        steps,
+        first: sampler.steps - taken,
+        image,
+    })
 }
 
 /// Maps that are recorded in a run.
@@ -107,6 +120,8 @@ pub struct Prepared<'a> {
     pub context: Option<&'a Context>,
     /// What stands beside the latents of the video on the channel axis, `[F, C', H, W]`.
     pub concat: Option<&'a Tensor>,
+    /// The latents of the frames that are given in the place of noise, `[K, C, H, W]`.
+    pub given: Option<&'a Tensor>,
     /// What the control networks of the stage see.
     pub pictures: &'a Pictures,
     /// The latents of the picture of a subject that is put into the video.
@@ -317,12 +332,18 @@ fn input<'a>(
     let texts = timeline.plan.texts.iter().map(|text| mix(&prepared.texts.prompts, text));
     let concat =
         prepared.concat.map(|all| all.narrow(0, start, timeline.plan.frames)?.to_device(&stage.compute.device));
+    let device = &stage.compute.device;
+    let known = match context {
+        Some(context) => Some(given::seen(stage, context.known(segment, device)?)),
+        None => given::known(stage, segment, prepared.given, device)?,
+    };
     Ok(Input {
         timeline,
+        told: given::told(stage, &timeline.plan, prepared.texts)?,
         texts: texts.collect::<candle_core::Result<_>>()?,
         concat: concat.transpose()?,
         start,
-        known: context.map(|context| context.known(segment, &stage.compute.device)).transpose()?,
+        known,
         refined: prepared.refined.map(|refined| refined[index].to_device(&stage.compute.device)).transpose()?,
         scheduler: stage.sampler.build()?,
     })

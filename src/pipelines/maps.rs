@@ -16,6 +16,7 @@ use super::extend;
 use super::fade::Fades;
 use super::footage;
 use super::frame_cache::FrameCache;
+use super::given;
 use super::latents::{Prepared, Recording, latents, noise};
 use super::loaded::Loaded;
 use super::map_pictures::{Axis, badge, colour, grid, matrix, unit};
@@ -69,7 +70,11 @@ pub fn attention_maps(
 
     let until = if overlay { stage.sampler.steps } else { maps.until(stage.sampler.steps) };
     let recording = Recording { until, maps, kept: RefCell::default() };
-    let concat = footage::pictures(stage, observer)?;
+    let concat = match given::beside(stage, &noise, observer)? {
+        Some(beside) => Some(beside),
+        None => footage::pictures(stage, observer)?,
+    };
+    let given = given::latents(stage, &[], observer)?;
     let draws = Draws::new(stage, job.seed).code(Code::Usage)?;
     let refined = footage::refined(stage, observer)?.map(|latents| vec![latents]);
     let pictures = control::pictures(stage, observer)?;
@@ -81,6 +86,7 @@ pub fn attention_maps(
         draws: draws.as_ref(),
         context: context.as_ref(),
         concat: concat.as_ref(),
+        given: given.as_ref(),
         pictures: &pictures,
         subject: subject.as_ref(),
         refined: refined.as_deref(),

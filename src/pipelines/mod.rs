@@ -6,6 +6,7 @@
 mod again;
 mod checkpoint;
 mod chunk_noise;
+mod clip_noise;
 mod control;
 mod controls;
 mod decode;
@@ -20,6 +21,8 @@ mod feed;
 mod footage;
 mod frame_cache;
 mod frames;
+mod given;
+mod known;
 mod latents;
 mod loaded;
 mod map_pictures;

@@ -2,8 +2,8 @@
 
 use crate::job::values::Interpolate;
 use crate::job::{
-    Anchor, ControlInput, ControlKind, Footage, Foreground, FreeNoise, Instruct, Job, Placed, Segment, SourceVideo,
-    Stage, Streaming, UncondText, ZeroShot,
+    Anchor, ControlInput, ControlKind, Footage, Foreground, FreeNoise, GivenFrom, GuidanceForm, GuidanceMode, Instruct,
+    Job, Placed, Renorm, Segment, SourceVideo, Stage, Streaming, UncondText, ZeroShot,
 };
 use crate::models::architecture::Role;
 use crate::run::Manifest;
@@ -157,7 +157,7 @@ fn settings(job: &Job) -> Result<Map<String, Value>> {
     if !stage.model.folder.loras().is_empty() {
         settings.insert("lora".to_owned(), json!(stage.model.folder.loras()));
     }
-    for stage in &job.stages[1..] {
+    for stage in job.stages[1..].iter().filter(|stage| stage.input.strength.is_some()) {
         settings.insert("enhance".to_owned(), enhancing(stage)?);
     }
     Ok(settings)
@@ -222,6 +222,7 @@ fn of_method(stage: &Stage) -> Result<Map<String, Value>> {
         let controls = stage.method.control_inputs.iter().map(control).collect::<Result<Vec<_>>>()?;
         settings.insert("control".to_owned(), json!(controls));
     }
+    settings.extend(of_guidance(stage)?);
     if let Some(Instruct { footage, image_guidance }) = &stage.method.instruct {
         let given = of_footage(footage)?;
         settings.extend([("image_guidance_scale".to_owned(), json!(image_guidance)), ("given".to_owned(), given)]);
@@ -286,6 +287,40 @@ fn of_placed(placed: &Placed) -> Result<Map<String, Value>> {
         settings.insert("lambda_m".to_owned(), json!(placed.boxes.as_ref().map(|_| placed.outside)));
     }
     settings.insert("boxes".to_owned(), json!(placed.boxes));
+    Ok(settings)
+}
+
+/// Given frames, and what guidance makes of them.
+fn of_guidance(stage: &Stage) -> Result<Map<String, Value>> {
+    let (mut settings, method) = (Map::new(), &stage.method);
+    let GuidanceForm { mode, image, renorm, null_frame } = method.guidance;
+    if renorm != Renorm::Off {
+        settings.insert("renorm".to_owned(), json!(renorm.to_string()));
+    }
+    let goes_on = mode != GuidanceMode::Cfg;
+    if method.given.is_some() || method.keyframes || goes_on {
+        settings.insert("guidance_mode".to_owned(), json!(mode.to_string()));
+        if mode == GuidanceMode::Sit {
+            settings.insert("image_guidance_scale".to_owned(), json!(image));
+        }
+        if mode != GuidanceMode::Cfg && method.given.as_ref().is_none_or(|given| given.from != GivenFrom::Beside) {
+            settings.insert("null_frame".to_owned(), json!(null_frame.to_string()));
+        }
+        settings.insert("keyframes".to_owned(), json!(method.keyframes));
+    }
+    if let Some(given) = &method.given {
+        let files = given.files.iter().map(of_footage).collect::<Result<Vec<_>>>()?;
+        let at = stage.segments.iter().map(|segment| {
+            let at = segment.given.iter().map(|at| json!([at.frame, at.of]));
+            at.collect::<Value>()
+        });
+        settings.extend([
+            ("given".to_owned(), json!(files)),
+            ("fit".to_owned(), json!(given.fit.to_string())),
+            // by clip: latent frames, and which of the given ones stands there
+            ("given_at".to_owned(), at.collect::<Value>()),
+        ]);
+    }
     Ok(settings)
 }
 

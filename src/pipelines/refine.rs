@@ -86,7 +86,15 @@ mod tests {
 
     #[test]
     fn ends_are_repeated_on_the_timeline() {
-        let segment = Segment { plan: ChunkPlan::single(6), padding: 1, context: 0, feed: None, frames: 3, fade: 0 };
+        let segment = Segment {
+            plan: ChunkPlan::single(6),
+            padding: 1,
+            context: 0,
+            feed: None,
+            frames: 3,
+            fade: 0,
+            given: Vec::new(),
+        };
         let latents = Tensor::new(&[5f32, 6.0, 7.0], &Device::Cpu).unwrap().reshape((3, 1, 1, 1)).unwrap();
         let line = on_timeline(&latents, &segment).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
         assert_eq!(line, [5.0, 5.0, 6.0, 7.0, 7.0, 7.0]);

@@ -120,6 +120,7 @@ fn counted(denoiser: &dyn Denoiser, windows: usize, layers: &str, steps: &str, b
             timeline: &timeline,
             texts,
             concat: None,
+            told: None,
             start: 0,
             known: None,
             refined: None,

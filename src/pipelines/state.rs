@@ -10,6 +10,8 @@ use candle_core::{DType, Device, Tensor};
 pub struct TimelineState {
     /// `[F, C, H, W]` in f32.
     pub latents: Tensor,
+    /// Given frames as passes without an image see them, where those move by themselves, `[F, C, H, W]`.
+    pub free: Option<Tensor>,
     /// The state of the sampler, as [`crate::schedulers::Scheduler::state`] gives it.
     pub scheduler: Option<Tensor>,
 }
@@ -22,15 +24,18 @@ pub struct SamplerState {
     pub timelines: Vec<TimelineState>,
 }
 
-/// The timelines of a segment as a file: `timeline` and, where the samplers have a state, `scheduler`, each all timelines
-/// one after the other on the axis of frames.
+/// The timelines of a segment as a file: `timeline` and, where the samplers have a state, `scheduler`, and `free`, each all
+/// timelines one after the other on the axis of frames.
 pub fn pack(timelines: &[TimelineState]) -> Result<Vec<u8>> {
     let joined = |parts: Vec<&Tensor>| Tensor::cat(&parts, 0)?.to_device(&Device::Cpu)?.to_dtype(DType::F32);
     let timeline = joined(timelines.iter().map(|state| &state.latents).collect())?;
     let remembered: Option<Vec<&Tensor>> = timelines.iter().map(|state| state.scheduler.as_ref()).collect();
     let scheduler = remembered.map(joined).transpose()?;
+    let free: Option<Vec<&Tensor>> = timelines.iter().map(|state| state.free.as_ref()).collect();
+    let free = free.map(joined).transpose()?;
     let mut tensors = vec![("timeline", &timeline)];
     tensors.extend(scheduler.as_ref().map(|scheduler| ("scheduler", scheduler)));
+    tensors.extend(free.as_ref().map(|free| ("free", free)));
     bytes_of(&tensors)
 }
 
@@ -49,12 +54,13 @@ pub fn unpack(
         Ok(Some(tensor.to_device(device)?))
     };
     let latents = take("timeline")?.context("holds no timeline")?;
-    let scheduler = take("scheduler")?;
+    let (scheduler, free) = (take("scheduler")?, take("free")?);
     let mut start = 0;
     let part = |timeline: &Timeline| -> Result<TimelineState> {
         let frames = timeline.plan.frames;
         let own = |x: &Tensor| x.narrow(0, start, frames)?.contiguous();
-        let state = TimelineState { latents: own(&latents)?, scheduler: scheduler.as_ref().map(own).transpose()? };
+        let of = |state: &Option<Tensor>| state.as_ref().map(own).transpose();
+        let state = TimelineState { latents: own(&latents)?, scheduler: of(&scheduler)?, free: of(&free)? };
         start += frames;
         Ok(state)
     };

@@ -272,6 +272,7 @@ impl Run<'_> {
                 .map(|text| mix(&self.texts.prompts, text))
                 .collect::<candle_core::Result<_>>()?,
             concat: None,
+            told: None,
             start,
             known: None,
             refined: None,

@@ -7,6 +7,7 @@ use super::draws::Draws;
 use super::extend::{self, Context};
 use super::footage;
 use super::frames::{as_they_come, draft, frames, keep, sweep};
+use super::given;
 use super::latents::{Prepared, latents, noise, write_latents};
 use super::loaded::Loaded;
 use super::placed;
@@ -180,11 +181,18 @@ fn stage(
     let noise = noise(stage, seed).code(Code::Usage)?;
     let texts = encode(stage, &job.machine, watch)?;
     let draws = Draws::new(stage, seed).code(Code::Usage)?;
-    let refined = match index.checked_sub(1) {
+    let given = match &before {
+        Made::Latents(before) => given::latents(stage, before, watch)?,
+        Made::Frames(_) => None,
+    };
+    let refined = match index.checked_sub(1).filter(|_| stage.input.strength.is_some()) {
         Some(earlier) => Some(refined(&job.stages[earlier], stage, before, loaded, watch)?),
         None => footage::refined(stage, watch)?.map(|latents| vec![latents]),
     };
-    let concat = footage::pictures(stage, watch)?;
+    let concat = match given::beside(stage, &noise, watch)? {
+        Some(beside) => Some(beside),
+        None => footage::pictures(stage, watch)?,
+    };
     let pictures = control::pictures(stage, watch)?;
     let subject = placed::latents(stage, watch)?;
     let prepared = Prepared {
@@ -193,6 +201,7 @@ fn stage(
         draws: draws.as_ref(),
         context,
         concat: concat.as_ref(),
+        given: given.as_ref(),
         pictures: &pictures,
         subject: subject.as_ref(),
         refined: refined.as_deref(),

@@ -13,6 +13,10 @@ pub struct Texts {
     pub prompts: Vec<Tensor>,
     /// `[L, D]`.
     pub uncond: Tensor,
+    /// Each prompt as one vector `[D]`; empty where the network takes none.
+    pub pooled: Vec<Tensor>,
+    /// The same of the unconditional half.
+    pub no_text: Option<Tensor>,
 }
 
 /// What is said of words that the vocabulary does not have.
@@ -64,6 +68,9 @@ pub fn encode(stage: &Stage, machine: &Machine, observer: &mut dyn Observer) -> 
     if let Some(warning) = cache.take_warning() {
         observer.event(&Event::Warning(warning))?;
     }
+    let end = |encoded: &Encoded| encoded.embedding.get(encoded.tokens.end());
+    let pooled: candle_core::Result<Vec<Tensor>> = encoded.iter().filter(|_| spec.pooled).map(end).collect();
+    let mut pooled = pooled.map_err(anyhow::Error::from)?;
     let mut prompts: Vec<Tensor> = encoded.into_iter().map(|encoded| encoded.embedding).collect();
     let width = prompts.first().map_or(Ok(0), |embedding| embedding.dim(1))?;
     if width != spec.width {
@@ -75,11 +82,11 @@ pub fn encode(stage: &Stage, machine: &Machine, observer: &mut dyn Observer) -> 
         );
         return Err(Failure::message(Code::Model, message));
     }
-    let uncond = match stage.text.uncond {
-        UncondText::Text(_) => prompts.pop().context("no unconditional text")?,
-        UncondText::Zeros => prompts[0].zeros_like()?,
+    let (uncond, no_text) = match stage.text.uncond {
+        UncondText::Text(_) => (prompts.pop().context("no unconditional text")?, pooled.pop()),
+        UncondText::Zeros => (prompts[0].zeros_like()?, pooled.first().map(Tensor::zeros_like).transpose()?),
     };
-    Ok(Texts { prompts, uncond })
+    Ok(Texts { prompts, uncond, pooled, no_text })
 }
 
 #[cfg(test)]

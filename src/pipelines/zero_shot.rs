@@ -62,7 +62,7 @@ pub fn begin(
         all.push(away(plan, frame, &moving, &own)?);
     }
     let latents = Tensor::cat(&all, 0)?;
-    Ok(SamplerState { done: plan.first, timelines: vec![TimelineState { latents, scheduler: None }] })
+    Ok(SamplerState { done: plan.first, timelines: vec![TimelineState { latents, scheduler: None, free: None }] })
 }
 
 /// The anchor's latents before the step that all frames take first, and before the one at which they are moved, from its noise.
@@ -82,7 +82,10 @@ fn alone(
             sampling: Sampling { first: 0, until: plan.moved, sharing: None, ..sampling },
             timelines: vec![anchor],
             uncond,
-            from: Some(SamplerState { done: 0, timelines: vec![TimelineState { latents, scheduler: None }] }),
+            from: Some(SamplerState {
+                done: 0,
+                timelines: vec![TimelineState { latents, scheduler: None, free: None }],
+            }),
             reporting: Reporting { hook: &mut before, part: 0, steps: (0, plan.moved), begins: true, after: 0.0 },
         },
         observer,

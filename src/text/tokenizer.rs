@@ -51,6 +51,12 @@ pub struct Tokens {
 }
 
 impl Tokens {
+    /// Where the end of the text is first marked: of a network that takes a text as one vector, that of this token.
+    pub fn end(&self) -> usize {
+        let last = self.pieces.len().saturating_sub(1);
+        self.ids.iter().position(|id| Some(id) == self.ids.get(last)).unwrap_or(last)
+    }
+
     /// The pieces of the first place where `words` stand in `prompt`, the text these tokens were made of. Letter case and
     /// the width of gaps do not matter; words match as a whole ("ball" is not in "balloon"). `None` where the words do not
     /// stand in the prompt or did not fit.

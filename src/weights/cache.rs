@@ -8,10 +8,12 @@ use super::source::is_inside;
 use std::path::{Path, PathBuf};
 
 /// Names for the models this program knows, with their places on the hub; the older name of the same model may be in a cache.
-const SHORT_NAMES: [(&str, [&str; 2]); 3] = [
+const SHORT_NAMES: [(&str, [&str; 2]); 5] = [
     ("cogvideox-2b", ["zai-org/CogVideoX-2b", "THUDM/CogVideoX-2b"]),
     ("cogvideox-5b", ["zai-org/CogVideoX-5b", "THUDM/CogVideoX-5b"]),
     ("cogvideox1.5-5b", ["zai-org/CogVideoX1.5-5B", "THUDM/CogVideoX1.5-5B"]),
+    ("cogvideox-5b-i2v", ["zai-org/CogVideoX-5b-I2V", "THUDM/CogVideoX-5b-I2V"]),
+    ("cogvideox1.5-5b-i2v", ["zai-org/CogVideoX1.5-5B-I2V", "THUDM/CogVideoX1.5-5B-I2V"]),
 ];
 
 /// Short names of hub models.

@@ -435,7 +435,7 @@ fn refusals_name_what_is_there_and_what_to_do() {
     };
     let of = |task: &str| class(&pipeline().replace("Pipeline", &format!("{task}Pipeline")));
     assert_says(&of("VideoToVideo"), &["_class_name", pipeline(), "extend"]);
-    assert_says(&of("ImageToVideo"), &["text-to-video model"]);
+    assert_says(&of("FunControl"), &["text-to-video model"]);
 
     // names within another network's
     let header = r#"{"module.a":{"dtype":"F16","shape":[2],"data_offsets":[0,4]}}"#;

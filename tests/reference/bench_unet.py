@@ -1,4 +1,4 @@
-"""Speed of one step of a whole UNet beside diffusers', in turns on the same sizes and random weights; or of a whole video of
+"""Speed of one step of a whole denoiser beside diffusers', in turns on the same sizes and random weights; or of a whole video of
 Text2Video-Zero. Prints `ratio X`, diffusers' seconds over vidgen's (above 1: vidgen is faster).
 
     cargo bench --bench unet --no-run
@@ -6,9 +6,11 @@ Text2Video-Zero. Prints `ratio X`, diffusers' seconds over vidgen's (above 1: vi
     python tests/reference/bench_unet.py unet2d bf16
     python tests/reference/bench_unet.py stream f32 --size small
     cargo build --release && python tests/reference/bench_unet.py zero f32 --steps 10
+    python tests/reference/bench_unet.py stiv f32
 
 `unet2d`: Stable Diffusion 1.5's at 512x512, both halves of the guidance. `unet3d`: ModelScope's form at 256x256, 16 frames, both
-halves; `stream`: four steps of a chunk of StreamingT2V that goes on from the frames before it (CAM, the main UNet with mergers and mixers, guidance),
+halves; `stiv`: one pass of STIV's transformer of 12 layers of 768 on latents of 16 frames of 32x32, beside plain PyTorch
+(training/stiv.py); `stream`: four steps of a chunk of StreamingT2V that goes on from the frames before it (CAM, the main UNet with mergers and mixers, guidance),
 against the plain PyTorch of training/streaming.py with the released program's double work left out: both halves in one pass, the frames before
 looked at once. `small` has there the form of models/toyland-stream (144x96). Else `medium` has half its widths (the default), `full` its own, `small` a fourth of them on 4 frames. `small` is for trying
 the script. `zero`: 8 frames of 256x256 by the program, from a checkpoint of Stable Diffusion 1.5's shapes, which is written with random
@@ -32,7 +34,7 @@ import tempfile
 import time
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-parser.add_argument("network", choices=["unet2d", "unet3d", "stream", "zero"])
+parser.add_argument("network", choices=["unet2d", "unet3d", "stream", "zero", "stiv"])
 parser.add_argument("dtype", choices=["f32", "bf16"])
 parser.add_argument("--size", choices=["small", "medium", "full"])
 parser.add_argument("--threads", type=int, default=2)
@@ -53,7 +55,7 @@ torch.set_num_threads(options.threads)
 torch.set_grad_enabled(False)
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
-size = options.size or ("full" if options.network in ("unet2d", "zero") else "medium")
+size = options.size or ("full" if options.network in ("unet2d", "zero", "stiv") else "medium")
 
 
 def program():
@@ -71,6 +73,11 @@ def case():
                       down_block_types=["CrossAttnDownBlock3D", "DownBlock3D"], up_block_types=["UpBlock3D", "CrossAttnUpBlock3D"])
         return dict(config=config, frames=16, height=12, width=18, tokens=32, image=4, channels=[8, 16, 24, 32])
     part = {"small": 4, "medium": 2, "full": 1}[size]
+    if options.network == "stiv":
+        config = dict(num_layers=12, num_attention_heads=12 // part, attention_head_dim=64, in_channels=4, out_channels=4,
+                      caption_channels=1280, pooled_projection_dim=1280, temporal_gate=True, rope_axes_dim=[32, 32],
+                      sample_size=[16, 32, 32])
+        return dict(config=config, frames=16, height=32, width=32)
     widths = [channels // part for channels in (320, 640, 1280, 1280)]
     config = dict(block_out_channels=widths, norm_num_groups=32 // part, layers_per_block=2)
     if options.network == "unet2d":
@@ -180,8 +187,16 @@ asked = dict(dict(tokens=77), **case(), op=options.network, dtype=options.dtype)
 frames, height, width = asked["frames"], asked["height"], asked["width"]
 dtype = torch.float32 if options.dtype == "f32" else torch.bfloat16
 torch.manual_seed(0)
-text = torch.randn(2, asked["tokens"] + asked.get("image", 0), asked["config"]["cross_attention_dim"], dtype=dtype)
-if options.network == "unet2d":
+told = asked["config"].get("cross_attention_dim", asked["config"].get("caption_channels"))
+text = torch.randn(2, asked["tokens"] + asked.get("image", 0), told, dtype=dtype)
+if options.network == "stiv":
+    sys.path.insert(0, str(ROOT / "training"))
+    import stiv
+
+    model = stiv.StivTransformer3DModel(**asked["config"]).to(dtype).eval()
+    latents = torch.randn(1, 4, frames, height, width, dtype=dtype)
+    told = text[:1], torch.randn(1, 1280, dtype=dtype), None, torch.tensor([[256.0, 256, 0, 0, 1, 16]])
+elif options.network == "unet2d":
     model = UNet2DConditionModel(**asked["config"]).to(dtype).eval()
     latents = torch.randn(2, 4, height, width, dtype=dtype)
 elif options.network == "stream":
@@ -241,7 +256,10 @@ def chunk():
 def theirs():
     clock = time.process_time if options.processor_time else time.perf_counter
     start = clock()
-    chunk() if options.network == "stream" else model(latents, torch.tensor(501.0), text)
+    if options.network == "stiv":
+        model(latents, torch.tensor([0.5]), *told)
+    else:
+        chunk() if options.network == "stream" else model(latents, torch.tensor(501.0), text)
     return clock() - start
 
 
@@ -256,5 +274,5 @@ for _ in range(options.rounds):
 server.stdin.close()
 server.wait()
 mine, other = statistics.median(mine), statistics.median(other)
-print(f"vidgen {mine:.3f} s, {'PyTorch' if options.network == 'stream' else 'diffusers'} {other:.3f} s")
+print(f"vidgen {mine:.3f} s, {'PyTorch' if options.network in ('stream', 'stiv') else 'diffusers'} {other:.3f} s")
 print(f"ratio {other / mine:.2f}")

@@ -13,6 +13,7 @@ pub use groups::Group;
 pub use read::{read_keys, read_settings, script_settings};
 
 use super::control_values::{CannyThresholds, ControlAsked, ControlModelAsked};
+use super::given_values::{GuidanceMode, Keyframe, NullFrame, Renorm};
 use super::values::{
     AnchorAsked, Attention, DeviceSpec, Duration, Every, FrameNoise, Interpolate, Lora, ManifestMode, MemorySize,
     Method, MotionAsked, Offload, OnInterrupt, Parity, Precision, PreviewKind, Seconds, Seed, Size, TextCacheAt,
@@ -109,6 +110,40 @@ settings! {
     #[serde(with = "text")]
     Video.fit: Fit,
 
+    /// The first frame; `animate` and `extend` have a flag for it.
+    #[arg(skip)]
+    Video.image: PathBuf,
+
+    /// The last frame; `animate` has a flag for it.
+    #[arg(skip)]
+    Video.last_image: PathBuf,
+
+    /// Other frames; `animate` has a flag for it.
+    #[arg(skip)]
+    #[serde(with = "list")]
+    Video.keyframe: Vec<Keyframe>,
+
+    /// Frames of the given video's end that the clip begins with; `animate` has a flag for it.
+    #[arg(skip)]
+    Video.context: usize,
+
+    /// What guidance leaves out beside the text: cfg (nothing), jit (the given frames as well: more motion) or sit (first the text,
+    /// then the given frames, with a scale each) [default: jit where the model was trained for it, else cfg]
+    #[arg(long, value_name = "MODE", help_heading = "Given frames")]
+    #[serde(with = "text")]
+    Sampling.guidance_mode: GuidanceMode,
+
+    /// Scales the guided prediction to the norm of the conditional one: off, full, or clamp (never above its own) [default: off]
+    #[arg(long, value_name = "KIND", help_heading = "Given frames")]
+    #[serde(with = "text")]
+    Sampling.renorm: Renorm,
+
+    /// What passes without the given frames see in their place: renoise (these frames under the step's noise) or free (noise that
+    /// moves by itself) [default: renoise]
+    #[arg(long, value_name = "KIND", help_heading = "Given frames")]
+    #[serde(with = "text")]
+    Sampling.null_frame: NullFrame,
+
     /// Frames per second of the file [default: the model's]
     #[arg(long, value_name = "N")]
     #[arg(aliases = ["frame-rate", "sampling-fps", "out-fps"])]
@@ -159,18 +194,20 @@ settings! {
     #[serde(with = "text")]
     Subject.mask_threshold: f64,
 
-    /// Sampler: ddim, euler, euler-ancestral, dpmpp-2m, dpmpp-2m-sde, unipc or lcm [default: the model's]
+    /// Sampler: ddim, euler, euler-ancestral, dpmpp-2m, dpmpp-2m-sde, unipc or lcm; of models of flow matching (STIV) euler, heun
+    /// or sde-euler [default: the model's]
     #[arg(long, value_name = "NAME", help_heading = "Sampling")]
     #[arg(aliases = ["sampler", "sampling-method", "sample-solver"])]
     #[serde(with = "text")]
     Sampling.scheduler: SchedulerKind,
 
-    /// Shift of the noise levels (signal-to-noise ratio divided by it) [default: the model's]
+    /// Shift of the noise levels (signal-to-noise ratio divided by it; of flow matching the signal over the noise) [default: the
+    /// model's]
     #[arg(long, value_name = "X", help_heading = "Sampling", alias = "flow-shift")]
     #[serde(with = "text")]
     Sampling.shift: f64,
 
-    /// Fresh noise per DDIM step, 0 to 1
+    /// Fresh noise per step of ddim [default: 0] or sde-euler [default: 1], 0 to 1
     #[arg(long, value_name = "X", help_heading = "Sampling")]
     #[serde(with = "text")]
     Sampling.eta: f64,
@@ -264,7 +301,7 @@ settings! {
     Motion.mask: PathBuf,
 
     /// A picture that the first frame of the video is; the others take their look from it
-    #[arg(long, value_name = "FILE", help_heading = "Image models", aliases = ["image", "init-image"])]
+    #[arg(long, value_name = "FILE", help_heading = "Image models")]
     Motion.first_frame: PathBuf,
 
     /// Whether frames begin with the same noise, which every step adds as well: shared (less flicker) or independent [default:
@@ -273,7 +310,7 @@ settings! {
     #[serde(with = "text")]
     Motion.noise: FrameNoise,
 
-    /// How much of the given video stays, 1 or more [default: the recipe's, 1.5]
+    /// How much of the given video stays, 1 or more; with --guidance-mode sit, how much the given frames count [default: 1.5]
     #[arg(long, value_name = "X", help_heading = "Given video", alias = "image-guidance")]
     #[serde(with = "text")]
     Footage.image_guidance_scale: f64,
@@ -538,7 +575,8 @@ impl Settings {
     pub fn lists() -> Vec<String> {
         let flags = <Self as clap::Args>::augment_args(clap::Command::new(""));
         let lists = flags.get_arguments().filter(|arg| matches!(arg.get_action(), clap::ArgAction::Append));
-        lists.map(|arg| arg.get_id().to_string()).collect()
+        // one has flags of its own in the commands that take it
+        lists.map(|arg| arg.get_id().to_string()).chain(["keyframe".to_owned()]).collect()
     }
 }
 
@@ -562,6 +600,6 @@ mod tests {
         assert_eq!(all.clone().only(&[Group::Subject, Group::Places]).said(), ["subject", "output"]);
         assert_eq!(all.without(&[Group::Sampling, Group::Run]).said(), ["subject", "output"]);
         assert_eq!(Settings::group("hold"), Some(Group::Windows));
-        assert_eq!(Settings::lists(), ["lora", "attn_proc", "subject", "control", "control_model"]);
+        assert_eq!(Settings::lists(), ["lora", "attn_proc", "subject", "control", "control_model", "keyframe"]);
     }
 }

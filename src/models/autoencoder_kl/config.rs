@@ -23,7 +23,7 @@ pub struct VaeConfig {
     pub norm_num_groups: usize,
     /// Side in pixels the model was made for, and of the default tile.
     pub sample_size: usize,
-    /// The denoiser sees `latent * scaling_factor`.
+    /// The denoiser sees `(latent - shift_factor) * scaling_factor`.
     pub scaling_factor: f64,
     pub shift_factor: Option<f64>,
     pub latents_mean: Option<Vec<f64>>,
@@ -110,11 +110,18 @@ impl VaeConfig {
         if !(self.scaling_factor.is_finite() && self.scaling_factor != 0.0) {
             bail!("vae config: scaling_factor is {}; it must be a finite number other than 0", self.scaling_factor)
         }
-        let shifted = self.shift_factor.is_some_and(|shift| shift != 0.0);
-        if shifted || self.latents_mean.is_some() || self.latents_std.is_some() {
-            bail!("vae config: shift_factor, latents_mean and latents_std are not supported")
+        if !self.shift().is_finite() {
+            bail!("vae config: shift_factor is {}; it must be a finite number", self.shift())
+        }
+        if self.latents_mean.is_some() || self.latents_std.is_some() {
+            bail!("vae config: latents_mean and latents_std are not supported")
         }
         Ok(())
+    }
+
+    /// What is taken off the encoder's latents before they are scaled.
+    pub fn shift(&self) -> f64 {
+        self.shift_factor.unwrap_or(0.0)
     }
 
     /// Pixels of a latent cell, in height and in width.
@@ -221,7 +228,7 @@ mod tests {
             (r#""norm_num_groups": 0"#, "norm_num_groups is 0"),
             (r#""layers_per_block": 100000"#, "layers_per_block is 100000"),
             (r#""scaling_factor": 0"#, "scaling_factor is 0"),
-            (r#""shift_factor": 0.1"#, "shift_factor"),
+            (r#""latents_mean": [0.1]"#, "latents_mean"),
             (r#""latent_channels": 0"#, "latent_channels is 0"),
             (r#""out_channels": 4"#, "out_channels 4"),
             (r#""up_block_types": ["AttnUpDecoderBlock2D"]"#, "up_block_types has \"AttnUpDecoderBlock2D\""),

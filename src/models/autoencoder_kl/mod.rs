@@ -47,6 +47,14 @@ impl AutoencoderKL {
         })
     }
 
+    /// The encoder's latents in the denoiser's scale.
+    fn scaled(&self, latents: &Tensor) -> Result<Tensor> {
+        if self.config.shift() == 0.0 {
+            return latents * self.config.scaling_factor;
+        }
+        (latents - self.config.shift())? * self.config.scaling_factor
+    }
+
     /// What the encoder says of a video `[F, 3, H, W]` in -1 to 1, H and W multiples of the spatial ratio: before the scaling
     /// factor. `options.chunk` has no meaning here.
     pub fn distribution(&self, video: &Tensor, options: &EncodeOptions) -> Result<LatentDistribution> {
@@ -87,7 +95,11 @@ fn by_tiles(
 
 impl Autoencoder for AutoencoderKL {
     fn encode(&self, video: &Tensor, options: &EncodeOptions) -> Result<Tensor> {
-        self.distribution(video, options)?.mode() * self.config.scaling_factor
+        self.scaled(&self.distribution(video, options)?.mode())
+    }
+
+    fn encode_drawn(&self, video: &Tensor, noise: &Tensor, options: &EncodeOptions) -> Result<Tensor> {
+        self.scaled(&self.distribution(video, options)?.sample(noise)?)
     }
 
     fn scaling_factor(&self) -> f64 {
@@ -119,6 +131,7 @@ impl Decoding for FrameByFrame<'_> {
             bail!("the autoencoder expects latents of {expected}x{h}x{w}, got {frames} of {channels}x{height}x{width}")
         }
         let latents = (latents.to_device(&vae.device)?.to_dtype(DType::F32)? / vae.config.scaling_factor)?;
+        let latents = if vae.config.shift() == 0.0 { latents } else { (latents + vae.config.shift())? };
         let decode = |tile: &Tensor| match &vae.post_quant_conv {
             Some(conv) => vae.decoder.forward(&conv.forward(tile)?)?.to_dtype(DType::F32),
             None => vae.decoder.forward(tile)?.to_dtype(DType::F32),

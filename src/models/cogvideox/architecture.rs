@@ -10,6 +10,7 @@ use crate::models::architecture::{
     RowWork, Sites, TextSpec, WIDE, WindowRows, config,
 };
 use crate::models::autoencoder::{DecodeMemory, DecodeOptions, TileOptions};
+use crate::models::given::GivenFrames;
 use crate::models::{Autoencoder, Denoiser, LatentTime};
 use crate::schedulers::{BetaSchedule, ScheduleConfig, SchedulerClass, SchedulerKind};
 use anyhow::{Result, ensure};
@@ -21,7 +22,7 @@ use std::sync::Arc;
 pub static FAMILY: Family = Family {
     name: "cogvideox",
     stem: "CogVideoX",
-    pipelines: &["CogVideoXPipeline"],
+    pipelines: &["CogVideoXPipeline", IMAGE_TO_VIDEO],
     remedies: &[
         // its networks are those of the text-to-video pipeline
         (
@@ -29,7 +30,6 @@ pub static FAMILY: Family = Family {
             "; it has the networks of CogVideoXPipeline: write that for _class_name in a copy of the file, and give videos to \
              vidgen extend",
         ),
-        ("ImageToVideo", MORE_INPUTS),
         ("FunControl", MORE_INPUTS),
     ],
     parts: &[
@@ -73,6 +73,9 @@ fn schedule() -> ScheduleConfig {
         ..ScheduleConfig::default()
     }
 }
+
+/// The pipeline whose transformer also takes the latents of a picture.
+const IMAGE_TO_VIDEO: &str = "CogVideoXImageToVideoPipeline";
 
 const MORE_INPUTS: &str =
     "; its transformer takes more than noise and text: use the text-to-video model of the same family";
@@ -121,21 +124,25 @@ struct CogVideoX {
 }
 
 fn read(configurations: &Configurations) -> Result<Arc<dyn Architecture>> {
+    #[derive(Deserialize)]
+    struct Index {
+        _class_name: String,
+    }
     let transformer: TransformerConfig = config(configurations, "transformer/config.json")?;
     transformer.check()?;
+    let Index { _class_name: class } = config(configurations, "model_index.json")?;
+    let (channels, out) = (transformer.in_channels, transformer.out_channels);
+    let wanted = if class == IMAGE_TO_VIDEO { 2 * out } else { out };
     ensure!(
-        transformer.in_channels == transformer.out_channels,
-        "an image-to-video model ({} input channels for {}) is not supported yet: use a text-to-video model",
-        transformer.in_channels,
-        transformer.out_channels
+        channels == wanted,
+        "transformer/config.json: in_channels is {channels}, and a model of {class} has {wanted} for out_channels {out}"
     );
     let vae: VaeConfig = config(configurations, "vae/config.json")?;
     vae.validate()?;
     ensure!(
-        vae.latent_channels == transformer.in_channels,
-        "the vae makes {} latent channels and the transformer takes {}: these parts are not of one model",
-        vae.latent_channels,
-        transformer.in_channels
+        vae.latent_channels == out,
+        "the vae makes {} latent channels and the transformer takes {out}: these parts are not of one model",
+        vae.latent_channels
     );
     let ratio = vae.spatial_ratio();
     let geometry = LatentGeometry {
@@ -143,7 +150,8 @@ fn read(configurations: &Configurations) -> Result<Arc<dyn Architecture>> {
         spatial_ratio: ratio,
         patch: transformer.patch_size,
         patch_t: transformer.patch_size_t.unwrap_or(1),
-        channels: transformer.in_channels,
+        fills: false,
+        channels: out,
         window: transformer.window(),
         native: native_of(
             transformer.sample_width,
@@ -176,7 +184,32 @@ impl Architecture for CogVideoX {
             part: "text_encoder",
             length: self.transformer.max_text_seq_length,
             width: self.transformer.text_embed_dim,
+            pooled: false,
         }
+    }
+
+    fn given_frames(&self) -> GivenFrames {
+        if self.transformer.takes_picture() { GivenFrames::Beside } else { GivenFrames::No }
+    }
+
+    fn check_clip(&self, frames: usize, (height, width): (usize, usize)) -> Result<()> {
+        if !self.transformer.use_learned_positional_embeddings {
+            return Ok(());
+        }
+        let (native, ratio) = (self.geometry.native, self.geometry.spatial_ratio);
+        let [most, rows, columns] = self.transformer.learned_grid();
+        let (own, asked) = ((native.width, native.height), (width * ratio, height * ratio));
+        let (t, h, w) = self.geometry.grid(frames, (height, width));
+        ensure!(
+            (h, w) == (rows, columns),
+            "{}x{} pixels: this model's positions are learned, for {}x{} alone: leave the size out",
+            asked.0,
+            asked.1,
+            own.0,
+            own.1
+        );
+        ensure!(t <= most, "this model's positions are learned, for up to {} frames: ask for no more", native.frames);
+        Ok(())
     }
 
     fn recipe_key(&self) -> RecipeKey {
@@ -256,7 +289,7 @@ impl TransformerConfig {
         let facts = [
             ("layers", Fact::Number(self.num_layers)),
             ("heads", Fact::Number(self.num_attention_heads)),
-            ("latent_channels", Fact::Number(self.in_channels)),
+            ("latent_channels", Fact::Number(self.out_channels)),
             ("patch_t", Fact::Number(self.patch_size_t.unwrap_or(1))),
             ("rotary", Fact::Flag(self.use_rotary_positional_embeddings)),
             ("window", Fact::Number(self.window())),
@@ -268,7 +301,7 @@ impl TransformerConfig {
 impl VaeConfig {
     /// Multiply-adds of the decoder for some latent frames of `cells`: its 3x3x3 convolutions, two in each residual block, at the
     /// sizes of its blocks, and the 3x3 one after each enlargement. `begins`: the first of them stays one frame.
-    fn decoding_work(&self, frames: usize, cells: usize, begins: bool) -> Kinds {
+    pub fn decoding_work(&self, frames: usize, cells: usize, begins: bool) -> Kinds {
         let channels: Vec<usize> = self.block_out_channels.iter().rev().copied().collect();
         let doublings = self.temporal_ratio().ilog2() as usize;
         let (mut frames, mut cells) = (frames as f64, cells as f64);

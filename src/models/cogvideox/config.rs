@@ -86,6 +86,17 @@ impl TransformerConfig {
         (self.sample_frames - 1) / self.temporal_compression_ratio + 1
     }
 
+    /// Frames, height and width in tokens of the clip that learned positions are of.
+    pub fn learned_grid(&self) -> [usize; 3] {
+        let patch_t = self.patch_size_t.unwrap_or(1);
+        [self.window().div_ceil(patch_t), self.sample_height / self.patch_size, self.sample_width / self.patch_size]
+    }
+
+    /// Whether it takes the latents of a picture beside the noise.
+    pub fn takes_picture(&self) -> bool {
+        self.in_channels == 2 * self.out_channels
+    }
+
     /// Refuses what this implementation does not compute, and sizes no network has.
     pub fn check(&self) -> Result<()> {
         if self._class_name != "CogVideoXTransformer3DModel" {
@@ -101,9 +112,6 @@ impl TransformerConfig {
             if value != known {
                 bail!("transformer/config.json: {key} = {value:?} is not supported ({known:?} is)")
             }
-        }
-        if self.use_learned_positional_embeddings {
-            bail!("transformer/config.json: use_learned_positional_embeddings (image-to-video models) is not supported")
         }
         for (key, value, most) in [
             ("num_attention_heads", self.num_attention_heads, 1 << 10),

@@ -10,6 +10,7 @@ pub mod transformer;
 pub mod vae;
 
 pub use architecture::FAMILY;
+pub use vae::{AutoencoderKLCogVideoX, VaeConfig};
 
 #[cfg(test)]
 mod recipe_tests;

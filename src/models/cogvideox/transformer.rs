@@ -27,6 +27,8 @@ pub struct Transformer {
     config: TransformerConfig,
     patch_proj: Linear, // patch_embed.proj, a strided convolution or a linear layer: the same matrix
     text_proj: Linear,  // patch_embed.text_proj
+    /// patch_embed.pos_embedding, of texts and of a whole clip, `[1, L, D]`
+    learned: Option<Tensor>,
     time_embedding: TimestepEmbedding,
     ofs_embedding: Option<TimestepEmbedding>,
     transformer_blocks: Stream<Block>,
@@ -75,10 +77,16 @@ impl Transformer {
             // has a bias whatever `patch_bias` says
             Some(_) => linear(patch_dim, dim, true, patch_vb)?,
         };
+        let learned = config.use_learned_positional_embeddings.then(|| {
+            let tokens = config.max_text_seq_length + config.learned_grid().iter().product::<usize>();
+            let table = vb.pp("patch_embed").get((1, tokens, dim), "pos_embedding")?;
+            table.to_dtype(compute_dtype(vb.dtype(), vb.device()))
+        });
         let ofs = config.ofs_embed_dim.map(|dim| TimestepEmbedding::load(dim, dim, vb.pp("ofs_embedding")));
         let out_dim = config.out_channels * patch * patch * config.patch_size_t.unwrap_or(1);
         Ok(Self {
             patch_proj,
+            learned: learned.transpose()?,
             text_proj: linear(config.text_embed_dim, dim, true, vb.pp("patch_embed.text_proj"))?,
             time_embedding: TimestepEmbedding::load(dim, config.time_embed_dim, vb.pp("time_embedding"))?,
             ofs_embedding: ofs.transpose()?,
@@ -133,7 +141,16 @@ impl Transformer {
                 self.config.in_channels
             )
         }
-        Ok((f / patch_t, h / patch, w / patch))
+        let grid = (f / patch_t, h / patch, w / patch);
+        if self.learned.is_some() {
+            let ([most, rows, columns], text) = (self.config.learned_grid(), row.context.dim(0)?);
+            if grid.0 > most || (grid.1, grid.2) != (rows, columns) || text != self.config.max_text_seq_length {
+                bail!(
+                    "tokens {grid:?} behind a text of {text}: positions are learned for {most} frames of {rows} by {columns}"
+                )
+            }
+        }
+        Ok(grid)
     }
 
     /// One row's joint sequence of text and patches, `[1, L, D]`.
@@ -147,6 +164,9 @@ impl Transformer {
         let patches = latents.to_dtype(self.dtype)?.reshape(&[f, pt, c, h, p, w, p])?;
         let patches = patches.permute(vec![0, 3, 5, 2, 1, 4, 6])?.reshape((1, f * h * w, c * pt * p * p))?;
         let x = Tensor::cat(&[text, self.patch_proj.forward(&patches)?], 1)?;
+        if let Some(learned) = &self.learned {
+            return &x + learned.narrow(1, 0, x.dim(1)?)?; // a shorter clip has the first of them
+        }
         match positions {
             Positions::Sincos(table) => x + table,
             Positions::Rotary { .. } => Ok(x),

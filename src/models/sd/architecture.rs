@@ -155,6 +155,10 @@ impl Folder {
         }
         let vae: VaeConfig = config(configurations, "vae/config.json")?;
         vae.check()?;
+        ensure!(
+            vae.shift_factor.is_none_or(|shift| shift == 0.0),
+            "vae/config.json: shift_factor is not supported here: models of this kind have none"
+        );
         let text: TextConfig = config(configurations, "text_encoder/config.json")?;
         text.tower("").context("text_encoder/config.json")?;
         ensure!(
@@ -180,6 +184,7 @@ impl Folder {
             spatial_ratio: ratio,
             patch: 1,
             patch_t: 1,
+            fills: false,
             channels: vae.latent_channels,
             window: native.0,
             native: native_of(unet.sample_sides(), ratio, native),
@@ -193,7 +198,7 @@ impl Folder {
         if let Some((heads, head_dim)) = unet.temporal_heads(level) {
             sites.push(Sites { kind: SiteKind::Temporal, layers: unet.temporal_layers(), heads, head_dim });
         }
-        let text = TextSpec { part: "text_encoder", length, width: text.hidden_size };
+        let text = TextSpec { part: "text_encoder", length, width: text.hidden_size, pooled: false };
         Ok(Self { family, unet, vae, text, geometry, sites, streaming: None, subject: None })
     }
 

@@ -1,5 +1,6 @@
 //! The program as a process: what users type and what they get.
 
+mod animate;
 mod bad_input;
 mod batch;
 mod control;

@@ -98,6 +98,33 @@ pub fn write_folder(kind: &str, prefix: &str, folder: &Path) {
     }
 }
 
+/// Writes the tiny STIV (`tests/reference/stiv.py`) as a folder.
+pub fn write_stiv(folder: &Path) {
+    let (golden, kind) = (super::golden_dir(), "tiny-stiv");
+    for (part, weights) in [
+        ("transformer", "diffusion_pytorch_model.safetensors"),
+        ("vae", "diffusion_pytorch_model.safetensors"),
+        ("text_encoder", "model.safetensors"),
+    ] {
+        let (source, target) = (golden.join(kind).join(part), folder.join(part));
+        std::fs::create_dir_all(&target).unwrap();
+        std::fs::copy(source.join("config.json"), target.join("config.json")).unwrap();
+        candle_core::safetensors::save(&tensors(kind, part, kind), target.join(weights)).unwrap();
+    }
+    for name in [
+        "tokenizer/tokenizer_config.json",
+        "tokenizer/special_tokens_map.json",
+        "scheduler/scheduler_config.json",
+        "model_index.json",
+    ] {
+        std::fs::create_dir_all(folder.join(name).parent().unwrap()).unwrap();
+        std::fs::copy(golden.join(kind).join(name), folder.join(name)).unwrap();
+    }
+    for name in ["vocab.json", "merges.txt"] {
+        std::fs::copy(golden.join("clip").join(name), folder.join("tokenizer").join(name)).unwrap();
+    }
+}
+
 /// Writes one of the kinds of Stable Diffusion (`tests/reference/sd.py`, `tests/reference/streaming.py`) as a diffusers folder.
 pub fn write_picture_model(kind: &str, folder: &Path) {
     let golden = super::golden_dir();

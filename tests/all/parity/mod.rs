@@ -10,6 +10,7 @@ mod rife;
 mod scene_cuts;
 mod schedulers;
 mod sd;
+mod stiv;
 mod streaming;
 mod subject;
 mod text;

@@ -183,7 +183,7 @@ fn ids_of_another_tokenizer_are_refused() {
 }
 
 fn spec(length: usize) -> TextSpec {
-    TextSpec { part: "text_encoder", length, width: 32 }
+    TextSpec { part: "text_encoder", length, width: 32, pooled: false }
 }
 
 fn encode(folder: &Path, texts: &[&str], dtype: DType, cache: &TextCache) -> anyhow::Result<Vec<Encoded>> {

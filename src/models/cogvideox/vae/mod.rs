@@ -233,6 +233,11 @@ impl autoencoder::Autoencoder for AutoencoderKLCogVideoX {
         Self::encode(self, video, options)?.mode() * self.config.scaling_factor
     }
 
+    fn encode_drawn(&self, video: &Tensor, noise: &Tensor, options: &EncodeOptions) -> Result<Tensor> {
+        let (drawn, scale) = (Self::encode(self, video, options)?.sample(noise)?, self.config.scaling_factor);
+        if self.config.invert_scale_latents { drawn / scale } else { drawn * scale }
+    }
+
     fn scaling_factor(&self) -> f64 {
         self.config.scaling_factor
     }
