@@ -76,11 +76,8 @@ impl Levels {
             }
             _ => as_f64(&spaced(config, steps)),
         };
-        let (mut table, precision) = alpha_bar(config);
+        let (table, precision) = finite(alpha_bar(config));
         within(&timesteps, config)?;
-        if let Some(last) = table.last_mut().filter(|last| **last == 0.0) {
-            *last = f64::exp2(-24.0); // as the reference: the first sigma is finite
-        }
         let sigma = |a: f64| ((1.0 - a) / a).sqrt();
         let at = |t: &f64| {
             let (below, share) = (t.floor() as usize, t.fract());
@@ -116,7 +113,7 @@ impl Levels {
         };
         let timesteps = as_f64(&timesteps);
         within(&timesteps, config)?;
-        let (table, precision) = alpha_bar(config);
+        let (table, precision) = finite(alpha_bar(config));
         let now: Vec<f64> = timesteps.iter().map(|&t| table[t as usize]).collect();
         Self::in_order(timesteps, &now, precision, config.prediction_type).checked()
     }
@@ -363,6 +360,14 @@ fn alpha_bar(config: &ScheduleConfig) -> (Vec<f64>, Precision) {
             let s = round(round(s - last) * scale);
             *entry = round(s * s);
         }
+    }
+    (table, precision)
+}
+
+/// The same where no level is without signal, as diffusers has it for solvers of sigmas: the first one is finite.
+fn finite((mut table, precision): (Vec<f64>, Precision)) -> (Vec<f64>, Precision) {
+    if let Some(last) = table.last_mut().filter(|last| **last == 0.0) {
+        *last = f64::exp2(-24.0);
     }
     (table, precision)
 }

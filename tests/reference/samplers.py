@@ -32,6 +32,8 @@ for key in ("timestep_spacing", "prediction_type", "trained_betas", "_use_defaul
 
 VARIANTS = {"epsilon": {}, "v": dict(prediction_type="v_prediction"), "trailing": dict(timestep_spacing="trailing"),
             "leading": dict(timestep_spacing="leading")}
+# without signal in the beginning, from where solvers of several steps look back
+ZERO_SNR = dict(prediction_type="v_prediction", timestep_spacing="trailing", rescale_betas_zero_snr=True)
 CLASSES = {"euler": EulerDiscreteScheduler, "euler-ancestral": EulerAncestralDiscreteScheduler,
            "dpmpp-2m": DPMSolverMultistepScheduler, "unipc": UniPCMultistepScheduler, "lcm": LCMScheduler, "ddim": DDIMScheduler}
 
@@ -83,6 +85,8 @@ def main():
                 continue  # it does not look at the key
             for steps in (4, 12) if variant == "epsilon" else (7,):
                 run(name, steps, **config).into(tensors, f"{name}/{variant}/{steps}")
+    for name in ("dpmpp-2m", "unipc"):
+        run(name, 5, **ZERO_SNR).into(tensors, f"{name}/zero-snr/5")
     path = GOLDEN / "schedulers" / "samplers.safetensors"
     save_file(tensors, path)
     print(path.stat().st_size, len(tensors))

@@ -142,6 +142,11 @@ fn sd(kind: SchedulerKind, variant: &str) -> ScheduleConfig {
     match variant {
         "v" => file["prediction_type"] = "v_prediction".into(),
         "trailing" | "leading" => file["timestep_spacing"] = variant.into(),
+        "zero-snr" => {
+            file["prediction_type"] = "v_prediction".into();
+            file["timestep_spacing"] = "trailing".into();
+            file["rescale_betas_zero_snr"] = true.into();
+        }
         _ => {}
     }
     serde_json::from_value::<ScheduleKeys>(file).unwrap().config(&[], Some(kind)).unwrap()
@@ -158,11 +163,19 @@ fn the_samplers_of_stable_diffusion_equal_diffusers() {
         ("unipc", SchedulerKind::UniPc),
         ("lcm", SchedulerKind::Lcm),
     ] {
-        for variant in ["epsilon", "v", "trailing", "leading"] {
+        for variant in ["epsilon", "v", "trailing", "leading", "zero-snr"] {
             if kind == SchedulerKind::Lcm && ["trailing", "leading"].contains(&variant) {
                 continue; // it does not look at the key
             }
-            for steps in if variant == "epsilon" { &[4, 12][..] } else { &[7] } {
+            if variant == "zero-snr" && !matches!(kind, SchedulerKind::Dpmpp2m | SchedulerKind::UniPc) {
+                continue; // others do not look back over the first step
+            }
+            let steps = match variant {
+                "epsilon" => &[4, 12][..],
+                "zero-snr" => &[5],
+                _ => &[7],
+            };
+            for steps in steps {
                 let mut scheduler = build(&sd(kind, variant), kind, Table::Diffusers, *steps, 0.0).unwrap();
                 let run = format!("{name}/{variant}/{steps}");
                 let worst = follow(scheduler.as_mut(), &goldens, &run);
