@@ -5,7 +5,7 @@ use super::control::ControlInput;
 use super::controls::Wanted;
 use super::footage::Footage;
 use super::geometry::Geometry;
-use super::given::GivenFiles;
+use super::given::{GivenFiles, GuidanceForm};
 use super::given_plan::{self, Asking, GivenPlan};
 use super::given_values::{GuidanceMode, Renorm};
 use super::instruct::{self, Instruct};
@@ -155,12 +155,7 @@ impl Asked<'_> {
             "scenes that continue each other cannot be edited: make the video anew with the other words"
         );
         let own = method.map_or(recipe.guidance_scale, |method| method.guidance_scale);
-        let guidance = settings.guidance_scale.or(preset.as_ref().map(|preset| preset.guidance)).unwrap_or(own);
-        ensure!(
-            form.renorm == Renorm::Off || guided(guidance) || form.mode == GuidanceMode::Sit,
-            "--renorm {} has no effect with --guidance-scale {guidance}, which is none: leave out one",
-            form.renorm
-        );
+        let guidance = self.guidance(own, preset.as_ref(), form)?;
         let uncond = self.uncond(guidance, preset.as_ref())?;
         let compute = self.compute()?;
         let prompts = prompts(scenes, settings.style.as_deref());
@@ -209,6 +204,17 @@ impl Asked<'_> {
         smoothing.map(|smoothing| smoothing.check(stage.frames())).transpose()?;
         Maps::of_foreground(&stage)?; // whose words are in the prompts
         Ok((stage, between))
+    }
+
+    /// How far guidance goes, of a model whose own is `own`.
+    fn guidance(&self, own: GuidanceSchedule, preset: Option<&Preset>, form: GuidanceForm) -> Result<GuidanceSchedule> {
+        let guidance = self.settings.guidance_scale.or(preset.map(|preset| preset.guidance)).unwrap_or(own);
+        ensure!(
+            form.renorm == Renorm::Off || guided(guidance) || form.mode == GuidanceMode::Sit,
+            "--renorm {} has no effect with --guidance-scale {guidance}, which is none: leave out one",
+            form.renorm
+        );
+        Ok(guidance)
     }
 
     /// The frames that are given, and how guidance treats them.

@@ -50,13 +50,16 @@ impl AttentionProcessor for Reference {
     }
 }
 
+/// Is told the layer, its kind and what it gives.
+type Tell = dyn FnMut(usize, SiteKind, &Tensor) -> Result<()>;
+
 /// Tells what each attention layer gives, `[F, n, C]` of the only row of a pass.
 pub struct Witness {
-    tell: Box<dyn FnMut(usize, SiteKind, &Tensor) -> Result<()>>,
+    tell: Box<Tell>,
 }
 
 impl Witness {
-    pub fn new(tell: Box<dyn FnMut(usize, SiteKind, &Tensor) -> Result<()>>) -> Self {
+    pub fn new(tell: Box<Tell>) -> Self {
         Self { tell }
     }
 }

@@ -149,7 +149,7 @@ fn one_pass_equals_the_reference() {
                 stack.push(Box::new(Residual::new(Box::new(move |pass, branches, rows| {
                     let mut none: [Box<dyn AttentionProcessor>; 0] = [];
                     let mut hooks = Hooks::new(*pass, branches.to_vec(), vec![], &mut none, Sdpa::default(), 2)?;
-                    let made = control.forward(rows, &[hint.clone()], 1.0, 1, &mut hooks)?;
+                    let made = control.forward(rows, std::slice::from_ref(&hint), 1.0, 1, &mut hooks)?;
                     Ok(made.into_iter().map(|one| FeatureResiduals { skips: one.skips, mid: Some(one.mid) }).collect())
                 }))));
             }
