@@ -1,7 +1,8 @@
 //! What a network is handed for one forward pass: the rows and their forks, the stack of processors, the kernel.
 
 use super::{
-    AttentionProcessor, AttentionSite, Branch, Feature, FeatureSite, Layout, Pass, Qkv, Queries, Row, Site, Stretch,
+    AttentionProcessor, AttentionSite, Branch, Feature, FeatureSite, Kept, KeptRow, Layout, Pass, Qkv, Queries, Reuse,
+    Row, Site, Stretch,
 };
 use crate::nn::sdpa::Sdpa;
 use candle_core::{DType, Result, Tensor, bail};
@@ -25,6 +26,7 @@ pub struct Hooks<'a> {
     stack: &'a mut [Box<dyn AttentionProcessor>],
     kernel: Sdpa,
     micro_batch: usize,
+    kept: Option<(&'a mut Kept, Reuse)>,
 }
 
 impl<'a> Hooks<'a> {
@@ -38,7 +40,7 @@ impl<'a> Hooks<'a> {
         kernel: Sdpa,
         micro_batch: usize,
     ) -> Result<Self> {
-        let mut hooks = Self { pass, branches, forks, stack, kernel, micro_batch: micro_batch.max(1) };
+        let mut hooks = Self { pass, branches, forks, stack, kernel, micro_batch: micro_batch.max(1), kept: None };
         hooks.forks.reverse(); // taken from the end
         hooks.check()?;
         Ok(hooks)
@@ -53,6 +55,47 @@ impl<'a> Hooks<'a> {
             bail!("{} rows are given for {} of the pass", rows.len(), self.branches.len())
         }
         self.stack.iter_mut().try_for_each(|processor| processor.begin(&self.pass, &self.branches, rows))
+    }
+
+    /// With what is kept from step to step, and what this pass does with it.
+    pub fn with_kept(mut self, kept: &'a mut Kept, reuse: Reuse) -> Self {
+        self.kept = (reuse != Reuse::Off).then_some((kept, reuse));
+        self
+    }
+
+    /// What the network is to do with what is kept.
+    pub fn reuse(&self) -> Reuse {
+        self.kept.as_ref().map_or(Reuse::Off, |(_, reuse)| *reuse)
+    }
+
+    /// What an earlier step kept for a row, in the dtype of `like`.
+    ///
+    /// # Errors
+    /// Where nothing was kept for it.
+    pub fn taken(&self, row: usize, like: &Tensor) -> Result<Tensor> {
+        match &self.kept {
+            Some((kept, _)) => kept.get(KeptRow::of(&self.branches[row]), like),
+            None => bail!("nothing is kept in this run"),
+        }
+    }
+
+    /// Keeps a tensor for each row of the output. Of rows of one window, those that read no other one's keys count.
+    pub fn keep(&mut self, tensors: &[Tensor]) -> Result<()> {
+        let Some((kept, _)) = &mut self.kept else { return Ok(()) };
+        if tensors.len() != self.branches.len() {
+            bail!("{} tensors are kept for {} rows", tensors.len(), self.branches.len())
+        }
+        let mut rows: Vec<_> = self.branches.iter().zip(tensors).collect();
+        rows.sort_by_key(|(branch, _)| branch.reference.is_none()); // stable
+        let mut done = Vec::with_capacity(rows.len());
+        for (branch, tensor) in rows.into_iter().rev() {
+            let row = KeptRow::of(branch);
+            if !done.contains(&row) {
+                kept.put(row, tensor)?;
+                done.push(row);
+            }
+        }
+        Ok(())
     }
 
     pub fn pass(&self) -> &Pass {
@@ -209,12 +252,12 @@ impl Next<'_> {
     pub fn attend(&mut self, qkv: Qkv, site: &AttentionSite) -> Result<Tensor> {
         match self.rest.split_first_mut() {
             Some((processor, rest)) => processor.attend(qkv, site, &mut Next { rest, kernel: self.kernel }),
-            None => self.kernel.attend(&qkv.q, &qkv.k, &qkv.v, qkv.scale),
+            None => self.kernel.attend_with(&qkv.q, &qkv.k, &qkv.v, qkv.scale, &qkv.scores),
         }
     }
 
-    /// The kernel itself, for probes and log-sum-exps.
-    pub fn kernel(&self) -> &Sdpa {
-        self.kernel
+    /// Softmax probabilities of the keys `columns` (a u32 tensor `[J]`), normalised over all keys: `[B, N, L, J]` in f32.
+    pub fn probe(&self, qkv: &Qkv, columns: &Tensor) -> Result<Tensor> {
+        self.kernel.probe_with(&qkv.q, &qkv.k, qkv.scale, columns, &qkv.scores)
     }
 }

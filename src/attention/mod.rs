@@ -18,11 +18,14 @@
 //! are a few probed columns.
 
 mod hooks;
+mod kept;
 mod row;
 
 pub use hooks::{Fork, Hooks, Next};
+pub use kept::{Change, Kept, KeptRow, Reuse};
 pub use row::{Added, Half, Row, Time};
 
+use crate::nn::scores::Scores;
 use candle_core::{Result, Tensor, bail};
 use std::ops::Range;
 
@@ -250,13 +253,22 @@ pub struct Qkv {
     pub v: Tensor,
     /// Factor on q·k, `1/sqrt(D)`.
     pub scale: f64,
+    /// What happens to the scaled scores before the softmax. A control adds to it; what takes other keys or queries keeps it.
+    pub scores: Scores,
 }
 
 impl Qkv {
+    /// Those of some of the queries that follow each other.
+    pub fn queries(&self, range: &Range<usize>) -> Result<Self> {
+        let q = self.q.narrow(2, range.start, range.len())?;
+        Ok(Self { q, scores: self.scores.of_queries(range.clone())?, ..self.clone() })
+    }
+
     /// Those of some entries of the batch.
     pub fn narrow(&self, entries: &Range<usize>) -> Result<Self> {
         let narrow = |x: &Tensor| x.narrow(0, entries.start, entries.len());
-        Ok(Self { q: narrow(&self.q)?, k: narrow(&self.k)?, v: narrow(&self.v)?, scale: self.scale })
+        let scores = self.scores.narrow(entries.start, entries.len())?;
+        Ok(Self { q: narrow(&self.q)?, k: narrow(&self.k)?, v: narrow(&self.v)?, scale: self.scale, scores })
     }
 }
 

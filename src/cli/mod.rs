@@ -6,6 +6,7 @@ mod animate;
 mod attn_map;
 mod batch;
 mod boxes;
+mod calibrate;
 mod chosen;
 mod decode;
 mod doctor;
@@ -80,6 +81,8 @@ enum Command {
     Decode(Box<decode::Args>),
     /// What a video would take: windows, memory, time; nothing is rendered
     Plan(Box<plan::Args>),
+    /// Measure what --cache decides by: how much a model's output changes from step to step
+    Calibrate(Box<calibrate::Calibrate>),
     /// Many jobs from one file, each network loaded once
     Batch(Box<batch::Args>),
     /// A video again with words swapped or reweighted, or any video changed as it is told
@@ -155,6 +158,7 @@ pub fn main() -> ExitCode {
         Command::Decode(args) => args.run(&report),
         Command::Rerun(args) => args.run(&report),
         Command::Plan(args) => plan::run(*args, &report),
+        Command::Calibrate(args) => args.run(&report),
         Command::Batch(args) => batch::run(*args, &report),
         Command::Edit(args) => args.run(&report),
         Command::Enhance(args) => args.run(&report),

@@ -5,7 +5,7 @@ use super::{
     table::{aligned, headed, plain},
     words,
 };
-use crate::estimate::{Forecast, calibrate};
+use crate::estimate::{CacheRow, Forecast, RelayRow, calibrate};
 use crate::job::{self, Command};
 use crate::job::{Job, Settings, check_single};
 use crate::run::time::human_seconds;
@@ -143,6 +143,7 @@ fn describe(plan: &Forecast) -> String {
             plan.layer_windows, plan.reference_layer_windows
         ),
     );
+    plan.cache.iter().for_each(|cache| row("cache", skipping(cache)));
     row("arithmetic", format!("{} denoising, {} decoding", flops(plan.flops.denoise), flops(plan.flops.decode)));
     let memory = &plan.memory;
     let free = memory.available.map_or(String::new(), |bytes| format!("; {} free", human_bytes(bytes)));
@@ -185,8 +186,23 @@ fn describe(plan: &Forecast) -> String {
     for (number, prompt) in plan.outline.prompts.iter().enumerate() {
         let _ = writeln!(text, "prompt {}: {prompt}", number + 1); // writing to a String cannot fail
     }
+    text.push('\n');
+    text.push_str(&windows(plan));
+    if !plan.relay.is_empty() {
+        text.push('\n');
+        text.push_str(&listening(&plan.relay));
+    }
+    for warning in &plan.warnings {
+        let _ = writeln!(text, "warning: {warning}");
+    }
+    text.lines().map(|line| plain(line) + "\n").collect()
+}
+
+/// The windows of a plan.
+fn windows(plan: &Forecast) -> String {
     let cuts = plan.windows.iter().any(|window| window.segment > 0);
     let stages = plan.windows.iter().any(|window| window.stage > 0);
+    let word = if plan.chunks { "chunk" } else { "window" };
     let head = [word, "latent frames", "text", "joined"].map(str::to_owned);
     let windows = plan.windows.iter().enumerate().map(|(index, window)| {
         let stage = if stages { format!("stage {}, ", window.stage + 1) } else { String::new() };
@@ -199,12 +215,40 @@ fn describe(plan: &Forecast) -> String {
         let frames = format!("{stage}{segment}{}-{}", window.start, window.end - 1);
         [(index + 1).to_string(), frames, window.text.clone(), joined.to_owned()]
     });
-    text.push('\n');
-    text.push_str(&headed(&std::iter::once(head).chain(windows).collect::<Vec<_>>()));
-    for warning in &plan.warnings {
-        let _ = writeln!(text, "warning: {warning}");
-    }
-    text.lines().map(|line| plain(line) + "\n").collect()
+    headed(&std::iter::once(head).chain(windows).collect::<Vec<_>>())
+}
+
+/// Which steps are computed, and what that keeps.
+fn skipping(CacheRow { method, computed, steps, kept }: &CacheRow) -> String {
+    let list: Vec<String> = computed.iter().map(ToString::to_string).collect();
+    let (count, list, kept) = (computed.len(), list.join(" "), human_bytes(*kept));
+    format!("{method}: {count} of {steps} steps are computed ({list}); {kept} are kept")
+}
+
+/// Latent frames that a line has room for.
+const COLUMNS: usize = 64;
+
+/// Who listens when: a line for each scene, in which each place is a latent frame, or the first of a few.
+fn listening(rows: &[RelayRow]) -> String {
+    let cuts = rows.iter().any(|row| row.segment > 0);
+    let each = rows.iter().map(|row| row.weights.len().div_ceil(COLUMNS)).max().unwrap_or(1).max(1);
+    let weight = |weight: &f64| match (weight * 10.0) as usize {
+        10.. => '#',
+        0 if *weight >= 5e-4 => '.',
+        0 => ' ',
+        tenths => char::from_digit(tenths as u32, 10).unwrap_or('#'),
+    };
+    let every = if each == 1 { String::new() } else { format!(" (every {each})") };
+    let head = ["scene", "frames", "latent frames", &format!("listens: # wholly, 9-1 tenths, . less{every}")]
+        .map(str::to_owned);
+    let lines = rows.iter().map(|row| {
+        let segment = if cuts { format!("part {}, ", row.segment + 1) } else { String::new() };
+        let range = |(start, end): (usize, usize)| format!("{start}-{}", end - 1);
+        let weights: String = row.weights.iter().step_by(each).map(weight).collect();
+        let end = weights.trim_end();
+        [row.scene.to_string(), format!("{segment}{}", range(row.frames)), range(row.latent_frames), format!("|{end}")]
+    });
+    headed(&std::iter::once(head).chain(lines).collect::<Vec<_>>())
 }
 
 #[cfg(test)]

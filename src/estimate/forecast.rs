@@ -1,7 +1,7 @@
 //! The plan and the cost of a job before anything is loaded: what `vidgen plan` and `--dry-run` print.
 
 use super::work;
-use crate::job::{Job, Need, Segment, Stage, UncondText, free_memory};
+use crate::job::{Job, Need, SceneTime, Segment, Stage, UncondText, free_memory, relay_weights};
 use crate::models::architecture::Role;
 use crate::run::{Outline, Speed};
 use crate::timeline::TextMix;
@@ -27,6 +27,12 @@ pub struct Forecast {
     /// Whether they are chunks, each of which sees frames of the one before it as they were decoded.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub chunks: bool,
+    /// Who listens when, where scenes share texts.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub relay: Vec<RelayRow>,
+    /// Steps that are not computed, where there are some.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cache: Option<CacheRow>,
     /// Of the longest window, those of its text included.
     pub tokens: usize,
     /// Passes of windows through layers, over all steps, both halves of guidance as one.
@@ -63,6 +69,30 @@ pub struct WindowRow {
     pub text: String,
     /// Whether it reads the window before it.
     pub joined: bool,
+}
+
+/// Steps that are not computed.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct CacheRow {
+    pub method: String,
+    /// The steps that are, from 0.
+    pub computed: Vec<usize>,
+    pub steps: usize,
+    /// Bytes that they keep for the others.
+    pub kept: u64,
+}
+
+/// A scene that shares texts with others.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct RelayRow {
+    pub segment: usize,
+    /// From 1.
+    pub scene: usize,
+    /// Frames of its segment; the end is not of it.
+    pub frames: (usize, usize),
+    pub latent_frames: (usize, usize),
+    /// How much its words count in each latent frame of the segment, 0 to 1.
+    pub weights: Vec<f64>,
 }
 
 /// Floating-point operations (two for a multiply-add).
@@ -129,6 +159,19 @@ impl Forecast {
             attention: compute.attention.name(),
             windows,
             chunks: job.first().method.streaming.is_some(),
+            cache: job.first().cache.as_ref().map(|cache| CacheRow {
+                method: cache.method.to_string(),
+                computed: (0..cache.computed.len()).filter(|&step| cache.computed[step]).collect(),
+                steps: cache.computed.len(),
+                kept: job.first().kept_bytes(),
+            }),
+            relay: job
+                .first()
+                .segments
+                .iter()
+                .enumerate()
+                .flat_map(|(index, part)| relay(index, part, job.first()))
+                .collect(),
             tokens: model.architecture.tokens(longest, (size.latents.1, size.latents.2)),
             layer_windows: denoising.iter().map(|work| work.layer_windows).sum::<f64>().round() as u64,
             reference_layer_windows: stages().map(work::reference_layer_windows).sum::<f64>() as u64,
@@ -177,8 +220,26 @@ pub fn outline(job: &Job) -> Outline {
     }
 }
 
+/// The scenes of a segment that share texts.
+fn relay(index: usize, segment: &Segment, stage: &Stage) -> Vec<RelayRow> {
+    let (Some(relay), Some(profile)) = (&segment.relay, stage.controls.relay_profile()) else { return Vec::new() };
+    let row = |time: &SceneTime| RelayRow {
+        segment: index,
+        scene: time.scene + 1,
+        frames: time.frames,
+        latent_frames: time.latent,
+        weights: relay_weights(profile, time, segment.plan.keep),
+    };
+    relay.times.iter().map(row).collect()
+}
+
 fn windows(index: usize, stage: &Stage) -> Vec<WindowRow> {
+    let shared = |prompt: usize| prompt.checked_sub(stage.text.prompts.len()).and_then(|at| stage.text.shared.get(at));
     let text = |text: &TextMix| match text {
+        TextMix::Prompt(prompt) if let Some(shared) = shared(*prompt) => {
+            let scenes: Vec<String> = shared.scenes.iter().map(|(scene, _)| (scene + 1).to_string()).collect();
+            if scenes.is_empty() { "no prompt".to_owned() } else { format!("prompts {}", scenes.join(", ")) }
+        }
         TextMix::Prompt(prompt) => format!("prompt {}", prompt + 1),
         TextMix::Between { from, to, weight } => {
             format!("prompts {} to {}, {:.0} %", from + 1, to + 1, weight * 100.0)
@@ -229,7 +290,7 @@ fn seconds(job: &Job, speed: &Speed) -> Result<Seconds> {
         let bytes = |role: Role| Ok::<_, anyhow::Error>(stage.model.part(role)?.bytes() as f64);
         let spec = stage.model.architecture.text();
         let text = stage.model.folder.part(spec.part)?;
-        let texts: HashSet<&String> = stage.text.prompts.iter().collect();
+        let texts: HashSet<&str> = stage.texts().collect();
         let texts = texts.len() + usize::from(matches!(stage.text.uncond, UncondText::Text(_)));
         let products = text.elements() as f64 * (texts * spec.length) as f64;
         let rate = if text.elements() > 100_000_000 { speed.linear_wide } else { speed.linear };

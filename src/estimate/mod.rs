@@ -7,4 +7,4 @@ pub mod work;
 
 pub use calibrate::calibrate;
 pub use devices::{DeviceInfo, check as check_device, devices};
-pub use forecast::{Forecast, outline};
+pub use forecast::{CacheRow, Forecast, RelayRow, outline};

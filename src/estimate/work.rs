@@ -3,7 +3,7 @@
 
 use crate::guidance;
 use crate::job::{Job, Maps, Segment, Stage};
-use crate::models::architecture::Kinds;
+use crate::models::architecture::{Kinds, RowWork};
 use crate::models::rife;
 use crate::run::Speed;
 
@@ -60,12 +60,21 @@ fn rows(stage: &Stage) -> f64 {
     // no rule's halves depend on the timestep
     let step = |index| guidance::Step { index, count: stage.sampler.steps, timestep: 0.0, table: stage.sampler.table };
     let first = stage.input.first_step(stage.sampler.steps);
-    (first..stage.sampler.steps).map(|index| rule.halves(&step(index)).len() as f64).sum()
+    let is_computed = |index: &usize| stage.cache.as_ref().is_none_or(|cache| cache.computed[*index]);
+    (first..stage.sampler.steps).filter(is_computed).map(|index| rule.halves(&step(index)).len() as f64).sum()
+}
+
+/// Rows of steps that take what others have kept.
+fn taken_rows(stage: &Stage) -> f64 {
+    let Some(cache) = &stage.cache else { return 0.0 };
+    let halves = stage.rule().most_halves(stage.sampler.steps) as f64;
+    let first = stage.input.first_step(stage.sampler.steps);
+    cache.computed.iter().skip(first).filter(|&&computed| !computed).count() as f64 * halves
 }
 
 fn of_windows(stage: &Stage) -> Denoising {
     let (_, height, width) = stage.size.latents;
-    let (first, rows) = (stage.input.first_step(stage.sampler.steps), rows(stage));
+    let (rows, taken, computed) = (rows(stage), taken_rows(stage), stage.computed_steps() as f64);
     // an edit's source is denoised beside it while it is needed
     let source = stage.controls.edit.as_ref().map_or(0, |edit| edit.source_steps(stage.sampler.steps));
     // a pass that sees where the foreground is comes before
@@ -85,7 +94,7 @@ fn of_windows(stage: &Stage) -> Denoising {
             row.attention += more.attention;
         }
         work.add(rows * again, &row.linear, row.attention);
-        work.layer_windows += (stage.sampler.steps - first) as f64 * again * row.layers as f64;
+        work.layer_windows += computed * again * row.layers as f64;
         if let (Some(placed), Some(own)) = (&stage.method.placed, stage.model.architecture.subject()) {
             if placed.picture.is_some() {
                 work.attention += rows * own.reference_work(window.len, (height, width));
@@ -93,18 +102,32 @@ fn of_windows(stage: &Stage) -> Denoising {
             if let (Some(_), Some(control)) = (&placed.boxes, own.box_control()) {
                 let row = control.row_work(stage.model.architecture.text().length, window.len, (height, width));
                 work.add(rows, &row.linear, row.attention);
-                work.layer_windows += (stage.sampler.steps - first) as f64 * row.layers as f64;
+                work.layer_windows += computed * row.layers as f64;
             }
         }
+        let partly = architecture.taken_work(window.len, (height, width));
+        work.add(taken, &partly.linear, partly.attention);
         for input in &stage.method.control_inputs {
             let text = stage.model.architecture.text().length;
             let row = input.model.architecture.row_work(text, window.len, (height, width));
             work.add(rows, &row.linear, row.attention);
             work.linear.small += input.model.architecture.hint_work(window.len, (height, width));
-            work.layer_windows += (stage.sampler.steps - first) as f64 * row.layers as f64;
+            work.layer_windows += computed * row.layers as f64;
         }
     }
     work
+}
+
+/// What a step that is not computed takes of one that is.
+pub fn taken_cost(stage: &Stage) -> f64 {
+    let (_, height, width) = stage.size.latents;
+    let frames = stage.segments.iter().flat_map(|s| &s.plan.windows).map(|window| window.len).max().unwrap_or(0);
+    let all = |work: RowWork| work.linear.small + work.linear.wide + work.attention;
+    let architecture = &stage.model.architecture;
+    let (whole, partly) =
+        (architecture.row_work(frames, (height, width)), architecture.taken_work(frames, (height, width)));
+    // what stands before the blocks and behind them
+    (all(partly) / all(whole).max(1.0)).max(0.02)
 }
 
 /// Passes of windows through layers as the method's own program makes them: every pair of joined windows as a batch, so

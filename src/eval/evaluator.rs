@@ -3,20 +3,21 @@
 use super::clip::{BATCH, ClipEmbedder, ClipFeatures};
 use super::faces::{Faces, alike, reidentification};
 use super::frames::{cosine, cscv, deviation, difference, flicker, mean, psnr, seam, squared_error, ssim};
-use super::judge::{Judge, JudgeStream, VideoFindings};
+use super::judge::{Judge, JudgeOutput, JudgeStream, VideoFindings};
 use super::layout::Layout;
 use super::motion;
 use super::perceptual::{Perceptual, TOO_SMALL};
 use super::report::{Evaluation, FrameComparison, JudgedQuestion, Metric, PerFrame, Requirement, Scene};
 use super::scene_cuts::SceneCuts;
-use super::toyland::{CaptionFacts, asked};
+use super::toyland::{CaptionFacts, HEIGHT, WIDTH, asked};
 use super::warping::{self, FlowSource, Warped};
 use crate::interpolation::Interpolator;
 use crate::models::NotFinite;
 use crate::models::lpips::{Features, LEAST_SIDE};
 use crate::video::Frame;
 use anyhow::{Context, Result, ensure};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::Range;
 
 /// The networks that metrics ask, loaded once for all videos.
 #[derive(Default)]
@@ -243,18 +244,8 @@ impl<'a> VideoPass<'a> {
             if count < 2 {
                 out.absent.extend(of_judge().map(|metric| (metric, "fewer than two frames".to_owned())));
             } else {
-                let viewed = viewing.end()?;
-                let looks = viewed.embeddings()?;
-                ensure!(looks.iter().flatten().all(|x| x.is_finite()), NotFinite("the judge"));
-                let neighbours = looks.windows(2).map(|pair| cosine(&pair[0], &pair[1])).collect();
+                let neighbours = out.viewed(&viewing.end()?, count, &mut scenes, &layout)?;
                 similarities.get_or_insert(neighbours);
-                out.set(Metric::Present, Some(viewed.verdict(0..count)?.present()), "");
-                let mut counted = AnswerCounts::default();
-                for scene in scenes.iter_mut().filter(|scene| scene.frames.1 - scene.frames.0 >= 2) {
-                    let verdict = viewed.verdict(scene.frames.0..scene.frames.1)?;
-                    scene.judge = counted.compare(&asked(&scene.prompt), &verdict);
-                }
-                out.judged(&counted, layout.as_ref().err());
             }
         }
         if let Some(similarities) = &similarities {
@@ -354,6 +345,12 @@ struct MetricValues {
     absent: BTreeMap<Metric, String>,
 }
 
+/// Frames on each side of the border of two scenes that are looked at: a second and a half.
+const AROUND: usize = 12;
+
+/// Height of a frame of the world in its widths.
+const ASPECT: f64 = HEIGHT as f64 / WIDTH as f64;
+
 fn of_judge() -> impl Iterator<Item = Metric> {
     Metric::ALL.into_iter().filter(|metric| metric.needs() == Requirement::Judge)
 }
@@ -384,6 +381,60 @@ impl MetricValues {
         };
         self.set(Metric::Seam, seam.map(|seam| seam.mean), why);
         self.set(Metric::WorstSeam, seam.map(|seam| seam.worst), why);
+    }
+
+    /// What the judge says of a video and of its scenes. Returns how alike neighbouring frames look to it.
+    fn viewed(
+        &mut self,
+        viewed: &JudgeOutput,
+        count: usize,
+        scenes: &mut [Scene],
+        layout: &Result<Layout, String>,
+    ) -> Result<Vec<f64>> {
+        let looks = viewed.embeddings()?;
+        ensure!(looks.iter().flatten().all(|x| x.is_finite()), NotFinite("the judge"));
+        let neighbours = looks.windows(2).map(|pair| cosine(&pair[0], &pair[1])).collect();
+        let whole = viewed.verdict(0..count)?;
+        self.set(Metric::Present, Some(whole.present()), "");
+        self.borders(&whole, scenes);
+        let mut counted = AnswerCounts::default();
+        let mut shown = (0, 0);
+        for scene in scenes.iter() {
+            let shows = viewed.shows(scene.frames.0..scene.frames.1, &asked(&scene.prompt))?.unwrap_or_default();
+            shown = (shown.0 + shows.iter().filter(|&&shows| shows).count(), shown.1 + shows.len());
+        }
+        let timing = (shown.1 > 0).then(|| shown.0 as f64 / shown.1 as f64);
+        self.set(Metric::Timing, timing, "no frame belongs to a prompt in Toyland's words");
+        for scene in scenes.iter_mut().filter(|scene| scene.frames.1 - scene.frames.0 >= 2) {
+            let verdict = viewed.verdict(scene.frames.0..scene.frames.1)?;
+            scene.judge = counted.compare(&asked(&scene.prompt), &verdict);
+        }
+        self.judged(&counted, layout.as_ref().err());
+        Ok(neighbours)
+    }
+
+    /// What happens to the subject around the borders of scenes.
+    fn borders(&mut self, whole: &VideoFindings, scenes: &[Scene]) {
+        let (count, mut around) = (whole.frames.len(), Vec::new());
+        for pair in scenes.windows(2) {
+            let (from, to) = (pair[0].frames.1.saturating_sub(AROUND), (pair[1].frames.0 + AROUND).min(count));
+            around.push(from.min(to)..to);
+        }
+        let frames: BTreeSet<usize> = around.iter().flat_map(|frames| frames.clone()).collect();
+        let two = frames.iter().filter(|&&frame| whole.frames[frame].subjects > 1).count();
+        let centre = |frame: usize| {
+            let [left, top, right, bottom] = whole.frames[frame].bounds;
+            (f64::from(left + right) / 2.0, f64::from(top + bottom) / 2.0 * ASPECT)
+        };
+        let apart = |frame: usize| {
+            let (a, b) = (centre(frame - 1), centre(frame));
+            (a.0 - b.0).hypot(a.1 - b.1)
+        };
+        let jump = |frames: &Range<usize>| frames.clone().skip(1).map(apart).fold(0.0, f64::max);
+        let jumps: Vec<f64> = around.iter().map(jump).collect();
+        const WHY: &str = "one scene has no border";
+        self.set(Metric::TwoSubjects, (!frames.is_empty()).then(|| two as f64 / frames.len() as f64), WHY);
+        self.set(Metric::SubjectJump, mean(&jumps), WHY);
     }
 
     fn judged(&mut self, counted: &AnswerCounts, no_layout: Option<&String>) {

@@ -9,7 +9,7 @@
 //! Frames are taken as 8 per second. Other sizes than 96 x 144 are averaged to it (each new pixel is the mean of the pixels
 //! it overlaps), so a video of another aspect is judged distorted.
 
-use super::toyland::{COLOURS, HEIGHT, MOTIONS, PLACES, SHAPES, TIMES, WIDTH};
+use super::toyland::{COLOURS, CaptionFacts, HEIGHT, MOTIONS, PLACES, SHAPES, TIMES, WIDTH};
 use crate::nn::conv::{Conv2d, conv2d};
 use crate::nn::linear::{Linear, linear};
 use crate::video::Frame;
@@ -66,6 +66,8 @@ pub struct FrameFindings {
     pub bounds: [f32; 4],
     /// Probability that a subject is there.
     pub presence: f32,
+    /// Places that are taken for one, apart from each other.
+    pub subjects: usize,
     /// What it looks like: [`EMBEDDING`] numbers, the first half about the subject, the second about the scene.
     pub embedding: Vec<f32>,
 }
@@ -92,8 +94,9 @@ impl VideoFindings {
 
 /// What the network says of some frames; logits where not said otherwise.
 struct Logits {
-    presence: Tensor,  // [T]
-    bounds: Tensor,    // [T, 4]: centre x and y, width, height
+    presence: Tensor, // [T]
+    bounds: Tensor,   // [T, 4]: centre x and y, width, height
+    subjects: Vec<usize>,
     embedding: Tensor, // [T, 64]
     colour: Tensor,    // [T, 8]
     shape: Tensor,
@@ -194,6 +197,7 @@ impl Judge {
         let scene = self.scene.forward(&mean)?;
         Ok(Logits {
             presence: belief.squeeze(1)?.max(D::Minus1)?,
+            subjects: belief.squeeze(1)?.to_vec2::<f32>()?.iter().map(|cells| places(cells)).collect(),
             bounds,
             embedding: Tensor::cat(&[&subject, &scene], 1)?,
             colour: self.colour.forward(&subject)?,
@@ -288,6 +292,7 @@ impl<'a> JudgeStream<'a> {
         let join = |part: fn(&Logits) -> &Tensor| Tensor::cat(&self.parts.iter().map(part).collect::<Vec<_>>(), 0);
         let seen = Logits {
             presence: sigmoid(&join(|p| &p.presence)?)?,
+            subjects: self.parts.iter().flat_map(|part| part.subjects.iter().copied()).collect(),
             bounds: join(|p| &p.bounds)?,
             embedding: join(|p| &p.embedding)?,
             colour: join(|p| &p.colour)?,
@@ -313,6 +318,24 @@ impl JudgeOutput<'_> {
         self.seen.embedding.to_vec2()
     }
 
+    /// By frame of a range, whether it shows all that is asked of colour, shape, place and time of day; none where nothing is.
+    pub fn shows(&self, frames: Range<usize>, asked: &CaptionFacts) -> Result<Option<Vec<bool>>> {
+        let questions: [(Option<&str>, &[&str], &Tensor); 4] = [
+            (asked.colour, &COLOURS, &self.seen.colour),
+            (asked.shape, &SHAPES, &self.seen.shape),
+            (asked.place, &PLACES, &self.seen.place),
+            (asked.time, &TIMES, &self.seen.time),
+        ];
+        let mut shown: Option<Vec<bool>> = None;
+        for (asked, words, logits) in questions {
+            let Some(word) = asked.and_then(|asked| words.iter().position(|word| *word == asked)) else { continue };
+            let best = logits.narrow(0, frames.start, frames.len())?.argmax(D::Minus1)?.to_vec1::<u32>()?;
+            let all = shown.get_or_insert_with(|| vec![true; frames.len()]);
+            all.iter_mut().zip(best).for_each(|(shown, best)| *shown &= best as usize == word);
+        }
+        Ok(shown)
+    }
+
     /// What the frames of a range show, as if there were no others. Errors: fewer than two frames, or ones that are not
     /// there.
     pub fn verdict(&self, frames: Range<usize>) -> Result<VideoFindings> {
@@ -333,9 +356,31 @@ impl JudgeOutput<'_> {
             motion: answer(&MOTIONS, &softmax_last_dim(&motion)?)?,
             place: answer(&PLACES, &of_scene(&self.seen.place)?)?,
             time: answer(&TIMES, &of_scene(&self.seen.time)?)?,
-            frames: seen(&presence, &bounds, &of(&self.seen.embedding)?)?,
+            frames: seen(&presence, &bounds, &of(&self.seen.embedding)?, &self.seen.subjects[frames.clone()])?,
         })
     }
+}
+
+/// How many places of more than one cell, apart from each other, are believed to lie on a subject.
+fn places(belief: &[f32]) -> usize {
+    let (rows, columns) = (HEIGHT / CELL, WIDTH / CELL);
+    let mut open: Vec<bool> = belief.iter().map(|&logit| logit > 0.0).collect();
+    let mut count = 0;
+    for first in 0..open.len() {
+        let (mut cells, mut waiting) = (0, vec![first]);
+        while let Some(cell) = waiting.pop() {
+            if !std::mem::take(&mut open[cell]) {
+                continue;
+            }
+            cells += 1;
+            let (y, x) = (cell / columns, cell % columns);
+            for y in y.saturating_sub(1)..(y + 2).min(rows) {
+                waiting.extend((x.saturating_sub(1)..(x + 2).min(columns)).map(|x| y * columns + x));
+            }
+        }
+        count += usize::from(cells > 1);
+    }
+    count
 }
 
 fn convolve(layers: &[Conv2d], x: &Tensor) -> Result<Tensor> {
@@ -384,16 +429,16 @@ fn answer(words: &[&'static str], probabilities: &Tensor) -> Result<Answer> {
 }
 
 /// `presence` `[T]`, `bounds` `[T, 4]` as centre and size, `embedding` `[T, 64]`.
-fn seen(presence: &Tensor, bounds: &Tensor, embedding: &Tensor) -> Result<Vec<FrameFindings>> {
+fn seen(presence: &Tensor, bounds: &Tensor, embedding: &Tensor, subjects: &[usize]) -> Result<Vec<FrameFindings>> {
     let (centre, half) = (bounds.narrow(1, 0, 2)?, (bounds.narrow(1, 2, 2)? / 2.0)?);
     let corners = Tensor::cat(&[(&centre - &half)?, (centre + half)?], 1)?.to_vec2::<f32>()?;
     let (presence, embedding) = (presence.to_vec1::<f32>()?, embedding.to_vec2::<f32>()?);
-    let frames = corners.into_iter().zip(presence).zip(embedding);
+    let frames = corners.into_iter().zip(presence).zip(embedding).zip(subjects);
     Ok(frames
-        .map(|((corners, presence), embedding)| {
+        .map(|(((corners, presence), embedding), &subjects)| {
             let mut bounds = [0.0; 4];
             bounds.copy_from_slice(&corners);
-            FrameFindings { bounds, presence, embedding }
+            FrameFindings { bounds, presence, subjects, embedding }
         })
         .collect())
 }

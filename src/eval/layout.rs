@@ -53,6 +53,22 @@ struct Recorded {
     temporal_ratio: usize,
     /// Frames of the file for each one that was made but the last.
     interpolate: Option<usize>,
+    /// Scenes whose windows have texts of several.
+    relay: Option<RecordedRelay>,
+}
+
+#[derive(Deserialize)]
+struct RecordedRelay {
+    times: Vec<RecordedTime>,
+}
+
+/// When such a scene is seen, in frames of its segment and of what that is given.
+#[derive(Deserialize)]
+struct RecordedTime {
+    #[serde(default)]
+    segment: usize,
+    scene: usize,
+    frames: (usize, usize),
 }
 
 #[derive(Deserialize)]
@@ -120,6 +136,7 @@ impl Layout {
                 };
                 let prompt = match text {
                     Text::Prompt(prompt) if *prompt < prompts => Some(*prompt),
+                    Text::Prompt(_) if recorded.relay.is_some() => None, // a text of several
                     Text::Prompt(_) => return Err("a window in the record has a prompt that is not there".to_owned()),
                     Text::Between(_) => None,
                 };
@@ -130,10 +147,47 @@ impl Layout {
                 windows.push(Window { first, end, prompt });
             }
             layout.add(&timeline, &windows, recorded.padding[segment] + contexts[segment]);
+            let times = recorded.relay.iter().flat_map(|relay| &relay.times).filter(|time| time.segment == segment);
+            let given = whole.checked_frames(contexts[segment]).unwrap_or(usize::MAX);
+            layout.paint(&timeline, &times.collect::<Vec<_>>(), given, prompts)?;
             start += frames;
         }
         layout.stretch(factor);
         Ok(layout)
+    }
+
+    /// Frames that one scene alone is heard in belong to it.
+    fn paint(
+        &mut self,
+        timeline: &Timeline,
+        times: &[&RecordedTime],
+        given: usize,
+        prompts: usize,
+    ) -> Result<(), String> {
+        if times.is_empty() {
+            return Ok(());
+        }
+        let own = timeline.start + timeline.fade.0..timeline.start + timeline.frames - timeline.fade.1;
+        let mut of: Vec<Option<usize>> = own.clone().map(|frame| self.prompt(frame)).collect();
+        let heard = |frame: usize| times.iter().filter(move |time| (time.frames.0..time.frames.1).contains(&frame));
+        if times.iter().any(|time| time.scene >= prompts) || of.len().saturating_mul(times.len()) > MOST_WORK {
+            return Err("a scene in the record has a prompt that is not there".to_owned());
+        }
+        for (index, prompt) in of.iter_mut().enumerate() {
+            let mut heard = heard((own.start + index - timeline.start).saturating_add(given));
+            if let Some(time) = heard.next() {
+                *prompt = if heard.next().is_none() { Some(time.scene) } else { None };
+            }
+        }
+        self.scenes.retain(|span| span.frames.start < own.start);
+        for (index, prompt) in of.into_iter().enumerate() {
+            let (Some(prompt), frame) = (prompt, own.start + index) else { continue };
+            match self.scenes.last_mut().filter(|last| last.prompt == prompt && last.frames.end == frame) {
+                Some(last) => last.frames.end = frame + 1,
+                None => self.scenes.push(Span { frames: frame..frame + 1, prompt }),
+            }
+        }
+        Ok(())
     }
 
     /// With `factor` frames for each one but the last: those put in behind a frame count as it does.

@@ -25,8 +25,14 @@ pub enum Metric {
     JudgeMotion,
     JudgePlace,
     JudgeTime,
+    /// Share of a scene's frames that show its own colour, shape, place and time of day.
+    Timing,
     /// Share of the frames with a subject in them.
     Present,
+    /// Of the frames around the borders of scenes: the share with two subjects, and how far the subject's centre goes from one to the
+    /// next at most, in widths of a frame.
+    TwoSubjects,
+    SubjectJump,
     /// Against the frames of another video: decibels.
     Psnr,
     Ssim,
@@ -71,7 +77,7 @@ pub enum Requirement {
 }
 
 impl Metric {
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 28] = [
         Self::Cscv,
         Self::MotionSmoothness,
         Self::TextImage,
@@ -84,7 +90,10 @@ impl Metric {
         Self::JudgeMotion,
         Self::JudgePlace,
         Self::JudgeTime,
+        Self::Timing,
         Self::Present,
+        Self::TwoSubjects,
+        Self::SubjectJump,
         Self::Psnr,
         Self::Ssim,
         Self::Lpips,
@@ -114,7 +123,10 @@ impl Metric {
             Self::JudgeMotion => "judge_motion",
             Self::JudgePlace => "judge_place",
             Self::JudgeTime => "judge_time",
+            Self::Timing => "timing",
             Self::Present => "present",
+            Self::TwoSubjects => "two_subjects",
+            Self::SubjectJump => "subject_jump",
             Self::Psnr => "psnr",
             Self::Ssim => "ssim",
             Self::Lpips => "lpips",
@@ -151,6 +163,7 @@ impl Metric {
             self,
             Self::Seam
                 | Self::WorstSeam
+                | Self::SubjectJump
                 | Self::Psnr
                 | Self::Lpips
                 | Self::LpipsNeighbours

@@ -1,17 +1,22 @@
 //! How a stage is resolved: its plan, sampler, guidance, controls and dtypes from the settings, the recipe and the model.
 
+use super::cache::{self, Caching};
+use super::cache_asked::CacheAsked;
 use super::clips::FreeNoise;
 use super::control::ControlInput;
-use super::controls::Wanted;
+use super::controls::{Controls, Wanted};
 use super::footage::Footage;
 use super::geometry::Geometry;
 use super::given::{GivenFiles, GuidanceForm};
 use super::given_plan::{self, Asking, GivenPlan};
 use super::given_values::{GuidanceMode, Renorm};
 use super::instruct::{self, Instruct};
+use super::long;
 use super::maps::Maps;
 use super::placed::{self, Placed};
 use super::preset::Preset;
+use super::routes;
+use super::scene_times::is_timed;
 use super::sdedit::{self, SdEdit};
 use super::source_video::{SourceFile, SourceVideo};
 use super::streaming::{self, Chunked, Streaming};
@@ -21,12 +26,13 @@ use super::{
     StageModel, TextInput, UncondText, WindowRules, ZeroShot, device,
 };
 use crate::attention::SiteKind;
-use crate::guidance::GuidanceSchedule;
+use crate::guidance::{self, GuidanceSchedule, Rule};
 use crate::models::Architecture;
 use crate::models::architecture::{Fact, Role};
 use crate::models::given::GivenFrames;
 use crate::nn::compute_dtype;
 use crate::nn::kernel::KernelTarget;
+use crate::processors::Spec;
 use crate::recipe::Recipe;
 use crate::run::{Code, WithCode};
 use crate::schedulers::{ScheduleConfig, ScheduleKeys, SchedulerKind, Table};
@@ -36,6 +42,9 @@ use anyhow::{Context, Result, bail, ensure};
 use candle_core::{DType, Device};
 use std::collections::HashMap;
 use std::sync::Arc;
+
+/// The longest window that may be asked for, in latent frames.
+const MOST_WINDOW: usize = 4096;
 
 /// A model with the configurations of its parts.
 #[derive(Debug, Clone)]
@@ -118,7 +127,7 @@ impl Asked<'_> {
         let sdedit = method.map(|method| SdEdit::new(settings, method, steps)).transpose()?;
         let preset = settings.parity.map(Preset::of);
         let free_noise = self.free_noise()?;
-        let own = free_noise.map(|method| method.control()).transpose()?;
+        let own = self.own_control(free_noise)?;
         let wanted = Wanted::new(settings, recipe, own, &**architecture, steps)?;
         let streaming = self.streaming()?;
         let rules = self.rules(&wanted, free_noise.is_some(), preset.as_ref())?;
@@ -126,11 +135,6 @@ impl Asked<'_> {
         let sampler = self.sampler(steps, preset.as_ref())?;
         let zero_shot = self.zero_shot(&sampler)?;
         let instruct = self.instruct()?;
-        // an edit reads its source where text and video are one sequence
-        ensure!(
-            edit.is_none() || architecture.main_sites().kind == SiteKind::Joint,
-            "a video of this model cannot be edited: make it anew with the other words and its seed"
-        );
         let only_new = settings.only_new.unwrap_or(false);
         let source_video = self.source.map(|source| source.source_video(&rules, only_new)).transpose()?;
         let source_video = source_video.map(|video| SourceVideo { fit: settings.fit.unwrap_or_default(), ..video });
@@ -147,6 +151,7 @@ impl Asked<'_> {
             (None, Some(_)) => FreeNoise::segments(scenes, (geometry.frames, self.clip()), &rules)?,
             (None, None) => self.segments(&rules, source_video.as_ref())?,
         };
+        warnings.extend(self.long(&segments)?);
         let longest = segments.iter().map(|segment| segment.frames).max().unwrap_or(0);
         warnings.extend(zero_shot.as_ref().and_then(|zero_shot| zero_shot.warning(longest)));
         let placed = self.placed(longest, warnings)?;
@@ -158,22 +163,21 @@ impl Asked<'_> {
         let guidance = self.guidance(own, preset.as_ref(), form)?;
         let uncond = self.uncond(guidance, preset.as_ref())?;
         let compute = self.compute()?;
-        let prompts = prompts(scenes, settings.style.as_deref());
+        let style = settings.style.as_deref();
+        let (prompts, shared) = (prompts(scenes, style), routes::shared_texts(&segments, scenes, style));
         let texts = (folder, architecture.text().length);
         let smoothing = zero_shot.as_ref().and_then(ZeroShot::smoothing).cloned();
         // the subject is then that of the smoothing
         let others = settings.clone().without(if smoothing.is_some() { &[Group::Subject] } else { &[] });
-        let controls = wanted.resolve(&others, scenes, &prompts, edit.as_ref(), &segments, texts, warnings)?;
+        let edit = edit.as_ref();
+        let controls = wanted.resolve(&others, scenes, (&prompts, &shared), edit, &segments, texts, warnings)?;
+        let cache = self.cache(&sampler, guidance, (zero_shot.as_ref(), sdedit.as_ref()), &controls, &segments)?;
         let stage = Stage {
-            model: StageModel { folder: folder.clone(), architecture: architecture.clone(), recipe: name },
-            text: TextInput { prompts, uncond },
+            model: self.model(name)?,
+            text: TextInput { prompts, shared, uncond },
             segments,
             rules,
-            size: FrameSize {
-                latents: (architecture.geometry().channels, geometry.latent_height, geometry.latent_width),
-                width: geometry.width,
-                height: geometry.height,
-            },
+            size: self.size(),
             method: StageMethod {
                 zero_shot,
                 instruct,
@@ -188,6 +192,7 @@ impl Asked<'_> {
                 guidance: form,
             },
             sampler,
+            cache,
             guidance,
             controls,
             input: Input {
@@ -236,8 +241,98 @@ impl Asked<'_> {
         asking.plan(warnings)
     }
 
+    fn size(&self) -> FrameSize {
+        let Self { configs, geometry, .. } = *self;
+        let channels = configs.architecture.geometry().channels;
+        let latents = (channels, geometry.latent_height, geometry.latent_width);
+        FrameSize { latents, width: geometry.width, height: geometry.height }
+    }
+
+    /// The control that the method of the run is, where it is one.
+    fn own_control(&self, free_noise: Option<FreeNoise>) -> Result<Option<Spec>> {
+        let architecture = &*self.configs.architecture;
+        match (free_noise, self.settings.long) {
+            (Some(method), _) => method.control().map(Some),
+            (None, Some(long)) if architecture.main_sites().kind == SiteKind::Joint => long.control(architecture),
+            (None, _) => Ok(None),
+        }
+    }
+
+    /// The model, as it is in this run.
+    fn model(&self, recipe: String) -> Result<StageModel> {
+        let Configs { folder, architecture, .. } = self.configs;
+        let long = self.settings.long;
+        let architecture = match long {
+            Some(long) => long.model(architecture, self.recipe.long.riflex)?,
+            None => architecture.clone(),
+        };
+        Ok(StageModel { folder: folder.clone(), architecture, recipe, long })
+    }
+
+    /// What is said of windows longer than the model's.
+    fn long(&self, segments: &[Segment]) -> Result<Option<String>> {
+        let Self { settings, configs, .. } = *self;
+        let joint = configs.architecture.main_sites().kind == SiteKind::Joint;
+        if let Some(long) = settings.long.filter(|_| !joint) {
+            bail!("--long {long} is for models whose text and video are one sequence: leave it out")
+        }
+        let of_segment = |segment: &Segment| {
+            let longest = segment.plan.windows.iter().map(|window| window.len).max().unwrap_or(0);
+            longest - segment.padding.min(longest)
+        };
+        let longest = segments.iter().map(of_segment).max().unwrap_or(0);
+        if joint {
+            long::told(settings.long, settings.window.is_some(), longest, &*configs.architecture)
+        } else {
+            Ok(None)
+        }
+    }
+
+    /// Steps that are not computed.
+    fn cache(
+        &self,
+        sampler: &Sampler,
+        guidance: GuidanceSchedule,
+        (zero_shot, sdedit): (Option<&ZeroShot>, Option<&SdEdit>),
+        controls: &Controls,
+        segments: &[Segment],
+    ) -> Result<Option<Caching>> {
+        let Self { settings, recipe, .. } = *self;
+        let asked = settings.cache.filter(|asked| *asked != CacheAsked::Off);
+        if let Some(asked) = asked {
+            ensure!(
+                self.control_inputs.is_empty()
+                    && self.footage.is_none()
+                    && self.pictures.is_empty()
+                    && self.given.is_none()
+                    && sdedit.is_none()
+                    && self.configs.architecture.streaming().is_none()
+                    && self.configs.architecture.subject().is_none(),
+                "--cache {asked} is for videos of a text alone: leave it out, or what the video follows"
+            );
+        }
+        let rule = Rule::classifier_free(guidance);
+        let halves = (0..sampler.steps).map(|index| {
+            rule.halves(&guidance::Step { index, count: sampler.steps, timestep: 0.0, table: sampler.table })
+        });
+        let run = cache::Run {
+            sampler,
+            first: zero_shot.map_or(0, ZeroShot::first_step),
+            halves: halves.collect(),
+            controls,
+            segments,
+        };
+        let Configs { folder, architecture, .. } = self.configs;
+        cache::resolve(asked, (folder, &**architecture), &recipe.cache, &run)
+    }
+
     /// Whether the command asks of the model what it does.
     fn check_task(&self) -> Result<()> {
+        // an edit reads its source where text and video are one sequence
+        ensure!(
+            self.request.edit.is_none() || self.configs.architecture.main_sites().kind == SiteKind::Joint,
+            "a video of this model cannot be edited: make it anew with the other words and its seed"
+        );
         let Configs { folder, architecture, .. } = self.configs;
         let told = architecture.recipe_key().facts.get("instruct") == Some(&Fact::Flag(true));
         match (self.request.command, told) {
@@ -292,7 +387,8 @@ impl Asked<'_> {
         let frames = geometry.frames.or_else(|| request.scenes.first().and_then(scene));
         let window = settings.window.unwrap_or(self.clip());
         let long = request.scenes.len() > 1 || frames.is_some_and(|frames| frames > window);
-        FreeNoise::choose(settings, recipe.method.freenoise.as_ref(), long, source.is_some())
+        let windows = self.configs.architecture.main_sites().kind == SiteKind::Joint;
+        FreeNoise::choose(settings, recipe.method.freenoise.as_ref(), long, (source.is_some(), windows))
     }
 
     /// `together`: whether all frames are made at once.
@@ -300,6 +396,14 @@ impl Asked<'_> {
         let Self { request, settings, recipe, .. } = *self;
         let latent = self.configs.architecture.geometry();
         let windows = &recipe.method.ditctrl;
+        let relay = |scene: &Scene| scene.transition.kind == Some(Transition::Relay);
+        let relays = is_timed(&request.scenes) || request.scenes.iter().any(relay);
+        ensure!(
+            !(relays || settings.transition == Some(Transition::Relay))
+                || self.configs.architecture.main_sites().kind == SiteKind::Joint && !together,
+            "transition relay, and scenes that overlap or leave gaps, need a model whose text and video are one sequence: \
+             use blend, or another --model"
+        );
         let mut own_overlap = None;
         let (transition, joined) = if let GivenFrames::InPlace(trained) = self.configs.architecture.given_frames() {
             let (transition, overlap) = given_plan::transition(&trained, settings, &request.scenes, latent.time)?;
@@ -311,7 +415,11 @@ impl Asked<'_> {
             wanted.transition(settings, &request.scenes)?
         };
         let clip = recipe.method.freenoise.as_ref();
-        let window = clip.map_or(latent.window, |method| method.window);
+        let window = match clip {
+            Some(method) => method.window,
+            None => settings.window.unwrap_or(latent.window),
+        };
+        ensure!((1..=MOST_WINDOW).contains(&window), "--window {window}: give 1 to {MOST_WINDOW} latent frames");
         let overlap = match clip.filter(|_| together) {
             Some(method) => method.overlap,
             None => recipe.overlap(window),
@@ -326,6 +434,7 @@ impl Asked<'_> {
             blend: settings.blend.or(preset.map(|preset| preset.blend)).unwrap_or(windows.blend),
             transition,
             joined,
+            relay_joined: wanted.joins_relayed(),
             fps: self.geometry.fps.as_f64(),
         })
     }
@@ -427,7 +536,16 @@ impl Asked<'_> {
         match *command {
             Command::Generate if self.settings.method == Some(Method::Windows) => rules.segments(scenes, frames, 0),
             Command::Generate | Command::Edit | Command::Enhance | Command::Animate | Command::Interpolate => {
-                Ok(vec![rules.single(frames.unwrap_or(self.clip()))])
+                let window = self.settings.window.map(|window| rules.video_frames(window));
+                if let (Some(frames), Some(window)) = (frames, window) {
+                    ensure!(
+                        rules.latent_frames(frames) == rules.latent_frames(window),
+                        "--window {}: one prompt is made in one window, of {} latent frames here: leave it out, or use extend",
+                        rules.window,
+                        rules.latent_frames(frames)
+                    );
+                }
+                Ok(vec![rules.single(frames.or(window).unwrap_or(self.clip()))])
             }
             Command::Extend if source_video.is_none() && frames.is_none() => {
                 let long = scenes.iter().any(|scene| scene.length.is_some());

@@ -25,7 +25,7 @@ pub struct FreeNoise {
 
 impl FreeNoise {
     /// The method of a job, where that is this one. `long`: whether there are more frames, or prompts, than one clip has; `given`:
-    /// whether a video is continued.
+    /// whether a video is continued; `windows`: whether the model makes windows of any length.
     ///
     /// # Errors
     /// Methods that the model does not have, and flags that the method does not use.
@@ -33,7 +33,7 @@ impl FreeNoise {
         settings: &Settings,
         recipe: Option<&FreeNoiseRecipe>,
         long: bool,
-        given: bool,
+        (given, windows): (bool, bool),
     ) -> Result<Option<Self>> {
         let method = settings.method.unwrap_or(Method::Auto);
         let Some(recipe) = recipe else {
@@ -42,6 +42,7 @@ impl FreeNoise {
                 "--method {method} is for models of clips that attend in time by themselves (ModelScope, ZeroScope): leave it out; \
                  --transition says how scenes of this one follow each other"
             );
+            let settings = &Settings { window: settings.window.filter(|_| !windows), ..settings.clone() };
             return Self::unused(settings, "this model").map(|()| None);
         };
         match method {

@@ -5,21 +5,25 @@
 
 use super::edit::{self, Changes, Edit};
 use super::plan::Segment;
+use super::prompts::{Named, Prompts};
+use super::routes;
+use super::scene_times::{SharedText, is_timed};
 use super::settings::Settings;
 use super::sharing::Sharing;
+use crate::attention::SiteKind;
 use crate::models::Architecture;
 use crate::processors::kv_share::{self, THRESHOLD};
-use crate::processors::{BankPlan, BankSize, LayerSize, Purpose, Ranges, Spec, Subject as Placed, Word, check_order};
+use crate::processors::{
+    BankPlan, BankSize, LayerSize, Profile, Purpose, Ranges, Route, Spec, Subject as Placed, Word, check_order, parse,
+    relay,
+};
 use crate::recipe::Recipe;
-use crate::run::{Code, WithCode};
 use crate::storyboard::{Scene, Transition};
-use crate::text::{Tokenizer, Tokens};
 use crate::timeline::{ChunkPlan, TextMix};
 use crate::weights::ModelFolder;
 use anyhow::{Result, bail, ensure};
 use candle_core::{DType, Device};
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Range;
 
 /// The subject that is kept from window to window.
 #[derive(Debug, Clone, PartialEq)]
@@ -39,9 +43,11 @@ pub struct Controls {
     /// None where no windows are joined.
     pub sharing: Option<Sharing>,
     pub subject: Option<Subject>,
+    /// By text that scenes share, its scenes.
+    pub routes: Vec<Vec<Route>>,
     /// How the video differs from the one it is an edited version of; prompts are then the source's, and after them its own.
     pub edit: Option<Edit>,
-    /// The tokens of other words that controls name, by prompt.
+    /// The tokens of other words that controls name, by prompt, texts that scenes share included.
     words: BTreeMap<String, Vec<Vec<u32>>>,
 }
 
@@ -54,6 +60,10 @@ pub struct Wanted {
     depth: usize,
     /// Of the run.
     steps: usize,
+}
+
+fn recipe_routes(recipe: &Recipe, steps: usize) -> bool {
+    recipe.controls(steps).iter().any(|spec| spec.control.routes_words)
 }
 
 fn is_sharing(spec: &Spec) -> bool {
@@ -91,7 +101,10 @@ impl Wanted {
         let clears = given.iter().any(|spec| spec.control.clears);
         // one that is given again replaces the recipe's
         let replaced = |own: &Spec| given.iter().any(|spec| spec.control == own.control);
-        let own = recipe.controls(steps).into_iter().chain(method);
+        // what it does where nobody says otherwise; scenes that share a text are not thinkable without
+        let relay = architecture.main_sites().kind == SiteKind::Joint && !recipe_routes(recipe, steps);
+        let relay = relay.then(|| parse(relay::CONTROL.name)).transpose()?;
+        let own = relay.into_iter().chain(recipe.controls(steps)).chain(method);
         let own = own.filter(|spec| !(clears || replaced(spec) || explicit && is_sharing(spec)));
         let own: Vec<Spec> = own.collect();
         for spec in &own {
@@ -106,6 +119,11 @@ impl Wanted {
         Ok(Self { specs, explicit, depth: architecture.main_sites().layers, steps })
     }
 
+    /// Whether windows of scenes that share a text share keys and values as well: where that was asked for.
+    pub fn joins_relayed(&self) -> bool {
+        self.explicit
+    }
+
     /// How scenes follow each other where nobody says, and whether the windows inside one scene are joined.
     ///
     /// # Errors
@@ -116,9 +134,21 @@ impl Wanted {
         if let (false, Some(_)) = (shares, asked.into_iter().find(|kind| **kind == Transition::Attention)) {
             bail!("transition attention: {}, or use --transition blend", say_where(self.depth, self.steps))
         }
-        let default = if shares { Transition::Attention } else { Transition::Blend };
+        let timed = is_timed(scenes);
+        let default = match (timed, shares) {
+            (true, _) => Transition::Relay,
+            (false, true) => Transition::Attention,
+            (false, false) => Transition::Blend,
+        };
         let transition = settings.transition.unwrap_or(default);
-        Ok((transition, shares && transition != Transition::Blend))
+        let other = scenes.iter().skip(1).map(|scene| scene.transition.kind.unwrap_or(transition));
+        if let Some(other) = other.chain([transition]).find(|kind| timed && *kind != Transition::Relay) {
+            bail!(
+                "transition {other}: the times of the scenes overlap or leave gaps, which is for relay: give times that follow \
+                 each other from the first frame to the last, or use --transition relay"
+            )
+        }
+        Ok((transition, shares && transition != Transition::Blend && transition != Transition::Relay))
     }
 
     /// Settles where the controls act and finds the words they name. Warnings are of subjects that can have no effect.
@@ -127,7 +157,7 @@ impl Wanted {
         self,
         settings: &Settings,
         scenes: &[Scene],
-        prompts: &[String],
+        (prompts, shared): (&[String], &[SharedText]),
         changes: Option<&Changes>,
         segments: &[Segment],
         (model, length): (&ModelFolder, usize),
@@ -159,6 +189,15 @@ impl Wanted {
             }
             _ => {}
         }
+        if !relayed(segments, named, changes.is_some())? {
+            let is_relay = |spec: &Spec| spec.control.routes_words;
+            ensure!(
+                idle || !settings.attn_proc.iter().flatten().any(is_relay),
+                "--attn-proc {} has no effect: no scenes follow by relay (--transition relay)",
+                relay::CONTROL.name
+            );
+            specs.retain(|spec| !is_relay(spec));
+        }
         if named && changes.is_some() {
             bail!("an edit shares whole keys and values: leave out the subjects, or make the video without them")
         }
@@ -171,9 +210,12 @@ impl Wanted {
         }
 
         let edited = changes.map(|changes| changes.prompts(prompts)).transpose()?.unwrap_or_default();
-        let texts = [prompts, &edited].concat();
-        let mut prompts = Prompts::new(&texts, model, length);
-        let mut controls = Controls::default();
+        let scenes_of = prompts.len();
+        let shared_texts: Vec<String> = shared.iter().map(|shared| shared.text.clone()).collect();
+        let texts = [prompts, &shared_texts, &edited].concat();
+        let mut prompts = Prompts::new(&texts, model, length).shared(scenes_of, shared);
+        let routes = routes::routes(segments, shared, scenes_of, (&mut prompts, length))?;
+        let mut controls = Controls { routes, ..Controls::default() };
         if named {
             let (common, threshold) = own.unwrap_or_else(|| {
                 let trimmed = given.iter().map(|words| words.trim().to_owned()).filter(|words| !words.is_empty());
@@ -184,11 +226,13 @@ impl Wanted {
                 (true, false) => Named::Words(common.clone()),
                 (false, _) => Named::Words(scene.subject.clone()),
             };
-            let subject = prompts.subject(scenes.iter().map(named).collect(), threshold)?;
+            let (words, positions) = prompts.subject(scenes.iter().map(named).collect())?;
+            let subject = Subject { words, threshold, positions };
             segments.iter().try_for_each(|segment| subject.check(&segment.plan, prompts.texts))?;
             controls.subject = joined.then_some(subject);
         }
         let several = segments.iter().any(|segment| segment.plan.frame_texts.is_some());
+        let among = if edited.is_empty() { 0..scenes_of } else { 0..texts.len() };
         for spec in &specs {
             let asked = format!("--attn-proc {}", spec.control.name);
             ensure!(
@@ -197,7 +241,7 @@ impl Wanted {
                  --transition cut"
             );
             for word in spec.words() {
-                controls.words.insert(word.to_owned(), prompts.word(&asked, word, 0..texts.len())?);
+                controls.words.insert(word.to_owned(), prompts.word(&asked, word, among.clone())?);
             }
         }
         if let (Some(changes), Some(reading)) = (changes, reading) {
@@ -218,6 +262,24 @@ impl Wanted {
         controls.specs = specs;
         Ok(controls)
     }
+}
+
+/// Whether some scenes share a text.
+///
+/// # Errors
+/// What cannot be done to such scenes: `named` subjects, and `edited` ones.
+fn relayed(segments: &[Segment], named: bool, edited: bool) -> Result<bool> {
+    let relayed = segments.iter().any(|segment| segment.relay.is_some());
+    ensure!(
+        !(named && relayed),
+        "a subject is looked for in texts of one scene, and with relay scenes share a text: leave out the subjects, or use \
+         --transition attention"
+    );
+    ensure!(
+        !(edited && relayed),
+        "scenes that share a text (relay) cannot be edited: make the video anew with the other words"
+    );
+    Ok(relayed)
 }
 
 /// Where an edited version reads its source. `replaced`: by the sharing that was given.
@@ -265,123 +327,13 @@ impl Subject {
     }
 }
 
-/// How a prompt's subject is named.
-enum Named {
-    Words(Vec<String>),
-    Tokens(Vec<usize>),
-}
-
-/// The prompts of a job and, where words are looked for, their tokens.
-pub(super) struct Prompts<'a> {
-    texts: &'a [String],
-    model: &'a ModelFolder,
-    length: usize,
-    tokens: Vec<Tokens>,
-}
-
-impl<'a> Prompts<'a> {
-    pub fn new(texts: &'a [String], model: &'a ModelFolder, length: usize) -> Self {
-        Self { texts, model, length, tokens: Vec::new() }
-    }
-
-    pub fn tokens(&mut self) -> Result<&[Tokens]> {
-        if self.tokens.is_empty() {
-            let tokenizer = Tokenizer::open(self.model).code(Code::Model)?;
-            let tokens = self.texts.iter().map(|text| tokenizer.encode(text, self.length)).collect::<Result<_>>();
-            self.tokens = tokens.code(Code::Model)?;
-        }
-        Ok(&self.tokens)
-    }
-
-    /// The tokens of words in a prompt; none where they do not stand in it.
-    fn find(&mut self, prompt: usize, words: &str) -> Result<Option<Vec<u32>>> {
-        let text = &self.texts[prompt];
-        let found = self.tokens()?[prompt].find(text, words);
-        Ok(found.map(|range| range.map(|token| token as u32).collect()))
-    }
-
-    /// What to say where they do not.
-    fn absent(&self, prompt: usize, words: &str) -> String {
-        let text = &self.texts[prompt];
-        if words == "auto" {
-            return "is for finished frames (vidgen mask makes masks of them): here masks follow words while the video is made, so name \
-                    the subject's words in the prompt"
-                .to_owned();
-        }
-        match self.tokens.get(prompt).and_then(|tokens| tokens.cut.as_ref()) {
-            None => format!("is not in the prompt {text:?}"),
-            Some(cut) => format!("is not in what is read of the prompt {text:?} (not read: {cut:?})"),
-        }
-    }
-
-    /// `named`: by prompt.
-    fn subject(&mut self, named: Vec<Named>, threshold: f64) -> Result<Subject> {
-        let (mut words, mut positions) = (Vec::with_capacity(named.len()), Vec::with_capacity(named.len()));
-        for (prompt, named) in named.into_iter().enumerate() {
-            let (own, tokens) = match named {
-                Named::Words(own) if own.is_empty() => {
-                    bail!("the prompt {:?} has no subject, and others have: give each scene one", self.texts[prompt])
-                }
-                Named::Words(own) => {
-                    let mut tokens = BTreeSet::new();
-                    for words in &own {
-                        match self.find(prompt, words)? {
-                            Some(found) => tokens.extend(found),
-                            None => bail!("subject {words:?} {}", self.absent(prompt, words)),
-                        }
-                    }
-                    (own, tokens)
-                }
-                Named::Tokens(tokens) => {
-                    let tokens: BTreeSet<u32> =
-                        tokens.into_iter().map(|token| u32::try_from(token).unwrap_or(u32::MAX)).collect();
-                    (self.words_at(prompt, &tokens)?, tokens)
-                }
-            };
-            words.push(own);
-            positions.push(tokens.into_iter().collect());
-        }
-        Ok(Subject { words, threshold, positions })
-    }
-
-    /// What stands at tokens of a prompt.
-    fn words_at(&mut self, prompt: usize, tokens: &BTreeSet<u32>) -> Result<Vec<String>> {
-        let text = &self.texts[prompt];
-        let spans = &self.tokens()?[prompt].spans;
-        let count = spans.iter().filter(|span| span.0 < span.1).count();
-        let mut stretches: Vec<(usize, usize)> = Vec::new(); // in bytes
-        let mut before = None;
-        for &token in tokens {
-            let Some(&(start, end)) = spans.get(token as usize).filter(|span| span.0 < span.1) else {
-                bail!("subject: there is no token {token} in the prompt {text:?}, which has {count}, from 0")
-            };
-            match stretches.last_mut() {
-                Some(last) if before == token.checked_sub(1) => last.1 = end,
-                _ => stretches.push((start, end)),
-            }
-            before = Some(token);
-        }
-        Ok(stretches.into_iter().map(|(start, end)| text.get(start..end).unwrap_or_default().to_owned()).collect())
-    }
-
-    /// The tokens of a word by prompt; it must stand in one of those `among` them. `asked`: by what, for messages.
-    pub fn word(&mut self, asked: &str, word: &str, among: Range<usize>) -> Result<Vec<Vec<u32>>> {
-        let mut positions = Vec::with_capacity(self.texts.len());
-        for prompt in 0..self.texts.len() {
-            positions.push(self.find(prompt, word)?.unwrap_or_default());
-        }
-        if positions[among.clone()].iter().all(Vec::is_empty) {
-            let others = match among.len() {
-                1 => String::new(),
-                several => format!(", nor in the other {}", several - 1),
-            };
-            bail!("{asked}: {word:?} {}{others}", self.absent(among.start, word))
-        }
-        Ok(positions)
-    }
-}
-
 impl Controls {
+    /// How the words of scenes that share a text are heard.
+    pub fn relay_profile(&self) -> Option<Profile> {
+        let spec = self.specs.iter().find(|spec| spec.control.routes_words)?;
+        relay::profile(&spec.values).ok()
+    }
+
     /// The tokens of a word in each of some texts; those of a text between two prompts are those of either.
     pub fn positions(&self, word: &str, texts: &[TextMix]) -> Vec<Vec<u32>> {
         self.words.get(word).map_or_else(Vec::new, |positions| by_text(positions, texts))

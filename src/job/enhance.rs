@@ -5,6 +5,7 @@ use super::asked::{Asked, Configs};
 use super::geometry::Geometry;
 use super::given::GivenFiles;
 use super::plan::{Segment, WindowRules};
+use super::scene_times::{RelayPlan, SceneTime};
 use super::settings::{Group, Settings};
 use super::stage::{Input, Stage, StageMethod, TextInput};
 use super::streaming::whole;
@@ -12,6 +13,7 @@ use super::values::Size;
 use super::{Command, Controls, Request};
 use crate::recipe::{self, Chosen, Recipe};
 use crate::storyboard::{Scene, Transition};
+use crate::timeline::TextMix;
 use anyhow::{Context, Result, bail, ensure};
 
 /// The share of the steps that is taken where nobody says.
@@ -85,11 +87,12 @@ pub fn stage(first: &Stage, settings: &Settings, configs: &Configs) -> Result<(S
         None => first.segments.iter().map(|segment| over(&rules, segment)).collect::<Result<_>>()?,
     };
     let stage = Stage {
-        text: TextInput { prompts: first.prompts().to_vec(), ..stage.text },
+        text: TextInput { prompts: first.prompts().to_vec(), shared: Vec::new(), ..stage.text },
         segments,
         rules,
         // windows only overlap: what the recipe shares between joined ones has nothing to act on
         controls: Controls::default(),
+        cache: None,
         method: StageMethod { free_noise: None, overwriting: None, ..stage.method },
         input: Input { strength: Some(strength), ..Input::default() },
         ..stage
@@ -127,10 +130,31 @@ fn over(rules: &WindowRules, before: &Segment) -> Result<Segment> {
         })
         .collect();
     segment.plan.texts = before.plan.texts.clone();
+    if let Some(relay) = &before.relay {
+        return Ok(of_scenes(segment, relay));
+    }
     for (window, text) in segment.plan.windows.iter_mut().zip(texts) {
         window.text = text;
     }
     Ok(segment)
+}
+
+/// Where scenes share texts, a window has that of the scene in its middle.
+fn of_scenes(mut segment: Segment, relay: &RelayPlan) -> Segment {
+    let (total, padding) = (segment.plan.keep - segment.padding, segment.padding);
+    let all = relay.times.iter().map(|time| time.latent.1).max().unwrap_or(1).max(1);
+    segment.plan.texts.clear();
+    for window in &mut segment.plan.windows {
+        let middle = (window.start + window.len / 2).saturating_sub(padding) * all / total.max(1);
+        let apart =
+            |time: &&SceneTime| time.latent.0.saturating_sub(middle).max((middle + 1).saturating_sub(time.latent.1));
+        let text = TextMix::Prompt(relay.times.iter().min_by_key(apart).map_or(0, |time| time.scene));
+        window.text = segment.plan.texts.iter().position(|other| *other == text).unwrap_or_else(|| {
+            segment.plan.texts.push(text);
+            segment.plan.texts.len() - 1
+        });
+    }
+    segment
 }
 
 #[cfg(test)]
@@ -138,7 +162,7 @@ mod tests {
     use super::*;
     use crate::models::LatentTime;
     use crate::storyboard::Storyboard;
-    use crate::timeline::{BlendMode, ChunkPlan, TextMix};
+    use crate::timeline::{BlendMode, ChunkPlan};
 
     #[test]
     fn windows_of_another_model_have_the_texts_of_their_time() {
@@ -151,6 +175,7 @@ mod tests {
             hold: 0,
             transition: Transition::Blend,
             joined: false,
+            relay_joined: false,
             blend: BlendMode::Paper,
             fps: 8.0,
         };

@@ -53,6 +53,7 @@ pub fn segments(
             frames: total,
             fade,
             given: Vec::new(),
+            relay: None,
         });
     }
     Ok(segments)

@@ -1,7 +1,8 @@
 //! Which attention maps are looked at in a run.
 
 use super::Stage;
-use super::controls::{Prompts, by_text};
+use super::controls::by_text;
+use super::prompts::Prompts;
 use super::smoothing::Foreground;
 use super::zero_shot::ZeroShot;
 use crate::attention::SiteKind;
@@ -124,11 +125,11 @@ impl MapsAsked {
         layers.check("layers", depth).context("--layers")?;
         ensure!(layers.below(depth).next().is_some(), "--layers {layers}: none of the network's {depth} layers");
 
-        let edited = stage.controls.edit.iter().flat_map(|edit| &edit.prompts);
-        let texts: Vec<String> = stage.text.prompts.iter().chain(edited).cloned().collect();
-        let shown = texts.len() - if stage.controls.edit.is_some() { stage.text.prompts.len() } else { texts.len() }
-            ..texts.len();
-        let mut prompts = Prompts::new(&texts, &stage.model.folder, stage.model.architecture.text().length);
+        let texts: Vec<String> = stage.texts().map(str::to_owned).collect();
+        let own = stage.text.prompts.len();
+        let shown = if stage.controls.edit.is_some() { texts.len() - own..texts.len() } else { 0..own };
+        let mut prompts = Prompts::new(&texts, &stage.model.folder, stage.model.architecture.text().length)
+            .shared(own, &stage.text.shared);
         let positions = self.words.iter().map(|word| prompts.word("--words", word, shown.clone()));
         let positions = positions.collect::<Result<_>>()?;
         let pieces = prompts.tokens()?.iter().map(|tokens| tokens.pieces.clone()).collect();

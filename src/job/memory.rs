@@ -123,7 +123,7 @@ fn need(stage: &Stage, offload: Offload) -> Result<Need> {
     let beside = if stage.segments.iter().any(|segment| segment.feed == Some(Feed::Frames)) { decode } else { 0 };
     let denoise = match &stage.method.streaming {
         Some(streaming) => chunks(stage, streaming, weights, offload)? + decode,
-        None => weights + control_networks(stage) + placed(stage)? + activations(stage) + beside,
+        None => weights + control_networks(stage) + placed(stage)? + activations(stage) + stage.kept_bytes() + beside,
     };
     Ok(Need { text: text(stage)?, denoise, decode, base: base(stage), host })
 }

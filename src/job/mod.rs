@@ -3,6 +3,8 @@
 
 mod asked;
 mod boxes;
+mod cache;
+mod cache_asked;
 mod clips;
 mod control;
 mod control_values;
@@ -18,6 +20,7 @@ mod given_plan;
 mod given_values;
 mod instruct;
 mod keep;
+mod long;
 mod maps;
 mod memory;
 mod output;
@@ -25,9 +28,13 @@ mod placed;
 mod plan;
 mod preset;
 mod preview;
+mod prompts;
+mod relay;
 mod request;
 mod resolve;
+mod routes;
 mod sampler;
+mod scene_times;
 mod sdedit;
 pub mod settings;
 mod sharing;
@@ -41,6 +48,8 @@ mod zero_shot;
 
 pub use asked::OpenedModels;
 pub use boxes::BoxesAsked;
+pub use cache::Caching;
+pub use cache_asked::CacheAsked;
 pub use clips::FreeNoise;
 pub use control::ControlInput;
 pub use control_values::{ControlAsked, ControlKind};
@@ -52,6 +61,7 @@ pub use given::{Given, GivenFrom, GuidanceForm};
 pub use given_values::{GuidanceMode, Keyframe, NullFrame, Renorm};
 pub use instruct::Instruct;
 pub use keep::KeepRules;
+pub use long::Long;
 pub use maps::{MapView, Maps, MapsAsked, Pixel};
 pub use memory::{KEPT_HINTS, free as free_memory};
 pub use output::Outputs;
@@ -61,6 +71,7 @@ pub use preview::Preview;
 pub use request::Request;
 pub use resolve::{check_single, of_latents, resolve, resolve_among};
 pub use sampler::Sampler;
+pub use scene_times::{SceneTime, weights as relay_weights};
 pub use settings::{Group, Settings, read_keys, read_settings, script_settings};
 pub use sharing::Sharing;
 pub use smoothing::{Foreground, Smoothing};
@@ -170,6 +181,14 @@ impl Job {
     pub fn peak(&self) -> u64 {
         self.stages.iter().map(|stage| stage.need.peak()).max().unwrap_or(0)
     }
+}
+
+/// By step, the relative change of the denoiser's signal of the time from the step before.
+///
+/// # Errors
+/// Networks without one, and weights that cannot be read.
+pub fn time_changes(stage: &Stage) -> Result<Vec<f64>> {
+    cache::time_changes((&stage.model.folder, &*stage.model.architecture), &stage.sampler)
 }
 
 /// The name of the recipe that a model has by itself.

@@ -1,5 +1,6 @@
 //! From scenes and lengths to windows.
 
+use super::scene_times::{RelayPlan, is_timed};
 use crate::models::LatentTime;
 use crate::storyboard::{Feed, Length, Scene, Transition};
 use crate::timeline::{BlendMode, ChunkPlan, Short, Stride, TextMix};
@@ -24,6 +25,8 @@ pub struct Segment {
     /// How many of them, at the start, are mixed with as many at the end of the segment before, so that both make one; 0
     /// where this one follows by a cut.
     pub fade: usize,
+    /// Scenes that follow each other by relay, and share texts.
+    pub relay: Option<RelayPlan>,
 }
 
 /// A frame of a clip that is given.
@@ -55,6 +58,8 @@ pub struct WindowRules {
     pub transition: Transition,
     /// Whether the windows of one scene are joined, as those on the two sides of an attention transition are.
     pub joined: bool,
+    /// The same of windows whose scenes share texts.
+    pub relay_joined: bool,
     pub blend: BlendMode,
     pub fps: f64,
 }
@@ -73,7 +78,7 @@ impl WindowRules {
         self.time.frames(latent_frames)
     }
 
-    fn padding(&self, latent_frames: usize) -> usize {
+    pub(super) fn padding(&self, latent_frames: usize) -> usize {
         (self.patch_t - latent_frames % self.patch_t) % self.patch_t
     }
 
@@ -89,6 +94,7 @@ impl WindowRules {
             frames,
             fade: 0,
             given: Vec::new(),
+            relay: None,
         }
     }
 
@@ -100,7 +106,8 @@ impl WindowRules {
     pub fn segments(&self, scenes: &[Scene], frames: Option<usize>, context: usize) -> Result<Vec<Segment>> {
         let lengths = self.lengths(scenes, frames)?;
         let groups = self.groups(scenes);
-        let mut segments = Vec::with_capacity(groups.len());
+        let mut segments: Vec<Segment> = Vec::with_capacity(groups.len());
+        let mut prompts = scenes.len(); // and the texts that scenes share
         for group in groups {
             let said = frames.is_some() || scenes[group.clone()].iter().any(|scene| scene.length.is_some());
             let lengths = lengths.as_ref().filter(|_| said).map(|lengths| &lengths[group.clone()]);
@@ -116,7 +123,16 @@ impl WindowRules {
                 None if group.start == 0 => context,
                 None => 0,
             };
-            let segment = self.segment(group.start, &scenes[group.clone()], wanted, lengths, context)?;
+            let segment = match self.relays(&scenes[group.clone()]) {
+                false => self.segment(group.start, &scenes[group.clone()], wanted, lengths, context)?,
+                true => {
+                    let given = if context > 0 { self.video_frames(context) } else { 0 };
+                    let wanted = wanted.map_or_else(|| self.usual(&scenes[group.clone()]), Ok)?;
+                    let of = (group.start, &scenes[group.clone()]);
+                    self.relayed(of, wanted + given, lengths, (context, given), prompts)?
+                }
+            };
+            prompts += segment.relay.as_ref().map_or(0, |relay| relay.texts.len());
             ensure!(
                 fade + next <= segment.frames,
                 "scene {}: a fade of {} frames is too long for its {}: give fewer, as fade:{}, or a longer scene",
@@ -130,12 +146,22 @@ impl WindowRules {
         Ok(segments)
     }
 
+    /// Frames of scenes that share texts, where nobody says: those that they would have if they blended, or up to the end of the
+    /// last of those that say when they are seen.
+    fn usual(&self, scenes: &[Scene]) -> Result<usize> {
+        let ends = scenes.iter().filter_map(|scene| Some(scene.time?.end.frames(self.fps, 0)));
+        match ends.max() {
+            Some(end) => Ok(end),
+            None => Ok(self.segment(0, scenes, None, None, 0)?.frames),
+        }
+    }
+
     /// The scenes of each segment.
     pub(super) fn groups(&self, scenes: &[Scene]) -> Vec<Range<usize>> {
         let mut groups: Vec<Range<usize>> = Vec::new();
         for (index, scene) in scenes.iter().enumerate() {
             match groups.last_mut() {
-                Some(group) if !self.kind(scene).parts() => group.end = index + 1,
+                Some(group) if !self.kind(scene).parts() || is_timed(scenes) => group.end = index + 1,
                 _ => groups.push(index..index + 1),
             }
         }
@@ -256,16 +282,7 @@ impl WindowRules {
                 let mut parts = said.map_or_else(equal, <[usize]>::to_vec);
                 parts[0] += given;
                 let keep = self.latent_frames(frames) + padding;
-                ChunkPlan::covering(keep, &parts, &strides, n).map_err(|short| match short {
-                    Short::Least(least) => anyhow!(
-                        "{} prompts with their transitions need at least {} frames; {} were asked for: ask for more, or \
-                         for fewer --transition-windows, or for cuts",
-                        scenes.len(),
-                        self.video_frames(least - padding) - given,
-                        frames - given
-                    ),
-                    Short::Other(error) => error,
-                })?
+                self.covered(keep, &parts, &strides, (scenes.len(), frames - given), (n, given))?
             }
         };
         let frames = wanted.unwrap_or_else(|| self.video_frames(plan.keep - padding));
@@ -277,12 +294,33 @@ impl WindowRules {
             frames: frames - given,
             fade: 0,
             given: Vec::new(),
+            relay: None,
+        })
+    }
+
+    /// Windows that cover `keep` latent frames ([`ChunkPlan::covering`]). For messages: the prompts, the frames asked for, and those
+    /// given before them.
+    pub(super) fn covered(
+        &self,
+        keep: usize,
+        parts: &[usize],
+        strides: &[Stride],
+        (prompts, asked): (usize, usize),
+        (n, given): (usize, usize),
+    ) -> Result<ChunkPlan> {
+        ChunkPlan::covering(keep, parts, strides, n).map_err(|short| match short {
+            Short::Least(least) => anyhow!(
+                "{prompts} prompts with their transitions need at least {} frames; {asked} were asked for: ask for more, or for \
+                 fewer --transition-windows, or for cuts",
+                self.video_frames(least + self.window - n) - given
+            ),
+            Short::Other(error) => error,
         })
     }
 
     /// For each scene: how its windows follow each other, and, for its boundary to the next, the same and the transition
     /// windows.
-    fn strides(&self, scenes: &[Scene], n: usize) -> Result<Vec<Stride>> {
+    pub(super) fn strides(&self, scenes: &[Scene], n: usize) -> Result<Vec<Stride>> {
         let stride = |overlap: usize| {
             if overlap < self.window {
                 Ok(n - overlap)
@@ -336,6 +374,7 @@ mod tests {
             hold,
             transition,
             joined: true,
+            relay_joined: false,
             blend: BlendMode::Paper,
             fps: 8.0,
         }

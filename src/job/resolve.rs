@@ -6,11 +6,13 @@ use super::footage::{Footage, resampled};
 use super::geometry::Geometry;
 use super::given::{self, GivenFiles};
 use super::output::{Outputs, Place};
+use super::scene_times;
 use super::sdedit;
 use super::source_video::SourceFile;
 use super::values::{ManifestMode, Method, Seed, Size, TextCacheAt, Tiling};
 use super::{Command, Group, Job, KeepRules, Machine, Request, Settings, device, enhance, memory, script_settings};
 use crate::models::architecture::OtherTask;
+use crate::processors::Spec;
 use crate::recipe::{self, Chosen};
 use crate::run::{Code, Failure, WithCode};
 use crate::storyboard::{self, Scene, Storyboard};
@@ -152,7 +154,8 @@ pub fn check_single(scenes: &[Scene], settings: &Settings) -> Result<(), Failure
         let message = format!("generate takes one prompt and got {}: use multi-prompt", scenes.len());
         return Err(Failure::message(Code::Usage, message));
     }
-    let joining = settings.attn_proc.iter().flatten().find(|spec| spec.control.joins_windows);
+    let of_scenes = |spec: &&Spec| spec.control.joins_windows || spec.control.routes_words;
+    let joining = settings.attn_proc.iter().flatten().find(of_scenes);
     let joining = joining.map(|spec| format!("attn-proc {}", spec.control.name));
     let windows: &[Group] = if settings.method == Some(Method::Windows) { &[] } else { &[Group::Windows] };
     // of a smoothed background the subject is what is not smoothed
@@ -289,8 +292,11 @@ fn job(
     let geometry = Geometry::new(settings, latent, &recipe)?;
     let size = Size { width: geometry.width, height: geometry.height };
     warnings.extend(first_frame.and_then(|picture| resampled(picture, size, &request.settings)));
+    let usual = latent.time.frames(latent.window);
+    let scenes = scene_times::settled(&request.scenes, geometry.frames, geometry.fps.as_f64(), usual)?;
+    let timed = Request { scenes, ..request.clone() };
     let asked = Asked {
-        request,
+        request: &timed,
         settings,
         configs,
         source: continued,

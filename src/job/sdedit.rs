@@ -44,7 +44,7 @@ impl SdEdit {
     /// All frames, in windows.
     pub fn segment(&self, frames: usize) -> Segment {
         let plan = ChunkPlan::sliding(frames, self.window, self.overlap);
-        Segment { plan, padding: 0, context: 0, feed: None, frames, fade: 0, given: Vec::new() }
+        Segment { plan, padding: 0, context: 0, feed: None, frames, fade: 0, given: Vec::new(), relay: None }
     }
 }
 

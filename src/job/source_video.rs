@@ -264,6 +264,7 @@ mod tests {
             hold: 0,
             transition: Transition::Attention,
             joined: true,
+            relay_joined: false,
             blend: crate::timeline::BlendMode::Paper,
             fps: 8.0,
         }

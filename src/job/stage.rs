@@ -2,6 +2,7 @@
 //! those of the last stage are the output. A stage after the first begins with the frames of the one before it
 //! ([`Input::strength`]).
 
+use super::cache::Caching;
 use super::clips::FreeNoise;
 use super::control::ControlInput;
 use super::controls::{Controls, bank_size};
@@ -9,9 +10,11 @@ use super::footage::Footage;
 use super::given::{Given, GivenFrom, GuidanceForm};
 use super::given_values::{GuidanceMode, Renorm};
 use super::instruct::Instruct;
+use super::long::Long;
 use super::placed::Placed;
 use super::plan::{Segment, WindowRules, video_frames};
 use super::sampler::Sampler;
+use super::scene_times::SharedText;
 use super::source_video::SourceVideo;
 use super::streaming::{FirstChunk, Streaming};
 use super::timelines::Timeline;
@@ -22,6 +25,7 @@ use crate::guidance::{GuidanceSchedule, Rule};
 use crate::models::Architecture;
 use crate::models::architecture::Role;
 use crate::models::autoencoder::DecodeOptions;
+use crate::nn::compute_dtype;
 use crate::nn::kernel::Kernel;
 use crate::processors::{BankPlan, BankSize, LayerSize, Lifetime, Purpose, Ranges};
 use crate::timeline::{BlendMode, ChunkPlan};
@@ -44,6 +48,8 @@ pub struct Stage {
     pub size: FrameSize,
     pub method: StageMethod,
     pub sampler: Sampler,
+    /// Steps that are not computed; none where all are.
+    pub cache: Option<Caching>,
     pub guidance: GuidanceSchedule,
     pub controls: Controls,
     pub input: Input,
@@ -88,6 +94,8 @@ pub struct StageModel {
     pub architecture: Arc<dyn Architecture>,
     /// The name of its recipe.
     pub recipe: String,
+    /// What lets it follow windows longer than its own.
+    pub long: Option<Long>,
 }
 
 impl StageModel {
@@ -113,6 +121,8 @@ pub enum UncondText {
 pub struct TextInput {
     /// Final texts, style included; of an edit, the source's.
     pub prompts: Vec<String>,
+    /// Those that scenes of a window share; they count as prompts after these.
+    pub shared: Vec<SharedText>,
     pub uncond: UncondText,
 }
 
@@ -254,6 +264,13 @@ impl Stage {
         Self { segments, method, ..self.clone() }
     }
 
+    /// All texts that are encoded, in the order in which plans count prompts: of an edit, its own come last.
+    pub fn texts(&self) -> impl Iterator<Item = &str> {
+        let edited = self.controls.edit.iter().flat_map(|edit| &edit.prompts);
+        let shared = self.text.shared.iter().map(|shared| shared.text.as_str());
+        self.text.prompts.iter().map(String::as_str).chain(shared).chain(edited.map(String::as_str))
+    }
+
     /// The first step that is taken with all frames.
     pub fn first_step(&self) -> usize {
         let moved = self.method.zero_shot.as_ref().map_or(0, ZeroShot::first_step);
@@ -330,6 +347,35 @@ impl Stage {
         }
         let clips = given.is_some_and(|given| given.from == GivenFrom::Before) || self.method.clips;
         clips.then(|| (0..self.segments.len()).map(|index| index.to_string()).collect())
+    }
+
+    /// What a step that is computed keeps for those that are not: half numbers where the run is in half numbers.
+    pub fn kept_dtype(&self) -> DType {
+        match self.compute.dtype {
+            DType::F32 => compute_dtype(DType::F32, &self.compute.device),
+            half => half,
+        }
+    }
+
+    /// Bytes of it, for the segment that has the most.
+    pub fn kept_bytes(&self) -> u64 {
+        if self.cache.is_none() {
+            return 0;
+        }
+        let (_, height, width) = self.size.latents;
+        let halves = self.rule().most_halves(self.sampler.steps);
+        let of_window = |frames: usize| self.model.architecture.kept_values(frames, (height, width));
+        let of_segment = |segment: &Segment| {
+            let windows: usize = segment.plan.windows.iter().map(|window| of_window(window.len)).sum();
+            windows * self.timelines(segment).len() * halves * self.kept_dtype().size_in_bytes()
+        };
+        self.segments.iter().map(of_segment).max().unwrap_or(0) as u64
+    }
+
+    /// Steps that are taken and computed.
+    pub fn computed_steps(&self) -> usize {
+        let first = self.input.first_step(self.sampler.steps);
+        self.cache.as_ref().map_or(self.sampler.steps - first, Caching::count)
     }
 
     /// Frames of the whole video, those of the one it continues included where they belong to the output.

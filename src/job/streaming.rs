@@ -152,7 +152,16 @@ impl Streaming {
             let frames = (chunk - padding).min(whole.frames - start);
             let texts = vec![whole.plan.texts[text(start)]];
             let plan = ChunkPlan { keep: padding + frames, texts, ..ChunkPlan::single(chunk) };
-            segments.push(Segment { plan, padding, context: 0, feed: None, frames, fade: 0, given: Vec::new() });
+            segments.push(Segment {
+                plan,
+                padding,
+                context: 0,
+                feed: None,
+                frames,
+                fade: 0,
+                given: Vec::new(),
+                relay: None,
+            });
             start += frames;
         }
         Ok(segments)
@@ -177,6 +186,7 @@ pub fn whole(segments: &[Segment]) -> Segment {
         frames,
         fade: 0,
         given: Vec::new(),
+        relay: None,
     }
 }
 
@@ -263,6 +273,7 @@ mod tests {
             hold: 0,
             transition: Transition::Attention,
             joined: true,
+            relay_joined: false,
             blend: BlendMode::Paper,
             fps: 8.0,
         };

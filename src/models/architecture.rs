@@ -266,7 +266,7 @@ pub struct Kinds {
 pub const WIDE: (usize, usize) = (512, 65);
 
 /// Multiply-adds of one row of a window that goes through the denoiser once.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct RowWork {
     pub linear: Kinds,
     pub attention: f64,
@@ -373,6 +373,38 @@ pub trait Architecture: Debug + Send + Sync {
         None
     }
 
+    /// The same model whose rotary positions follow windows longer than its own (RIFLEx, arXiv 2502.15894): the frequency of this
+    /// number in time, from 1, is lowered; the one whose period is nearest its window where none is given.
+    ///
+    /// # Errors
+    /// Models without rotary positions, and a number that they do not have.
+    fn lengthened(&self, _k: Option<usize>) -> Result<Arc<dyn Architecture>> {
+        bail!("models of {} have no rotary positions", self.family().stem)
+    }
+
+    /// What its denoiser can keep from step to step.
+    fn keeps(&self) -> Keeps {
+        Keeps::Nothing
+    }
+
+    /// By time, a signal of the denoiser whose changes say how much its output changes; `vb`: the weights of its part.
+    ///
+    /// # Errors
+    /// Networks without one, and tensors that are missing.
+    fn time_signal(&self, _vb: VarBuilder, _times: &[f64]) -> Result<Vec<Vec<f32>>> {
+        bail!("networks of {} have no signal of the time", self.family().stem)
+    }
+
+    /// Work of a row in a step that takes what another one kept.
+    fn taken_work(&self, _frames: usize, _cells: (usize, usize)) -> RowWork {
+        RowWork::default()
+    }
+
+    /// Values that a row keeps.
+    fn kept_values(&self, _frames: usize, _cells: (usize, usize)) -> usize {
+        0
+    }
+
     /// Loads the denoiser from the weights of its part: whole, or `streamed`, with no more than two of its units in memory at
     /// a time. The results are the same.
     fn load_denoiser(&self, vb: VarBuilder<'static>, streamed: bool) -> candle_core::Result<Arc<dyn Denoiser>>;
@@ -446,6 +478,16 @@ pub trait SubjectArchitecture: Debug + Send + Sync {
 
     /// Loads what sees boxes, from the weights of the encoder and of the network beside the denoiser.
     fn load_boxes(&self, encoder: &VarBuilder, control: VarBuilder) -> candle_core::Result<Arc<dyn ControlNetwork>>;
+}
+
+/// What a denoiser keeps from step to step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Keeps {
+    Nothing,
+    /// What all its blocks together add.
+    Stack,
+    /// The feature before the last layer of its way up.
+    Deep,
 }
 
 /// The rows of a window as far as memory depends on them.

@@ -11,7 +11,7 @@ use super::denoise::{StepHook, StepInfo};
 use super::extend::Context as Before;
 use super::record::{CONTROLNET, hashes};
 use super::segment::kept;
-use super::state::{SamplerState, pack, unpack};
+use super::state::{SamplerState, pack, unpack, unpack_kept};
 use crate::interpolation::Interpolator;
 use crate::job::values::{Every, OnInterrupt};
 use crate::job::{Anchor, Foreground, Job, Stage, Timeline};
@@ -243,7 +243,10 @@ impl<'a> Checkpointer<'a> {
                 ensure!(done < stage.steps(segment), "step {done} of {}", stage.steps(segment));
                 let bytes = self.dir.as_ref().context("no directory")?.get(&file)?;
                 let timelines = unpack(&bytes, timelines, stage.size.latents, &stage.compute.device)?;
-                Ok(SamplerState { done, timelines })
+                let kept = unpack_kept(&bytes, &stage.compute.device)?;
+                let taken = stage.cache.as_ref().and_then(|cache| cache.computed.get(done)) == Some(&false);
+                ensure!(!(taken && kept.is_empty()), "holds nothing for step {done}, which is not computed");
+                Ok(SamplerState { done, timelines, kept })
             };
             match read() {
                 Ok(state) => return Ok(Some(state)),
@@ -300,7 +303,7 @@ impl<'a> Checkpointer<'a> {
 
     fn save_step(&mut self, segment: usize, state: &SamplerState) -> Result<()> {
         let part = self.part(segment);
-        let (bytes, done) = (pack(&state.timelines)?, state.done);
+        let (bytes, done) = (pack(&state.timelines, &state.kept)?, state.done);
         let dir = self.directory()?;
         let file = dir.put(&format!("step-{part}-{done}.safetensors"), &bytes, true)?;
         dir.note(&Record::Step { part, done, file: file.clone() }, true)?;

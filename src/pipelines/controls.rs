@@ -4,7 +4,7 @@ use crate::attention::SiteKind;
 use crate::job::timelines::texts;
 use crate::job::{Controls, Maps, Sharing, Stage, Timeline, TimelineRole};
 use crate::processors::{
-    Builder, Keys, KvBank, Order, Ranges, Reweight, RowGather, Setting, Stack, Subject, Word, check_order,
+    Builder, Keys, KvBank, Order, Ranges, Reweight, Routes, RowGather, Setting, Stack, Subject, Word, check_order,
 };
 use crate::timeline::TextMix;
 use anyhow::Result;
@@ -88,6 +88,24 @@ impl Setting for Run<'_> {
 
     fn subject(&self, _words: &[String], _threshold: f64) -> Result<Option<Subject>> {
         Ok(self.stage.controls.subject(&self.texts))
+    }
+
+    fn routes(&self) -> Option<Routes> {
+        let Self { stage, timelines, .. } = *self;
+        let routes = &stage.controls.routes;
+        let of_text = |text: &TextMix| match *text {
+            // those that scenes share come after those of the scenes
+            TextMix::Prompt(prompt) => {
+                prompt.checked_sub(stage.text.prompts.len()).and_then(|shared| routes.get(shared))
+            }
+            TextMix::Between { .. } => None,
+        };
+        let starts = |timeline: &Timeline| timeline.plan.windows.iter().map(|window| window.start).collect();
+        (!routes.is_empty()).then(|| Routes {
+            texts: self.texts.iter().map(|text| of_text(text).cloned().unwrap_or_default()).collect(),
+            starts: timelines.iter().map(starts).collect(),
+            patch: stage.model.architecture.geometry().patch_t,
+        })
     }
 
     fn keys(&self, words: Vec<Word>) -> Option<Keys> {

@@ -10,7 +10,7 @@ use super::draws::Draws;
 use super::known::{Known, Seen, Unseen};
 use super::rows::{self, RowPlan};
 use super::state::{SamplerState, TimelineState};
-use crate::attention::{AttentionProcessor, Branch, Half, Hooks, Pass};
+use crate::attention::{AttentionProcessor, Branch, Change, Half, Hooks, Kept, KeptRow, Pass, Reuse};
 use crate::guidance::{self, Rule};
 use crate::job::{Sharing, Timeline};
 use crate::models::{Added, Denoiser, Row, Time};
@@ -21,6 +21,7 @@ use crate::schedulers::{Scheduler, Table};
 use crate::timeline::{Blend, BlendMode};
 use anyhow::{Context, Result};
 use candle_core::{DType, Device, Tensor};
+use std::cell::RefCell;
 use std::ops::Range;
 
 /// Channels, height and width of the latents.
@@ -198,6 +199,39 @@ pub struct Sampling<'a> {
     pub first: usize,
     /// The step before which it ends: the last one's end, but for those who only want to watch some.
     pub until: usize,
+    /// Steps that are not computed.
+    pub caching: Option<StepCache<'a>>,
+}
+
+/// Which steps are computed, where not all are, and what they leave for the others.
+#[derive(Clone, Copy)]
+pub struct StepCache<'a> {
+    /// By step.
+    pub computed: &'a [bool],
+    pub kept: &'a RefCell<Kept>,
+    /// What a step that is not computed takes of one that is.
+    pub cost: f64,
+    /// Where it is measured how what is kept changes: then every step keeps it.
+    pub measured: Option<&'a RefCell<Vec<Change>>>,
+}
+
+impl StepCache<'_> {
+    fn reuse(&self, step: usize) -> Reuse {
+        match (self.computed.get(step), self.computed.get(step + 1)) {
+            (Some(false), _) => Reuse::Take,
+            // nobody takes it
+            (_, Some(true)) | (_, None) if self.measured.is_none() => Reuse::Off,
+            _ => Reuse::Keep,
+        }
+    }
+
+    /// What the next step takes.
+    fn kept(&self, done: usize) -> Vec<(KeptRow, Tensor)> {
+        match self.reuse(done) {
+            Reuse::Take => self.kept.borrow().rows().map(|(row, tensor)| (row, tensor.clone())).collect(),
+            _ => Vec::new(),
+        }
+    }
 }
 
 /// A timeline, and what its rows are made of.
@@ -261,13 +295,21 @@ pub fn denoise(run: Denoising, observer: &mut dyn Observer) -> Result<Vec<Tensor
     let plan: Vec<Timeline> = timelines.iter().map(|input| input.timeline.clone()).collect();
     let timesteps = timelines.last().context("no timeline")?.scheduler.timesteps().to_vec();
     let first = from.as_ref().map_or(sampling.first, |state| state.done);
-    let mut states = from.map_or_else(Vec::new, |state| state.timelines).into_iter();
+    let (states, kept) = from.map_or_else(Default::default, |state| (state.timelines, state.kept));
+    if let Some(caching) = &sampling.caching {
+        caching.kept.borrow_mut().restore(kept);
+    }
+    let mut states = states.into_iter();
     let mut tracks = Vec::with_capacity(timelines.len());
     for input in timelines {
         tracks.push(Track::begin(input, states.next(), &sampling, network.device)?);
     }
     let steps = sampling.until.min(timesteps.len());
-    let mut clock = Clock::new(first, reporting.steps, reporting.after);
+    let cost = |step| match &sampling.caching {
+        Some(caching) if caching.reuse(step) == Reuse::Take => caching.cost,
+        _ => 1.0,
+    };
+    let mut clock = Clock::new((0..steps).map(cost).collect(), first, reporting.steps, reporting.after);
     if reporting.begins {
         let (before, of) = reporting.steps;
         let what = match before + first {
@@ -300,11 +342,18 @@ pub fn denoise(run: Denoising, observer: &mut dyn Observer) -> Result<Vec<Tensor
                 ask(&mut network, &sampling, &guidance::Step { timestep, ..at }, pass, &mut tracks, uncond)?;
             }
         }
+        if let Some((caching, measured)) = sampling.caching.and_then(|caching| Some((caching, caching.measured?))) {
+            measured.borrow_mut().extend(caching.kept.borrow_mut().changed());
+        }
         for track in tracks.iter_mut().filter(|track| track.moves(step)) {
             track.advance(step, &sampling, network.device)?;
         }
         observer.event(&clock.step(step))?;
-        let state = || SamplerState { done: step + 1, timelines: tracks.iter().map(Track::state).collect() };
+        let state = || SamplerState {
+            done: step + 1,
+            timelines: tracks.iter().map(Track::state).collect(),
+            kept: sampling.caching.map_or_else(Vec::new, |caching| caching.kept(step + 1)),
+        };
         let estimates = || tracks.iter().map(|track| track.estimate(step)).collect();
         let done = StepInfo {
             part: reporting.part,
@@ -331,9 +380,14 @@ fn ask(
     let inputs: Vec<Row> =
         rows.iter().map(|branch| tracks[branch.timeline].row(branch, at.timestep, uncond)).collect::<Result<_>>()?;
     let pass = Pass { step: at.index, steps: at.count };
+    let mut kept = sampling.caching.map(|caching| (caching.kept.borrow_mut(), caching.reuse(at.index)));
     let mut hooks = Hooks::new(pass, rows, forks, network.stack, network.kernel.clone(), network.micro_batch)?;
+    if let Some((kept, reuse)) = &mut kept {
+        hooks = hooks.with_kept(kept, *reuse);
+    }
     let outputs = network.denoiser.forward(&inputs, &mut hooks).with_context(|| format!("step {}", at.index + 1))?;
     hooks.finish()?;
+    drop(kept);
     for estimate in estimates {
         let parts = sampling.rule.halves(at).iter().zip(&estimate.rows);
         let parts: Vec<_> = parts.map(|(&half, &row)| guidance::Output { half, prediction: &outputs[row] }).collect();

@@ -62,6 +62,7 @@ fn run(timelines: Vec<Input>, rule: &Rule) -> (Vec<Tensor>, Vec<Vec<Row>>) {
             shape: SHAPE,
             first: 0,
             until: usize::MAX,
+            caching: None,
         },
         timelines,
         uncond: &Tensor::zeros((1, 1), DType::F32, &device).unwrap(),

@@ -215,6 +215,7 @@ mod tests {
                 shape: SHAPE,
                 first: 0,
                 until: usize::MAX,
+                caching: None,
             },
             timelines: vec![Input {
                 timeline: &timeline,

@@ -4,7 +4,9 @@ use super::checkpoint::Checkpointer;
 use super::clip_noise::by_clip;
 use super::control::{self, Pictures};
 use super::controls;
-use super::denoise::{Denoising, Input, MICRO_BATCH, Network, NoiseSource, Reporting, Sampling, StepHook, denoise};
+use super::denoise::{
+    Denoising, Input, MICRO_BATCH, Network, NoiseSource, Reporting, Sampling, StepCache, StepHook, denoise,
+};
 use super::draws::Draws;
 use super::extend::Context;
 use super::feed;
@@ -18,7 +20,7 @@ use super::state::{SamplerState, TimelineState};
 use super::texts::Texts;
 use super::word_maps::of_segment;
 use super::zero_shot::{self, Before};
-use crate::attention::AttentionProcessor;
+use crate::attention::{AttentionProcessor, Change, Kept};
 use crate::estimate::work;
 use crate::guidance::Rule;
 use crate::job::values::FrameNoise;
@@ -128,6 +130,8 @@ pub struct Prepared<'a> {
     pub subject: Option<&'a Tensor>,
     /// By segment, the latents `[F, C, H, W]` of the frames that it refines, on its whole timeline.
     pub refined: Option<&'a [Tensor]>,
+    /// Where it is measured how much what is kept of a step changes to the next.
+    pub measured: Option<&'a RefCell<Vec<Change>>>,
 }
 
 /// The denoised latents of each segment, `[F, C, H, W]`, as [`kept`] has them; those of the first begin with what is given.
@@ -196,9 +200,17 @@ pub fn latents(
             from = Some(part.begin(motion, until, observer)?);
         }
         let inputs = timelines.iter().map(|timeline| input(stage, (index, before), timeline, prepared, context));
+        let measured = prepared.measured;
+        let store = RefCell::new(match measured {
+            Some(_) => Kept::measuring(),
+            None => Kept::stored_as(stage.kept_dtype()),
+        });
+        let computed = computed(stage, prepared, recording);
+        let cost = work::taken_cost(stage);
+        let caching = computed.as_deref().map(|computed| StepCache { computed, kept: &store, cost, measured });
         let run = Denoising {
             network: network(stage, &*denoiser, &mut stack.processors),
-            sampling: sampling(stage, &rule, prepared, until),
+            sampling: Sampling { caching, ..sampling(stage, &rule, prepared, until) },
             timelines: inputs.collect::<Result<_>>()?,
             uncond: &prepared.texts.uncond,
             from,
@@ -279,13 +291,26 @@ impl MovedPart<'_> {
             sampling: sampling(stage, rule, prepared, until),
             timelines: inputs.collect::<Result<_>>()?,
             uncond: &prepared.texts.uncond,
-            from: Some(SamplerState { done: first, timelines: vec![plain] }),
+            from: Some(SamplerState { done: first, timelines: vec![plain], kept: Vec::new() }),
             reporting: Reporting { hook: &mut Before::default(), part: 0, steps: (0, until), begins: true, after: 0.0 },
         };
         denoise(run, observer)?;
         let seen: Vec<Tensor> = of_segment(stage, index, stack.take_maps())?.into_values().collect();
         smoothing::of_words(&seen, threshold, (height, width), device)
     }
+}
+
+/// By step, whether it is computed, where not all are; steps whose maps are recorded always.
+fn computed(stage: &Stage, prepared: &Prepared, recording: Option<&Recording>) -> Option<Vec<bool>> {
+    if prepared.measured.is_some() {
+        return Some(vec![true; stage.sampler.steps]);
+    }
+    let mut computed = stage.cache.as_ref()?.computed.clone();
+    let steps = computed.len();
+    for step in recording.into_iter().flat_map(|recording| recording.maps.steps.below(steps)) {
+        computed[step] = true;
+    }
+    Some(computed)
 }
 
 /// How the network of a stage is asked.
@@ -316,6 +341,7 @@ fn sampling<'a>(stage: &'a Stage, rule: &'a Rule, prepared: &'a Prepared, until:
         shape: stage.size.latents,
         first: stage.first_step(),
         until,
+        caching: None,
     }
 }
 

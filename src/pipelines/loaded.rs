@@ -26,14 +26,18 @@ pub struct Loaded {
     continuation: Option<(Key, Arc<dyn Continuation>)>,
 }
 
-/// The model with what is merged into it, its dtype and its device.
+/// The model with what is merged into it and what is different of it in this run, its dtype and its device.
 #[derive(PartialEq)]
 struct Key(String, Vec<MergedLora>, DType, String);
 
 impl Key {
     fn of(stage: &Stage, dtype: DType) -> Self {
         let folder = &stage.model.folder;
-        Self(folder.place(), folder.loras().to_vec(), dtype, stage.compute.device_name())
+        let place = match stage.model.long {
+            Some(long) => format!("{} {long}", folder.place()),
+            None => folder.place(),
+        };
+        Self(place, folder.loras().to_vec(), dtype, stage.compute.device_name())
     }
 }
 

@@ -90,6 +90,7 @@ pub fn attention_maps(
         pictures: &pictures,
         subject: subject.as_ref(),
         refined: refined.as_deref(),
+        measured: None,
     };
     let denoised = latents(job, stage, &mut loaded, &prepared, None, Some(&recording), observer)?;
 
@@ -182,8 +183,9 @@ fn axis(stage: &Stage, maps: &Maps, (segment, window): (usize, usize)) -> Axis {
 /// What the raw file says of its tensors.
 fn description(job: &Job, maps: &Maps) -> HashMap<String, String> {
     let stage = job.first();
-    let prompts = stage.prompts();
-    let pieces = &maps.pieces[maps.pieces.len() - prompts.len()..];
+    // of an edit its own; with relay those of the scenes, and those that they share
+    let first = stage.controls.edit.as_ref().map_or(0, |_| maps.pieces.len() - stage.text.prompts.len());
+    let (prompts, pieces) = (stage.texts().skip(first).collect::<Vec<_>>(), &maps.pieces[first..]);
     let mean = if maps.single_layer { "heads" } else { "heads and the layers from 0 to the one named" };
     HashMap::from([
         ("view".to_owned(), maps.view.to_string()),

@@ -4,6 +4,7 @@
 //! and gets `u8` frames only.
 
 mod again;
+mod calibrate;
 mod checkpoint;
 mod chunk_noise;
 mod clip_noise;
@@ -44,6 +45,7 @@ mod word_maps;
 mod zero_shot;
 
 pub use again::{decode_again, kept_latents};
+pub use calibrate::{StepChange, fit, step_changes};
 pub use checkpoint::differs;
 pub use loaded::Loaded;
 pub use maps::attention_maps;

@@ -154,6 +154,16 @@ fn settings(job: &Job) -> Result<Map<String, Value>> {
         ]);
     }
     settings.extend(of_method(stage)?);
+    if let Some(long) = stage.model.long {
+        settings.insert("long".to_owned(), json!(long.to_string()));
+    }
+    if let Some(cache) = &stage.cache {
+        let computed: Vec<usize> = (0..cache.computed.len()).filter(|&step| cache.computed[step]).collect();
+        settings.insert("cache".to_owned(), json!({ "method": cache.method.to_string(), "computed_steps": computed }));
+    }
+    if !stage.text.shared.is_empty() {
+        settings.insert("relay".to_owned(), relay(stage));
+    }
     if !stage.model.folder.loras().is_empty() {
         settings.insert("lora".to_owned(), json!(stage.model.folder.loras()));
     }
@@ -161,6 +171,21 @@ fn settings(job: &Job) -> Result<Map<String, Value>> {
         settings.insert("enhance".to_owned(), enhancing(stage)?);
     }
     Ok(settings)
+}
+
+/// The texts that scenes share, which are prompts behind those of the scenes, and when each scene is seen.
+fn relay(stage: &Stage) -> Value {
+    let texts = stage.text.shared.iter().map(|shared| {
+        json!({ "text": shared.text, "scenes": shared.scenes.iter().map(|(scene, _)| scene).collect::<Vec<_>>() })
+    });
+    let segments = stage.segments.iter().enumerate();
+    let times = segments.flat_map(|(index, segment)| {
+        segment.relay.iter().flat_map(move |relay| relay.times.iter().map(move |time| (index, time)))
+    });
+    let times = times.map(|(segment, time)| {
+        json!({ "segment": segment, "scene": time.scene, "frames": time.frames, "latent_frames": time.latent })
+    });
+    json!({ "texts": texts.collect::<Vec<_>>(), "times": times.collect::<Vec<_>>() })
 }
 
 /// What the method of a stage has of its own, where it is not windows.

@@ -94,6 +94,7 @@ mod tests {
             frames: 3,
             fade: 0,
             given: Vec::new(),
+            relay: None,
         };
         let latents = Tensor::new(&[5f32, 6.0, 7.0], &Device::Cpu).unwrap().reshape((3, 1, 1, 1)).unwrap();
         let line = on_timeline(&latents, &segment).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();

@@ -115,6 +115,7 @@ fn counted(denoiser: &dyn Denoiser, windows: usize, layers: &str, steps: &str, b
             shape: LATENTS,
             first: 0,
             until: usize::MAX,
+            caching: None,
         },
         timelines: vec![Input {
             timeline: &timeline,

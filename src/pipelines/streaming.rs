@@ -296,6 +296,7 @@ impl Run<'_> {
                 shape: stage.size.latents,
                 first: 0,
                 until: stage.sampler.steps,
+                caching: None,
             },
             timelines: vec![input],
             uncond: &self.texts.uncond,

@@ -205,6 +205,7 @@ fn stage(
         pictures: &pictures,
         subject: subject.as_ref(),
         refined: refined.as_deref(),
+        measured: None,
     };
     latents(job, stage, loaded, &prepared, Some(checkpoints), None, watch).map(Made::Latents)
 }

@@ -9,7 +9,7 @@ use candle_core::Tensor;
 
 /// One embedding for each prompt, and that of the unconditional half.
 pub struct Texts {
-    /// `[L, D]` each, in the order of the stage's prompts; after the source's those of an edit.
+    /// `[L, D]` each, in the order of [`Stage::texts`].
     pub prompts: Vec<Tensor>,
     /// `[L, D]`.
     pub uncond: Tensor,
@@ -43,8 +43,7 @@ pub fn encode(stage: &Stage, machine: &Machine, observer: &mut dyn Observer) -> 
         _ => TextCache::off(),
     };
     let spec = stage.model.architecture.text();
-    let edited = stage.controls.edit.iter().flat_map(|edit| &edit.prompts);
-    let mut texts: Vec<&str> = stage.text.prompts.iter().chain(edited).map(String::as_str).collect();
+    let mut texts: Vec<&str> = stage.texts().collect();
     if let UncondText::Text(text) = &stage.text.uncond {
         texts.push(text);
     }

@@ -62,7 +62,11 @@ pub fn begin(
         all.push(away(plan, frame, &moving, &own)?);
     }
     let latents = Tensor::cat(&all, 0)?;
-    Ok(SamplerState { done: plan.first, timelines: vec![TimelineState { latents, scheduler: None, free: None }] })
+    Ok(SamplerState {
+        done: plan.first,
+        timelines: vec![TimelineState { latents, scheduler: None, free: None }],
+        kept: Vec::new(),
+    })
 }
 
 /// The anchor's latents before the step that all frames take first, and before the one at which they are moved, from its noise.
@@ -79,12 +83,13 @@ fn alone(
     let moving = denoise(
         Denoising {
             network,
-            sampling: Sampling { first: 0, until: plan.moved, sharing: None, ..sampling },
+            sampling: Sampling { first: 0, until: plan.moved, sharing: None, caching: None, ..sampling },
             timelines: vec![anchor],
             uncond,
             from: Some(SamplerState {
                 done: 0,
                 timelines: vec![TimelineState { latents, scheduler: None, free: None }],
+                kept: Vec::new(),
             }),
             reporting: Reporting { hook: &mut before, part: 0, steps: (0, plan.moved), begins: true, after: 0.0 },
         },

@@ -201,13 +201,13 @@ impl AttentionMap {
         let (queries, keys) = (qkv.q.dim(2)?, qkv.k.dim(2)?);
         let (frames, height, width) = site.grid;
         let video = site.video_queries(queries)?;
-        let of_keys = |queries: &Tensor, columns: Vec<u32>| {
+        let of_keys = |queries: &Qkv, columns: Vec<u32>| {
             let columns = Tensor::new(columns, qkv.q.device())?;
-            next.kernel().probe(queries, &qkv.k, qkv.scale, &columns)?.mean(1) // [B, L, J]
+            next.probe(queries, &columns)?.mean(1) // [B, L, J]
         };
         if view == View::Words {
-            let video = qkv.q.narrow(2, video.start, video.len())?;
-            let tokens = video.dim(0)? * video.dim(2)?;
+            let video = qkv.queries(&video)?;
+            let tokens = video.q.dim(0)? * video.q.dim(2)?;
             let columns = self.columns(site, branch)?;
             if columns.is_empty() {
                 return Tensor::zeros((self.words.len(), tokens), candle_core::DType::F32, qkv.q.device());
@@ -232,8 +232,9 @@ impl AttentionMap {
             }
             _ => bail!("{view:?} is not in the grid of {frames} frames of {height} x {width} tokens"),
         };
-        let queries = qkv.q.contiguous()?.index_select(&Tensor::new(tokens.as_slice(), qkv.q.device())?, 2)?;
-        of_keys(&queries, tokens)?.squeeze(0)
+        let q = qkv.q.contiguous()?.index_select(&Tensor::new(tokens.as_slice(), qkv.q.device())?, 2)?;
+        let scores = qkv.scores.of_queries(tokens.iter().map(|&token| token as usize))?;
+        of_keys(&Qkv { q, scores, ..qkv.clone() }, tokens)?.squeeze(0)
     }
 
     /// Key positions of all words' tokens in a row, word after word.
@@ -437,7 +438,7 @@ mod tests {
         for (layer, (height, width)) in [(2, 4), (1, 2), (1, 2)].into_iter().enumerate() {
             let shape = |length| [3, toy.heads, length, toy.width];
             let (q, k) = (random(layer as u64, &shape(height * width)), random(layer as u64 + 9, &shape(toy.text)));
-            let qkv = Qkv { q, v: k.clone(), k, scale: 1.0 };
+            let qkv = Qkv { q, v: k.clone(), k, scale: 1.0, scores: Default::default() };
             let p = dense_probabilities(&qkv).mean(1).unwrap().narrow(2, 1, 1).unwrap();
             of_layers.push(p.reshape((1, 3, height, width)).unwrap());
             let grid = (3, height, width);

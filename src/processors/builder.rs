@@ -1,10 +1,11 @@
 //! What a control builds with: the words, banks and keys of the run, and the stack it adds its attention processors to.
 //!
-//! Controls compose in the order given, outermost first, but that recorders come before everything: they must see a row's
-//! own queries and keys.
+//! Controls compose in the order given, outermost first, but that recorders come before them: they must see a row's own queries
+//! and keys. Before recorders stands only what is to be seen in maps.
 
 use super::attention_map::{AttentionMap, AttentionMaps, RecordedMap, Recording};
 use super::kv_bank::KvBank;
+use super::routes::Routes;
 use super::when::{Ranges, When};
 use super::word::{Keys, Word};
 use crate::attention::{AttentionProcessor, SiteKind};
@@ -63,6 +64,11 @@ pub trait Setting {
         Ok(None)
     }
 
+    /// Which frames listen to which words, where scenes share a text.
+    fn routes(&self) -> Option<Routes> {
+        None
+    }
+
     /// Whose keys rows attend to where that is not always their own, for words in the order given.
     fn keys(&self, _words: Vec<Word>) -> Option<Keys> {
         None
@@ -76,6 +82,7 @@ pub struct Builder<'a> {
     layers: Ranges,
     kinds: &'static [SiteKind],
     everywhere: bool,
+    first: Vec<Box<dyn AttentionProcessor>>,
     recorders: Vec<Box<dyn AttentionProcessor>>,
     controls: Vec<Box<dyn AttentionProcessor>>,
     maps: Vec<AttentionMaps>,
@@ -89,6 +96,7 @@ impl<'a> Builder<'a> {
             layers: Ranges::all(),
             kinds: &[],
             everywhere: false,
+            first: Vec::new(),
             recorders: Vec::new(),
             controls: Vec::new(),
             maps: Vec::new(),
@@ -122,9 +130,26 @@ impl<'a> Builder<'a> {
 
     /// Adds an attention processor behind those there are.
     pub fn add(&mut self, control: impl AttentionProcessor + 'static) {
+        let control = self.when(control);
+        self.controls.push(control);
+    }
+
+    /// Adds one before all recorders, whose maps show what it does.
+    pub fn before_recorders(&mut self, control: impl AttentionProcessor + 'static) {
+        let control = self.when(control);
+        self.first.push(control);
+    }
+
+    /// Adds one behind all recorders, before the controls there are.
+    pub fn before_controls(&mut self, control: impl AttentionProcessor + 'static) {
+        let control = self.when(control);
+        self.controls.insert(0, control);
+    }
+
+    fn when(&self, control: impl AttentionProcessor + 'static) -> Box<dyn AttentionProcessor> {
         let mut when = When::new(self.steps.clone(), self.layers.clone(), self.kinds, control);
         when.everywhere = self.everywhere;
-        self.controls.push(Box::new(when));
+        Box::new(when)
     }
 
     /// Adds a recorder before all that are no recorders, where there is a text; in all layers up to the last of those at which
@@ -149,7 +174,8 @@ impl<'a> Builder<'a> {
     }
 
     pub fn stack(self) -> Stack {
-        let Self { recorders: mut processors, controls, maps, .. } = self;
+        let Self { first: mut processors, recorders, controls, maps, .. } = self;
+        processors.extend(recorders);
         processors.extend(controls);
         Stack { processors, maps }
     }

@@ -22,6 +22,9 @@ pub struct Control {
     /// It makes windows that are joined read each other, as the plan refers them: a run has at most one such control, one
     /// that is given replaces the recipe's, and without joined windows there is none.
     pub joins_windows: bool,
+    /// It says which frames listen to which words, where scenes share a text: without such scenes it has no effect, and with them
+    /// there is always one.
+    pub routes_words: bool,
     /// It takes away the recipe's own controls, and does nothing else.
     pub clears: bool,
     /// Refuses values that do not go together; each by itself was checked by its [`Kind`].
@@ -39,6 +42,7 @@ impl Control {
         parameters: &[],
         order: Order::AsGiven,
         joins_windows: false,
+        routes_words: false,
         clears: false,
         check: |_| Ok(()),
         build: |_, _| Ok(()),

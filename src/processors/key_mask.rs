@@ -202,7 +202,7 @@ fn split_frames(qkv: Qkv, own: &[bool], source: &[bool], site: &AttentionSite, n
 
 /// One entry `[1, N, L, D]`: text queries on all keys, each video query on text and its own side of the video keys.
 fn split(qkv: Qkv, own: &[bool], source: &[bool], site: &AttentionSite, next: &mut Next) -> Result<Tensor> {
-    let Qkv { q, k, v, scale } = qkv;
+    let Qkv { q, k, v, scale, scores } = qkv;
     let (q, k, v) = (q.contiguous()?, k.contiguous()?, v.contiguous()?);
     let (queries, keys) = (site.video_queries(q.dim(2)?)?, site.video_keys(k.dim(2)?)?);
     if queries.len() != own.len() || keys.len() != source.len() {
@@ -220,7 +220,8 @@ fn split(qkv: Qkv, own: &[bool], source: &[bool], site: &AttentionSite, next: &m
     if !text.is_empty() {
         let q = q.narrow(2, text.start, text.len())?;
         let site = AttentionSite { queries: Queries::Text, ..*site };
-        done.push(next.attend(Qkv { q, k: k.clone(), v: v.clone(), scale }, &site)?);
+        let scores = scores.of_queries(text.clone())?;
+        done.push(next.attend(Qkv { q, k: k.clone(), v: v.clone(), scale, scores }, &site)?);
         order.extend(text.map(|token| token as u32));
     }
     for bit in [true, false] {
@@ -238,7 +239,9 @@ fn split(qkv: Qkv, own: &[bool], source: &[bool], site: &AttentionSite, next: &m
         let here = Site { text: start..start + text.len(), ..site.site.clone() };
         let here = AttentionSite { site: &here, queries: Queries::Video, ..*site };
         let seen = if in_front { [text, video].concat() } else { [video, text].concat() };
-        let part = Qkv { q: select(&q, &tokens)?, k: select(&k, &seen)?, v: select(&v, &seen)?, scale };
+        let scores = scores.of_queries(tokens.iter().map(|&token| token as usize))?;
+        let scores = scores.of_keys(seen.iter().map(|&token| token as usize), start)?;
+        let part = Qkv { q: select(&q, &tokens)?, k: select(&k, &seen)?, v: select(&v, &seen)?, scale, scores };
         done.push(next.attend(part, &here)?);
         order.extend(tokens);
     }
@@ -315,7 +318,13 @@ mod tests {
             assert!([&own, &source].iter().all(|mask| mask.contains(&true) && mask.contains(&false)));
             let of = |x: &Tensor, row| x.narrow(0, row, 1).unwrap();
             for (row, from) in [(1, 0), (3, 2)] {
-                let qkv = Qkv { q: of(&qkv.q, row), k: of(&qkv.k, from), v: of(&qkv.v, from), scale: qkv.scale };
+                let qkv = Qkv {
+                    q: of(&qkv.q, row),
+                    k: of(&qkv.k, from),
+                    v: of(&qkv.v, from),
+                    scale: qkv.scale,
+                    scores: qkv.scores.clone(),
+                };
                 assert_near(&of(&got, row), &dense(&toy, &qkv, &own, &source), 2e-6);
                 assert!(distance(&of(&got, row), &toy.plain(&qkv)) > 1e-2, "the mask does something");
             }
@@ -341,7 +350,13 @@ mod tests {
         hooks.attend(first.clone(), &toy.site(0, &[0, 1, 2, 3])).unwrap();
         let got = hooks.attend(second.clone(), &toy.site(1, &[0, 1, 2, 3])).unwrap();
         let of = |x: &Tensor, row| x.narrow(0, row, 1).unwrap();
-        let shared = Qkv { q: of(&second.q, 3), k: of(&second.k, 2), v: of(&second.v, 2), scale: second.scale };
+        let shared = Qkv {
+            q: of(&second.q, 3),
+            k: of(&second.k, 2),
+            v: of(&second.v, 2),
+            scale: second.scale,
+            scores: second.scores.clone(),
+        };
         assert_near(&of(&got, 3), &dense(&toy, &shared, &own, &source), 2e-6);
     }
 
@@ -378,7 +393,7 @@ mod tests {
             let make = |seed, keys: usize| {
                 let part = |seed, length| (random(seed, &[frames, heads, length, width]) * 2.0).unwrap();
                 let (q, k, v) = (part(seed, tokens), part(seed + 1, keys), part(seed + 2, keys));
-                Qkv { q, k, v, scale: 1.0 / (width as f64).sqrt() }
+                Qkv { q, k, v, scale: 1.0 / (width as f64).sqrt(), scores: Default::default() }
             };
             let (cross, own) = (make(30, toy.text), make(40, tokens));
             let mut stack = stack(0.5);
@@ -389,7 +404,13 @@ mod tests {
                 let from = if row == 0 { frame } else { frame.min(source_frames - 1) };
                 let at = |x: &Tensor, entry| x.narrow(0, entry, 1).unwrap();
                 let entry = inner[row].start + frame;
-                Qkv { q: at(&own.q, entry), k: at(&own.k, from), v: at(&own.v, from), scale: own.scale }
+                Qkv {
+                    q: at(&own.q, entry),
+                    k: at(&own.k, from),
+                    v: at(&own.v, from),
+                    scale: own.scale,
+                    scores: own.scores.clone(),
+                }
             };
             let first = hooks.attend(own.clone(), &spatial(0)).unwrap();
             hooks.attend(cross.clone(), &site(SiteKind::Cross, 0, 0..5)).unwrap();
@@ -428,7 +449,8 @@ mod tests {
         assert_eq!(groups, [[2, 3], [0, 1]], "the conditional half goes first");
         for group in groups {
             let of = |x: &Tensor| x.narrow(0, group[0], 2).unwrap();
-            let part = Qkv { q: of(&qkv.q), k: of(&qkv.k), v: of(&qkv.v), scale: qkv.scale };
+            let part =
+                Qkv { q: of(&qkv.q), k: of(&qkv.k), v: of(&qkv.v), scale: qkv.scale, scores: qkv.scores.clone() };
             assert_near(&hooks.attend(part, &toy.site(0, &group)).unwrap(), &of(&together), 1e-6);
         }
         hooks.finish().unwrap();

@@ -228,7 +228,8 @@ fn reweighting_behind_the_key_mask_scales_the_kept_probabilities() {
         let got = toy.attend(&qkv, &pair, &mut stack).unwrap().narrow(0, 1, 1).unwrap();
 
         let of = |x: &Tensor, row| x.narrow(0, row, 1).unwrap();
-        let shared = Qkv { q: of(&qkv.q, 1), k: of(&qkv.k, 0), v: of(&qkv.v, 0), scale: qkv.scale };
+        let shared =
+            Qkv { q: of(&qkv.q, 1), k: of(&qkv.k, 0), v: of(&qkv.v, 0), scale: qkv.scale, scores: qkv.scores.clone() };
         let (tokens, video) = (toy.tokens(), toy.video_range());
         let inside = |token: usize| video.contains(&token).then(|| token - video.start);
         let mut p = values(&dense_scores(&shared));

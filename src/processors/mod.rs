@@ -7,12 +7,14 @@
 //! | [`key_mask`] | rows see the source's foreground or background keys, by the maps of a word |
 //! | [`attention_map`] | records a few columns or regions of the probabilities |
 //! | [`kv_bank`] | keys and values of rows that are not in the batch: windows one after the other, anchor frames |
+//! | [`relay`] | frames listen to the words of their own scene |
 //! | [`reweight`] | scales what words contribute, after the softmax |
 //! | [`reference`] | frames look at the features of a subject, weighed by where it is to be |
+//! | [`ultravico`] | attention between frames far apart is damped |
 //! | [`window`] | attention in overlapping windows of frames, fused |
 //! | [`when`] | any of these at chosen steps, layers and kinds of site |
 //!
-//! A control that can be asked for by name is one file with its [`Control`]: [`kv_share`], [`word_swap`], [`cross_frame`],
+//! A control that can be asked for by name is one file with its [`Control`]: [`kv_share`], [`relay`], [`word_swap`], [`cross_frame`],
 //! [`window`], [`reweight`]. [`registry`] is the list of them, [`spec`] reads `--attn-proc` by their entries, [`stack`] lets
 //! each add what it is made of to a [`Builder`].
 //!
@@ -33,11 +35,14 @@ pub mod mix;
 mod none;
 pub mod reference;
 pub mod registry;
+pub mod relay;
 pub mod residual;
 pub mod reweight;
+pub mod routes;
 pub mod row_gather;
 pub mod spec;
 pub mod stack;
+pub mod ultravico;
 pub mod when;
 pub mod window;
 pub mod word;
@@ -60,6 +65,7 @@ pub use kv_bank::{BankPlan, BankSize, KvBank, LayerSize, Lifetime, Purpose};
 pub use registry::list;
 pub use residual::{FeatureResiduals, Residual};
 pub use reweight::Reweight;
+pub use routes::{Profile, Route, Routes};
 pub use row_gather::RowGather;
 pub use spec::{Spec, parse};
 pub use stack::{build, check_order};

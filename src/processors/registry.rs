@@ -2,13 +2,15 @@
 //! and a line here.
 
 use super::control::Control;
-use super::{cross_frame, kv_share, none, reweight, window, word_swap};
+use super::{cross_frame, kv_share, none, relay, reweight, ultravico, window, word_swap};
 
-static CONTROLS: [&Control; 6] = [
+static CONTROLS: [&Control; 8] = [
     &kv_share::CONTROL,
+    &relay::CONTROL,
     &word_swap::CONTROL,
     &cross_frame::CONTROL,
     &window::CONTROL,
+    &ultravico::CONTROL,
     &reweight::CONTROL,
     &none::CONTROL,
 ];

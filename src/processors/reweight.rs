@@ -133,14 +133,14 @@ fn reweight(
     site: &AttentionSite,
     next: &Next,
 ) -> Result<Tensor> {
-    let Qkv { q, k, v, scale } = qkv;
+    let Qkv { q, v, .. } = qkv;
     let (device, dtype) = (q.device(), plain.dtype());
     let queries = q.dim(2)?;
     let (text, video) = (site.text_queries(queries), site.video_queries(queries)?);
     // P[:, columns] V[columns], the columns scaled: [B, N, rows, D] in f32
-    let part = |q: &Tensor, columns: Vec<u32>, weights: Option<Vec<f32>>| {
+    let part = |queries: &Qkv, columns: Vec<u32>, weights: Option<Vec<f32>>| {
         let columns = Tensor::new(columns, device)?;
-        let mut p = next.kernel().probe(q, k, *scale, &columns)?;
+        let mut p = next.probe(queries, &columns)?;
         if let Some(weights) = weights {
             p = p.broadcast_mul(&Tensor::new(weights, device)?)?;
         }
@@ -153,7 +153,7 @@ fn reweight(
     } else if !video.is_empty() {
         let columns = keys.keys().map(|position| site.text.start as u32 + position).collect();
         let plain = plain.narrow(2, video.start, video.len())?.to_dtype(DType::F32)?;
-        let added = part(&q.narrow(2, video.start, video.len())?, columns, Some(weights(keys)))?;
+        let added = part(&qkv.queries(&video)?, columns, Some(weights(keys)))?;
         sides.push((video, (plain + added)?.to_dtype(dtype)?));
     }
     if own.is_empty() && !text.is_empty() {
@@ -161,7 +161,9 @@ fn reweight(
     } else if !text.is_empty() {
         let rows = Tensor::new(own.keys().copied().collect::<Vec<_>>(), device)?; // of the text
         let of_rows = |x: &Tensor| x.narrow(2, text.start, text.len())?.contiguous()?.index_select(&rows, 2);
-        let from_text = part(&of_rows(q)?, site.text.clone().map(|token| token as u32).collect(), None)?;
+        let scores = qkv.scores.of_queries(own.keys().map(|&row| text.start + row as usize))?;
+        let of_text = Qkv { q: of_rows(q)?, scores, ..qkv.clone() };
+        let from_text = part(&of_text, site.text.clone().map(|token| token as u32).collect(), None)?;
         let weights = Tensor::new(weights(own), device)?.unsqueeze(1)?; // [J, 1]
         let added = (of_rows(plain)?.to_dtype(DType::F32)? - from_text)?.broadcast_mul(&weights)?;
         let plain = plain.narrow(2, text.start, text.len())?.contiguous()?;
@@ -279,7 +281,7 @@ mod tests {
         let toy = Toy { text: 7, ..Toy::default() };
         let all = toy.qkv(23, 4);
         let part = |x: &Tensor, from: usize, len: usize| x.narrow(2, from, len).unwrap();
-        let qkv = Qkv { q: part(&all.q, 7, 6), k: part(&all.k, 0, 7), v: part(&all.v, 0, 7), scale: all.scale };
+        let qkv = Qkv { q: part(&all.q, 7, 6), k: part(&all.k, 0, 7), v: part(&all.v, 0, 7), ..all };
         let inner = inner_ranges([2, 2]);
         let site = Site { kind: SiteKind::Cross, inner: &inner, text: 0..7, ..toy.site(0, &[0, 1]) };
         let branches = [branch(UNCOND, 0, 0, None), branch(COND, 0, 0, None)];

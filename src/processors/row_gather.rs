@@ -14,6 +14,7 @@
 //! says which row refers to which, so the planner decides which half of the guidance reads which. Nothing is kept between layers.
 
 use crate::attention::{AttentionProcessor, AttentionSite, Next, Qkv, Reference, SiteKind};
+use crate::nn::scores::Scores;
 use candle_core::{Result, Tensor, bail};
 use std::ops::Range;
 
@@ -153,10 +154,14 @@ impl AttentionProcessor for RowGather {
             let parts = runs.iter().map(|&(start, len)| x.narrow(0, start, len)).collect::<Result<Vec<_>>>()?;
             Tensor::cat(&parts, 0) // [B, N, L, D]
         };
-        let Qkv { q, k, v, scale } = qkv;
+        let Qkv { q, k, v, scale, scores } = qkv;
         let qkv = match self.part {
-            TakenPart::KeysValues => Qkv { q, k: gather(k)?, v: gather(v)?, scale },
-            TakenPart::QueriesKeys => Qkv { q: gather(q)?, k: gather(k)?, v, scale },
+            // what is added to the scores of a text's keys is by then that of the text which is read
+            TakenPart::KeysValues => Qkv { q, k: gather(k)?, v: gather(v)?, scale, scores },
+            TakenPart::QueriesKeys => {
+                let bias = scores.bias.as_ref().map(|bias| bias.gather(|table| gather(table.clone()))).transpose()?;
+                Qkv { q: gather(q)?, k: gather(k)?, v, scale, scores: Scores { bias, ..scores } }
+            }
         };
         next.attend(qkv, site)
     }
@@ -184,7 +189,13 @@ mod tests {
         let got = toy.attend(&qkv, &pair(), &mut [boxed(RowGather::kv_sharing())]).unwrap();
         for (row, source) in [(0, 0), (1, 0), (2, 2), (3, 2)] {
             let of = |x: &Tensor, row| x.narrow(0, row, 1).unwrap();
-            let expected = Qkv { q: of(&qkv.q, row), k: of(&qkv.k, source), v: of(&qkv.v, source), scale: qkv.scale };
+            let expected = Qkv {
+                q: of(&qkv.q, row),
+                k: of(&qkv.k, source),
+                v: of(&qkv.v, source),
+                scale: qkv.scale,
+                scores: Scores::default(),
+            };
             assert_near(&of(&got, row), &toy.plain(&expected), 1e-6);
         }
         assert!(distance(&got, &toy.plain(&qkv)) > 0.1);
@@ -197,7 +208,13 @@ mod tests {
         let got = toy.attend(&qkv, &pair(), &mut [boxed(RowGather::word_swap())]).unwrap();
         for (row, source) in [(0, 0), (1, 1), (2, 2), (3, 2)] {
             let of = |x: &Tensor, row| x.narrow(0, row, 1).unwrap();
-            let expected = Qkv { q: of(&qkv.q, source), k: of(&qkv.k, source), v: of(&qkv.v, row), scale: qkv.scale };
+            let expected = Qkv {
+                q: of(&qkv.q, source),
+                k: of(&qkv.k, source),
+                v: of(&qkv.v, row),
+                scale: qkv.scale,
+                scores: Scores::default(),
+            };
             assert_near(&of(&got, row), &toy.plain(&expected), 1e-6);
         }
     }
@@ -213,8 +230,13 @@ mod tests {
             let got = toy.hooks(&branches, &mut stack).attend(qkv.clone(), &at(SiteKind::SelfSpatial)).unwrap();
             for (row, source) in sources.into_iter().enumerate() {
                 let of = |x: &Tensor, row| x.narrow(0, row, 1).unwrap();
-                let expected =
-                    Qkv { q: of(&qkv.q, row), k: of(&qkv.k, source), v: of(&qkv.v, source), scale: qkv.scale };
+                let expected = Qkv {
+                    q: of(&qkv.q, row),
+                    k: of(&qkv.k, source),
+                    v: of(&qkv.v, source),
+                    scale: qkv.scale,
+                    scores: Scores::default(),
+                };
                 assert_near(&of(&got, row), &toy.plain(&expected), 1e-6);
             }
             let temporal = toy.hooks(&branches, &mut stack).attend(qkv.clone(), &at(SiteKind::Temporal)).unwrap();

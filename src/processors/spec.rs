@@ -201,7 +201,10 @@ mod tests {
     fn errors_name_the_mistake_and_the_nearest_name() {
         for (spec, expected) in [
             ("kv-shar", "unknown attention processor 'kv-shar'; did you mean kv-share?"),
-            ("", "unknown attention processor ''; there are kv-share, word-swap, cross-frame, window, reweight"),
+            (
+                "",
+                "unknown attention processor ''; there are kv-share, relay, word-swap, cross-frame, window, ultravico, reweight",
+            ),
             ("kv-share:layer=3", "in 'kv-share:layer=3': kv-share has no parameter 'layer'; did you mean layers?"),
             ("kv-share:3", "'3' is not a parameter: write NAME=VALUE"),
             ("kv-share:steps=1,steps=2", "steps is given twice"),

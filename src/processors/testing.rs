@@ -151,7 +151,7 @@ impl Toy {
     pub fn qkv(&self, seed: u64, rows: usize) -> Qkv {
         let shape = [rows, self.heads, self.tokens(), self.width];
         let [q, k, v] = [0, 1, 2].map(|part| (random(seed + part, &shape) * 2.0).unwrap());
-        Qkv { q, k, v, scale: 1.0 / (self.width as f64).sqrt() }
+        Qkv { q, k, v, scale: 1.0 / (self.width as f64).sqrt(), scores: Default::default() }
     }
 
     pub fn site<'a>(&self, layer: usize, rows: &'a [usize]) -> Site<'a> {
@@ -225,7 +225,7 @@ impl Network for Toy {
                     let y = y.reshape((group.len(), self.tokens(), self.heads, self.width)).unwrap();
                     y.transpose(1, 2).unwrap() // [B, N, L, D], not contiguous
                 });
-                let qkv = Qkv { q, k, v, scale: 1.0 / (self.width as f64).sqrt() };
+                let qkv = Qkv { q, k, v, scale: 1.0 / (self.width as f64).sqrt(), scores: Default::default() };
                 let y = hooks.attend(qkv, &self.site(layer, &group))?;
                 let y = (x + y.transpose(1, 2)?.reshape((group.len(), self.tokens(), dim))?)?;
                 for (index, &row) in group.iter().enumerate() {

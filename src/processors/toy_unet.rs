@@ -115,7 +115,8 @@ impl ToyUnet {
             Some(context) => context,
             None => [heads(x, &matrix(1))?, heads(x, &matrix(2))?],
         };
-        let qkv = Qkv { q: heads(x, &matrix(0))?, k, v, scale: 1.0 / (WIDTH as f64).sqrt() };
+        let qkv =
+            Qkv { q: heads(x, &matrix(0))?, k, v, scale: 1.0 / (WIDTH as f64).sqrt(), scores: Default::default() };
         let y = hooks.attend(qkv, site)?.transpose(1, 2)?.reshape(x.shape())?;
         hooks.inject(y.broadcast_matmul(&matrix(3))?, Feature::Attended(site.kind), Layout::Tokens, site)
     }

@@ -62,6 +62,12 @@ pub struct Recipe {
     /// How latents are shown before they are decoded.
     #[serde(default)]
     pub preview: Option<LatentRgb>,
+    /// Numbers of steps that are not computed.
+    #[serde(default)]
+    pub cache: CacheRecipe,
+    /// Numbers of windows longer than the model's own.
+    #[serde(default)]
+    pub long: LongRecipe,
 }
 
 /// A section for each method, `[method.NAME]`.
@@ -197,6 +203,24 @@ impl Default for DitCtrl {
     }
 }
 
+/// What lets a model follow windows longer than its own.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LongRecipe {
+    /// The frequency in time that RIFLEx (arXiv 2502.15894) lowers, from 1.
+    pub riflex: Option<usize>,
+}
+
+/// What is known of how a network's output changes from step to step.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct CacheRecipe {
+    /// The coefficients of TeaCache (arXiv 2411.19108), the highest power first.
+    pub tea: Option<[f64; 5]>,
+    /// Its threshold.
+    pub threshold: Option<f64>,
+}
+
 /// A linear map from the channels of a latent cell to a colour in -1 to 1.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -224,6 +248,12 @@ impl Recipe {
         ensure!((1..=MOST).contains(&controlled), "method.controlnet: steps = {controlled}: give 1 to {MOST}");
         let first = recipe.method.streaming.as_ref().map_or(1, |method| method.first_steps);
         ensure!((1..=MOST).contains(&first), "method.streaming: first_steps = {first}: give 1 to {MOST}");
+        let CacheRecipe { tea, threshold } = &recipe.cache;
+        let finite = tea.iter().flatten().chain(threshold).all(|number| number.is_finite());
+        ensure!(
+            finite && threshold.is_none_or(|threshold| threshold >= 0.0),
+            "cache: give finite numbers, and no threshold below 0"
+        );
         ensure!((0.0..=1.0).contains(&recipe.eta), "eta = {}: give 0 to 1", recipe.eta);
         if let Some(FreeNoiseRecipe { window, stride, .. }) = recipe.method.freenoise {
             let fits = (1..=MOST).contains(&window) && (1..=window).contains(&stride);

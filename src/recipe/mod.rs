@@ -8,8 +8,8 @@ mod find;
 mod key;
 
 pub use entries::{
-    ControlRecipe, DitCtrl, FrameNoise, FreeNoiseRecipe, InstructRecipe, LatentRgb, Methods, Recipe, SdEditRecipe,
-    StreamingRecipe, Uncond, ZeroShotRecipe,
+    CacheRecipe, ControlRecipe, DitCtrl, FrameNoise, FreeNoiseRecipe, InstructRecipe, LatentRgb, LongRecipe, Methods,
+    Recipe, SdEditRecipe, StreamingRecipe, Uncond, ZeroShotRecipe,
 };
 pub use find::{Choice, Chosen, Listed, find, list};
 pub use key::For;

@@ -7,6 +7,8 @@ use std::time::Instant;
 /// and what follows them.
 #[derive(Debug)]
 pub struct Clock {
+    /// By step of its timeline, what it takes; of most, 1.
+    costs: Vec<f64>,
     /// Steps of its timeline that were done before the clock began.
     done: usize,
     /// Steps of the timelines before it, and of all.
@@ -18,19 +20,24 @@ pub struct Clock {
 }
 
 impl Clock {
-    pub fn new(done: usize, steps: (usize, usize), after: f64) -> Self {
+    pub fn new(costs: Vec<f64>, done: usize, steps: (usize, usize), after: f64) -> Self {
         let now = Instant::now();
-        Self { done, steps, after, started: now, last: now }
+        Self { costs, done, steps, after, started: now, last: now }
     }
 
     /// Step `index` (from 0) of the timeline is done.
     pub fn step(&mut self, index: usize) -> Event {
         let now = Instant::now();
-        let mean = (now - self.started).as_secs_f64() / (index + 1 - self.done) as f64;
+        let of_steps = |steps: &[f64]| steps.iter().sum::<f64>();
+        let mean = of_steps(&self.costs) / self.costs.len() as f64;
+        let each = (now - self.started).as_secs_f64() / of_steps(&self.costs[self.done..=index]);
+        let others = self.steps.1.saturating_sub(self.steps.0 + self.costs.len());
+        let left = of_steps(&self.costs[index + 1..]) + others as f64 * mean;
         let seconds = (now - self.last).as_secs_f64();
         self.last = now;
         let (index, of) = (self.steps.0 + index, self.steps.1);
-        let eta = mean * ((of - index - 1) as f64 + self.after);
+        // what follows is counted in mean steps
+        let eta = each * (left + self.after * mean);
         Event::Step { index, of, seconds, eta, peak_memory: super::peak_memory() }
     }
 }

@@ -19,6 +19,7 @@ pub mod log;
 pub mod manifest;
 mod memory;
 pub mod progress;
+pub mod ratios;
 pub mod speed;
 mod stdout;
 mod text;

@@ -150,7 +150,7 @@ fn another_form(lines: &[&str]) -> Option<&'static str> {
             "a table without a head, and no list of prompts: write one prompt per line, without numbers and quotes"
         }
         _ if lines.iter().all(|line| is_timed(line)) => {
-            "times that are not read: write [00:00-00:06] before each prompt, in square brackets and with minutes"
+            "times that are not read: write [00:00-00:06] before each prompt, in square brackets"
         }
         _ => return None,
     })
@@ -169,7 +169,7 @@ fn numbered(line: &str, separator: char) -> bool {
     })
 }
 
-/// `00:00-00:06 a ball` and `[0s-6s] a ball`: stretches of time, but for those of [`lines`].
+/// `00:00-00:06 a ball`: a stretch of time without the brackets of [`super::lines`].
 fn is_timed(line: &str) -> bool {
     let of_time = |text: &str| {
         let (from, to) = text.split_once(['-', '\u{2013}']).unwrap_or_default();
@@ -181,11 +181,7 @@ fn is_timed(line: &str) -> bool {
         let unit = |text: &str| text.contains(':') || text.trim_end().ends_with('s');
         number(from) && number(to) && unit(to)
     };
-    match line.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
-        // with minutes they are read
-        Some((times, text)) => !times.contains(':') && of_time(times) && !text.trim().is_empty(),
-        None => line.split_once(char::is_whitespace).is_some_and(|(times, _)| of_time(times) && times.contains(':')),
-    }
+    line.split_once(char::is_whitespace).is_some_and(|(times, _)| of_time(times) && times.contains(':'))
 }
 
 /// `"0": "a ball"`, with this quotation mark.
@@ -436,7 +432,6 @@ mod tests {
             ("scene:\n  - prompt: a ball\n", ["scene script", ".yaml"]),
             ("a ball\n| a | b |\n", ["Markdown", ":2:"]),
             ("00:00-00:05 a ball\n00:05-00:10 a box\n", ["times", "[00:00-00:06]"]),
-            ("[0s-5s] a ball\n[5s-9s] a box\n", ["times", "[00:00-00:06]"]),
             ("a ball\nSteps: 20, Sampler: Euler a, CFG scale: 7\n", ["A1111", "--steps"]),
         ] {
             let error = read("prompts.txt", text).err().unwrap_or_else(|| panic!("{text}"));

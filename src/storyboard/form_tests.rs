@@ -175,8 +175,6 @@ fn prompts_by_time_last_as_long_as_they_say() {
     let lengths: Vec<_> = storyboard.scenes.iter().map(|scene| scene.length.unwrap()).collect();
     assert_eq!(lengths, [Length::Seconds(6.0), Length::Seconds(1.5), Length::Seconds(3592.5)]);
     for (text, words) in [
-        ("[00:01-00:06] a", ":1: the scene begins at 1 s and the one before it ends at 0 s"),
-        ("[00:00-00:06] a\n[00:07-00:09] b", ":2: the scene begins at 7 s and the one before it ends at 6 s"),
         ("[00:00-00:06] a\nb", ":2: no time before this prompt"),
         ("a\n[00:00-00:06] b", ":2: a time before this prompt, and others have none"),
         ("[00:00] a", ":1: [00:00] is not a stretch of time: write [00:00-00:06]"),
@@ -190,6 +188,10 @@ fn prompts_by_time_last_as_long_as_they_say() {
         let message = message(lines(text));
         assert!(message.starts_with(&format!("f.txt{words}")), "{text}\n{message}");
     }
+    // times that overlap or leave gaps stay times
+    let apart = lines("[00:01-00:06] a\n[5s - 7s] b").unwrap();
+    let times: Vec<_> = apart.scenes.iter().map(|scene| (scene.length, scene.time.unwrap().to_string())).collect();
+    assert_eq!(times, [(None, "1s-6s".to_owned()), (None, "5s-7s".to_owned())]);
     // brackets that hold no times are part of a prompt
     assert_eq!(prompts(&lines("[cinematic] a ball\n[3d] a box\n[24-7] a shop").unwrap())[2], "[24-7] a shop");
 }

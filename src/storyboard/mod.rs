@@ -18,9 +18,11 @@ mod scenes;
 mod script;
 #[cfg(test)]
 mod tests;
+mod times;
 
 pub use foreign::marks;
 pub use read::{Form, read_text};
+pub use times::{Mark, Times};
 
 use crate::words::{text, unknown, word};
 use anyhow::{Error, Result, bail};
@@ -36,6 +38,8 @@ pub enum Transition {
     Attention,
     /// Overlapping windows whose latents are blended, with windows of interpolated text between.
     Blend,
+    /// The scenes of a window share one text, and frames listen to the words of their own scene (Prompt Relay).
+    Relay,
     /// A hard cut: nothing is shared.
     Cut,
     /// A cut whose two sides are mixed over some frames of the video; none for a second of them.
@@ -78,6 +82,7 @@ impl FromStr for Transition {
         match word.split_once(':') {
             None if word == "attention" => Ok(Self::Attention),
             None if word == "blend" => Ok(Self::Blend),
+            None if word == "relay" => Ok(Self::Relay),
             None if word == "cut" => Ok(Self::Cut),
             None if word == "fade" => Ok(Self::Fade(None)),
             None if word == "continue" => Ok(Self::Continue(Feed::Frames)),
@@ -88,7 +93,7 @@ impl FromStr for Transition {
                 Ok(frames @ 1..=MOST_FADE) => Ok(Self::Fade(Some(frames))),
                 _ => bail!("transition {word:?}: a fade takes 1 to {MOST_FADE} frames, as fade:8"),
             },
-            _ => Err(unknown("transition", word, &["attention", "blend", "cut", "fade", "continue"])),
+            _ => Err(unknown("transition", word, &["attention", "blend", "relay", "cut", "fade", "continue"])),
         }
     }
 }
@@ -98,6 +103,7 @@ impl fmt::Display for Transition {
         match self {
             Self::Attention => f.pad("attention"),
             Self::Blend => f.pad("blend"),
+            Self::Relay => f.pad("relay"),
             Self::Cut => f.pad("cut"),
             Self::Fade(None) => f.pad("fade"),
             Self::Fade(Some(frames)) => f.pad(&format!("fade:{frames}")),
@@ -152,6 +158,9 @@ pub struct Scene {
     pub subject_tokens: Vec<usize>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub length: Option<Length>,
+    /// When it is seen, where scenes may overlap or leave gaps.
+    #[serde(default, with = "text", skip_serializing_if = "Option::is_none")]
+    pub time: Option<Times>,
     #[serde(default, skip_serializing_if = "TransitionInto::is_silent")]
     pub transition: TransitionInto,
 }

@@ -6,7 +6,7 @@
 
 use super::node::{Node, Source, Syntax, Table, Value};
 use super::scenes::{check_count, prompt};
-use super::{Length, Scene, Storyboard, Transition, TransitionInto};
+use super::{Length, Scene, Storyboard, Times, Transition, TransitionInto};
 use anyhow::{Error, Result, anyhow};
 use std::collections::BTreeMap;
 
@@ -14,7 +14,7 @@ const SCHEMA: &str = "vidgen.scene.v1";
 /// The keys that are no settings.
 const OWN: [&str; 3] = ["schema", "defaults", "scene"];
 const DEFAULTS: [&str; 3] = ["duration", "frames", "transition"];
-const SCENE: [&str; 5] = ["prompt", "subject", "duration", "frames", "transition"];
+const SCENE: [&str; 6] = ["prompt", "subject", "duration", "frames", "time", "transition"];
 /// Keys that are named where there is no scene.
 const SHOWN: usize = 8;
 const TRANSITION: [&str; 4] = ["kind", "frames", "overlap", "windows"];
@@ -108,10 +108,20 @@ impl Script<'_> {
                 }
             }
             let subject = table.get("subject").map(|node| self.subject(node)).transpose()?.unwrap_or_default();
-            let length = source.length(table)?.or(length);
-            scenes.push(Scene { prompt, subject, length, transition, ..Scene::default() });
+            let own = source.length(table)?;
+            let time = table.get("time").map(|node| self.time(node)).transpose()?;
+            if let (Some(_), Some(node)) = (own, table.get("time")) {
+                return Err(source.at(node.line, "time says how long the scene is: leave out frames and duration"));
+            }
+            let length = if time.is_some() { None } else { own.or(length) };
+            scenes.push(Scene { prompt, subject, length, time, transition, ..Scene::default() });
         }
         if scenes.is_empty() { Err(none()) } else { Ok(scenes) }
+    }
+
+    /// `"0s-2s"`.
+    fn time(&self, node: &Node) -> Result<Times> {
+        self.0.word("time", node)?.parse().map_err(|error: Error| self.0.at(node.line, error))
     }
 
     fn transition(&self, node: &Node) -> Result<TransitionInto> {

@@ -181,7 +181,7 @@ fn scripts_become_scenes() {
 #[test]
 fn bad_scripts_name_their_line() {
     let scene = "[[scene]]\nprompt = \"a\"\n";
-    let known = "(known: prompt, subject, duration, frames, transition)";
+    let known = "(known: prompt, subject, duration, frames, time, transition)";
     for (text, words) in [
         (format!("schema = \"vidgen.scene.v2\"\n{scene}"), "1: schema \"vidgen.scene.v2\" is not supported"),
         (format!("schema = 1\n{scene}"), "1: schema is not a text"),
@@ -205,7 +205,7 @@ fn bad_scripts_name_their_line() {
         (format!("{scene}transition = \"cut\"\n"), "3: a transition leads into its scene, and before the first"),
         (
             format!("{scene}{scene}transition = \"atention\"\n"),
-            "5: unknown transition \"atention\": did you mean attention? (known: attention, blend, cut, fade, continue)",
+            "5: unknown transition \"atention\": did you mean attention? (known: attention, blend, relay, cut, fade, continue)",
         ),
         (format!("{scene}{scene}transition = \"fade:0\"\n"), "5: transition \"fade:0\": a fade takes 1 to 1000 frames"),
         (format!("{scene}{scene}transition = {{ kind = \"fade\", windows = 1 }}\n"), "5: a fade shares nothing"),

@@ -61,7 +61,13 @@ impl Tokens {
     /// the width of gaps do not matter; words match as a whole ("ball" is not in "balloon"). `None` where the words do not
     /// stand in the prompt or did not fit.
     pub fn find(&self, prompt: &str, words: &str) -> Option<Range<usize>> {
-        let place = words::find(prompt, words)?;
+        self.find_within(prompt, words, 0..prompt.len())
+    }
+
+    /// The same in some bytes of the prompt.
+    pub fn find_within(&self, prompt: &str, words: &str, bytes: Range<usize>) -> Option<Range<usize>> {
+        let place = words::find(prompt.get(bytes.clone())?, words)?;
+        let place = place.start + bytes.start..place.end + bytes.start;
         let kept = self.spans.iter().map(|span| span.1).max()?;
         if self.cut.is_some() && place.end > kept {
             return None;

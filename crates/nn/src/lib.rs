@@ -18,6 +18,7 @@ pub mod norm;
 pub mod pool;
 pub mod resample;
 pub mod rope;
+pub mod scores;
 pub mod sdpa;
 pub mod size;
 pub mod turn;

@@ -6,9 +6,10 @@
 
 use super::cpu::{
     self,
-    attention::{Attention, Found},
+    attention::{Attention, Found, Table},
 };
 use super::kernel::Kernel;
+use super::scores::{Bias, Scores};
 use super::size;
 use candle_core::{D, DType, Result, Tensor};
 
@@ -42,10 +43,83 @@ impl Sdpa {
         if let Some(values) = self.on_gpu(q, k, v, scale)? {
             return Ok(values);
         }
-        match self.fast(q, k, Some(v), scale, false, None)? {
+        match self.fast(q, k, Some(v), scale, false, None, &Scores::default())? {
             Some(found) => heads(found, q, v),
-            None => self.plain_attend(q, k, v, scale),
+            None => self.plain_attend(q, k, v, scale, &Scores::default()),
         }
+    }
+
+    /// [`Sdpa::attend`] with something done to the scores before the softmax.
+    ///
+    /// # Errors
+    /// Those of it, and of `scores` that are of other sizes.
+    pub fn attend_with(&self, q: &Tensor, k: &Tensor, v: &Tensor, scale: f64, scores: &Scores) -> Result<Tensor> {
+        if scores.is_plain() {
+            return self.attend(q, k, v, scale);
+        }
+        scores.check(q, k)?;
+        match (&scores.bias, &scores.damp) {
+            // the keys with a bias apart, and the others in the kernel that knows none
+            (Some(bias), None) if self.kernel != Kernel::Math && (self.bf16 || !q.device().is_cpu()) => {
+                self.merged(q, k, v, scale, bias)
+            }
+            _ => match self.fast(q, k, Some(v), scale, false, None, scores)? {
+                Some(found) => heads(found, q, v),
+                None => self.plain_attend(q, k, v, scale, scores),
+            },
+        }
+    }
+
+    /// [`Sdpa::probe`] with something done to the scores before the softmax.
+    ///
+    /// # Errors
+    /// Those of it, and of `scores` that are of other sizes.
+    pub fn probe_with(&self, q: &Tensor, k: &Tensor, scale: f64, columns: &Tensor, scores: &Scores) -> Result<Tensor> {
+        if scores.is_plain() {
+            return self.probe(q, k, scale, columns);
+        }
+        scores.check(q, k)?;
+        let chosen = if columns.device().is_cpu() { Some(columns.to_vec1::<u32>()?) } else { None };
+        match chosen.map(|chosen| self.fast(q, k, None, scale, false, Some(&chosen), scores)).transpose()?.flatten() {
+            Some(found) => {
+                let (b, n, l, _) = q.dims4()?;
+                Tensor::from_vec(found.probed, (b, n, l, columns.elem_count()), q.device())
+            }
+            None => self.plain_probe(q, k, scale, columns, scores),
+        }
+    }
+
+    /// Attention whose keys with a bias, at one end of them, are attended to apart from the others: the two results are weighed by
+    /// the sums of their exponentials.
+    fn merged(&self, q: &Tensor, k: &Tensor, v: &Tensor, scale: f64, bias: &Bias) -> Result<Tensor> {
+        let (own, keys) = (bias.keys(), k.dim(2)?);
+        let rest = match (own.start, own.end) {
+            (0, end) if end < keys => end..keys,
+            (start, end) if end == keys && start > 0 => 0..start,
+            _ => {
+                let scores = Scores { bias: Some(bias.clone()), damp: None };
+                return self.plain_attend(q, k, v, scale, &scores);
+            }
+        };
+        let part = |x: &Tensor, range: &std::ops::Range<usize>| x.narrow(2, range.start, range.len())?.contiguous();
+        let (others, sums) = self.attend_with_log_sum_exp(q, &part(k, &rest)?, &part(v, &rest)?, scale)?;
+        let (kt, own_v) = (part(k, &own)?.transpose(2, 3)?.contiguous()?, part(v, &own)?.to_dtype(DType::F32)?);
+        let (b, n, l, _) = q.dims4()?;
+        let per_row = (b * n * own.len()).max(1);
+        let rows = (self.budget / (4 * per_row)).min(size::MOST / per_row).clamp(1, l.max(1));
+        let mut chunks = Vec::with_capacity(l.div_ceil(rows));
+        for start in (0..l).step_by(rows) {
+            let len = rows.min(l - start);
+            let scores = (q.narrow(2, start, len)?.contiguous()?.matmul(&kt)? * scale)?.to_dtype(DType::F32)?;
+            let scores = scores.broadcast_add(&bias.of_queries(start, len)?)?;
+            let sums = (sums.narrow(2, start, len)? - scores.log_sum_exp(D::Minus1)?)?;
+            let share = candle_nn::ops::sigmoid(&sums)?.unsqueeze(3)?; // of the others
+            let values = softmax(&scores)?.matmul(&own_v)?;
+            let others = others.narrow(2, start, len)?.to_dtype(DType::F32)?;
+            let merged = (&values + share.broadcast_mul(&(others - &values)?)?)?;
+            chunks.push(merged.to_dtype(v.dtype())?);
+        }
+        Tensor::cat(&chunks, 2)
     }
 
     /// [`Sdpa::attend`] and [`Sdpa::log_sum_exp`] at the cost of the first.
@@ -54,13 +128,13 @@ impl Sdpa {
         if let Some(both) = self.own_on_gpu(q, k, v, scale)? {
             return Ok(both);
         }
-        match self.fast(q, k, Some(v), scale, true, None)? {
+        match self.fast(q, k, Some(v), scale, true, None, &Scores::default())? {
             Some(found) => {
                 let (b, n, l, _) = q.dims4()?;
                 let sums = Tensor::from_vec(found.log_sums.clone(), (b, n, l), q.device())?;
                 Ok((heads(found, q, v)?, sums))
             }
-            None => Ok((self.plain_attend(q, k, v, scale)?, self.plain_log_sum_exp(q, k, scale)?)),
+            None => Ok((self.plain_attend(q, k, v, scale, &Scores::default())?, self.plain_log_sum_exp(q, k, scale)?)),
         }
     }
 
@@ -73,12 +147,14 @@ impl Sdpa {
             return Ok(probed);
         }
         let chosen = if columns.device().is_cpu() { Some(columns.to_vec1::<u32>()?) } else { None };
-        match chosen.as_deref().map(|chosen| self.fast(q, k, None, scale, false, Some(chosen))).transpose()?.flatten() {
+        let nothing = Scores::default();
+        let fast = |chosen: &[u32]| self.fast(q, k, None, scale, false, Some(chosen), &nothing);
+        match chosen.as_deref().map(fast).transpose()?.flatten() {
             Some(found) => {
                 let (b, n, l, _) = q.dims4()?;
                 Tensor::from_vec(found.probed, (b, n, l, columns.elem_count()), q.device())
             }
-            None => self.plain_probe(q, k, scale, columns),
+            None => self.plain_probe(q, k, scale, columns, &nothing),
         }
     }
 
@@ -88,7 +164,7 @@ impl Sdpa {
         if let Some((_, sums)) = self.own_on_gpu(q, k, k, scale)? {
             return Ok(sums);
         }
-        match self.fast(q, k, None, scale, true, None)? {
+        match self.fast(q, k, None, scale, true, None, &Scores::default())? {
             Some(found) => {
                 let (b, n, l, _) = q.dims4()?;
                 Tensor::from_vec(found.log_sums, (b, n, l), q.device())
@@ -124,20 +200,21 @@ impl Sdpa {
         if self.kernel == Kernel::Math { Ok(None) } else { super::cuda::attend(q, k, v, scale) }
     }
 
-    fn plain_attend(&self, q: &Tensor, k: &Tensor, v: &Tensor, scale: f64) -> Result<Tensor> {
+    fn plain_attend(&self, q: &Tensor, k: &Tensor, v: &Tensor, scale: f64, scores: &Scores) -> Result<Tensor> {
         let v = v.contiguous()?;
-        self.chunked(q, k, scale, |scores| softmax(scores)?.to_dtype(v.dtype())?.matmul(&v))
+        self.chunked(q, k, scale, scores, |scores| softmax(scores)?.to_dtype(v.dtype())?.matmul(&v))
     }
 
-    fn plain_probe(&self, q: &Tensor, k: &Tensor, scale: f64, columns: &Tensor) -> Result<Tensor> {
-        self.chunked(q, k, scale, |scores| softmax(scores)?.index_select(columns, D::Minus1))
+    fn plain_probe(&self, q: &Tensor, k: &Tensor, scale: f64, columns: &Tensor, scores: &Scores) -> Result<Tensor> {
+        self.chunked(q, k, scale, scores, |scores| softmax(scores)?.index_select(columns, D::Minus1))
     }
 
     fn plain_log_sum_exp(&self, q: &Tensor, k: &Tensor, scale: f64) -> Result<Tensor> {
-        self.chunked(q, k, scale, |scores| scores.to_dtype(DType::F32)?.log_sum_exp(D::Minus1))
+        self.chunked(q, k, scale, &Scores::default(), |scores| scores.to_dtype(DType::F32)?.log_sum_exp(D::Minus1))
     }
 
     /// The CPU's fast version, where the tensors allow it; shapes that do not fit are left to the plain one's message.
+    #[allow(clippy::too_many_arguments)] // a kernel's operands
     fn fast(
         &self,
         q: &Tensor,
@@ -146,23 +223,41 @@ impl Sdpa {
         scale: f64,
         log_sums: bool,
         columns: Option<&[u32]>,
+        scores: &Scores,
     ) -> Result<Option<Found>> {
         let mut tensors = vec![q, k];
         tensors.extend(v);
         if self.kernel == Kernel::Math || !tensors.iter().all(|x| cpu::takes(x)) {
             return Ok(None);
         }
+        let table = scores.bias.as_ref().map(|bias| Ok::<_, candle_core::Error>((bias.on_host()?, bias.keys())));
+        let table = table.transpose()?;
         cpu::with_views(&tensors, |views| {
-            let attention = Attention { q: views[0], k: views[1], v: views.get(2).copied(), scale };
+            let bias = table.as_ref().map(|((values, sorts), keys)| Table {
+                values,
+                entry: values.len() / views[0].dims[0].max(1),
+                first: keys.start,
+                keys: keys.len(),
+                sorts,
+            });
+            let damp = scores.damp.as_ref();
+            let attention = Attention { q: views[0], k: views[1], v: views.get(2).copied(), scale, bias, damp };
             // blocks of keys are made in bf16 first, which a few are not worth
-            let in_bf16 = self.bf16 && columns.is_none() && k.dim(2)? >= FEW;
+            let in_bf16 = self.bf16 && columns.is_none() && k.dim(2)? >= FEW && scores.is_plain();
             let in_bf16 = if in_bf16 { cpu::bf16::attend(&attention, log_sums) } else { None };
             Ok(in_bf16.or_else(|| attention.run(log_sums, columns)))
         })
     }
 
     /// Runs `each` on the scaled scores `[B, N, rows, Lk]` of one chunk of queries after the other; joins along axis 2.
-    fn chunked(&self, q: &Tensor, k: &Tensor, scale: f64, each: impl Fn(&Tensor) -> Result<Tensor>) -> Result<Tensor> {
+    fn chunked(
+        &self,
+        q: &Tensor,
+        k: &Tensor,
+        scale: f64,
+        scores: &Scores,
+        each: impl Fn(&Tensor) -> Result<Tensor>,
+    ) -> Result<Tensor> {
         let (b, n, l, _) = q.dims4()?;
         let keys = k.dim(2)?;
         let per_row = b * n * keys;
@@ -172,7 +267,7 @@ impl Sdpa {
         let mut chunks = Vec::with_capacity(l.div_ceil(rows));
         for start in (0..l).step_by(rows) {
             let q = q.narrow(2, start, rows.min(l - start))?.contiguous()?;
-            chunks.push(each(&(q.matmul(&kt)? * scale)?)?);
+            chunks.push(each(&scores.apply((q.matmul(&kt)? * scale)?, start)?)?);
         }
         Tensor::cat(&chunks, 2)
     }
@@ -196,10 +291,11 @@ mod tests {
     use super::*;
     use crate::cpu::simd::on_each_isa;
     use crate::cpu::tests::{assert_close, random};
+    use crate::scores::{Damp, NONE};
 
     fn check(what: &str, q: &Tensor, k: &Tensor, v: &Tensor) {
         let (sdpa, scale) = (Sdpa::default(), 3.0); // sharp enough that the largest score changes from block to block
-        let want = sdpa.plain_attend(q, k, v, scale).unwrap();
+        let want = sdpa.plain_attend(q, k, v, scale, &Scores::default()).unwrap();
         let got = sdpa.attend(q, k, v, scale).unwrap();
         let turned = q.dim(0).unwrap() > 1 && q.dim(2).unwrap() > 1 && q.stride()[2] > q.stride()[0];
         let order = if turned { [2, 0, 1, 3] } else { [0, 2, 1, 3] };
@@ -213,8 +309,58 @@ mod tests {
         let keys = k.dim(2).unwrap() as u32;
         let columns: Vec<u32> = (0..keys.min(70)).map(|i| (i * 7) % keys).collect();
         let columns = Tensor::new(columns, q.device()).unwrap();
-        let want = sdpa.plain_probe(q, k, scale, &columns).unwrap();
+        let want = sdpa.plain_probe(q, k, scale, &columns, &Scores::default()).unwrap();
         assert_close(what, &sdpa.probe(q, k, scale, &columns).unwrap(), &want, 5e-6);
+        check_with(what, &changed(q, keys as usize), q, k, v);
+    }
+
+    /// A bias for some keys at the beginning and a third of the queries, with minus infinities; and four frames of keys, of which two
+    /// see those of the others damped.
+    fn changed(q: &Tensor, keys: usize) -> [Scores; 3] {
+        let (b, l) = (q.dim(0).unwrap(), q.dim(2).unwrap());
+        let few = keys.div_ceil(3);
+        let table = random(&[b, 2, few]).flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        let table =
+            table.into_iter().enumerate().map(|(i, x)| if i % 5 == 1 { f32::NEG_INFINITY } else { -3.0 * x.abs() });
+        let table = Tensor::from_vec(table.collect::<Vec<_>>(), (b, 2, few), q.device()).unwrap();
+        let sorts = (0..l as u32).map(|query| if query % 3 == 2 { NONE } else { query % 3 }).collect();
+        let bias = Bias::new(&table, 0, sorts).unwrap();
+        let frames = |count: usize| -> std::sync::Arc<[u32]> {
+            (0..count).map(|token| if token < few { NONE } else { (4 * token / count) as u32 }).collect()
+        };
+        let damp = Damp { alpha: 0.6, reach: 1.0, queries: frames(l), keys: frames(keys) };
+        let of = |bias, damp| Scores { bias, damp };
+        [of(Some(bias.clone()), None), of(None, Some(damp.clone())), of(Some(bias), Some(damp))]
+    }
+
+    fn check_with(what: &str, scores: &[Scores], q: &Tensor, k: &Tensor, v: &Tensor) {
+        let (sdpa, scale) = (Sdpa::default(), 3.0);
+        let columns = Tensor::new(&[0_u32, k.dim(2).unwrap() as u32 - 1], q.device()).unwrap();
+        for (index, scores) in scores.iter().enumerate() {
+            let what = format!("{what}, changed {index}");
+            let want = sdpa.plain_attend(q, k, v, scale, scores).unwrap();
+            assert_close(&what, &sdpa.attend_with(q, k, v, scale, scores).unwrap(), &want, 3e-6);
+            if let (Some(bias), None) = (&scores.bias, &scores.damp) {
+                assert_close(&what, &sdpa.merged(q, k, v, scale, bias).unwrap(), &want, 3e-6);
+            }
+            let want = sdpa.plain_probe(q, k, scale, &columns, scores).unwrap();
+            assert_close(&what, &sdpa.probe_with(q, k, scale, &columns, scores).unwrap(), &want, 5e-6);
+        }
+    }
+
+    #[test]
+    fn scores_of_other_sizes_are_refused() {
+        let (sdpa, q) = (Sdpa::default(), random(&[1, 2, 6, 4]));
+        let [bias, damp, _] = changed(&q, 6);
+        for scores in [bias, damp] {
+            for (queries, keys) in [(5, 6), (6, 1)] {
+                let (q, k) = (q.narrow(2, 0, queries).unwrap(), q.narrow(2, 0, keys).unwrap());
+                let error = sdpa.attend_with(&q, &k, &k, 1.0, &scores).unwrap_err().to_string();
+                assert!(error.contains("beside"), "{error}");
+            }
+        }
+        let table = Tensor::zeros((1, 2, 3), DType::F32, q.device()).unwrap();
+        assert!(Bias::new(&table, 0, [0, 2].into()).unwrap_err().to_string().contains("sort 2"));
     }
 
     #[test]
@@ -271,7 +417,7 @@ mod tests {
             let compare = |q: &Tensor, k: &Tensor, v: &Tensor| {
                 // a scale whose product with the logarithm's base leaves queries as they are
                 let scale = std::f64::consts::LN_2 * if d > 16 { 1.0 } else { 4.0 };
-                let want = f32.plain_attend(q, k, v, scale).unwrap();
+                let want = f32.plain_attend(q, k, v, scale, &Scores::default()).unwrap();
                 let (got, sums) = bf16.attend_with_log_sum_exp(q, k, v, scale).unwrap();
                 assert_close(&what, &got, &want, 4e-3); // exponentials are rounded to three digits
                 assert_close(&what, &bf16.attend(q, k, v, scale).unwrap(), &got, 0.0);

@@ -102,6 +102,9 @@ pub(super) fn title(metric: Metric) -> &'static str {
         Metric::FlowMean => "flow mean px",
         Metric::Mawe => "MAWE",
         Metric::MawePaper => "MAWE paper",
+        Metric::Timing => "timing",
+        Metric::TwoSubjects => "two subjects",
+        Metric::SubjectJump => "subject jump",
     }
 }
 

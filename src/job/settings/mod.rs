@@ -12,8 +12,10 @@ mod read;
 pub use groups::Group;
 pub use read::{read_keys, read_settings, script_settings};
 
+use super::cache_asked::CacheAsked;
 use super::control_values::{CannyThresholds, ControlAsked, ControlModelAsked};
 use super::given_values::{GuidanceMode, Keyframe, NullFrame, Renorm};
+use super::long::Long;
 use super::values::{
     AnchorAsked, Attention, DeviceSpec, Duration, Every, FrameNoise, Interpolate, Lora, ManifestMode, MemorySize,
     Method, MotionAsked, Offload, OnInterrupt, Parity, Precision, PreviewKind, Seconds, Seed, Size, TextCacheAt,
@@ -157,7 +159,7 @@ settings! {
     Decoding.interpolate: Interpolate,
 
     /// How scenes follow each other: attention (overlapping windows that read each other's keys and values), blend
-    /// (overlapping windows), cut, or fade:FRAMES (a cut whose two sides are mixed over so many frames; fade for a
+    /// (overlapping windows), relay (scenes of a window share a text, and frames listen to their own), cut, or fade:FRAMES (a cut whose two sides are mixed over so many frames; fade for a
     /// second) [default: attention where the model has a recipe for it, else blend]
     #[arg(long, value_name = "KIND", help_heading = "Windows")]
     #[serde(with = "text")]
@@ -201,6 +203,13 @@ settings! {
     #[serde(with = "text")]
     Sampling.scheduler: SchedulerKind,
 
+    /// Steps that are not computed, where little changes: tea[:THRESHOLD] (TeaCache), mag[:THRESHOLD,skip=K,retain=R] (MagCache,
+    /// after `vidgen calibrate --cache`), both for transformers of blocks in a row, deep[:INTERVAL] (DeepCache, for UNets), or off, which is exact [default: off]
+    #[arg(long, value_name = "METHOD", help_heading = "Sampling")]
+    #[arg(alias = "cache-mode")]
+    #[serde(with = "text")]
+    Sampling.cache: CacheAsked,
+
     /// Shift of the noise levels (signal-to-noise ratio divided by it; of flow matching the signal over the noise) [default: the
     /// model's]
     #[arg(long, value_name = "X", help_heading = "Sampling", alias = "flow-shift")]
@@ -218,9 +227,15 @@ settings! {
     #[serde(with = "text")]
     Sampling.method: Method,
 
-    /// Frames of a window of freenoise [default: those of the model's clips]
-    #[arg(long, value_name = "N", help_heading = "Models of clips")]
+    /// Latent frames of a window, of models of clips frames of one of freenoise [default: the model's]
+    #[arg(long, value_name = "N", help_heading = "Windows")]
     Sampling.window: usize,
+
+    /// What lets a model follow windows longer than its own: riflex[:k=K] (a frequency of rotary positions is lowered), or
+    /// ultravico[:ALPHA] (attention between frames far apart is damped)
+    #[arg(long, value_name = "METHOD", help_heading = "Windows")]
+    #[serde(with = "text")]
+    Sampling.long: Long,
 
     /// Frames from one window of freenoise to the next [default: 4]
     #[arg(long, value_name = "N", help_heading = "Models of clips")]

@@ -2,15 +2,17 @@
 //! autoencoder and a T5 encoder.
 
 use super::config::TransformerConfig;
+use super::positions::time_frequencies;
 use super::transformer::Transformer;
 use super::vae::{AutoencoderKLCogVideoX, VaeConfig};
 use crate::attention::SiteKind;
 use crate::models::architecture::{
-    Architecture, Configurations, Fact, Family, Kinds, LatentGeometry, Native, PartClass, RecipeKey, Role, RowMemory,
-    RowWork, Sites, TextSpec, WIDE, WindowRows, config,
+    Architecture, Configurations, Fact, Family, Keeps, Kinds, LatentGeometry, Native, PartClass, RecipeKey, Role,
+    RowMemory, RowWork, Sites, TextSpec, WIDE, WindowRows, config,
 };
 use crate::models::autoencoder::{DecodeMemory, DecodeOptions, TileOptions};
 use crate::models::given::GivenFrames;
+use crate::models::layers::{TimestepEmbedding, timestep_sinusoid};
 use crate::models::{Autoencoder, Denoiser, LatentTime};
 use crate::schedulers::{BetaSchedule, ScheduleConfig, SchedulerClass, SchedulerKind};
 use anyhow::{Result, ensure};
@@ -262,6 +264,42 @@ impl Architecture for CogVideoX {
 
     fn tile(&self) -> TileOptions {
         self.vae.tile()
+    }
+
+    fn lengthened(&self, k: Option<usize>) -> Result<Arc<dyn Architecture>> {
+        let frequencies = time_frequencies(&self.transformer);
+        // of tokens
+        let own = self.geometry.window.div_ceil(self.geometry.patch_t) as f64;
+        let apart = |frequency: &f64| (std::f64::consts::TAU / frequency - own).abs();
+        let nearest = frequencies.iter().enumerate().min_by(|a, b| apart(a.1).total_cmp(&apart(b.1)));
+        let k = k.unwrap_or(nearest.map_or(1, |(index, _)| index + 1));
+        ensure!(
+            (1..=frequencies.len()).contains(&k),
+            "riflex: k={k}: this model has {} frequencies in time",
+            frequencies.len()
+        );
+        let transformer = TransformerConfig { riflex: Some(k), ..self.transformer.clone() };
+        Ok(Arc::new(Self { transformer, vae: self.vae.clone(), geometry: self.geometry, sites: self.sites }))
+    }
+
+    fn keeps(&self) -> Keeps {
+        Keeps::Stack
+    }
+
+    /// The time embedding after its two layers.
+    fn time_signal(&self, vb: VarBuilder, times: &[f64]) -> Result<Vec<Vec<f32>>> {
+        let TransformerConfig { time_embed_dim, flip_sin_to_cos, freq_shift, .. } = self.transformer;
+        let dim = self.transformer.inner_dim();
+        let embedding = TimestepEmbedding::load(dim, time_embed_dim, vb.pp("time_embedding"))?;
+        let signal = |&time: &f64| {
+            let sinusoid = timestep_sinusoid(time, dim, flip_sin_to_cos, freq_shift)?;
+            embedding.forward(&sinusoid)?.flatten_all()?.to_vec1()
+        };
+        Ok(times.iter().map(signal).collect::<candle_core::Result<_>>()?)
+    }
+
+    fn kept_values(&self, frames: usize, cells: (usize, usize)) -> usize {
+        (self as &dyn Architecture).tokens(frames, cells) * self.transformer.inner_dim()
     }
 
     fn load_denoiser(&self, vb: VarBuilder<'static>, streamed: bool) -> candle_core::Result<Arc<dyn Denoiser>> {

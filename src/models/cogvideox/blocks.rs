@@ -84,7 +84,8 @@ impl Attention {
         };
         let [q, k] = [(0, &self.norm_q), (1, &self.norm_k)]
             .map(|(index, (weight, bias))| qk_norm_rope(&head(index)?, weight, bias, QK_EPS, rotary, 0));
-        let qkv = Qkv { q: q?, k: k?, v: head(2)?, scale: 1.0 / (self.head_dim as f64).sqrt() };
+        let qkv =
+            Qkv { q: q?, k: k?, v: head(2)?, scale: 1.0 / (self.head_dim as f64).sqrt(), scores: Default::default() };
         let y = hooks.attend(qkv, site)?; // [B, N, L, D]
         self.to_out.forward(&y.transpose(1, 2)?.contiguous()?.reshape((b, l, self.heads * self.head_dim))?)
     }

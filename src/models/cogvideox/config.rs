@@ -38,6 +38,9 @@ pub struct TransformerConfig {
     pub use_rotary_positional_embeddings: bool,
     pub use_learned_positional_embeddings: bool,
     pub patch_bias: bool,
+    /// The frequency of rotary positions in time, from 1, that is lowered in windows longer than its period; no file says it.
+    #[serde(skip)]
+    pub riflex: Option<usize>,
 }
 
 impl Default for TransformerConfig {
@@ -71,6 +74,7 @@ impl Default for TransformerConfig {
             use_rotary_positional_embeddings: false,
             use_learned_positional_embeddings: false,
             patch_bias: true,
+            riflex: None,
         }
     }
 }

@@ -5,6 +5,7 @@
 
 use super::config::TransformerConfig;
 use candle_core::{DType, Device, Result, Tensor, bail};
+use std::f64::consts::TAU;
 
 /// Frames, height and width of the token grid.
 pub type Grid = (usize, usize, usize);
@@ -71,6 +72,16 @@ fn sincos(config: &TransformerConfig, text: usize, (frames, height, width): Grid
     Tensor::from_vec(values, (1, text + frames * height * width, dim), &Device::Cpu)
 }
 
+/// `10000^(-2j/dim)`.
+fn frequencies(dim: usize) -> Vec<f64> {
+    (0..dim / 2).map(|j| 10000f64.powf(-((2 * j) as f64) / dim as f64)).collect()
+}
+
+/// The frequencies of rotary positions in time.
+pub fn time_frequencies(config: &TransformerConfig) -> Vec<f64> {
+    frequencies(config.attention_head_dim / 4)
+}
+
 /// A head is a quarter time, three eighths rows, three eighths columns; theta 10000.
 fn rotary(config: &TransformerConfig, text: usize, (frames, height, width): Grid) -> Result<(Tensor, Tensor)> {
     let dim = config.attention_head_dim;
@@ -88,13 +99,19 @@ fn rotary(config: &TransformerConfig, text: usize, (frames, height, width): Grid
         // CogVideoX 1.5: plain indices
         Some(_) => ((0..height).map(|i| i as f64).collect(), (0..width).map(|i| i as f64).collect()),
     };
-    let angles = |positions: &[f64], dim: usize| -> Vec<Vec<f64>> {
-        let frequencies: Vec<f64> = (0..dim / 2).map(|j| 10000f64.powf(-((2 * j) as f64) / dim as f64)).collect();
+    let angles = |positions: &[f64], frequencies: &[f64]| -> Vec<Vec<f64>> {
         positions.iter().map(|p| frequencies.iter().map(|f| p * f).collect()).collect()
     };
-    let times = angles(&(0..frames).map(|i| i as f64).collect::<Vec<_>>(), time);
-    let rows = angles(&row_positions, space);
-    let columns = angles(&column_positions, space);
+    let mut in_time = frequencies(time);
+    if let Some(lowered) = config.riflex.and_then(|k| in_time.get_mut(k.wrapping_sub(1))) {
+        // a window that is longer than a period would repeat itself
+        if frames as f64 > (TAU / *lowered).round() {
+            *lowered = 0.9 * TAU / frames as f64;
+        }
+    }
+    let times = angles(&(0..frames).map(|i| i as f64).collect::<Vec<_>>(), &in_time);
+    let rows = angles(&row_positions, &frequencies(space));
+    let columns = angles(&column_positions, &frequencies(space));
     let mut values = vec![0f64; text * dim / 2];
     values.reserve(frames * height * width * dim / 2);
     for time in &times {

@@ -9,7 +9,7 @@ use super::blocks::Block;
 use super::config::TransformerConfig;
 use super::positions::{Grid, Positions};
 use super::time::{RowTimes, Times};
-use crate::attention::{Feature, Hooks, Layout, Site, SiteKind, inner_ranges};
+use crate::attention::{Feature, Hooks, Layout, Reuse, Site, SiteKind, inner_ranges};
 use crate::models::layers::{LayerNorm, TimestepEmbedding, timestep_sinusoid};
 use crate::models::stream::Stream;
 use crate::models::{Denoiser, Row};
@@ -205,11 +205,22 @@ impl Denoiser for Transformer {
         let mut times = RowTimes::new(rows, (grid.0, grid.1 * grid.2), |time| self.time(time))?;
         let positions = self.positions(text, grid)?;
         let mut state = rows.iter().map(|row| self.embed(row, grid, &positions)).collect::<Result<Vec<_>>>()?;
+        let reuse = hooks.reuse();
+        if reuse == Reuse::Take {
+            let output = |(row, x): (usize, &Tensor)| {
+                let x = (x + hooks.taken(row, x)?)?;
+                self.output(&x, times.row(row), text, grid)
+            };
+            return state.iter().enumerate().map(output).collect();
+        }
+        // what enters the blocks, to know what they add
+        let mut entered = if reuse == Reuse::Keep { state.clone() } else { Vec::new() };
         let layers = self.transformer_blocks.len();
         for layer in 0..layers {
             let block = self.transformer_blocks.get(layer)?;
             if let Some(sources) = hooks.fork(layer)? {
                 state = sources.iter().map(|&row| state[row].clone()).collect();
+                entered = sources.iter().filter_map(|&row| entered.get(row).cloned()).collect();
                 times.fork(&sources);
             }
             for group in hooks.groups() {
@@ -238,7 +249,12 @@ impl Denoiser for Transformer {
         }
         if let Some(sources) = hooks.fork(layers)? {
             state = sources.iter().map(|&row| state[row].clone()).collect(); // rows that were sources only end here
+            entered = sources.iter().filter_map(|&row| entered.get(row).cloned()).collect();
             times.fork(&sources);
+        }
+        if reuse == Reuse::Keep {
+            let added = state.iter().zip(&entered).map(|(after, before)| after - before).collect::<Result<Vec<_>>>()?;
+            hooks.keep(&added)?;
         }
         state.iter().enumerate().map(|(row, x)| self.output(x, times.row(row), text, grid)).collect()
     }

@@ -3,7 +3,7 @@
 
 use crate::attention::SiteKind;
 use crate::models::architecture::{
-    Architecture, Configurations, ControlArchitecture, Fact, Family, Kinds, LatentGeometry, LayerShape, Native,
+    Architecture, Configurations, ControlArchitecture, Fact, Family, Keeps, Kinds, LatentGeometry, LayerShape, Native,
     OtherTask, PartClass, RecipeKey, Role, RowMemory, RowWork, Sites, StreamingArchitecture, SubjectArchitecture,
     TextSpec, WindowRows, config,
 };
@@ -329,6 +329,18 @@ impl Architecture for Folder {
 
     fn subject(&self) -> Option<&dyn SubjectArchitecture> {
         self.subject.as_deref()
+    }
+
+    fn keeps(&self) -> Keeps {
+        Keeps::Deep
+    }
+
+    fn taken_work(&self, frames: usize, cells: (usize, usize)) -> RowWork {
+        work::row_last(&self.unet, self.text.length, frames, cells)
+    }
+
+    fn kept_values(&self, frames: usize, cells: (usize, usize)) -> usize {
+        self.unet.deep_channels() * frames * cells.0 * cells.1
     }
 
     fn load_denoiser(&self, vb: VarBuilder<'static>, streamed: bool) -> candle_core::Result<Arc<dyn Denoiser>> {

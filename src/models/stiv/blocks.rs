@@ -58,6 +58,7 @@ impl Attention {
             k: rms_norm_rope(k, norms.map(|(_, k)| k), self.eps, rotary)?,
             v,
             scale: 1.0 / (self.head_dim as f64).sqrt(),
+            scores: Default::default(),
         })
     }
 

@@ -7,7 +7,7 @@ use super::transformer::Transformer2D;
 use super::walk::Walk;
 use crate::models::blocks2d::{ResnetBlock2D, ResnetSizes, Upsample2D};
 use crate::nn::conv::{Conv2d, conv2d};
-use candle_core::Result;
+use candle_core::{Result, bail};
 use candle_nn::VarBuilder;
 
 /// A residual block, and attention after it where its level has some. In a video UNet each is followed by its counterpart in
@@ -145,6 +145,14 @@ impl Unit {
         })
     }
 
+    /// The last layer of the way up alone, on what an earlier step kept before it and the first of what this way down has kept
+    /// (DeepCache, arXiv 2312.00858, branch 0).
+    pub(super) fn run_last(&self, walk: &mut Walk) -> Result<()> {
+        let Self::Up { layers, .. } = self else { bail!("the last unit is none of the way up") };
+        walk.take_deep()?;
+        layers.last().map_or(Ok(()), |layer| layer.run(walk, true))
+    }
+
     /// Takes all rows through. After the way down its keepings are offered to the controls, then what the middle gives.
     pub(super) fn run(&self, walk: &mut Walk) -> Result<()> {
         match self {
@@ -160,7 +168,12 @@ impl Unit {
             }
             Self::Mid { layers } => layers.iter().try_for_each(|layer| layer.run(walk, false))?,
             Self::Up { layers, upsampler } => {
-                layers.iter().try_for_each(|layer| layer.run(walk, true))?;
+                for (index, layer) in layers.iter().enumerate() {
+                    if upsampler.is_none() && index + 1 == layers.len() {
+                        walk.keep_deep()?;
+                    }
+                    layer.run(walk, true)?;
+                }
                 if let Some(upsampler) = upsampler {
                     walk.enlarge(upsampler)?;
                 }

@@ -293,6 +293,15 @@ impl UNetConfig {
         down.chain(["mid_block.attentions.0".to_owned()]).chain(up).collect()
     }
 
+    /// Channels that enter the last layer of the way up, without what the way down has kept.
+    pub fn deep_channels(&self) -> usize {
+        if self.layers_per_block > 0 {
+            self.block_out_channels[0]
+        } else {
+            self.block_out_channels[1.min(self.levels() - 1)]
+        }
+    }
+
     /// Channels of what the way down keeps, in its order: after the first convolution, each layer, each halving.
     pub fn skips(&self) -> Vec<usize> {
         let mut skips = vec![self.block_out_channels[0]];

@@ -22,7 +22,7 @@ use super::blocks2d::{GroupNorm, activated};
 use super::layers::{TimestepEmbedding, timestep_sinusoid};
 use super::stream::Stream;
 use super::{Denoiser, Row};
-use crate::attention::Hooks;
+use crate::attention::{Hooks, Reuse};
 use crate::nn::compute_dtype;
 use crate::nn::conv::{Conv2d, conv2d};
 use blocks::Unit;
@@ -159,8 +159,12 @@ impl Denoiser for UNet2DConditionModel {
         hooks.begin(rows)?;
         let hidden = rows.iter().map(|row| self.entrance.enter(row)).collect::<Result<Vec<_>>>()?;
         let config = &self.entrance.config;
+        let takes = hooks.reuse() == Reuse::Take;
         let mut walk = self.entrance.walk(rows, hidden, hooks, (0, config.layers()))?;
-        for index in 0..self.units.len() {
+        if takes {
+            self.units.get(self.units.len() - 1)?.run_last(&mut walk)?;
+        }
+        for index in (0..self.units.len()).filter(|_| !takes) {
             let unit = self.units.get(index)?;
             if matches!(*unit, Unit::Mid { .. }) {
                 walk.offer_skips()?;

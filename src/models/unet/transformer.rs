@@ -84,7 +84,7 @@ impl Attention {
         };
         let q = q?;
         let scale = 1.0 / (q.dim(3)? as f64).sqrt();
-        let y = hooks.attend(Qkv { q, k: k?, v: v?, scale }, site)?; // [B, N, L, d]
+        let y = hooks.attend(Qkv { q, k: k?, v: v?, scale, scores: Default::default() }, site)?; // [B, N, L, d]
         let y = self.to_out.forward(&y.transpose(1, 2)?.contiguous()?.reshape(x.shape())?)?;
         hooks.inject(y, Feature::Attended(site.kind), Layout::Tokens, site)
     }

@@ -2,7 +2,7 @@
 
 use super::temporal::TransformerTemporal;
 use super::transformer::{Place, Texts, Transformer2D};
-use crate::attention::{Feature, Hooks, Layout, Row, SiteKind, Time, inner_ranges};
+use crate::attention::{Feature, Hooks, Layout, Reuse, Row, SiteKind, Time, inner_ranges};
 use crate::models::blocks2d::{ResnetBlock2D, Upsample2D};
 use candle_core::{Result, Tensor, TensorId, bail};
 use std::collections::BTreeMap;
@@ -99,6 +99,22 @@ impl<'h, 'a> Walk<'h, 'a> {
     /// Keeps the rows as they are for the way up.
     pub fn keep(&mut self) {
         self.states.iter_mut().for_each(|state| state.skips.push(state.hidden.clone()));
+    }
+
+    /// Keeps the rows as they are for steps that follow, where those take them.
+    pub fn keep_deep(&mut self) -> Result<()> {
+        if self.network > 0 || self.hooks.reuse() != Reuse::Keep {
+            return Ok(());
+        }
+        self.hooks.keep(&self.states.iter().map(|state| state.hidden.clone()).collect::<Vec<_>>())
+    }
+
+    /// The rows as an earlier step kept them.
+    pub fn take_deep(&mut self) -> Result<()> {
+        for (row, state) in self.states.iter_mut().enumerate() {
+            state.hidden = self.hooks.taken(row, &state.hidden)?;
+        }
+        Ok(())
     }
 
     /// A residual block; with `skip` of what was kept last, too.

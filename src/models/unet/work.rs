@@ -46,6 +46,36 @@ pub fn row(unet: &UNetConfig, text: usize, frames: usize, cells: (usize, usize))
     part_of_row(unet, true, text, frames, cells)
 }
 
+/// The same of a step in which only the last layer of the way up is computed, and what stands before and behind it.
+pub fn row_last(unet: &UNetConfig, text: usize, frames: usize, cells: (usize, usize)) -> RowWork {
+    let (mut linear, mut attention) = (Kinds::default(), 0.0);
+    let mut add = |width: usize, wide: usize, work: f64| {
+        if width >= wide { linear.wide += work } else { linear.small += work }
+    };
+    let (dim, before) = (unet.block_out_channels[0], unet.deep_channels() + unet.block_out_channels[0]);
+    let positions = (frames * cells.0 * cells.1) as f64;
+    let convolutions = [(unet.in_channels, dim), (before, dim), (dim, dim), (dim, unet.out_channels)];
+    for (from, to) in convolutions {
+        add(from.max(to), WIDE.1, 9.0 * (from * to) as f64 * positions);
+    }
+    let mut count = 0;
+    if unet.attends_up(unet.levels() - 1) {
+        let (tokens, width) = ((cells.0 * cells.1) as f64, dim as f64);
+        add(dim, WIDE.0, 20.0 * positions * width * width);
+        attention += 2.0 * positions * (tokens + text as f64) * width;
+        count += 1;
+    }
+    if unet.is_video() {
+        let (inside, tokens) = (unet.temporal_head_dim.unwrap_or(0) * HEADS_IN, positions);
+        add(dim, WIDE.1, 12.0 * (dim * dim) as f64 * tokens);
+        for width in [inside, dim] {
+            add(width, WIDE.0, 2.0 * tokens * (10.0 * (width * width) as f64 + (width * dim) as f64));
+            attention += 4.0 * tokens * (frames * width) as f64;
+        }
+    }
+    RowWork { linear, attention, layers: count }
+}
+
 /// The same of the way down and the middle.
 pub fn row_down(unet: &UNetConfig, text: usize, frames: usize, cells: (usize, usize)) -> RowWork {
     part_of_row(unet, false, text, frames, cells)

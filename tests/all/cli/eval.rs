@@ -41,7 +41,9 @@ fn a_video_is_measured_by_its_record() {
     let text = program.run(&["eval", "story.gif"]).success().stdout();
     assert!(text.starts_with("video") && text.contains("flicker %") && text.contains("worst seam"), "{text}");
     assert!(
-        text.contains("no cscv: needs") && text.contains("no judge, present") && text.contains("--judge toyland"),
+        text.contains("no cscv: needs")
+            && text.contains("no judge, timing, present")
+            && text.contains("--judge toyland"),
         "{text}"
     );
     let got = json(&program.run(&["eval", "story.gif", "--judge", "toyland", "--json"]).success().stdout());

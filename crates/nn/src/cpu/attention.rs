@@ -6,6 +6,7 @@ use super::simd::{Kernel, Simd, dispatch};
 use super::steps::Every;
 use super::tile;
 use super::{Target, View, filled, with_scratch};
+use crate::scores::{Damp, NONE};
 use rayon::prelude::*;
 
 /// Queries of one task: a multiple of every instruction set's `VECTORS` vectors.
@@ -25,6 +26,37 @@ pub struct Attention<'a> {
     pub k: View<'a>,
     pub v: Option<View<'a>>,
     pub scale: f64,
+    pub bias: Option<Table<'a>>,
+    pub damp: Option<&'a Damp>,
+}
+
+/// What is added to scores: `[B, S, J]`, by sort of query and by key.
+#[derive(Clone, Copy)]
+pub struct Table<'a> {
+    pub values: &'a [f32],
+    /// Values of an entry of the batch.
+    pub entry: usize,
+    /// The first of the J keys, and how many they are.
+    pub first: usize,
+    pub keys: usize,
+    /// Of the queries.
+    pub sorts: &'a [u32],
+}
+
+impl Table<'_> {
+    /// The value of a query and a key, in units of the exponent of two; none where the key is not of the table.
+    #[inline(always)]
+    fn value(&self, query: usize, key: usize) -> f32 {
+        match (self.sorts[query], key.wrapping_sub(self.first)) {
+            (NONE, _) => 0.0,
+            (sort, key) if key < self.keys => self.values[sort as usize * self.keys + key] * std::f32::consts::LOG2_E,
+            _ => 0.0,
+        }
+    }
+
+    fn touches(&self, start: usize, count: usize) -> bool {
+        start < self.first + self.keys && self.first < start + count
+    }
 }
 
 impl Attention<'_> {
@@ -85,6 +117,12 @@ impl Attention<'_> {
                         step: if turned { b * n } else { n },
                         plain_row: head * l + start,
                         columns,
+                        bias: self.bias.map(|bias| Table {
+                            values: &bias.values[head / n * bias.entry..][..bias.entry],
+                            sorts: &bias.sorts[start..],
+                            ..bias
+                        }),
+                        damp: self.damp.map(|damp| (damp, &damp.queries[start..])),
                         values,
                         log_sums,
                         probed,
@@ -137,6 +175,9 @@ struct Task<'a> {
     /// Row of the other results.
     plain_row: usize,
     columns: &'a [u32],
+    /// Of this entry of the batch and these queries.
+    bias: Option<Table<'a>>,
+    damp: Option<(&'a Damp, &'a [u32])>,
     values: Target,
     log_sums: Target,
     probed: Target,
@@ -145,6 +186,8 @@ struct Task<'a> {
 
 /// What belongs to the queries of one group of vectors, each row `pitch` numbers.
 struct Group<'a> {
+    /// The first of the queries.
+    first: usize,
     q: &'a [f32],
     /// Weighted sums of values so far.
     sums: &'a mut [f32],
@@ -189,15 +232,16 @@ impl Kernel for Task<'_> {
             let v = if width > 0 { &self.v.0[start * self.v.1..] } else { &[] };
             for group in 0..groups {
                 let of = Group {
+                    first: group * pitch,
                     q: &q[group * pitch * d..][..pitch * d],
                     sums: &mut sums[group * pitch * width..][..pitch * width],
                     largest: &mut largest[group * pitch..][..pitch],
                     total: &mut total[group * pitch..][..pitch],
                 };
                 match (self.rows - group * pitch).div_ceil(S::LANES) {
-                    1 => self.block::<S, 1>(s, of, k, v, count, scores),
-                    2 => self.block::<S, 2>(s, of, k, v, count, scores),
-                    _ => self.block::<S, VECTORS>(s, of, k, v, count, scores),
+                    1 => self.block::<S, 1>(s, of, k, v, (start, count), scores),
+                    2 => self.block::<S, 2>(s, of, k, v, (start, count), scores),
+                    _ => self.block::<S, VECTORS>(s, of, k, v, (start, count), scores),
                 }
             }
         }
@@ -227,7 +271,15 @@ impl Kernel for Task<'_> {
             for group in 0..groups {
                 let q = &q[group * pitch * d..][..pitch * d];
                 let nothing = [s.splat(f32::MIN); VECTORS];
-                self.scores::<S, VECTORS>(s, q, (picked, d, 1), columns.len(), scores, nothing);
+                let keys = || columns.iter().map(|&column| column as usize);
+                if let Some(bias) = &self.bias {
+                    self.begin(bias, group * pitch, keys(), pitch, scores);
+                }
+                let biased = self.bias.is_some();
+                self.scores::<S, VECTORS>(s, q, (picked, d, 1), columns.len(), scores, nothing, biased);
+                if let Some((damp, queries)) = self.damp {
+                    self.damp(damp, queries, group * pitch, keys(), pitch, scores);
+                }
                 for query in group * pitch..self.rows.min((group + 1) * pitch) {
                     let at = (self.plain_row + query) * self.columns.len() + start;
                     // SAFETY: as above.
@@ -251,7 +303,7 @@ impl Task<'_> {
         of: Group<'_>,
         k: (&[f32], usize, usize),
         v: &[f32],
-        count: usize,
+        (start, count): (usize, usize),
         scores: &mut [f32],
     ) {
         let pitch = VECTORS * S::LANES;
@@ -259,7 +311,20 @@ impl Task<'_> {
         for (n, before) in before.iter_mut().enumerate() {
             *before = s.get(&of.largest[n * S::LANES..]);
         }
-        let largest = self.scores::<S, N>(s, of.q, k, count, scores, before);
+        let biased = self.bias.filter(|bias| bias.touches(start, count));
+        if let Some(bias) = biased {
+            self.begin(&bias, of.first, start..start + count, pitch, scores);
+        }
+        let mut largest = self.scores::<S, N>(s, of.q, k, count, scores, before, biased.is_some());
+        if let Some((damp, queries)) = self.damp {
+            self.damp(damp, queries, of.first, start..start + count, pitch, scores);
+            largest = before;
+            for row in scores.chunks_exact(pitch).take(count) {
+                for n in 0..N {
+                    largest[n] = s.max(largest[n], s.get(&row[n * S::LANES..]));
+                }
+            }
+        }
         let mut total = [s.splat(0.0); N];
         let mut fade = [s.splat(1.0); N];
         for n in 0..N {
@@ -296,8 +361,40 @@ impl Task<'_> {
         }
     }
 
-    /// Scores of `count` keys, one row each; returns the largest of each query and of `largest`.
+    /// Puts the bias of keys and of the queries from `first` on where scores are to be added to it.
+    #[inline(never)]
+    fn begin(&self, bias: &Table, first: usize, keys: impl Iterator<Item = usize>, pitch: usize, scores: &mut [f32]) {
+        for (key, row) in keys.zip(scores.chunks_exact_mut(pitch)) {
+            for (lane, to) in row.iter_mut().enumerate() {
+                *to = bias.value((first + lane).min(self.rows - 1), key);
+            }
+        }
+    }
+
+    /// Damps the scores of keys and of the queries from `first` on.
+    #[inline(never)]
+    fn damp(
+        &self,
+        damp: &Damp,
+        queries: &[u32],
+        first: usize,
+        keys: impl Iterator<Item = usize>,
+        pitch: usize,
+        scores: &mut [f32],
+    ) {
+        for (key, row) in keys.zip(scores.chunks_exact_mut(pitch)) {
+            let key = damp.keys[key];
+            for (lane, score) in row.iter_mut().enumerate() {
+                if *score > 0.0 {
+                    *score *= damp.factor(queries[(first + lane).min(self.rows - 1)], key);
+                }
+            }
+        }
+    }
+
+    /// Scores of `count` keys, one row each; returns the largest of each query and of `largest`. `add`: to what is there.
     #[inline(always)]
+    #[allow(clippy::too_many_arguments)] // a kernel's operands
     fn scores<S: Simd, const N: usize>(
         &self,
         s: S,
@@ -306,24 +403,25 @@ impl Task<'_> {
         count: usize,
         scores: &mut [f32],
         mut largest: [S::V; N],
+        add: bool,
     ) -> [S::V; N] {
         let pitch = VECTORS * S::LANES;
         let mut j = 0;
         if S::WIDE {
             while j + 8 <= count {
                 let to = &mut scores[j * pitch..(j + 8) * pitch];
-                largest = self.key_rows::<S, 8, N>(s, q, (&k.0[j * k.1..], k.1, k.2), to, largest);
+                largest = self.key_rows::<S, 8, N>(s, q, (&k.0[j * k.1..], k.1, k.2), to, largest, add);
                 j += 8;
             }
         }
         while j + 4 <= count {
             let to = &mut scores[j * pitch..(j + 4) * pitch];
-            largest = self.key_rows::<S, 4, N>(s, q, (&k.0[j * k.1..], k.1, k.2), to, largest);
+            largest = self.key_rows::<S, 4, N>(s, q, (&k.0[j * k.1..], k.1, k.2), to, largest, add);
             j += 4;
         }
         while j < count {
             let to = &mut scores[j * pitch..(j + 1) * pitch];
-            largest = self.key_rows::<S, 1, N>(s, q, (&k.0[j * k.1..], k.1, k.2), to, largest);
+            largest = self.key_rows::<S, 1, N>(s, q, (&k.0[j * k.1..], k.1, k.2), to, largest, add);
             j += 1;
         }
         largest
@@ -337,12 +435,20 @@ impl Task<'_> {
         (k, row, along): (&[f32], usize, usize),
         scores: &mut [f32],
         mut largest: [S::V; N],
+        add: bool,
     ) -> [S::V; N] {
         let (d, pitch) = (self.space.d, VECTORS * S::LANES);
         assert!(q.len() >= d * pitch && k.len() > (M - 1) * row + (d - 1) * along);
         // SAFETY: both lengths were just checked, and N <= VECTORS.
         let tile = unsafe {
-            let start = [[s.splat(0.0); N]; M];
+            let mut start = [[s.splat(0.0); N]; M];
+            if add {
+                for (start, from) in start.iter_mut().zip(scores.chunks_exact(pitch)) {
+                    for n in 0..N {
+                        start[n] = s.get(&from[n * S::LANES..]);
+                    }
+                }
+            }
             tile::multiply::<S, M, N>(s, d, (k.as_ptr(), row, along), (q.as_ptr(), Every(pitch)), start)
         };
         for (tile, to) in tile.iter().zip(scores.chunks_exact_mut(pitch)) {
