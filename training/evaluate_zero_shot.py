@@ -9,7 +9,7 @@ subject (the 32 numbers of a frame's embedding that colour and shape are read fr
 cells that the judge does not believe to be on the subject). Beside them two measures of pictures, in grey levels of 255, which no network
 has a part in but for the box: of the subject, the mean difference of its box, resized, from that of the frame before and that of the first; of the
 background, that of the pixels outside both boxes, where the picture may be moved as a whole (the move that makes it smallest, at a
-fourth of the size). An interval is twice the standard error of the difference to "both" over captions. Flags after `--` go to `vidgen
+fourth of the size). Last, how many pixels the middle of the subject's box moves from frame to frame. An interval is twice the standard error of the difference to "both" over captions. Flags after `--` go to `vidgen
 generate`. Results go to standard output.
 """
 
@@ -32,7 +32,7 @@ VARIANTS = {
     "attention": ["--motion", "none"],
     "neither": ["--motion", "none", "--attn-proc", "none"],
 }
-MEASURES = ("subject", "background", "subject picture", "background picture")
+MEASURES = ("subject", "background", "subject picture", "background picture", "subject moves")
 REACH = 7  # cells of four pixels that a picture may be moved by
 
 
@@ -107,7 +107,9 @@ def measured(judge, x: torch.Tensor) -> tuple[list[float], dict]:
     of_background = [(apart(small[k - 1], off[k - 1], small[k], off[k]) + apart(small[0], off[0], small[k], off[k])) / 2
                      for k in range(1, len(x))]
     mean = lambda values: sum(values) / len(values)
-    return [100 * consistency(subject), 100 * consistency(background), mean(of_subject), mean(of_background)], seen
+    centres = seen["box"][:, :2] * torch.tensor([WIDTH, HEIGHT])
+    moves = (centres[1:] - centres[:-1]).norm(dim=1).mean().item()
+    return [100 * consistency(subject), 100 * consistency(background), mean(of_subject), mean(of_background), moves], seen
 
 
 @torch.no_grad()
