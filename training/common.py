@@ -216,6 +216,9 @@ def export(module, folder: str, weights: str = "diffusion_pytorch_model.safetens
     else:
         module.config.save_pretrained(folder)
         tensors = {k: v for k, v in tensors.items() if k != "encoder.embed_tokens.weight"}
+        if module.config.model_type == "clip_text_model":
+            # transformers 5 saves other names, of which 4 and others read none
+            tensors = {k if k.startswith("text_model.") else f"text_model.{k}": v for k, v in tensors.items()}
     save_tensors(tensors, os.path.join(folder, weights))
 
 
