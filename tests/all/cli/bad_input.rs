@@ -114,7 +114,7 @@ fn values_that_are_no_numbers_and_videos_that_are_black() {
             tensors.insert("proj_out.bias".to_owned(), bias);
         });
     });
-    place.generate(&["--steps", "2", "--size", "32x32"]).error(5, &["transformer", "step 1"]);
+    place.generate(&["--steps", "2", "--size", "32x32"]).error(5, &["denoiser", "step 1"]);
     let place = Place::new(|program| {
         change(program, "vae", |tensors| {
             let bias = tensors["decoder.conv_out.conv.bias"].affine(0.0, -1e4).unwrap();
