@@ -9,7 +9,7 @@
 //! | [`kv_bank`] | keys and values of rows that are not in the batch: windows one after the other, anchor frames |
 //! | [`relay`] | frames listen to the words of their own scene |
 //! | [`reweight`] | scales what words contribute, after the softmax |
-//! | [`reference`] | frames look at the features of a subject, weighed by where it is to be |
+//! | [`mod@reference`] | frames look at the features of a subject, weighed by where it is to be |
 //! | [`ultravico`] | attention between frames far apart is damped |
 //! | [`window`] | attention in overlapping windows of frames, fused |
 //! | [`when`] | any of these at chosen steps, layers and kinds of site |

@@ -203,8 +203,8 @@ settings! {
     #[serde(with = "text")]
     Sampling.scheduler: SchedulerKind,
 
-    /// Steps that are not computed, where little changes: tea[:THRESHOLD] (TeaCache), mag[:THRESHOLD,skip=K,retain=R] (MagCache,
-    /// after `vidgen calibrate --cache`), both for transformers of blocks in a row, deep[:INTERVAL] (DeepCache, for UNets), or off, which is exact [default: off]
+    /// Steps that are not computed, where little changes: tea:THRESHOLD (TeaCache), mag:THRESHOLD,skip=K,retain=R (MagCache,
+    /// after `vidgen calibrate --cache`), both for transformers of blocks in a row, deep:INTERVAL (DeepCache, for UNets), or off, which is exact [default: off]
     #[arg(long, value_name = "METHOD", help_heading = "Sampling")]
     #[arg(alias = "cache-mode")]
     #[serde(with = "text")]
@@ -231,8 +231,8 @@ settings! {
     #[arg(long, value_name = "N", help_heading = "Windows")]
     Sampling.window: usize,
 
-    /// What lets a model follow windows longer than its own: riflex[:k=K] (a frequency of rotary positions is lowered), or
-    /// ultravico[:ALPHA] (attention between frames far apart is damped)
+    /// What lets a model follow windows longer than its own: riflex:k=K (a frequency of rotary positions is lowered), or
+    /// ultravico:ALPHA (attention between frames far apart is damped)
     #[arg(long, value_name = "METHOD", help_heading = "Windows")]
     #[serde(with = "text")]
     Sampling.long: Long,
