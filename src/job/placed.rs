@@ -4,7 +4,7 @@
 use super::Command;
 use super::boxes::BoxesAsked;
 use super::settings::{Group, Settings};
-use crate::boxes::{Boxes, Rule, warnings};
+use crate::boxes::{Boxes, Rule, extent, warnings};
 use crate::models::architecture::SubjectArchitecture;
 use crate::models::placement::MaskRule;
 use crate::run::{Code, WithCode};
@@ -15,8 +15,6 @@ use std::path::{Path, PathBuf};
 
 /// Share of the frame that a subject fills that was cut out.
 const FILLED: f64 = 0.8;
-/// How opaque a pixel of the subject is at least.
-const SOLID: u8 = 128;
 
 /// The method on one job.
 #[derive(Debug, Clone, PartialEq)]
@@ -163,14 +161,10 @@ impl Picture {
 /// The subject cut out, on white, in the middle of a frame of which it fills four fifths at most. None where nothing is opaque.
 fn placed(frame: &Frame, alpha: Option<&[u8]>, (width, height): (usize, usize)) -> Option<Frame> {
     let at = |x: usize, y: usize| alpha.map_or(u8::MAX, |alpha| alpha[y * frame.width + x]);
-    let mut bounds: Option<[usize; 4]> = None;
-    for (y, x) in
-        (0..frame.height).flat_map(|y| (0..frame.width).map(move |x| (y, x))).filter(|&(y, x)| at(x, y) >= SOLID)
-    {
-        let held = bounds.get_or_insert([x, y, x + 1, y + 1]);
-        *held = [held[0].min(x), held[1].min(y), held[2].max(x + 1), held[3].max(y + 1)];
-    }
-    let [x0, y0, x1, y1] = bounds?;
+    let [x0, y0, x1, y1] = match alpha {
+        Some(alpha) => extent(alpha, frame.width)?,
+        None => [0, 0, frame.width, frame.height],
+    };
     let on_white = |value: u8, a: u8| {
         let (value, a) = (u32::from(value), u32::from(a));
         ((value * a + 255 * (255 - a) + 127) / 255) as u8

@@ -1,7 +1,7 @@
 //! A vision transformer (arXiv 2010.11929) as DINO (arXiv 2104.14294) has it: transformers' `ViTModel`, whose class token after the last norm says
 //! what a picture shows.
 
-use super::clip::{Activation, Layer, LayerNames, Tower};
+use super::clip::{Activation, Layer, LayerNames, Patches, Tower};
 use super::layers::LayerNorm;
 use crate::nn::compute_dtype;
 use crate::nn::linear::Linear;
@@ -90,13 +90,9 @@ const NAMES: LayerNames = LayerNames {
 /// `ViTModel`.
 #[derive(Debug)]
 pub struct ViT {
-    cls_token: Tensor,           // embeddings.cls_token
-    projection: Linear,          // embeddings.patch_embeddings.projection, whose patches do not overlap
-    position_embeddings: Tensor, // embeddings.position_embeddings
-    layers: Vec<Layer>,          // encoder.layer
+    embeddings: Patches, // cls_token, patch_embeddings.projection, position_embeddings
+    layers: Vec<Layer>,  // encoder.layer
     layernorm: LayerNorm,
-    patch: usize,
-    patches: usize,
 }
 
 impl ViT {
@@ -109,29 +105,24 @@ impl ViT {
         let embeddings = vb.pp("embeddings");
         let projection = embeddings.pp("patch_embeddings.projection");
         let kernel = projection.get((width, 3, patch, patch), "weight")?.reshape((width, 3 * patch * patch))?;
+        let positions = embeddings.get((1, patches * patches + 1, width), "position_embeddings")?;
         let layers = (0..tower.layers).map(|layer| Layer::load_named(&tower, &NAMES, vb.pp("encoder.layer").pp(layer)));
         Ok(Self {
-            cls_token: embeddings.get((1, 1, width), "cls_token")?.to_dtype(dtype)?,
-            projection: Linear::new(kernel, Some(projection.get(width, "bias")?), vb.dtype())?,
-            position_embeddings: embeddings
-                .get((1, patches * patches + 1, width), "position_embeddings")?
-                .to_dtype(dtype)?,
+            embeddings: Patches {
+                class: embeddings.get((1, 1, width), "cls_token")?.flatten_all()?.to_dtype(dtype)?,
+                projection: Linear::new(kernel, Some(projection.get(width, "bias")?), vb.dtype())?,
+                positions: positions.squeeze(0)?.to_dtype(dtype)?,
+                patch,
+                side: patches,
+            },
             layers: layers.collect::<Result<_>>()?,
             layernorm: LayerNorm::load(width, true, tower.eps, vb.pp("layernorm"))?,
-            patch,
-            patches,
         })
     }
 
     /// The class token after the last norm, `[B, D]`, of `[B, 3, S, S]`.
     pub fn forward(&self, pixels: &Tensor) -> Result<Tensor> {
-        let (b, c, _, _) = pixels.dims4()?;
-        let (p, n) = (self.patch, self.patches);
-        let patches = pixels.narrow(2, 0, n * p)?.narrow(3, 0, n * p)?.reshape(&[b, c, n, p, n, p])?;
-        let patches = patches.permute(vec![0, 2, 4, 1, 3, 5])?.reshape((b, n * n, c * p * p))?;
-        let patches = self.projection.forward(&patches)?;
-        let class = self.cls_token.broadcast_as((b, 1, patches.dim(2)?))?.to_dtype(patches.dtype())?;
-        let mut x = Tensor::cat(&[&class, &patches], 1)?.broadcast_add(&self.position_embeddings)?;
+        let mut x = self.embeddings.forward(pixels)?;
         for layer in &self.layers {
             x = layer.forward(&x, None)?;
         }

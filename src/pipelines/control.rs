@@ -63,6 +63,11 @@ fn of_input(stage: &Stage, input: &ControlInput) -> Result<Tensor> {
     Ok(Tensor::from_vec(values, (count, input.planes(), height, width), &Device::Cpu)?)
 }
 
+/// What a network beside the denoiser says, as a control takes it.
+pub(super) fn features(Residuals { skips, mid }: Residuals) -> FeatureResiduals {
+    FeatureResiduals { skips, mid: Some(mid) }
+}
+
 /// A control network at work.
 struct Beside {
     network: Arc<dyn ControlNetwork>,
@@ -147,7 +152,7 @@ pub fn processor(
                 sum.iter().zip(&own).map(|(sum, own)| sum.plus(own)).collect::<candle_core::Result<_>>()?
             };
         }
-        Ok(sum.into_iter().map(|Residuals { skips, mid }| FeatureResiduals { skips, mid: Some(mid) }).collect())
+        Ok(sum.into_iter().map(features).collect())
     };
     Ok(Some(Residual::new(Box::new(source))))
 }

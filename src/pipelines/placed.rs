@@ -1,5 +1,6 @@
 //! A subject at work: its features are kept once a run, and each pass is told where it is to be.
 
+use super::control::features;
 use super::denoise::MICRO_BATCH;
 use super::encode::Encoder;
 use super::texts::Texts;
@@ -11,8 +12,8 @@ use crate::models::architecture::{Role, SubjectArchitecture};
 use crate::models::control::ControlNetwork;
 use crate::models::placement::{SubjectAttention, SubjectKeys};
 use crate::nn::sdpa::Sdpa;
+use crate::processors::Residual;
 use crate::processors::reference::{Reference, Weights, Witness};
-use crate::processors::{FeatureResiduals, Residual};
 use crate::run::{Code, Event, Failure, Observer, Phase, WithCode};
 use anyhow::{Context, Result};
 use candle_core::{DType, Device, Tensor};
@@ -142,8 +143,7 @@ fn look(
     let row = Row::new(latents.to_device(device)?, text.to_device(device)?, 0.0);
     denoiser.forward(&[row], &mut hooks)?;
     hooks.finish()?;
-    drop(stack);
-    let kept = Rc::try_unwrap(kept).ok().context("the subject is still being looked at")?.into_inner();
+    let kept = kept.take();
     anyhow::ensure!(
         kept.len() == 2 * reference.layers(),
         "{} of {} layers saw the subject",
@@ -169,6 +169,6 @@ fn residual(network: Arc<dyn ControlNetwork>, hint: Tensor, kernel: Sdpa) -> Res
         let hints = vec![hint.clone(); rows.len()];
         let made = network.forward(rows, &hints, 1.0, 1, &mut hooks)?;
         hooks.finish()?;
-        Ok(made.into_iter().map(|one| FeatureResiduals { skips: one.skips, mid: Some(one.mid) }).collect())
+        Ok(made.into_iter().map(features).collect())
     }))
 }

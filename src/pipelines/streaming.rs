@@ -9,6 +9,7 @@
 
 use super::checkpoint::Checkpointer;
 use super::chunk_noise::ChunkNoise;
+use super::control::features;
 use super::controls;
 use super::decode::{check_bright, to_frames};
 use super::denoise::{Denoising, Input, MICRO_BATCH, Network, Reporting, Sampling, denoise};
@@ -24,11 +25,10 @@ use crate::estimate::work;
 use crate::job::{Anchor, Job, Stage, Streaming};
 use crate::models::architecture::Role;
 use crate::models::continuation::Continuation;
-use crate::models::control::Residuals;
 use crate::models::{Autoencoder, Denoiser};
 use crate::nn::sdpa::Sdpa;
+use crate::processors::Residual;
 use crate::processors::mix::{Kept, Mix};
-use crate::processors::{FeatureResiduals, Residual};
 use crate::run::{Code, Event, Failure, Observer, Phase, Speed, WithCode, speed};
 use crate::timeline::{TextMix, mix};
 use crate::video::{self, Frame};
@@ -388,7 +388,6 @@ fn remembered(network: Arc<dyn Continuation>, look: Tensor, before: usize, kerne
         let mut hooks = Hooks::new(*pass, branches.to_vec(), Vec::new(), &mut none, kernel.clone(), MICRO_BATCH)?;
         let memories = network.remember(&rows, &look, 1, &mut hooks)?;
         hooks.finish()?;
-        let features = |Residuals { skips, mid }: Residuals| FeatureResiduals { skips, mid: Some(mid) };
         Ok(memories.into_iter().map(features).collect())
     };
     Residual::read(Box::new(source), Box::new(move |feature, x, memory| merger.merge(feature, x, memory)))

@@ -39,12 +39,6 @@ INDEX = {"_class_name": "DreamVideo2Pipeline", "controlnet": ["diffusers", "Cont
          "tokenizer": ["transformers", "CLIPTokenizer"], "unet": ["diffusers", "UNet3DConditionModel"], "vae": ["diffusers", "AutoencoderKL"]}
 
 
-def text_names(module: torch.nn.Module) -> dict:
-    """Tensors by the names of transformers 4, which are those of published files."""
-    prefix = "" if next(iter(module.state_dict())).startswith("text_model.") else "text_model."
-    return {prefix + name: tensor for name, tensor in module.state_dict().items() if "position_ids" not in name}
-
-
 class Model:
     def __init__(self):
         self.unet = tiny.fill(UNet3DConditionModel(**UNET), f"{KIND}/unet")
@@ -52,7 +46,7 @@ class Model:
         for name in ("reference_attention", "motion_encoder", "controlnet"):
             tiny.fill(getattr(self.net, name), f"{KIND}/{name}")
         self.vae, self.text_encoder = tiny.fill(AutoencoderKL(**VAE), f"{KIND}/vae"), CLIPTextModel(CLIPTextConfig(**TEXT)).eval()
-        for key, tensor in text_names(self.text_encoder).items():
+        for key, tensor in sd.text_names(self.text_encoder).items():
             tensor.copy_(tiny.weight(f"{KIND}/text_encoder/{key}", tuple(tensor.shape)))
 
     def parts(self) -> dict:
@@ -79,7 +73,7 @@ def write_folder(folder: pathlib.Path, weights: bool) -> None:
         target = folder / name
         target.mkdir(parents=True, exist_ok=True)
         (target / "config.json").write_text(json.dumps(config_of(name, module), indent=2) + "\n")
-        state = text_names(module) if name == "text_encoder" else module.state_dict()
+        state = sd.text_names(module) if name == "text_encoder" else module.state_dict()
         if weights:
             file = "model" if name == "text_encoder" else "diffusion_pytorch_model"
             save_file({k: t.contiguous() for k, t in state.items()}, target / f"{file}.safetensors")

@@ -54,6 +54,12 @@ SCHEDULER = dict(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linea
                  set_alpha_to_one=False, num_train_timesteps=1000)
 
 
+def text_names(module: torch.nn.Module) -> dict:
+    """Tensors by the names of transformers 4, which are those of published files."""
+    prefix = "" if next(iter(module.state_dict())).startswith("text_model.") else "text_model."
+    return {prefix + name: tensor for name, tensor in module.state_dict().items() if "position_ids" not in name}
+
+
 def part(kind: str, name: str) -> torch.nn.Module:
     config = KINDS[kind][name]
     module = CLIPTextModel(CLIPTextConfig(**config)) if name == "text_encoder" else CLASSES[name](**config)

@@ -58,15 +58,9 @@ def transformer(form: str = "tiny") -> torch.nn.Module:
 
 def text_encoder() -> torch.nn.Module:
     module = CLIPTextModel(CLIPTextConfig(**TEXT))
-    for key, tensor in text_names(module).items():
+    for key, tensor in sd.text_names(module).items():
         tensor.copy_(tiny.weight(f"{KIND}/text_encoder/{key}", tuple(tensor.shape)))
     return module.eval()
-
-
-def text_names(module: torch.nn.Module) -> dict:
-    """Tensors by the names of transformers 4, which are those of published files."""
-    prefix = "" if next(iter(module.state_dict())).startswith("text_model.") else "text_model."
-    return {prefix + name: tensor for name, tensor in module.state_dict().items() if "position_ids" not in name}
 
 
 def vae() -> torch.nn.Module:
@@ -83,7 +77,7 @@ def write_folder(folder: pathlib.Path, weights: bool) -> None:
             module.save_config(target)
         else:
             module.config.save_pretrained(target)
-        state = text_names(module) if name == "text_encoder" else module.state_dict()
+        state = sd.text_names(module) if name == "text_encoder" else module.state_dict()
         if weights:
             file = "model" if name == "text_encoder" else "diffusion_pytorch_model"
             save_file({k: t.contiguous() for k, t in state.items()}, target / f"{file}.safetensors")

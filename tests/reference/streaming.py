@@ -45,16 +45,10 @@ SCHEDULER = {"_class_name": "DDIMScheduler", "beta_end": 0.012, "beta_schedule":
 PROMPT = "a red ball rolls"
 
 
-def text_names(module: torch.nn.Module) -> dict:
-    """Tensors by the names of transformers 4, which are those of published files."""
-    prefix = "" if next(iter(module.state_dict())).startswith("text_model.") else "text_model."
-    return {prefix + name: tensor for name, tensor in module.state_dict().items() if "position_ids" not in name}
-
-
 def part(name: str) -> torch.nn.Module:
     if name == "text_encoder":
         module = CLIPTextModel(CLIPTextConfig(**TEXT))
-        for key, tensor in text_names(module).items():
+        for key, tensor in sd.text_names(module).items():
             tensor.copy_(tiny.weight(f"{KIND}/{name}/{key}", tuple(tensor.shape)))
         return module.eval()
     module = {
@@ -94,7 +88,7 @@ def write_folder(folder: pathlib.Path, weights: bool) -> None:
         module, target = part(name), folder / name
         target.mkdir(parents=True, exist_ok=True)
         (target / "config.json").write_text(json.dumps(config_of(name, module), indent=2) + "\n")
-        state = text_names(module) if name == "text_encoder" else {k: t for k, t in module.state_dict().items() if "position_ids" not in k}
+        state = sd.text_names(module) if name == "text_encoder" else {k: t for k, t in module.state_dict().items() if "position_ids" not in k}
         if weights:
             file = "model" if name in ("text_encoder", "image_encoder") else "diffusion_pytorch_model"
             save_file({k: t.contiguous() for k, t in state.items()}, target / f"{file}.safetensors")

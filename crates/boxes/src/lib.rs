@@ -11,7 +11,7 @@ mod preset;
 mod text;
 
 pub use form::read;
-pub use masks::{Rule, bounds, grids, pixels, span};
+pub use masks::{Rule, bounds, extent, grids, pixels, span};
 pub use path::{along, between, point_list, rect};
 pub use preset::{PRESETS, preset};
 

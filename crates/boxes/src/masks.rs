@@ -60,15 +60,19 @@ pub fn pixels(rect: Option<&Rect>, height: usize, width: usize) -> Vec<u8> {
 
 /// The box around what is brighter than 127 in a grey picture, row by row; none in a dark one.
 pub fn bounds(grey: &[u8], width: usize) -> Option<Rect> {
-    let height = grey.len() / width.max(1);
+    let side = [width as f64, (grey.len() / width.max(1)) as f64];
+    extent(grey, width).map(|edges| [0, 1, 2, 3].map(|i| edges[i] as f64 / side[i % 2]))
+}
+
+/// The same in pixels: left, top, and the ends behind the last column and row.
+pub fn extent(grey: &[u8], width: usize) -> Option<[usize; 4]> {
     let mut found: Option<[usize; 4]> = None;
     for (at, _) in grey.iter().enumerate().filter(|(_, value)| **value > 127) {
         let (x, y) = (at % width, at / width);
         let held = found.get_or_insert([x, y, x + 1, y + 1]);
         *held = [held[0].min(x), held[1].min(y), held[2].max(x + 1), held[3].max(y + 1)];
     }
-    let side = [width as f64, height as f64];
-    found.map(|edges| [0, 1, 2, 3].map(|i| edges[i] as f64 / side[i % 2]))
+    found
 }
 
 /// Rows and columns of the latents' grid and of each level below it, halved and rounded up.

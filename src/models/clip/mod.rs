@@ -6,10 +6,12 @@
 
 pub mod anchor;
 mod encoder;
+mod patches;
 mod text;
 mod vision;
 
 pub use encoder::{Activation, Layer, LayerNames, Tower, causal_mask};
+pub use patches::Patches;
 pub use text::{TextConfig, TextEmbeddings, TextTower};
 pub use vision::{ImageEncoder, VisionConfig, VisionTower};
 

@@ -1,6 +1,7 @@
 //! The vision tower: a transformer over the patches of a square image, with a class token before them.
 
 use super::encoder::{Layer, Tower, check_size};
+use super::patches::Patches;
 use super::text::activation;
 use crate::models::layers::LayerNorm;
 use crate::nn::compute_dtype;
@@ -93,14 +94,10 @@ impl ImageEncoder {
 /// The tower in memory.
 #[derive(Debug)]
 pub struct VisionTower {
-    class_embedding: Tensor,    // embeddings.class_embedding
-    patch_embedding: Linear,    // embeddings.patch_embedding, a convolution whose patches do not overlap
-    position_embedding: Tensor, // embeddings.position_embedding
-    pre_layrnorm: LayerNorm,    // pre_layrnorm, as transformers writes it
-    layers: Vec<Layer>,         // encoder.layers
-    post_layernorm: LayerNorm,  // post_layernorm
-    patch: usize,
-    patches: usize,
+    embeddings: Patches,       // class_embedding, patch_embedding, position_embedding
+    pre_layrnorm: LayerNorm,   // pre_layrnorm, as transformers writes it
+    layers: Vec<Layer>,        // encoder.layers
+    post_layernorm: LayerNorm, // post_layernorm
 }
 
 impl VisionTower {
@@ -114,27 +111,22 @@ impl VisionTower {
         let positions = embeddings.get((patches * patches + 1, width), "position_embedding.weight")?;
         let layers = (0..tower.layers).map(|layer| Layer::load(tower, vb.pp("encoder.layers").pp(layer)));
         Ok(Self {
-            class_embedding: embeddings.get(width, "class_embedding")?.to_dtype(dtype)?,
-            patch_embedding: Linear::new(kernel, None, vb.dtype())?,
-            position_embedding: positions.to_dtype(dtype)?,
+            embeddings: Patches {
+                class: embeddings.get(width, "class_embedding")?.to_dtype(dtype)?,
+                projection: Linear::new(kernel, None, vb.dtype())?,
+                positions: positions.to_dtype(dtype)?,
+                patch,
+                side: patches,
+            },
             pre_layrnorm: LayerNorm::load(width, true, tower.eps, vb.pp("pre_layrnorm"))?,
             layers: layers.collect::<Result<_>>()?,
             post_layernorm: LayerNorm::load(width, true, tower.eps, vb.pp("post_layernorm"))?,
-            patch,
-            patches,
         })
     }
 
     /// The class token after the last norm, `[B, D]`, of `[B, 3, S, S]`.
     pub fn forward(&self, pixels: &Tensor) -> Result<Tensor> {
-        let (b, c, _, _) = pixels.dims4()?;
-        let (p, n) = (self.patch, self.patches);
-        let whole = pixels.narrow(2, 0, n * p)?.narrow(3, 0, n * p)?; // what fills no patch is not seen
-        let patches = whole.reshape(&[b, c, n, p, n, p])?.permute(vec![0, 2, 4, 1, 3, 5])?;
-        let patches = self.patch_embedding.forward(&patches.reshape((b, n * n, c * p * p))?)?;
-        let class = self.class_embedding.reshape((1, 1, ()))?.broadcast_as((b, 1, patches.dim(2)?))?;
-        let x = Tensor::cat(&[&class.to_dtype(patches.dtype())?, &patches], 1)?;
-        let mut x = self.pre_layrnorm.forward(&x.broadcast_add(&self.position_embedding)?)?;
+        let mut x = self.pre_layrnorm.forward(&self.embeddings.forward(pixels)?)?;
         for layer in &self.layers {
             x = layer.forward(&x, None)?;
         }

@@ -2,7 +2,7 @@
 //! before them, beside it what sees those frames (CAM) and what sees an anchor frame, and the plain UNet of the first chunk.
 
 use super::architecture::{Folder, SCHEDULERS, native_sides};
-use super::text_to_video::CLIP;
+use super::text_to_video::{CLIP, planar};
 use crate::attention::{Feature, Hooks, Row, SiteKind};
 use crate::models::Denoiser;
 use crate::models::architecture::{
@@ -94,13 +94,7 @@ struct Streaming {
 
 fn read(configurations: &Configurations) -> Result<Arc<dyn Architecture>> {
     let unet: StreamingUNetConfig = config(configurations, "unet/config.json")?;
-    let planar = unet.unet.planar("unet")?;
-    ensure!(
-        planar.in_channels == planar.out_channels,
-        "unet/config.json: in_channels is {}; a text-to-video model takes the {} latent channels it makes",
-        planar.in_channels,
-        planar.out_channels
-    );
+    let planar = planar(&unet.unet)?;
     let Index { chunk_frames, anchor_frame } = config(configurations, "model_index.json")?;
     let folder = Folder::read(&STREAMING, planar, (chunk_frames, CLIP.1), configurations)?;
     let cam: CamConfig = config(configurations, "cam/config.json")?;

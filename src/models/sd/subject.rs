@@ -2,7 +2,7 @@
 //! picture, and what sees boxes. A folder may have one of the two.
 
 use super::architecture::{Folder, SCHEDULERS, native_sides};
-use super::text_to_video::CLIP;
+use super::text_to_video::{CLIP, planar};
 use crate::attention::SiteKind;
 use crate::models::architecture::{
     Architecture, Configurations, ControlArchitecture, Family, PartClass, Role, SubjectArchitecture, config,
@@ -52,13 +52,7 @@ struct Beside {
 
 fn read(configurations: &Configurations) -> Result<Arc<dyn Architecture>> {
     let unet: UNet3DConfig = config(configurations, "unet/config.json")?;
-    let planar = unet.planar("unet")?;
-    ensure!(
-        planar.in_channels == planar.out_channels,
-        "unet/config.json: in_channels is {}; a text-to-video model takes the {} latent channels it makes",
-        planar.in_channels,
-        planar.out_channels
-    );
+    let planar = planar(&unet)?;
     let folder = Folder::read(&SUBJECT, planar.clone(), CLIP, configurations)?;
     let there = |part: &str| configurations(&format!("{part}/config.json")).is_ok();
     let reference = there(REFERENCE).then(|| {

@@ -4,7 +4,7 @@
 use super::architecture::{Folder, SCHEDULERS, native_sides};
 use crate::attention::SiteKind;
 use crate::models::architecture::{Architecture, Configurations, Family, PartClass, Role, config};
-use crate::models::unet::UNet3DConfig;
+use crate::models::unet::{UNet3DConfig, UNetConfig};
 use anyhow::{Result, ensure};
 use std::sync::Arc;
 
@@ -30,14 +30,23 @@ pub static TEXT_TO_VIDEO: Family = Family {
 pub(super) const CLIP: (usize, u32) = (16, 8);
 
 fn read(configurations: &Configurations) -> Result<Arc<dyn Architecture>> {
-    let unet = config::<UNet3DConfig>(configurations, "unet/config.json")?.planar("unet")?;
-    ensure!(
-        unet.in_channels == unet.out_channels,
-        "unet/config.json: in_channels is {}; a text-to-video model takes the {} latent channels it makes",
-        unet.in_channels,
-        unet.out_channels
-    );
+    let unet = planar(&config(configurations, "unet/config.json")?)?;
     Ok(Arc::new(Folder::read(&TEXT_TO_VIDEO, unet, CLIP, configurations)?))
+}
+
+/// The network that takes nothing but noisy latents, of `unet/config.json`.
+///
+/// # Errors
+/// Those of [`UNet3DConfig::planar`], and a network that takes other channels than it makes.
+pub(super) fn planar(unet: &UNet3DConfig) -> Result<UNetConfig> {
+    let planar = unet.planar("unet")?;
+    ensure!(
+        planar.in_channels == planar.out_channels,
+        "unet/config.json: in_channels is {}; a text-to-video model takes the {} latent channels it makes",
+        planar.in_channels,
+        planar.out_channels
+    );
+    Ok(planar)
 }
 
 #[cfg(test)]
